@@ -1,0 +1,35 @@
+# make demo, make test: each sets up its own .venv on a fresh machine.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+export SEMSYNTH_DATA ?= $(abspath ../shared/data)
+
+.PHONY: setup demo test test-all lint bench clean
+.DELETE_ON_ERROR:
+
+$(STAMP): pyproject.toml ci/constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "torch==2.13.0" -c ci/constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev]" -c ci/constraints.txt
+	@touch $@
+
+setup: $(STAMP)
+
+demo: $(STAMP)
+	$(BIN)/python ci/demo.py
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -n 2 -m "not slow" tests
+
+test-all: $(STAMP)
+	$(BIN)/python -m pytest -n 2 tests
+
+lint: $(STAMP)
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+bench: $(STAMP)
+	set -e; for script in ci/benchmarks/*.py; do $(BIN)/python $$script; done
+
+clean:
+	rm -rf demo dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,246 @@
+"""The ``semsynth`` command line: one thin function per command, shown by ``semsynth COMMAND --help``."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import fire
+import fire.core
+
+from . import __version__
+from .errors import InputError
+
+
+def phantom(
+    *,
+    output: str,
+    cases: int = 12,
+    seed: int = 0,
+    size: Sequence[int] = (128, 96, 64),
+    spacing: Sequence[float] = (1.0, 1.0, 1.0),
+    k: int = 2,
+) -> str:
+    """Write synthetic left-atrium cases (image, endo, wall, scar, composite map) and their datalist.
+
+    Args:
+        output: folder to write; made if it is not there.
+        cases: how many; about 15 % of them each go to validation and testing.
+        seed: same seed, same cases; case i does not depend on how many there are.
+        size: voxels along right, anterior, superior, for example 128,96,64.
+        spacing: mm per voxel, for example 1,1,1.
+        k: number of intensity clusters of the composite maps, 0 to 10 (0: expert masks alone).
+    """
+    from .phantom import write_phantom_cases
+
+    path = write_phantom_cases(
+        str(output), _int("cases", cases), seed=_int("seed", seed), size=_numbers("size", size, int),
+        spacing=_numbers("spacing", spacing, float), k=_int("k", k),
+    )  # fmt: skip
+    return str(path)
+
+
+def prepare(
+    *,
+    input: str,  # the name that users type
+    output: str,
+    endo: str | None = None,
+    wall: str | None = None,
+    spacing: Sequence[float] = (1.0, 1.0, 1.0),
+    size: Sequence[int] | None = None,
+    k: int = 2,
+    sigma: float = 1.0,
+    background: str = "auto",
+    centers: str | Sequence[float] | None = None,
+    wall_mm: float = 2.5,
+    dtype: str = "int16",
+    fractions: Sequence[float] = (0.8, 0.2),
+    patient_regex: str | None = None,
+    seed: int = 0,
+    jobs: int = 1,
+    overwrite: bool = False,
+) -> str:
+    """Raw cases to training data: images and composite maps on one spacing, datalist, one picture per case.
+
+    All cases are checked first and every bad one is listed. An interrupted run goes on where it was when the same
+    command is started again.
+
+    Args:
+        input: a datalist (or its folder), a folder of the 2018 challenge's case folders, or a quoted pattern of images.
+        output: folder to write; made if it is not there.
+        endo: for a pattern of images: the cavity masks' pattern with the same stars.
+        wall: for a pattern of images: the wall masks' pattern with the same stars.
+        spacing: mm per voxel along right, anterior, superior.
+        size: voxels to crop and pad to around the cavity, for example 256,256,64; without it each case keeps its own.
+        k: number of intensity clusters, 0 to 10 (0: expert masks alone).
+        sigma: Gaussian smoothing before clustering, in voxels.
+        background: auto, zero, lowest or none: which cluster becomes class 0.
+        centers: 'dataset' fits the cluster centres once over the training cases; numbers in [0, 1] give them; without
+            it each volume has its own.
+        wall_mm: width of the wall derived where no mask is given (0: no wall).
+        dtype: uint8, int16 or float32: how intensities are stored.
+        fractions: shares of training, validation and (optionally) testing where the input gives no splits.
+        patient_regex: pattern whose first group in a case's name is the patient; no patient stands in two splits.
+        seed: of the draw of splits.
+        jobs: cases at the same time.
+        overwrite: replace cases that were prepared with other settings or from other files.
+    """
+    from .prepare import Settings
+    from .prepare import prepare as run
+
+    fit_once = centers == "dataset"
+    settings = Settings(
+        spacing=_numbers("spacing", spacing, float),  # type: ignore[arg-type]
+        size=None if size is None else _numbers("size", size, int),  # type: ignore[arg-type]
+        k=_int("k", k),
+        sigma=_float("sigma", sigma),
+        background=background,  # type: ignore[arg-type]
+        centers=None if centers is None or fit_once else _numbers("centers", centers, float),
+        wall_mm=_float("wall-mm", wall_mm),
+        dtype=dtype,  # type: ignore[arg-type]
+    )
+    return str(run(
+        str(input), str(output), settings, endo=endo, wall=wall, fractions=_numbers("fractions", fractions, float),
+        patient_regex=patient_regex, seed=_int("seed", seed), frozen_centers=fit_once, jobs=_int("jobs", jobs),
+        overwrite=bool(overwrite),
+    ))  # fmt: skip
+
+
+def choose_k(
+    *,
+    input: str,
+    output: str | None = None,
+    endo: str | None = None,
+    k_max: int = 10,
+    cases: int = 20,
+    spacing: Sequence[float] = (1.0, 1.0, 1.0),
+    sigma: float = 1.0,
+    seed: int = 0,
+) -> str:
+    """Silhouette and Davies-Bouldin scores of k = 2 to k-max intensity clusters: a table, and a plot with --output.
+
+    Args:
+        input: as for prepare.
+        output: folder for choose_k.csv and choose_k.png; without it only the table is printed.
+        endo: for a pattern of images: the cavity masks' pattern.
+        k_max: largest k, up to 10.
+        cases: at most this many volumes (of the training split where there is one), drawn by seed.
+        spacing: mm per voxel that volumes are resampled to.
+        sigma: Gaussian smoothing before clustering, in voxels.
+        seed: of the draw of volumes and voxels.
+    """
+    from .choose_k import choose_k as run
+    from .choose_k import save_scores, table
+
+    scores = run(
+        str(input), endo=endo, k_max=_int("k-max", k_max), cases=_int("cases", cases),
+        spacing=_numbers("spacing", spacing, float), sigma=_float("sigma", sigma), seed=_int("seed", seed),
+    )  # fmt: skip
+    written = [f"\n{path}" for path in save_scores(scores, str(output))] if output is not None else []
+    return table(scores) + "".join(written)
+
+
+def picture(*, synthetic: str, output: str, real: str | None = None, cases: int = 3) -> str:
+    """One PNG of label map, synthetic and (where there is one) real volume, in three planes.
+
+    Args:
+        synthetic: folder that a bundle's inference wrote (with its datalist.json).
+        output: the PNG to write.
+        real: datalist (or its folder) with the real images of the same case names.
+        cases: how many cases, the first ones by name.
+    """
+    from .report import save_comparison
+
+    return str(save_comparison(str(synthetic), str(output), real=real, cases=_int("cases", cases)))
+
+
+def weights(*, checkpoint: str, output: str, name: str = "network") -> str:
+    """Take a network's weights out of a training checkpoint, as float16, to ship them as a bundle's model.pt.
+
+    Args:
+        checkpoint: the checkpoint.pt of a training run.
+        output: the file to write.
+        name: which network of the checkpoint.
+    """
+    from .handlers.checkpoint import extract_weights
+
+    return str(extract_weights(str(checkpoint), str(output), name=name))
+
+
+COMMANDS: dict[str, Callable[..., str]] = {
+    "phantom": phantom,
+    "prepare": prepare,
+    "choose-k": choose_k,
+    "picture": picture,
+    "weights": weights,
+}
+
+
+def _int(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise InputError(f"--{name} must be a whole number, got {value!r}")
+    return value
+
+
+def _float(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise InputError(f"--{name} must be a number, got {value!r}")
+    return float(value)
+
+
+def _numbers(name: str, value: Any, kind: type[int] | type[float]) -> tuple[Any, ...]:
+    values = value if isinstance(value, list | tuple) else (value,)
+    check = _int if kind is int else _float
+    try:
+        return tuple(check(name, v) for v in values)
+    except InputError:
+        example = "128,96,64" if kind is int else "1,1,1.5"
+        raise InputError(f"--{name} must be numbers with commas, such as {example}, got {value!r}") from None
+
+
+def _check_options(arguments: Sequence[str]) -> None:
+    """Refuse unknown commands and options before anything runs: Fire would run first and complain afterwards."""
+    command = arguments[0]
+    if command.startswith("-"):
+        return
+    if command not in COMMANDS:
+        raise InputError(f"no command {command!r}; {_hint(command, list(COMMANDS))}")
+    known = [name.replace("_", "-") for name in inspect.signature(COMMANDS[command]).parameters]
+    for argument in arguments[1:]:
+        if argument.startswith("--") and argument not in ("--", "--help"):
+            name = argument[2:].split("=")[0].replace("_", "-")
+            negated = name.removeprefix("no")
+            if name not in known and negated not in known:
+                raise InputError(f"semsynth {command} has no option --{name}; {_hint(name, known)}")
+
+
+def _hint(word: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(word, known, n=1)
+    return f"did you mean {near[0]}?" if near else f"there are: {', '.join(known)}"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status (0 done, 1 bad input, 2 wrong usage, 130 interrupted)."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments[:1] == ["--version"]:
+        print(f"semsynth {__version__}")
+        return 0
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s", stream=sys.stderr)
+    fire.core.Display = lambda lines, out: print(*lines, sep="\n", file=out)  # help without a pager
+    try:
+        if arguments:
+            _check_options(arguments)
+        fire.Fire(COMMANDS, command=arguments or ["--help"], name="semsynth")
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except fire.core.FireExit as error:
+        return int(error.code or 0)
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+    return 0

@@ -1,0 +1,57 @@
+"""Several processes (torchrun): what the multi-GPU overlays of the bundles call."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from .errors import InputError
+
+
+def start() -> None:
+    """Join the process group: NCCL on GPUs, gloo on CPUs.
+
+    Raises:
+        InputError: when not started by torchrun.
+    """
+    if "LOCAL_RANK" not in os.environ:
+        raise InputError("several processes are started by 'torchrun --nproc_per_node=N -m monai.bundle run …'")
+    if not dist.is_initialized():
+        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+
+
+def stop() -> None:
+    """Leave the process group."""
+    if dist.is_initialized():
+        dist.barrier()
+        dist.destroy_process_group()
+
+
+def local_device() -> torch.device:
+    """This process's GPU, or the CPU where there is none."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    torch.cuda.set_device(device)
+    return device
+
+
+def rank() -> int:
+    """This process's number, 0 for the first or only one."""
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+def distribute(module: nn.Module, device: torch.device) -> DistributedDataParallel:
+    """Wrap a network for training in several processes.
+
+    Buffers are not broadcast: a discriminator runs twice before its backward pass, and a broadcast in between would
+    change what the first run needs. (Each process's running statistics are its own; the first process's are saved.)
+    """
+    start()
+    return DistributedDataParallel(
+        module.to(device), device_ids=[device] if device.type == "cuda" else None, broadcast_buffers=False
+    )

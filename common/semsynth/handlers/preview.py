@@ -1,0 +1,68 @@
+"""Pictures of fixed cases while a generator trains."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from ignite.engine import Engine, Events
+from monai.utils.enums import CommonKeys as Keys
+
+from ..distributed import rank
+from ..report import Panel, Row, centre_of, save_planes
+
+logger = logging.getLogger(__name__)
+
+
+class PreviewHandler:
+    """Attached to a validation engine: writes label map, synthetic and real image of the first cases in three planes.
+
+    Args:
+        output_dir: folder of the pictures, ``epoch_0010.png`` and so on.
+        cases: how many of the validation cases (always the first ones, so that the pictures can be compared).
+        trainer: the engine whose epoch names the picture; None counts the validations.
+    """
+
+    def __init__(self, output_dir: str | Path, cases: int = 2, trainer: Engine | None = None) -> None:
+        self.output_dir, self.cases, self.trainer = Path(output_dir), cases, trainer
+        self.rows: list[Row] = []
+        self.runs = 0
+
+    def attach(self, engine: Engine) -> None:
+        """Follow ``engine``, an evaluator; decollated output: ``image`` label map, ``label`` real, ``pred``."""
+        if rank() != 0:
+            return
+        engine.add_event_handler(Events.EPOCH_STARTED, self._clear)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._collect)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._draw)
+
+    def _clear(self, engine: Engine) -> None:
+        self.rows = []
+
+    def _collect(self, engine: Engine) -> None:
+        items: Any = engine.state.output
+        for item in items:
+            if len(self.rows) < self.cases:
+                self.rows.append(self._row(item))
+
+    def _row(self, item: dict[str, Any]) -> Row:
+        label = _array(item[Keys.IMAGE]).astype(int)
+        panels = [Panel("label map", label, is_label=True), Panel("synthetic", _array(item[Keys.PRED]))]
+        if item.get(Keys.LABEL) is not None:
+            panels.append(Panel("real", _array(item[Keys.LABEL])))
+        pixdim = getattr(item[Keys.IMAGE], "pixdim", torch.ones(3))
+        name = Path(str(getattr(item[Keys.IMAGE], "meta", {}).get("filename_or_obj", ""))).parent.name
+        return Row(name, panels, [float(p) for p in pixdim], centre_of(label))
+
+    def _draw(self, engine: Engine) -> None:
+        self.runs += 1
+        epoch = self.trainer.state.epoch if self.trainer is not None else self.runs
+        if self.rows:
+            path = save_planes(self.output_dir / f"epoch_{epoch:04d}.png", self.rows, title=f"epoch {epoch}")
+            logger.info("preview: %s", path)
+
+
+def _array(x: torch.Tensor) -> Any:
+    return x.detach().float().cpu().numpy()[0]

@@ -1,0 +1,105 @@
+"""Synthetic volumes on disk: never mistaken for real ones, and ready to train on."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch.distributed as dist
+from ignite.engine import Engine, Events
+from monai.utils.enums import CommonKeys as Keys
+
+from .. import __version__
+from ..errors import InputError
+from ..labels import class_names
+from ..volumes import StorageType, sha256, write_image, write_text
+
+logger = logging.getLogger(__name__)
+
+
+class SyntheticWriter:
+    """Attached to an inference engine: writes each generated volume with the geometry of its label map.
+
+    Per case ``<output_dir>/<case>_synthetic.nii.gz`` and a JSON beside it that marks it as synthetic (bundle, version,
+    SHA-256 of the weights, seed, label map); at the end ``datalist.json``, image and map per entry, ready to train a
+    segmentation network on. Each file is written whole or not at all.
+
+    Args:
+        output_dir: where to write.
+        metadata: the bundle's ``metadata.json``.
+        weights: the file that the network's weights came from.
+        num_classes: of the label maps; goes into the datalist.
+        seed: what was drawn with, or None for a deterministic network.
+        dtype: how intensities are stored.
+    """
+
+    def __init__(
+        self,
+        output_dir: str | Path,
+        *,
+        metadata: str | Path,
+        weights: str | Path,
+        num_classes: int,
+        seed: int | None = None,
+        dtype: StorageType = "int16",
+    ) -> None:
+        self.output_dir, self.weights = Path(output_dir), Path(weights)
+        self.metadata, self.num_classes, self.seed, self.dtype = Path(metadata), num_classes, seed, dtype
+
+    def attach(self, engine: Engine) -> None:
+        """Follow ``engine``, an evaluator whose output is decollated and whose data has ``case`` names."""
+        engine.add_event_handler(Events.STARTED, self._start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._write)
+        engine.add_event_handler(Events.COMPLETED, self._finish)
+
+    def _start(self, engine: Engine) -> None:
+        self.entries: list[dict[str, Any]] = []
+        about = json.loads(self.metadata.read_text(encoding="utf-8"))
+        if not self.weights.is_file():
+            raise InputError(f"{self.weights}: no such file; train the bundle first or set 'checkpoint' to its weights")
+        self.origin = {
+            "synthetic": True,
+            "bundle": about.get("name", self.metadata.parent.parent.name),
+            "version": about["version"],
+            "semsynth": __version__,
+            "weights": self.weights.name,
+            "weights_sha256": sha256(self.weights),
+            "seed": self.seed,
+        }
+
+    def _write(self, engine: Engine) -> None:
+        batch: Any = engine.state.batch
+        output: Any = engine.state.output
+        for source, item in zip(batch["case"], output, strict=True):
+            label, pred = item[Keys.IMAGE], item[Keys.PRED]
+            affine = label.affine.cpu().numpy()
+            image = self.output_dir / f"{source}_synthetic.nii.gz"
+            label_path = Path(str(label.meta["filename_or_obj"])).resolve()
+            write_image(image, pred.detach().float().cpu().numpy()[0], np.asarray(affine, dtype=np.float64), self.dtype)
+            record = self.origin | {"case": source, "label": label_path.name, "label_sha256": sha256(label_path)}
+            write_text(image.with_name(f"{source}_synthetic.json"), json.dumps(record, indent=1))
+            relative = os.path.relpath(label_path, self.output_dir.resolve())
+            self.entries.append({"case": source, "image": image.name, "label": relative, "synthetic": True})
+
+    def _finish(self, engine: Engine) -> None:
+        entries = self.entries
+        if dist.is_available() and dist.is_initialized():
+            gathered: list[Any] = [None] * dist.get_world_size()
+            dist.all_gather_object(gathered, entries)
+            entries = [entry for part in gathered for entry in part]
+            if dist.get_rank() != 0:
+                return
+        names = {str(i): name for i, name in class_names(self.num_classes).items()}
+        content: dict[str, Any] = {
+            "name": f"synthetic, {self.origin['bundle']} {self.origin['version']}",
+            "modality": {"0": "synthetic"},
+            "num_classes": self.num_classes,
+            "classes": names,
+            "training": sorted({entry["case"]: entry for entry in entries}.values(), key=lambda entry: entry["case"]),
+        }
+        path = write_text(self.output_dir / "datalist.json", json.dumps(content, indent=1))
+        logger.info("%d synthetic volumes, listed in %s", len(content["training"]), path)

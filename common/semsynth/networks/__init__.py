@@ -1,0 +1,1 @@
+"""Network definitions, one file per architecture; bundles name them in their configs."""

@@ -1,0 +1,60 @@
+"""Discriminators of (label map, image) pairs, around MONAI's PatchGAN."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from monai.networks.nets import PatchDiscriminator
+from torch import nn
+
+from ..errors import InputError
+from ..labels import one_hot
+
+
+class ConditionalPatchDiscriminator(nn.Module):
+    """3D PatchGAN on a label map and an image: one judgement per patch (Isola et al. 2017, section 3.2.2).
+
+    Args:
+        num_classes: number of classes of the label map.
+        channels: width of the first layer; doubled by each further one.
+        num_layers: strided layers before the last (3: a judgement sees 70 voxels per axis; 2: 34).
+        norm: MONAI's norm name; batch norm in the paper.
+        label_encoding: ``"scalar"`` (paper: two input channels in all) or ``"one_hot"``.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        channels: int = 32,
+        num_layers: int = 3,
+        norm: str = "BATCH",
+        label_encoding: Literal["one_hot", "scalar"] = "scalar",
+    ) -> None:
+        super().__init__()
+        if label_encoding not in ("one_hot", "scalar"):
+            raise InputError(f"label_encoding must be one_hot or scalar, got {label_encoding!r}")
+        self.num_classes = num_classes
+        self.scalar = label_encoding == "scalar"
+        inputs = 1 + (1 if self.scalar else num_classes)
+        self.net = PatchDiscriminator(
+            spatial_dims=3, channels=channels, in_channels=inputs, num_layers_d=num_layers, norm=norm
+        )
+
+    def forward(self, label: torch.Tensor, image: torch.Tensor) -> list[torch.Tensor]:
+        """Judge pairs.
+
+        Args:
+            label: class indices ``(B, 1, H, W, D)``.
+            image: intensities in [0, 1], ``(B, 1, H, W, D)``; scaled to [-1, 1] inside.
+
+        Returns:
+            The features of each layer and, last, the logits ``(B, 1, h, w, d)``.
+        """
+        if self.scalar:
+            condition = label.to(image.dtype) * (2.0 / (self.num_classes - 1)) - 1.0
+        else:
+            condition = one_hot(label, self.num_classes, dtype=image.dtype)
+        features: list[torch.Tensor] = self.net(torch.cat([condition, image * 2.0 - 1.0], dim=1))
+        return features
