@@ -41,8 +41,10 @@ def local_device() -> torch.device:
 
 
 def rank() -> int:
-    """This process's number, 0 for the first or only one."""
-    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+    """This process's number, 0 for the first or only one; from torchrun's environment before the group is joined."""
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank()
+    return int(os.environ.get("RANK", "0"))
 
 
 def distribute(module: nn.Module, device: torch.device) -> DistributedDataParallel:

@@ -82,7 +82,9 @@ def read_volume(path: str | Path) -> Volume:
 def _read_nifti(path: Path) -> Volume:
     image: Any = nib.load(path)
     header = image.header
-    zooms = header.get_zooms()[:3]
+    with image.file_map["image"].get_prepare_fileobj("rb") as stream:
+        stored = type(header).from_fileobj(stream, check=False)  # loading has turned sizes of 0 into 1 without a word
+    zooms = stored["pixdim"][1:4]
     if min(zooms) <= 0 or not np.isfinite(zooms).all():
         raise InputError(f"{path}: voxel size must be positive, found {tuple(map(float, zooms))} mm; repair the header")
     qform, qcode = header.get_qform(coded=True)

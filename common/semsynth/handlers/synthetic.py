@@ -72,9 +72,9 @@ class SyntheticWriter:
         }
 
     def _write(self, engine: Engine) -> None:
-        batch: Any = engine.state.batch
+        batch: Any = engine.state.batch  # decollated by MONAI's engine together with the output
         output: Any = engine.state.output
-        for source, item in zip(batch["case"], output, strict=True):
+        for source, item in zip((entry["case"] for entry in batch), output, strict=True):
             label, pred = item[Keys.IMAGE], item[Keys.PRED]
             affine = label.affine.cpu().numpy()
             image = self.output_dir / f"{source}_synthetic.nii.gz"

@@ -1,0 +1,172 @@
+"""A packed bundle works where semsynth is not installed, and the installed project takes no name but semsynth."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pack_bundle
+import pytest
+from pack_bundle import pack, relocate
+from verify_bundles import PROBE, config_path, find_bundles, synthetic_findings, walk
+
+ROOT = Path(__file__).resolve().parents[1]
+BUNDLES = find_bundles(ROOT / "bundles")
+
+# in front of everything else on the module path, so that the project's own installation cannot be found
+BLOCKER = """
+import sys
+
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name == "semsynth":
+            raise ModuleNotFoundError("semsynth is kept out here", name=name)
+
+sys.meta_path.insert(0, Blocked())
+"""
+
+# what MONAI's command line does, in one process because each start costs seconds
+USE = f"""
+import sys
+from monai.bundle import run, verify_net_in_out
+
+dataset, output, weights = sys.argv[1:]
+verify_net_in_out(
+    "network_def", meta_file="configs/metadata.json", config_file="configs/inference.json", device="cpu", **{PROBE}
+)
+configs = ["configs/inference.json", "configs/tiny.json"]
+run(config_file=configs, dataset_dir=dataset, output_dir=output, weights=weights)
+assert "scripts.semsynth" in sys.modules and "semsynth" not in sys.modules
+"""
+
+
+@pytest.fixture(scope="module", params=BUNDLES, ids=[bundle.name for bundle in BUNDLES])
+def unpacked(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle's folder, packed and unpacked elsewhere."""
+    folder = tmp_path_factory.mktemp("unpacked")
+    with zipfile.ZipFile(pack(request.param, folder / "dist")) as archive:
+        archive.extractall(folder)
+    return folder / request.param.name
+
+
+def python(arguments: list[str], cwd: Path, blocker: Path | None = None) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    environment.pop("PYTHONPATH", None)
+    if blocker is not None:
+        blocker.mkdir(exist_ok=True)
+        (blocker / "sitecustomize.py").write_text(BLOCKER)
+        environment["PYTHONPATH"] = str(blocker)
+    command = [sys.executable, *arguments]
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300, check=False)
+
+
+def test_unpacked_bundle_trains_and_infers_without_semsynth(unpacked: Path, tiny_dataset: Path, tmp_path: Path) -> None:
+    blocker, weights, output = tmp_path / "blocker", tmp_path / "model.pt", tmp_path / "output"
+    refused = python(["-c", "import semsynth"], unpacked, blocker)
+    assert "semsynth is kept out here" in refused.stderr, "the test would prove nothing"
+
+    arguments = ["-m", "monai.bundle", "run", "training", "--config_file", "['configs/train.json','configs/tiny.json']"]
+    arguments += ["--dataset_dir", str(tiny_dataset), "--run_dir", str(tmp_path / "run"), "--weights", str(weights)]
+    trained = python(arguments, unpacked, blocker)
+    assert trained.returncode == 0, trained.stderr[-4000:]
+    assert weights.is_file()
+
+    used = python(["-c", USE, str(tiny_dataset), str(output), str(weights)], unpacked, blocker)
+    assert used.returncode == 0, used.stderr[-4000:]
+    if "SyntheticWriter" in config_path(unpacked, "inference").read_text():
+        case = json.loads((tiny_dataset / "datalist.json").read_text())["testing"][0]
+        assert synthetic_findings(output, {case["case"]: tiny_dataset / case["label"]}) == []
+    else:
+        assert any(output.rglob("*"))
+
+
+def test_no_target_is_left_where_it_was(unpacked: Path) -> None:
+    for path in unpacked.glob("configs/*.json"):
+        targets = [value["_target_"] for _, value in walk(json.loads(path.read_text())) if "_target_" in _keys(value)]
+        assert not [target for target in targets if str(target).startswith("semsynth")]
+
+
+def _keys(value: object) -> set[str]:
+    return set(value) if isinstance(value, dict) else set()
+
+
+def test_zip_holds_one_folder_without_caches_or_what_runs_leave(tmp_path: Path) -> None:
+    bundle = Path(shutil.copytree(BUNDLES[0], tmp_path / BUNDLES[0].name))
+    (bundle / "LICENSE").unlink(missing_ok=True)
+    for name in ("runs/a.pt", "eval/a.nii.gz", "data/a.nii.gz", "docs/__pycache__/a.pyc", "models/.model.pt.123"):
+        (bundle / name).parent.mkdir(parents=True, exist_ok=True)
+        (bundle / name).write_text("x")
+    with zipfile.ZipFile(pack(bundle, tmp_path / "dist")) as archive:
+        names = archive.namelist()
+        assert archive.read(f"{bundle.name}/LICENSE") == (ROOT / "LICENSE").read_bytes()
+    assert {name.split("/")[0] for name in names} == {bundle.name}
+    assert not [name for name in names if re.search(r"/(runs|eval|data|__pycache__)/|/\.", name)]
+    assert {f"{bundle.name}/scripts/__init__.py", f"{bundle.name}/scripts/semsynth/__init__.py"} <= set(names)
+
+
+def test_same_files_give_the_same_zip(tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(BUNDLES[0], tmp_path / BUNDLES[0].name, copy_function=shutil.copy))  # other times
+    (copy / "LICENSE").is_file() or shutil.copy(ROOT / "LICENSE", copy)
+    first, second = pack(BUNDLES[0], tmp_path / "a"), pack(copy, tmp_path / "b")
+    version = json.loads(config_path(copy, "metadata").read_text())["version"]
+    assert first.name == second.name == f"{copy.name}_v{version}.zip"
+    assert first.read_bytes() == second.read_bytes()
+    assert list(first.parent.iterdir()) == [first]
+
+
+def test_file_that_is_too_large_is_refused(tmp_path: Path) -> None:
+    bundle = Path(shutil.copytree(BUNDLES[0], tmp_path / BUNDLES[0].name))
+    (bundle / "huge.bin").touch()
+    os.truncate(bundle / "huge.bin", 26_000_000)
+    with pytest.raises(ValueError, match=r"files over 25 MB, remove them: huge\.bin"):
+        pack(bundle, tmp_path / "dist")
+    assert not (tmp_path / "dist").exists()
+
+
+def test_command_prints_the_path_last_and_names_a_bundle_that_is_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["pack_bundle.py", BUNDLES[0].name, "--output", str(tmp_path)])
+    assert pack_bundle.main() == 0
+    assert Path(capsys.readouterr().out.splitlines()[-1]).is_file()
+    monkeypatch.setattr(sys, "argv", ["pack_bundle.py", "absent", "--output", str(tmp_path)])
+    assert pack_bundle.main() == 1
+    assert "no bundle there" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("semsynth.losses.ConditionalGANLoss", "scripts.semsynth.losses.ConditionalGANLoss"),
+        ("semsynth.handlers.ProgressHandler", "scripts.semsynth.handlers.ProgressHandler"),
+        ("$semsynth.losses.Loss(@x).to(@device)", "$scripts.semsynth.losses.Loss(@x).to(@device)"),
+        ("$import semsynth", "$import scripts.semsynth"),
+        ("$from semsynth.losses import Loss", "$from scripts.semsynth.losses import Loss"),
+        ("$from semsynth import losses", "$from scripts.semsynth import losses"),
+        ("$@root + '/semsynth.losses'", "$@root + '/semsynth.losses'"),
+        ("$@semsynth.losses", "$@semsynth.losses"),
+        ("$my_semsynth.losses()", "$my_semsynth.losses()"),
+        ("semsynth.no_such_module", "semsynth.no_such_module"),
+        ("made by semsynth.prepare, or 'semsynth prepare'", "made by semsynth.prepare, or 'semsynth prepare'"),
+        ("The semsynth authors", "The semsynth authors"),
+        ("scripts.semsynth.losses.Loss", "scripts.semsynth.losses.Loss"),
+    ],
+)
+def test_only_module_paths_are_relocated(before: str, after: str) -> None:
+    text = '{\n  "key" :  [1.50, %s],\n  "text": "a \\" b \\u00b5 $"\n}'
+    assert relocate(text % json.dumps(before)) == text % json.dumps(after)
+
+
+def test_installed_project_takes_no_name_but_semsynth(tmp_path: Path) -> None:
+    program = (
+        "import importlib.metadata as m, importlib.util as u; print(u.find_spec('common'), u.find_spec('ci'), "
+        "u.find_spec('semsynth') is not None, m.distribution('semsynth').read_text('top_level.txt').split())"
+    )
+    done = python(["-c", program], tmp_path)
+    assert done.stdout.strip() == "None None True ['semsynth']", done.stderr
