@@ -58,7 +58,7 @@ class TrainingCheckpoint:
             state = torch.load(self.path, map_location="cpu", weights_only=True)
         except Exception as error:
             raise InputError(
-                f"{self.path}: cannot be read as a checkpoint ({error}); delete it to start afresh"
+                f"{self.path}: cannot be read as a checkpoint ({type(error).__name__}); delete it to start afresh"
             ) from error
         missing = sorted((set(self.objects) | {"epoch"}) - set(state))
         if missing:
@@ -124,7 +124,7 @@ def extract_weights(checkpoint: str | Path, output: str | Path, *, name: str = "
     try:
         state = torch.load(checkpoint, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise InputError(f"{checkpoint}: cannot be read as a checkpoint ({error})") from error
+        raise InputError(f"{checkpoint}: cannot be read as a checkpoint ({type(error).__name__})") from error
     if name not in state:
         raise InputError(f"{checkpoint}: holds no {name!r}, only {', '.join(sorted(state))}")
     save_atomically({key: t.half() if t.is_floating_point() else t for key, t in state[name].items()}, output)

@@ -27,6 +27,7 @@ class ProgressHandler:
     ) -> None:
         self.title, self.output_transform = title, output_transform
         self.means: dict[str, float] = {}
+        self.bar: tqdm | None = None
 
     def attach(self, engine: Engine) -> None:
         """Follow ``engine``."""
@@ -43,6 +44,7 @@ class ProgressHandler:
         self.bar = tqdm(total=total, initial=engine.state.iteration, desc=self.title, mininterval=interval, unit="it")
 
     def _advance(self, engine: Engine) -> None:
+        assert self.bar is not None
         if self.output_transform is not None:
             for name, value in self.output_transform(engine.state.output).items():
                 self.means[name] = 0.98 * self.means.get(name, value) + 0.02 * value
@@ -51,6 +53,7 @@ class ProgressHandler:
         self.bar.update(1)
 
     def _close(self, engine: Engine, error: BaseException | None = None) -> None:
-        self.bar.close()
+        if self.bar is not None:
+            self.bar.close()
         if error is not None:
             raise error

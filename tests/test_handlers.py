@@ -1,0 +1,101 @@
+"""Handlers: checkpoints that can be gone on from, best weights, previews."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from ignite.engine import Engine, Events
+from semsynth.errors import InputError
+from semsynth.handlers import PreviewHandler, ProgressHandler, SaveBestWeights, TrainingCheckpoint
+from semsynth.handlers.checkpoint import extract_weights
+from torch import nn
+
+
+def fit(path, *, epochs: int, resume: bool = False, stop_after: int | None = None) -> nn.Linear:
+    """A tiny real training with momentum and a schedule: both have state that a resume must bring back."""
+    torch.manual_seed(0)
+    network = nn.Linear(3, 1)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
+    schedule = torch.optim.lr_scheduler.StepLR(optimizer, 2, 0.5)
+
+    def step(engine, batch):
+        optimizer.zero_grad()
+        loss = (network(batch) ** 2).mean()
+        loss.backward()
+        optimizer.step()
+        return {"loss": float(loss)}
+
+    engine = Engine(step)
+    engine.add_event_handler(Events.EPOCH_COMPLETED, lambda: schedule.step())
+    objects = {"network": network, "optimizer": optimizer, "schedule": schedule}
+    TrainingCheckpoint(path, objects, resume=resume).attach(engine)
+    ProgressHandler(output_transform=lambda output: output).attach(engine)
+    if stop_after:
+        engine.add_event_handler(Events.EPOCH_COMPLETED(once=stop_after), lambda e: e.terminate())
+    engine.run([torch.ones(2, 3), torch.full((2, 3), 2.0)], max_epochs=epochs)
+    return network
+
+
+def test_a_resumed_training_ends_where_an_uninterrupted_one_does(tmp_path):
+    whole = fit(tmp_path / "a.pt", epochs=6)
+    fit(tmp_path / "b.pt", epochs=6, stop_after=3)
+    resumed = fit(tmp_path / "b.pt", epochs=6, resume=True)
+    assert torch.allclose(whole.weight, resumed.weight, atol=0)
+    assert torch.load(tmp_path / "b.pt", weights_only=True)["epoch"] == 6
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.pt", "b.pt"]
+
+
+def test_resuming_with_nothing_there_starts_afresh(tmp_path):
+    assert torch.equal(fit(tmp_path / "a.pt", epochs=2, resume=True).weight, fit(tmp_path / "b.pt", epochs=2).weight)
+
+
+def test_a_checkpoint_that_cannot_be_used_is_named(tmp_path):
+    path = tmp_path / "a.pt"
+    path.write_bytes(b"half")
+    with pytest.raises(InputError, match=r"a\.pt: cannot be read as a checkpoint"):
+        fit(path, epochs=1, resume=True)
+    torch.save({"epoch": 1, "network": {}}, path)
+    with pytest.raises(InputError, match="has no state for optimizer, schedule"):
+        fit(path, epochs=1, resume=True)
+
+
+def test_only_a_better_metric_replaces_the_weights_and_float16_is_close(tmp_path):
+    network = nn.Linear(3, 1)
+    path = tmp_path / "model.pt"
+    engine = Engine(lambda e, b: None)
+    engine.state.key_metric_name = "l1"
+    SaveBestWeights(network, path, lower_is_better=True, half=True).attach(engine)
+    kept = []
+    for value in (0.5, 0.7, 0.4):
+        with torch.no_grad():
+            network.weight.fill_(value / 3)
+        engine.state.metrics = {"l1": value}
+        engine.add_event_handler(Events.STARTED, lambda e, v=value: e.state.metrics.update(l1=v))
+        engine.run([0], max_epochs=1)
+        kept.append(float(torch.load(path, weights_only=True)["weight"][0, 0]))
+    assert kept == pytest.approx([0.5 / 3, 0.5 / 3, 0.4 / 3], abs=1e-3)
+    state = torch.load(path, weights_only=True)
+    assert state["weight"].dtype == torch.float16
+    assert nn.Linear(3, 1).load_state_dict(state).missing_keys == []
+
+
+def test_weights_are_taken_out_of_a_checkpoint(tmp_path):
+    network = fit(tmp_path / "a.pt", epochs=1)
+    state = torch.load(extract_weights(tmp_path / "a.pt", tmp_path / "m.pt"), weights_only=True)
+    assert torch.allclose(state["weight"].float(), network.weight, atol=1e-3) and state["weight"].dtype == torch.float16
+    with pytest.raises(InputError, match="holds no 'generator', only epoch, network, optimizer, schedule"):
+        extract_weights(tmp_path / "a.pt", tmp_path / "m.pt", name="generator")
+
+
+def test_previews_show_the_same_first_cases_at_every_validation(tmp_path):
+    def item(value):
+        volume = torch.full((1, 8, 8, 8), float(value))
+        return {"image": volume, "pred": volume / 4, "label": volume / 4}
+
+    handler = PreviewHandler(tmp_path, cases=2)
+    engine = Engine(lambda e, b: [item(b)])
+    handler.attach(engine)
+    for _ in range(2):
+        engine.run([0, 1, 2], max_epochs=1)
+        assert [float(row.panels[0].volume.mean()) for row in handler.rows] == [0, 1]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["epoch_0001.png", "epoch_0002.png"]

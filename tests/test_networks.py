@@ -1,0 +1,106 @@
+"""The pix2pix networks: shapes, ranges, padding, encodings, normalisation, export."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from semsynth.errors import InputError
+from semsynth.networks.discriminators import ConditionalPatchDiscriminator
+from semsynth.networks.normalization import VolumeInstanceNorm
+from semsynth.networks.pix2pix import Pix2PixGenerator
+from torch import nn
+
+
+def generator(**arguments) -> Pix2PixGenerator:
+    torch.manual_seed(0)
+    return Pix2PixGenerator(4, **({"channels": (4, 8, 8)} | arguments)).eval()
+
+
+def label_map(*size: int, seed: int = 0) -> torch.Tensor:
+    return torch.randint(0, 4, (1, 1, *size), generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("size", [(8, 8, 8), (13, 9, 5), (1, 1, 1), (33, 2, 17)])
+def test_any_size_comes_back_as_it_went_in_with_intensities_in_0_1(size):
+    out = generator()(label_map(*size))
+    assert out.shape == (1, 1, *size) and out.min() >= 0 and out.max() <= 1 and out.isfinite().all()
+
+
+def test_padding_is_the_repeated_border_so_a_padded_map_gives_the_same_volume():
+    network, label = generator(), label_map(7, 8, 6)
+    by_hand = nn.functional.pad(label.float(), [0, 2, 0, 0, 0, 1], mode="replicate")
+    assert torch.allclose(network(label), network(by_hand)[:, :, :7, :8, :6], atol=1e-6)
+
+
+def test_one_hot_and_scalar_encodings_tell_all_classes_apart():
+    for encoding in ("one_hot", "scalar"):
+        network = generator(label_encoding=encoding)
+        outputs = [network(torch.full((1, 1, 8, 8, 8), c)) for c in range(4)]
+        mixed = [network(label_map(8, 8, 8, seed=s)) for s in range(2)]
+        assert not torch.allclose(*mixed), encoding
+        assert all(o.isfinite().all() for o in outputs)
+
+
+def test_class_indices_may_be_of_any_number_type():
+    network, label = generator(), label_map(8, 8, 8)
+    expected = network(label)
+    for dtype in (torch.uint8, torch.int32, torch.float32):
+        assert torch.equal(network(label.to(dtype)), expected)
+
+
+def test_five_levels_and_the_weights_budget():
+    network = Pix2PixGenerator(4)
+    assert len(network.downs) == len(network.ups) == 5
+    assert 2 * sum(p.numel() for p in network.parameters()) < 12_000_000, "float16 weights must stay under 12 MB"
+
+
+def test_no_transposed_convolution():
+    assert not any(isinstance(m, nn.ConvTranspose3d) for m in Pix2PixGenerator(4).modules())
+
+
+def test_torchscript_gives_the_eager_volume():
+    network, label = generator(), label_map(9, 8, 7).float()
+    assert torch.allclose(torch.jit.script(network)(label), network(label), atol=1e-6)
+
+
+@pytest.mark.parametrize("norm", ["BATCH", ("group", {"num_groups": 2}), ("instance", {"affine": True})])
+def test_monais_norms_can_be_named(norm):
+    assert generator(norm=norm)(label_map(8, 8, 8)).shape == (1, 1, 8, 8, 8)
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_volume_instance_norm_is_pytorchs_instance_norm(batch):
+    x = torch.randn(batch, 4, 5, 6, 7, requires_grad=True)
+    ours, theirs = VolumeInstanceNorm(4), nn.InstanceNorm3d(4, affine=True)
+    for norm in (ours, theirs):
+        nn.init.normal_(norm.weight, generator=torch.Generator().manual_seed(1))
+        nn.init.normal_(norm.bias, generator=torch.Generator().manual_seed(2))
+    weight = torch.randn(x.shape)
+    gradients = [torch.autograd.grad((norm(x) * weight).sum(), [x, *norm.parameters()]) for norm in (ours, theirs)]
+    assert torch.allclose(ours(x), theirs(x), atol=1e-5)
+    assert all(torch.allclose(a, b, atol=1e-4) for a, b in zip(*gradients, strict=True))
+
+
+def test_one_voxel_becomes_the_bias():
+    norm = VolumeInstanceNorm(3)
+    nn.init.constant_(norm.bias, 0.5)
+    assert norm(torch.randn(2, 3, 1, 1, 1)).eq(0.5).all()
+
+
+def test_discriminator_sees_label_map_and_image():
+    torch.manual_seed(0)
+    judge = ConditionalPatchDiscriminator(4, channels=4, num_layers=2).eval()
+    label, image = label_map(16, 16, 16), torch.rand(1, 1, 16, 16, 16)
+    logits = judge(label, image)[-1]
+    assert logits.shape[:2] == (1, 1) and logits[0, 0].numel() > 1
+    assert not torch.allclose(judge(label_map(16, 16, 16, seed=1), image)[-1], logits)
+    assert not torch.allclose(judge(label, image.flip(2))[-1], logits)
+    assert next(judge.parameters()).shape[1] == 2, "paper: one label and one image channel"
+    assert next(ConditionalPatchDiscriminator(4, label_encoding="one_hot").parameters()).shape[1] == 5
+
+
+def test_settings_out_of_range_are_named():
+    with pytest.raises(InputError, match="label_encoding must be one_hot or scalar"):
+        Pix2PixGenerator(4, label_encoding="onehot")
+    with pytest.raises(InputError, match="2 or more classes"):
+        Pix2PixGenerator(1)
