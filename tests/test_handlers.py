@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from ignite.engine import Engine, Events
+from monai.engines import SupervisedEvaluator
 from semsynth.errors import InputError
 from semsynth.handlers import PreviewHandler, ProgressHandler, SaveBestWeights, TrainingCheckpoint
 from semsynth.handlers.checkpoint import extract_weights
@@ -87,15 +88,13 @@ def test_weights_are_taken_out_of_a_checkpoint(tmp_path):
         extract_weights(tmp_path / "a.pt", tmp_path / "m.pt", name="generator")
 
 
-def test_previews_show_the_same_first_cases_at_every_validation(tmp_path):
-    def item(value):
-        volume = torch.full((1, 8, 8, 8), float(value))
-        return {"image": volume, "pred": volume / 4, "label": volume / 4}
-
+def test_previews_show_the_same_first_cases_at_every_validation_under_the_trainers_epoch(tmp_path):
+    data = [
+        {"image": torch.full((1, 1, 8, 8, 8), v / 4), "label": torch.full((1, 1, 8, 8, 8), v / 4)} for v in range(3)
+    ]
     handler = PreviewHandler(tmp_path, cases=2)
-    engine = Engine(lambda e, b: [item(b)])
-    handler.attach(engine)
-    for _ in range(2):
-        engine.run([0, 1, 2], max_epochs=1)
-        assert [float(row.panels[0].volume.mean()) for row in handler.rows] == [0, 1]
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["epoch_0001.png", "epoch_0002.png"]
+    engine = SupervisedEvaluator(torch.device("cpu"), data, nn.Identity(), val_handlers=[handler])
+    for epoch in (5, 10):
+        engine.run(epoch)
+        assert [float(row.panels[1].volume.mean()) for row in handler.rows] == [0, 0.25]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["epoch_0005.png", "epoch_0010.png"]

@@ -104,8 +104,10 @@ def _draw_line(axes: Sequence[Any], row: Row, name: str, *, titles: bool) -> Non
             axis.imshow(cut, cmap="gray", vmin=0, vmax=1, aspect=aspect, interpolation="bilinear")
         if titles:
             axis.set_title(panel.title, color="white", fontsize=9)
-    axes[0].text(-0.02, 0.5, f"{row.name}\n{name}", color="white", fontsize=7, rotation=90, va="center", ha="right",
+    axes[0].text(-0.02, 0.5, name, color="white", fontsize=8, rotation=90, va="center", ha="right",
                  transform=axes[0].transAxes)  # fmt: skip
+    if titles and row.name:
+        axes[0].set_title(f"{row.name}: {row.panels[0].title}", color="white", fontsize=8)
 
 
 def overlay_edges(image: NDArray[np.floating], label: NDArray[np.integer]) -> NDArray[np.floating]:

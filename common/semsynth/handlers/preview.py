@@ -22,13 +22,11 @@ class PreviewHandler:
     Args:
         output_dir: folder of the pictures, ``epoch_0010.png`` and so on.
         cases: how many of the validation cases (always the first ones, so that the pictures can be compared).
-        trainer: the engine whose epoch names the picture; None counts the validations.
     """
 
-    def __init__(self, output_dir: str | Path, cases: int = 2, trainer: Engine | None = None) -> None:
-        self.output_dir, self.cases, self.trainer = Path(output_dir), cases, trainer
+    def __init__(self, output_dir: str | Path, cases: int = 2) -> None:
+        self.output_dir, self.cases = Path(output_dir), cases
         self.rows: list[Row] = []
-        self.runs = 0
 
     def attach(self, engine: Engine) -> None:
         """Follow ``engine``, an evaluator; decollated output: ``image`` label map, ``label`` real, ``pred``."""
@@ -57,8 +55,7 @@ class PreviewHandler:
         return Row(name, panels, [float(p) for p in pixdim], centre_of(label))
 
     def _draw(self, engine: Engine) -> None:
-        self.runs += 1
-        epoch = self.trainer.state.epoch if self.trainer is not None else self.runs
+        epoch = engine.state.epoch  # MONAI's validation runs under the trainer's epoch
         if self.rows:
             path = save_planes(self.output_dir / f"epoch_{epoch:04d}.png", self.rows, title=f"epoch {epoch}")
             logger.info("preview: %s", path)

@@ -19,7 +19,8 @@ class ConditionalPatchDiscriminator(nn.Module):
         num_classes: number of classes of the label map.
         channels: width of the first layer; doubled by each further one.
         num_layers: strided layers before the last (3: a judgement sees 70 voxels per axis; 2: 34).
-        norm: MONAI's norm name; batch norm in the paper.
+        norm: MONAI's norm name, or None. The paper has batch norm; at batch size 1 that scales every channel of every
+            volume to the same spread, and with it goes the amplitude of the noise that tells real from smooth.
         label_encoding: ``"scalar"`` (paper: two input channels in all) or ``"one_hot"``.
     """
 
@@ -29,7 +30,7 @@ class ConditionalPatchDiscriminator(nn.Module):
         *,
         channels: int = 32,
         num_layers: int = 3,
-        norm: str = "BATCH",
+        norm: str | None = None,
         label_encoding: Literal["one_hot", "scalar"] = "scalar",
     ) -> None:
         super().__init__()
@@ -41,6 +42,12 @@ class ConditionalPatchDiscriminator(nn.Module):
         self.net = PatchDiscriminator(
             spatial_dims=3, channels=channels, in_channels=inputs, num_layers_d=num_layers, norm=norm
         )
+        convolutions = [module for module in self.net.modules() if isinstance(module, nn.Conv3d)]
+        for layer in convolutions:
+            # MONAI's N(0, 0.02) is meant for 2D: with 4³ kernels it starts with logits all over the place
+            nn.init.kaiming_normal_(layer.weight, a=0.2, nonlinearity="leaky_relu")
+        last = convolutions[-1].weight
+        nn.init.normal_(last, std=0.3 * last[0].numel() ** -0.5)  # first judgements near 0, none favoured
 
     def forward(self, label: torch.Tensor, image: torch.Tensor) -> list[torch.Tensor]:
         """Judge pairs.
