@@ -40,7 +40,11 @@ class ConditionalPatchDiscriminator(nn.Module):
         self.scalar = label_encoding == "scalar"
         inputs = 1 + (1 if self.scalar else num_classes)
         self.net = PatchDiscriminator(
-            spatial_dims=3, channels=channels, in_channels=inputs, num_layers_d=num_layers, norm=norm
+            spatial_dims=3,
+            channels=channels,
+            in_channels=inputs,
+            num_layers_d=num_layers,
+            norm=norm,  # type: ignore[arg-type]  # MONAI takes None, its annotation does not say so
         )
         convolutions = [module for module in self.net.modules() if isinstance(module, nn.Conv3d)]
         for layer in convolutions:
