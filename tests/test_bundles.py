@@ -12,13 +12,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import bundle_configs
+import bundle_runs
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
 import verify_bundles
+from bundle_configs import WEIGHTS, config_path, isolated, read
+from bundle_runs import synthetic_findings
 from ignite.engine import Events
-from verify_bundles import CHECKS, WEIGHTS, config_path, isolated, read, synthetic_findings
+from verify_bundles import CHECKS
 
 ROOT = Path(__file__).resolve().parents[1]
 BUNDLES = verify_bundles.find_bundles(ROOT / "bundles")
@@ -34,7 +38,7 @@ def bundle(request: pytest.FixtureRequest) -> Path:
 def test_bundle(bundle: Path, check: str) -> None:
     try:
         found = CHECKS[check](bundle)
-    except verify_bundles.WeightsMissingError:
+    except bundle_configs.WeightsMissingError:
         pytest.skip("weights not there yet")
     assert found == []
 
@@ -51,7 +55,7 @@ def healthy(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (copy / name).parent.mkdir(exist_ok=True)
         (copy / name).write_text("text")
     (copy / WEIGHTS).parent.mkdir(exist_ok=True)
-    state = verify_bundles.network_of(copy).state_dict()
+    state = bundle_runs.network_of(copy).state_dict()
     torch.save({key: value.half() for key, value in state.items()}, copy / WEIGHTS)
     return copy
 
@@ -185,17 +189,17 @@ class DriftingNetwork(torch.nn.Module):
 def test_export_that_computes_something_else_is_caught_unless_exempt(broken: Path) -> None:
     (broken / WEIGHTS).unlink()
     change("inference", "network_def", {"_target_": f"{__name__}.DriftingNetwork"})(broken)
-    assert verify_bundles.check_export(broken) == [
+    assert bundle_runs.check_export(broken) == [
         "ckpt_export: the exported module's output differs from the network's by more than 1e-4"
     ]
     change("metadata", "export_exemption", "TorchScript cannot hold the sampling loop")(broken)
-    assert verify_bundles.check_export(broken) == []
+    assert bundle_runs.check_export(broken) == []
 
 
 def test_run_that_writes_into_the_bundle_is_caught(broken: Path) -> None:
     stray = ["$open(@bundle_root + '/stray.txt', 'w').close()", "$open('other.txt', 'w').close()"]
     change("inference", "run", lambda steps: [*steps, *stray])(broken)
-    found = verify_bundles.check_run(broken)
+    found = bundle_runs.check_run(broken)
     assert found == ["wrote other.txt into the working directory", "wrote stray.txt inside the bundle"]
 
 
@@ -320,10 +324,10 @@ def test_two_processes_train_one_network_that_one_process_resumes(
     log = train_in_two_processes(bundle, paths, tmp_path)
 
     ranks = [torch.load(paths["run_dir"] / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
-    assert verify_bundles.compare_weights(ranks[0], ranks[1]) == []
+    assert bundle_runs.compare_weights(ranks[0], ranks[1]) == []
     checkpoint = torch.load(paths["run_dir"] / "checkpoint.pt", weights_only=True)
     assert checkpoint["epoch"] == 1
-    assert verify_bundles.compare_weights(checkpoint["network"], ranks[0]) == []
+    assert bundle_runs.compare_weights(checkpoint["network"], ranks[0]) == []
     assert paths["weights"].is_file()
     assert log.count("training: 100%") == 1
     writers = {path.name.split(".")[-2] for path in (paths["run_dir"] / "tensorboard").glob("events.*")}
@@ -331,7 +335,7 @@ def test_two_processes_train_one_network_that_one_process_resumes(
 
     seen: list[int] = []
     with isolated(tmp_path):
-        training = verify_bundles.workflow(bundle, ["train"], "train", paths, resume=True, max_epochs=2)
+        training = bundle_runs.workflow(bundle, ["train"], "train", paths, resume=True, max_epochs=2)
         trainer = training.parser.get_parsed_content("train#trainer")
         trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda engine: seen.append(engine.state.epoch))
         training.run()

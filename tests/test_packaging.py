@@ -13,8 +13,10 @@ from pathlib import Path
 
 import pack_bundle
 import pytest
+from bundle_configs import PROBE, config_path, walk
+from bundle_runs import synthetic_findings
 from pack_bundle import pack, relocate
-from verify_bundles import PROBE, config_path, find_bundles, synthetic_findings, walk
+from verify_bundles import find_bundles
 
 ROOT = Path(__file__).resolve().parents[1]
 BUNDLES = find_bundles(ROOT / "bundles")
