@@ -7,7 +7,7 @@ import torch
 from semsynth.errors import InputError
 from semsynth.networks.discriminators import ConditionalPatchDiscriminator
 from semsynth.networks.normalization import VolumeInstanceNorm
-from semsynth.networks.pix2pix import Pix2PixGenerator
+from semsynth.networks.pix2pix import Pix2PixGenerator, white_noise
 from torch import nn
 
 
@@ -48,6 +48,26 @@ def test_class_indices_may_be_of_any_number_type():
         assert torch.equal(network(label.to(dtype)), expected)
 
 
+def test_noise_makes_one_volume_per_map_and_seed_and_a_new_one_in_every_training_step():
+    label = label_map(9, 8, 7)
+    network, other = generator(noise=True), generator(noise=True, noise_seed=1)
+    assert torch.equal(network(label), network(label))
+    assert not torch.allclose(network(label), other(label), atol=1e-4)
+    network.train()
+    assert not torch.allclose(network(label), network(label), atol=1e-4)
+
+
+def test_white_noise_is_white_and_a_voxels_value_does_not_depend_on_the_size():
+    noise = white_noise(torch.zeros(2, 3, 30, 31, 32), 5)
+    assert noise.shape == (2, 1, 30, 31, 32)
+    assert noise.mean().abs() < 0.02 and (noise.std() - 1).abs() < 0.02
+    for axis in (2, 3, 4):
+        n = noise.shape[axis]
+        assert (noise.narrow(axis, 1, n - 1) * noise.narrow(axis, 0, n - 1)).mean().abs() < 0.02
+    assert (noise[0] * noise[1]).mean().abs() < 0.02, "items of a batch share their noise"
+    assert torch.equal(white_noise(torch.zeros(1, 1, 30, 8, 40), 5)[..., :32], noise[:1, :, :, :8])
+
+
 def test_five_levels_and_the_weights_budget():
     network = Pix2PixGenerator(4)
     assert len(network.downs) == len(network.ups) == 5
@@ -58,8 +78,9 @@ def test_no_transposed_convolution():
     assert not any(isinstance(m, nn.ConvTranspose3d) for m in Pix2PixGenerator(4).modules())
 
 
-def test_torchscript_gives_the_eager_volume():
-    network, label = generator(), label_map(9, 8, 7).float()
+@pytest.mark.parametrize("noise", [False, True])
+def test_torchscript_gives_the_eager_volume(noise):
+    network, label = generator(noise=noise), label_map(9, 8, 7).float()
     assert torch.allclose(torch.jit.script(network)(label), network(label), atol=1e-6)
 
 
@@ -97,6 +118,18 @@ def test_discriminator_sees_label_map_and_image():
     assert not torch.allclose(judge(label, image.flip(2))[-1], logits)
     assert next(judge.parameters()).shape[1] == 2, "paper: one label and one image channel"
     assert next(ConditionalPatchDiscriminator(4, label_encoding="one_hot").parameters()).shape[1] == 5
+
+
+def test_the_detail_channel_is_blind_to_smooth_brightness():
+    torch.manual_seed(0)
+    judge = ConditionalPatchDiscriminator(4, channels=4, num_layers=1, detail=True).eval()
+    first = judge.net.initial_conv.conv.weight
+    assert first.shape[1] == 3
+    with torch.no_grad():
+        first[:, :2] = 0  # only the detail is seen
+    label, image = label_map(16, 16, 16), torch.rand(1, 1, 16, 16, 16) * 0.5
+    assert torch.allclose(judge(label, image)[-1], judge(label, image + 0.2)[-1], atol=1e-4)
+    assert not torch.allclose(judge(label, image)[-1], judge(label, image.mean().expand_as(image))[-1], atol=1e-2)
 
 
 def test_settings_out_of_range_are_named():

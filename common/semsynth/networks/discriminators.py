@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from monai.networks.nets import PatchDiscriminator
 from torch import nn
+from torch.nn import functional as F
 
 from ..errors import InputError
 from ..labels import one_hot
@@ -19,8 +20,11 @@ class ConditionalPatchDiscriminator(nn.Module):
         num_classes: number of classes of the label map.
         channels: width of the first layer; doubled by each further one.
         num_layers: strided layers before the last (3: a judgement sees 70 voxels per axis; 2: 34).
-        norm: MONAI's norm name or (name, arguments), or None. Batch norm as in the paper; at batch size 1 it is instance
-            norm, and it keeps judgements bounded: without any norm training blew up within 400 steps.
+        norm: MONAI's norm name or (name, arguments), or None. Batch norm as in the paper; at batch size 1 it is
+            instance norm, and it keeps judgements bounded: without any norm training blew up within 400 steps.
+        detail: one more input channel, the image minus its local mean over 3³ voxels, times 8. Noise is a small part of
+            an image's variance, and a filter that sees it has to be found first; with the channel a discriminator tells
+            smooth from real within tens of steps instead of thousands.
         label_encoding: ``"scalar"`` (paper: two input channels in all) or ``"one_hot"``.
     """
 
@@ -30,7 +34,8 @@ class ConditionalPatchDiscriminator(nn.Module):
         *,
         channels: int = 32,
         num_layers: int = 3,
-        norm: str | tuple | None = "BATCH",
+        norm: str | tuple[str, dict[str, Any]] | None = "BATCH",
+        detail: bool = False,
         label_encoding: Literal["one_hot", "scalar"] = "scalar",
     ) -> None:
         super().__init__()
@@ -38,7 +43,8 @@ class ConditionalPatchDiscriminator(nn.Module):
             raise InputError(f"label_encoding must be one_hot or scalar, got {label_encoding!r}")
         self.num_classes = num_classes
         self.scalar = label_encoding == "scalar"
-        inputs = 1 + (1 if self.scalar else num_classes)
+        self.detail = detail
+        inputs = 1 + int(detail) + (1 if self.scalar else num_classes)
         self.net = PatchDiscriminator(
             spatial_dims=3,
             channels=channels,
@@ -67,5 +73,10 @@ class ConditionalPatchDiscriminator(nn.Module):
             condition = label.to(image.dtype) * (2.0 / (self.num_classes - 1)) - 1.0
         else:
             condition = one_hot(label, self.num_classes, dtype=image.dtype)
-        features: list[torch.Tensor] = self.net(torch.cat([condition, image * 2.0 - 1.0], dim=1))
+        scaled = image * 2.0 - 1.0
+        inputs = [condition, scaled]
+        if self.detail:
+            mean = F.avg_pool3d(scaled, 3, stride=1, padding=1, count_include_pad=False)
+            inputs.append((scaled - mean) * 8.0)
+        features: list[torch.Tensor] = self.net(torch.cat(inputs, dim=1))
         return features

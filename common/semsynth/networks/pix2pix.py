@@ -34,6 +34,11 @@ class Pix2PixGenerator(nn.Module):
             norm is in training, without running statistics that do not fit it), or MONAI's norm name or (name,
             arguments).
         dropout: in the deepest two levels up, in training only.
+        noise: one more input channel of white noise, from which the network can make texture: inside a uniform region
+            of the map it has nothing else to make it from. (Isola et al., section 2.1, use dropout for the same end.)
+            A new field in every training step; outside training a fixed one per ``noise_seed``, a function of the
+            voxel's position alone, so that one map and one seed always give one volume.
+        noise_seed: which field, any whole number.
     """
 
     def __init__(
@@ -44,6 +49,8 @@ class Pix2PixGenerator(nn.Module):
         label_encoding: Literal["one_hot", "scalar"] = "one_hot",
         norm: Norm = "volume_instance",
         dropout: float = 0.0,
+        noise: bool = False,
+        noise_seed: int = 0,
     ) -> None:
         super().__init__()
         if label_encoding not in ("one_hot", "scalar"):
@@ -53,7 +60,8 @@ class Pix2PixGenerator(nn.Module):
         self.num_classes = num_classes
         self.scalar = label_encoding == "scalar"
         self.multiple = 2 ** (len(channels) - 1)
-        self.stem = _unit(1 if self.scalar else num_classes, channels[0], norm)
+        self.noise, self.noise_seed = noise, int(noise_seed)
+        self.stem = _unit((1 if self.scalar else num_classes) + int(noise), channels[0], norm)
         self.downs = nn.ModuleList(
             nn.Sequential(_unit(a, b, norm, stride=2), _unit(b, b, norm)) for a, b in pairwise(channels)
         )
@@ -75,7 +83,11 @@ class Pix2PixGenerator(nn.Module):
         """
         h, w, d = image.shape[2], image.shape[3], image.shape[4]
         m = self.multiple
-        x = F.pad(self._encode(image), [0, -d % m, 0, -w % m, 0, -h % m], mode="replicate")
+        x = self._encode(image)
+        if self.noise:
+            seed = int(torch.randint(2147483647, [1]).item()) if self.training else self.noise_seed
+            x = torch.cat([x, white_noise(x, seed)], dim=1)
+        x = F.pad(x, [0, -d % m, 0, -w % m, 0, -h % m], mode="replicate")
         x = self.stem(x)
         skips = [x]
         for down in self.downs:
@@ -92,6 +104,29 @@ class Pix2PixGenerator(nn.Module):
             return label.to(dtype) * (2.0 / (self.num_classes - 1)) - 1.0
         classes = torch.arange(self.num_classes, device=label.device).view(1, -1, 1, 1, 1)
         return (label == classes).to(dtype)
+
+
+def white_noise(like: torch.Tensor, seed: int) -> torch.Tensor:
+    """White noise of mean 0 and variance 1 (uniform), ``(B, 1, H, W, D)``: a hash of position and seed.
+
+    Not drawn from a generator: it is the same on every device and in an exported graph, and a voxel's value does not
+    depend on the volume's size. Items of a batch get different fields.
+
+    Args:
+        like: a tensor ``(B, C, H, W, D)`` whose size, device and type are taken.
+        seed: any whole number.
+    """
+    h = torch.full([1, 1, 1, 1, 1], seed, device=like.device, dtype=torch.int64)
+    for axis in (0, 2, 3, 4):
+        shape = [1, 1, 1, 1, 1]
+        shape[axis] = like.shape[axis]
+        h = h * 1000003 + torch.arange(like.shape[axis], device=like.device).view(shape)
+        h = (h ^ (h >> 15)) * 2246822519 & 0xFFFFFFFF  # the mixing steps of xxHash's 32-bit avalanche
+        h = (h ^ (h >> 13)) * 3266489917 & 0xFFFFFFFF
+        h = h ^ (h >> 16)
+    uniform = h.to(torch.float32) * (1.0 / 0xFFFFFFFF)
+    noise: torch.Tensor = ((uniform - 0.5) * 12.0**0.5).to(like.dtype)
+    return noise
 
 
 class _Up(nn.Module):
