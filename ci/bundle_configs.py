@@ -32,13 +32,13 @@ WEIGHTS = "models/model.pt"
 MIN_REASON = 20  # letters of a reason for letting a network off the export
 # beyond what MONAI itself requires: what other tools of its (federated learning, Label) and this project reach for
 TRAIN_IDS = (
-    "run_dir", "weights", "train#dataset#data", "train#handlers", "validate#evaluator", "validate#dataset",
+    "run_dir", "best_weights", "train#dataset#data", "train#handlers", "validate#evaluator", "validate#dataset",
     "validate#dataset#data", "validate#handlers", "val_interval", "network_def", "network", "training", "run",
 )  # fmt: skip
 INFERENCE_IDS = ("output_dir", "weights", "network", "preprocessing", "postprocessing", "run")
 ENTRY_POINTS = {"_desc_", "_meta_", "imports", "initialize", "run", "training", "finalize"}
 
-REPEATED = ("bundle_root", "dataset_dir", "device", "network", "network_def", "weights")
+REPEATED = ("bundle_root", "dataset_dir", "device", "network", "network_def")
 MAY_DIFFER = {
     "_desc_": "each file describes itself",
     "imports": "each imports what it uses",

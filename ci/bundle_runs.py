@@ -18,6 +18,7 @@ from bundle_configs import (
     bases,
     config_path,
     isolated,
+    overlays,
     read,
     root_cause,
     weights_path,
@@ -132,6 +133,9 @@ def compare_weights(loaded: Mapping[str, torch.Tensor], stored: Mapping[str, tor
 # ---------------------------------------------------------------------------------------------------------- real runs
 
 
+TRAINED = "run/model.pt"  # where training leaves its best weights: never in the bundle, over those that it came with
+
+
 def check_run(bundle: Path) -> list[str]:
     """One epoch of training, the evaluation and an inference with the trained weights, all tiny and on the phantom."""
     from semsynth.phantom import write_phantom_cases
@@ -143,7 +147,7 @@ def check_run(bundle: Path) -> list[str]:
         k = max(int(read(bundle, "train").get("num_classes", 4)) - 2, 0)
         dataset = write_phantom_cases(work / "data", 3, size=(32,) * 3, spacing=(3.0,) * 3, k=k, progress=False).parent
         found: list[str] = []
-        for step in (run_training, run_evaluation, run_inference):
+        for step in (run_training, run_evaluation, run_inference, run_windows):
             with isolated(work / "cwd"):
                 try:
                     found += step(bundle, dataset, work)
@@ -175,22 +179,22 @@ def workflow(bundle: Path, names: Sequence[str], kind: str, paths: Mapping[str, 
 
 def run_training(bundle: Path, dataset: Path, work: Path) -> list[str]:
     """Train one epoch; the weights and whatever else it writes go to ``work``."""
-    paths = {"dataset_dir": dataset, "run_dir": work / "run", "weights": work / "weights" / "model.pt"}
+    paths = {"dataset_dir": dataset, "run_dir": work / "run", "weights": work / "none.pt"}
     training = workflow(bundle, ["train"], "train", paths)
     missing = training.check_properties() or []
     training.run()
     training.finalize()
     found = [f"train.json: check_properties finds fault with {name!r}" for name in missing]
-    if not paths["weights"].is_file():
-        return [*found, "training left no file at 'weights'"]
-    torch.load(paths["weights"], map_location="cpu", weights_only=True)
+    if not (work / TRAINED).is_file():
+        return [*found, f"training left no {TRAINED}"]
+    torch.load(work / TRAINED, map_location="cpu", weights_only=True)
     return found
 
 
 def run_evaluation(bundle: Path, dataset: Path, work: Path) -> list[str]:
     """Evaluate the trained weights; something must be written."""
     base = bases(bundle, "evaluate")[0]
-    paths = {"dataset_dir": dataset, "weights": work / "weights" / "model.pt"}
+    paths = {"dataset_dir": dataset, "weights": work / TRAINED}
     paths |= dict.fromkeys(("run_dir", "output_dir"), work / "evaluation")
     evaluation = workflow(bundle, [base, "evaluate"], "train" if base == "train" else "infer", paths)
     evaluation.run()
@@ -199,11 +203,20 @@ def run_evaluation(bundle: Path, dataset: Path, work: Path) -> list[str]:
     return [] if written else ["evaluate.json wrote nothing"]
 
 
-def run_inference(bundle: Path, dataset: Path, work: Path) -> list[str]:
+def run_windows(bundle: Path, dataset: Path, work: Path) -> list[str]:
+    """Infer in overlapping windows, where the bundle has the overlay."""
+    if "sliding_window" not in overlays(bundle):
+        return []
+    return run_inference(bundle, dataset, work, ["inference", "sliding_window"], roi_size=[24, 24, 24])
+
+
+def run_inference(
+    bundle: Path, dataset: Path, work: Path, names: Sequence[str] = ("inference",), **options: Any
+) -> list[str]:
     """Infer with the trained weights; a generator's output is checked against its label maps."""
-    output = work / "output"
-    paths = {"dataset_dir": dataset, "output_dir": output, "weights": work / "weights" / "model.pt"}
-    inference = workflow(bundle, ["inference"], "infer", paths)
+    output = work / "_".join(("output", *names))
+    paths = {"dataset_dir": dataset, "output_dir": output, "weights": work / TRAINED}
+    inference = workflow(bundle, names, "infer", paths, **options)
     found = [f"inference.json: check_properties finds fault with {n!r}" for n in inference.check_properties() or []]
     inference.run()
     inference.finalize()

@@ -51,7 +51,7 @@ def main() -> None:
         "--spacing", "1.25,1.25,1.25", "--k", "2", "--jobs", "2")  # fmt: skip
     bundle = [sys.executable, "-m", "monai.bundle", "run"]
     run("training", *bundle, "training", "--config_file", CONFIGS, "--dataset_dir", str(out / "data"),
-        "--run_dir", str(out / "run"), "--weights", str(out / "run" / "model.pt"),
+        "--run_dir", str(out / "run"),
         "--max_epochs", str(options.epochs), cwd=BUNDLE)  # fmt: skip
     run("synthesis of unseen label maps", *bundle, "run", "--config_file",
         CONFIGS.replace("train.json", "inference.json"), "--dataset_dir", str(out / "data"),

@@ -149,7 +149,7 @@ BREAKAGES = {
     "optional_id": ("properties", change("train", "train#trainer#train_handlers", []), "must be '@train#handlers'"),
     "network_differs": ("repeated_keys", change("inference", "network_def#extra", 1), "network_def: train.json has"),
     "seldom_differs": ("repeated_keys", change("inference", "num_classes", 9), "num_classes: train.json has"),
-    "not_repeated": ("repeated_keys", remove("inference", "weights"), "weights: must be in train.json and"),
+    "not_repeated": ("repeated_keys", remove("inference", "device"), "device: must be in train.json and"),
     "preprocessing": ("repeated_keys", change("inference", "preprocessing#transforms#0#extra", 1), "step that"),
     "unknown_id": ("overlays", add("tiny", "no_such#thing", 1), "does not merge"),
     "unknown_item": ("overlays", add("tiny", "train#handlers#99#interval", 1), "does not merge"),
@@ -319,7 +319,7 @@ def test_two_processes_train_one_network_that_one_process_resumes(
     bundle: Path, tiny_dataset: Path, tmp_path: Path
 ) -> None:
     paths = {"dataset_dir": three_cases_each(tiny_dataset, tmp_path / "data")}
-    paths |= {"run_dir": tmp_path / "run", "weights": tmp_path / "model.pt"}
+    paths |= {"run_dir": tmp_path / "run"}
 
     log = train_in_two_processes(bundle, paths, tmp_path)
 
@@ -328,7 +328,7 @@ def test_two_processes_train_one_network_that_one_process_resumes(
     checkpoint = torch.load(paths["run_dir"] / "checkpoint.pt", weights_only=True)
     assert checkpoint["epoch"] == 1
     assert bundle_runs.compare_weights(checkpoint["network"], ranks[0]) == []
-    assert paths["weights"].is_file()
+    assert (paths["run_dir"] / "model.pt").is_file()
     assert log.count("training: 100%") == 1
     writers = {path.name.split(".")[-2] for path in (paths["run_dir"] / "tensorboard").glob("events.*")}
     assert len(writers) == 1, "TensorBoard files come from more than one process"

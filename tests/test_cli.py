@@ -50,14 +50,20 @@ def test_the_phantom_is_written_and_its_datalist_printed(tmp_path, capsys):
         (["prepare", "--input", "nowhere", "--output", "OUT"], "nowhere: no such file or folder"),
         (["prepare", "--input", "x", "--output", "OUT", "--dtype=int8"], "--dtype must be uint8, int16 or float32"),
         (["prepare", "--input", "x", "--output", "OUT", "--k=12"], "--k must lie in 0…10, got 12"),
+        (["prepare", "--input", "x", "--output", "OUT", "--sigma=-1"], "--sigma must be 0 or more voxels"),
+        (["picture", "--synthetic", "PHANTOM", "--output", "FILE/a.png"], "check the path and its permissions"),
         (["choose-k", "--input", "nowhere"], "nowhere: no such file or folder"),
         (["picture", "--synthetic", "nowhere", "--output", "OUT/a.png"], "no such file"),
         (["weights", "--checkpoint", "nowhere", "--output", "OUT"], "cannot be read as a checkpoint"),
     ],
 )
-def test_a_mistake_is_one_clear_error_and_nothing_is_written(arguments, message, tmp_path, capsys):
+def test_a_mistake_is_one_clear_error_and_nothing_is_written(arguments, message, tiny_dataset, tmp_path, capsys):
     out = tmp_path / "out"
-    assert main([a.replace("OUT", str(out)) for a in arguments]) == 1
+    (tmp_path / "file").write_text("a file, not a folder")
+    places = {"OUT": out, "PHANTOM": tiny_dataset, "FILE": tmp_path / "file"}
+    for word, place in places.items():
+        arguments = [a.replace(word, str(place)) for a in arguments]
+    assert main(arguments) == 1
     shown = capsys.readouterr().err
     assert message in shown and "Traceback" not in shown
     assert not out.exists()

@@ -46,6 +46,42 @@ def test_a_resumed_training_ends_where_an_uninterrupted_one_does(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.pt", "b.pt"]
 
 
+@pytest.mark.parametrize("first", [3, 12])
+def test_a_longer_cosine_schedule_goes_on_as_if_it_had_always_been_planned(tmp_path, first):
+    def optimizer_and_schedule(length):
+        optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+        return optimizer, torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, length)
+
+    def run(epochs, length, resume=False):
+        optimizer, schedule = optimizer_and_schedule(length)
+        rates = []
+        engine = Engine(lambda e, b: optimizer.step())
+        engine.add_event_handler(
+            Events.EPOCH_COMPLETED, lambda: (schedule.step(), rates.append(schedule.get_last_lr()[0]))
+        )
+        TrainingCheckpoint(tmp_path / "a.pt", {"optimizer": optimizer, "schedule": schedule}, resume=resume).attach(
+            engine
+        )
+        engine.run([0], max_epochs=epochs)
+        return rates
+
+    run(3, first)
+    assert run(6, 6, resume=True) == pytest.approx(run(6, 6)[3:])
+
+
+def test_the_best_value_survives_a_resume(tmp_path):
+    best = SaveBestWeights(nn.Linear(1, 1), tmp_path / "m.pt", lower_is_better=True)
+    best.best = 0.25
+    engine = Engine(lambda e, b: None)
+    TrainingCheckpoint(tmp_path / "c.pt", {"best": best}).attach(engine)
+    engine.run([0], max_epochs=1)
+    again = SaveBestWeights(nn.Linear(1, 1), tmp_path / "m.pt", lower_is_better=True)
+    engine = Engine(lambda e, b: None)
+    TrainingCheckpoint(tmp_path / "c.pt", {"best": again}, resume=True).attach(engine)
+    engine.run([0], max_epochs=1)
+    assert again.best == 0.25
+
+
 def test_resuming_with_nothing_there_starts_afresh(tmp_path):
     assert torch.equal(fit(tmp_path / "a.pt", epochs=2, resume=True).weight, fit(tmp_path / "b.pt", epochs=2).weight)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from semsynth.errors import InputError
+from semsynth.inferers import NoisyWindowInferer
 from semsynth.networks.discriminators import ConditionalPatchDiscriminator
 from semsynth.networks.normalization import VolumeInstanceNorm
 from semsynth.networks.pix2pix import Pix2PixGenerator, white_noise
@@ -137,3 +138,22 @@ def test_settings_out_of_range_are_named():
         Pix2PixGenerator(4, label_encoding="onehot")
     with pytest.raises(InputError, match="2 or more classes"):
         Pix2PixGenerator(1)
+
+
+def test_windows_of_one_volume_share_its_noise():
+    label = label_map(24, 24, 24)
+    windows = NoisyWindowInferer(noise=True, noise_seed=3, roi_size=(16, 16, 16), overlap=0.5, mode="gaussian")
+
+    def second_channel(x):
+        return x[:, 1:2].clone()  # MONAI weighs the output in place
+
+    assert torch.allclose(windows(label, second_channel), white_noise(torch.zeros(1, 1, 24, 24, 24), 3), atol=1e-5)
+    assert torch.allclose(windows(label, lambda x: x[:, :1].clone()), label.float(), atol=1e-5)
+    network = generator(noise=True, noise_seed=3)
+    whole = NoisyWindowInferer(noise=True, noise_seed=3, roi_size=(24, 24, 24))(label, network)
+    assert torch.allclose(whole, network(label), atol=1e-5)
+
+
+def test_a_thin_stack_can_be_judged():
+    judge = ConditionalPatchDiscriminator(4, channels=4, num_layers=3).eval()
+    assert judge(label_map(32, 24, 5), torch.rand(1, 1, 32, 24, 5))[-1].isfinite().all()

@@ -69,12 +69,12 @@ def python(arguments: list[str], cwd: Path, blocker: Path | None = None) -> subp
 
 
 def test_unpacked_bundle_trains_and_infers_without_semsynth(unpacked: Path, tiny_dataset: Path, tmp_path: Path) -> None:
-    blocker, weights, output = tmp_path / "blocker", tmp_path / "model.pt", tmp_path / "output"
+    blocker, weights, output = tmp_path / "blocker", tmp_path / "run" / "model.pt", tmp_path / "output"
     refused = python(["-c", "import semsynth"], unpacked, blocker)
     assert "semsynth is kept out here" in refused.stderr, "the test would prove nothing"
 
     arguments = ["-m", "monai.bundle", "run", "training", "--config_file", "['configs/train.json','configs/tiny.json']"]
-    arguments += ["--dataset_dir", str(tiny_dataset), "--run_dir", str(tmp_path / "run"), "--weights", str(weights)]
+    arguments += ["--dataset_dir", str(tiny_dataset), "--run_dir", str(weights.parent)]
     trained = python(arguments, unpacked, blocker)
     assert trained.returncode == 0, trained.stderr[-4000:]
     assert weights.is_file()

@@ -240,3 +240,47 @@ def test_label_maps_come_from_testing_else_validation_or_a_pattern(raw, tmp_path
     assert [m["case"] for m in maps] == ["c0", "c1", "c2"]
     with pytest.raises(InputError, match="no label maps found"):
         load_label_maps(tmp_path, "nothing*")
+
+
+def test_output_never_replaces_sources_or_strange_folders(raw, tmp_path):
+    before = sorted(str(p) for p in raw.rglob("*"))
+    with pytest.raises(InputError, match="lies in a folder that would be replaced"):
+        prepare(raw, raw, Settings(), fractions=(0.7, 0.3))
+    assert sorted(str(p) for p in raw.rglob("*")) == before
+    (tmp_path / "out" / "c1").mkdir(parents=True)
+    (tmp_path / "out" / "c1" / "thesis.txt").write_text("precious")
+    with pytest.raises(InputError, match=r"c1 exists and holds no prepare\.json"):
+        prepare(raw, tmp_path / "out", Settings(), fractions=(0.7, 0.3), overwrite=True)
+    assert (tmp_path / "out" / "c1" / "thesis.txt").exists()
+
+
+@pytest.mark.parametrize("name", ["", "..", "a/b", "/x"])
+def test_a_case_name_that_is_no_file_name_is_refused(raw, tmp_path, name):
+    entry = {"image": "c0/lgemri.nii.gz", "endo": "c0/laendo.nii.gz", "case": name}
+    (raw / "datalist.json").write_text(json.dumps({"training": [entry]}))
+    with pytest.raises(InputError, match="case names become folder and file names"):
+        prepare(raw, tmp_path / "out", Settings())
+
+
+def test_a_case_folder_is_named_whatever_it_is_called_from(raw, tmp_path, monkeypatch):
+    monkeypatch.chdir(raw / "c0")
+    assert [case.name for case in find_cases(".")] == ["c0"]
+
+
+def test_one_split_is_divided_when_fractions_are_asked_for_and_leaks_are_found(raw, tmp_path):
+    entries = [{"image": f"c{i}/lgemri.nii.gz", "endo": f"c{i}/laendo.nii.gz", "case": f"p1_{i}"} for i in range(3)]
+    (raw / "datalist.json").write_text(json.dumps({"training": entries}))
+    content = json.loads(prepare(raw, tmp_path / "a", Settings(), fractions=(0.7, 0.3)).read_text())
+    assert (len(content["training"]), len(content["validation"])) == (2, 1)
+    (raw / "datalist.json").write_text(json.dumps({"training": entries[:2], "validation": entries[2:]}))
+    with pytest.raises(InputError, match="patient p1: in training and validation"):
+        prepare(raw, tmp_path / "b", Settings(), patient_regex=r"^(p\d)_")
+
+
+def test_bad_label_maps_are_listed_before_synthesis_starts(raw, tmp_path):
+    prepare(raw, tmp_path / "out", Settings(), fractions=(0.4, 0.6))
+    nib.save(nib.Nifti1Image(np.full((4, 4, 4), 9, np.uint8), AFFINE), tmp_path / "out" / "c1" / "label.nii.gz")
+    (tmp_path / "out" / "c2" / "label.nii.gz").write_bytes(b"xx")
+    with pytest.raises(InputError, match="2 of 3 cases cannot be used") as error:
+        load_label_maps(tmp_path, f"{tmp_path}/out/*/label.nii.gz", num_classes=4)
+    assert "case c1" in str(error.value) and "case c2" in str(error.value)

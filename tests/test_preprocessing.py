@@ -7,7 +7,7 @@ import pytest
 import torch
 from semsynth.errors import InputError
 from semsynth.labels import class_names, num_classes, one_hot
-from semsynth.preprocessing import LoadIntensityd, LoadLabelMapd, SameGridd
+from semsynth.preprocessing import CropContentd, LoadIntensityd, LoadLabelMapd, SameGridd
 from semsynth.volumes import write_image, write_label
 
 AFFINE = np.diag([1.5, 1.5, 2.0, 1.0])
@@ -57,3 +57,12 @@ def test_classes_and_one_hot():
     assert list(class_names(5).values()) == ["background", "endo", "wall", "tissue 1", "tissue 2"]
     label = torch.tensor([0, 1, 2, 9]).view(1, 1, 4, 1, 1)
     assert one_hot(label, 3)[0, :, :, 0, 0].tolist() == [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0]]
+
+
+def test_padding_is_cut_away_before_anything_is_measured(case):
+    data = LoadLabelMapd("label", 4)(LoadIntensityd("image")(case))
+    cropped = CropContentd(["image", "label"])(data | {"content": {"start": [1, 0, 2], "shape": [4, 7, 5]}})
+    assert cropped["image"].shape == cropped["label"].shape == (1, 4, 7, 5) and "content" not in cropped
+    assert torch.equal(cropped["image"], data["image"][:, 1:5, :, 2:7])
+    assert np.allclose(cropped["image"].affine[:3, 3], [1.5, 0, 4])
+    assert CropContentd(["image"])(data)["image"].shape == data["image"].shape

@@ -106,6 +106,7 @@ def _from_challenge(folder: Path) -> list[Case]:
         return found[0] if found else None
 
     cases = []
+    folder = folder.resolve()
     folders = [folder, *sorted(path for path in folder.rglob("*") if path.is_dir())]
     for path in folders:
         image = find(path, "image")
@@ -116,6 +117,8 @@ def _from_challenge(folder: Path) -> list[Case]:
 
 
 def _from_pattern(pattern: str, endo: str | None, wall: str | None) -> list[Case]:
+    if set("?[") & set(pattern):
+        raise InputError(f"--input {pattern}: only stars are understood in patterns, not ? or [...]")
     if not endo:
         raise InputError(f"--input {pattern}: a pattern of images needs --endo, the masks' pattern with the same stars")
     images = [Path(path) for path in sorted(glob.glob(pattern, recursive=True))]
@@ -157,7 +160,7 @@ def load_case(case: Case) -> LoadedCase:
     for role, volume in volumes.items():
         try:
             if role == "image":
-                _check_image(volume.data)
+                check_image(volume.data)
             else:
                 volumes[role] = Volume(_binary(volume.data, role), volume.affine)
         except InputError as error:
@@ -179,7 +182,12 @@ def load_case(case: Case) -> LoadedCase:
     return LoadedCase(volumes["image"], volumes["endo"].data, wall.data if wall else None)
 
 
-def _check_image(data: np.ndarray) -> None:
+def check_image(data: np.ndarray) -> None:
+    """Raise unless ``data`` holds finite real numbers of more than one value.
+
+    Raises:
+        InputError: saying what was found.
+    """
     if not np.issubdtype(data.dtype, np.number) or np.issubdtype(data.dtype, np.complexfloating):
         raise InputError(f"image must hold real numbers, found {data.dtype}")
     if not np.isfinite(data.sum(dtype=np.float64)):
@@ -191,10 +199,47 @@ def _check_image(data: np.ndarray) -> None:
 
 
 def _binary(data: np.ndarray, role: str) -> np.ndarray:
+    if data.dtype.fields is not None:
+        raise InputError(f"{role} mask must hold numbers, found colours; write the structure as 1 and all else as 0")
     challenge = data.max() == 255 and np.count_nonzero(data == 255) == np.count_nonzero(data)
     mask = (data == 255) if challenge else data
     check_mask(mask, role, allow_empty=role == "wall")
     return np.ascontiguousarray(mask, dtype=np.uint8)
+
+
+def patient_of(name: str, pattern: str | None) -> str:
+    """The patient in a case's name: the pattern's first group, or its whole match; without a pattern the name itself.
+
+    Raises:
+        InputError: for a pattern that is not valid or does not match.
+    """
+    if pattern is None:
+        return name
+    try:
+        match = re.search(str(pattern), name)
+    except re.error as error:
+        raise InputError(f"--patient-regex {pattern!r} is not a valid pattern: {error}") from error
+    if match is None:
+        raise InputError(f"--patient-regex {pattern!r} does not match the case name {name!r}")
+    return str(match.group(1) if match.groups() else match.group(0))
+
+
+def check_patients(splits: dict[str, str], pattern: str | None) -> None:
+    """Raise if a patient stands in two splits.
+
+    Args:
+        splits: case name → split.
+        pattern: as in :func:`patient_of`.
+
+    Raises:
+        InputError: listing the patients.
+    """
+    seen: dict[str, set[str]] = {}
+    for name, split in splits.items():
+        seen.setdefault(patient_of(name, pattern), set()).add(split)
+    leaks = [f"patient {p}: in {' and '.join(sorted(s))}" for p, s in sorted(seen.items()) if len(s) > 1]
+    if leaks:
+        raise InputError("the datalist's splits share patients; correct them, or give the cases without splits", leaks)
 
 
 def split_cases(
@@ -217,13 +262,11 @@ def split_cases(
     """
     if not 2 <= len(fractions) <= 3 or min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6:
         raise InputError(f"fractions must be 2 or 3 shares that add up to 1, got {tuple(fractions)}")
+    if seed < 0:
+        raise InputError(f"--seed must be 0 or more, got {seed}")
     patients: dict[str, list[str]] = {}
     for name in sorted(names):
-        match = re.search(patient_regex, name) if patient_regex else None
-        if patient_regex and not match:
-            raise InputError(f"--patient-regex {patient_regex!r} does not match the case name {name!r}")
-        patient = name if match is None else (match.group(1) if match.groups() else match.group(0))
-        patients.setdefault(patient, []).append(name)
+        patients.setdefault(patient_of(name, patient_regex), []).append(name)
     order = [sorted(patients)[i] for i in np.random.default_rng(seed).permutation(len(patients))]
     wanted = [split for split, share in zip(SPLITS, fractions, strict=False) if share > 0]
     if len(order) < len(wanted):

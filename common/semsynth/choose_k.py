@@ -13,12 +13,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from sklearn.metrics import davies_bouldin_score, silhouette_score
-from tqdm import tqdm
 
-from .cases import find_cases
+from .cases import Case, check_image, find_cases
 from .composite import MAX_K, fit_centers, smooth
 from .errors import InputError
-from .prepare import resample
+from .prepare import resample, run_all
 from .volumes import atomic_path, read_volume, scale_intensity, write_text
 
 SAMPLE = 4000
@@ -78,11 +77,16 @@ def choose_k(
     found = [case for case in found if case.split == "training"] or found
     picked = np.random.default_rng(seed).permutation(len(found))[:cases]
     ks = range(2, k_max + 1)
-    per_case = []
-    for index in tqdm(sorted(picked), desc="choosing k", unit="case"):
-        volume = resample(read_volume(found[index].image).canonical(), spacing, nearest=False)
-        per_case.append(score_volume(scale_intensity(volume.data), ks, sigma=sigma, seed=seed))
-    values = np.array(per_case)  # (cases, k, 2)
+
+    def work(case: Case) -> list[tuple[float, float]]:
+        volume = read_volume(case.image).canonical()
+        check_image(volume.data)
+        moved = resample(volume, spacing, nearest=False)
+        return score_volume(scale_intensity(moved.data), ks, sigma=sigma, seed=seed)
+
+    chosen = [found[index] for index in sorted(picked)]
+    per_case = run_all(chosen, work, jobs=1, title="choosing k", name=lambda case: case.name)
+    values = np.array([per_case[case.name] for case in chosen])  # (cases, k, 2)
     mean, sd = values.mean(axis=0), values.std(axis=0, ddof=1 if len(values) > 1 else 0)
     return [Score(k, mean[i, 0], sd[i, 0], mean[i, 1], sd[i, 1]) for i, k in enumerate(ks)]
 

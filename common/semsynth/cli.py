@@ -58,7 +58,7 @@ def prepare(
     centers: str | Sequence[float] | None = None,
     wall_mm: float = 2.5,
     dtype: str = "int16",
-    fractions: Sequence[float] = (0.8, 0.2),
+    fractions: Sequence[float] | None = None,
     patient_regex: str | None = None,
     seed: int = 0,
     jobs: int = 1,
@@ -83,8 +83,10 @@ def prepare(
             it each volume has its own.
         wall_mm: width of the wall derived where no mask is given (0: no wall).
         dtype: uint8, int16 or float32: how intensities are stored.
-        fractions: shares of training, validation and (optionally) testing where the input gives no splits.
-        patient_regex: pattern whose first group in a case's name is the patient; no patient stands in two splits.
+        fractions: shares of training, validation and (optionally) testing, 0.8,0.2 unless said otherwise; for input
+            without splits, or with all its cases in one.
+        patient_regex: pattern whose first group in a case's name is the patient; no patient stands in two splits, and
+            splits that the input gives are checked for it.
         seed: of the draw of splits.
         jobs: cases at the same time.
         overwrite: replace cases that were prepared with other settings or from other files.
@@ -103,10 +105,10 @@ def prepare(
         wall_mm=_float("wall-mm", wall_mm),
         dtype=dtype,  # type: ignore[arg-type]
     )
+    shares = None if fractions is None else _numbers("fractions", fractions, float)
     return str(run(
-        str(input), str(output), settings, endo=endo, wall=wall, fractions=_numbers("fractions", fractions, float),
-        patient_regex=patient_regex, seed=_int("seed", seed), frozen_centers=fit_once, jobs=_int("jobs", jobs),
-        overwrite=bool(overwrite),
+        str(input), str(output), settings, endo=endo, wall=wall, fractions=shares, patient_regex=patient_regex,
+        seed=_int("seed", seed), frozen_centers=fit_once, jobs=_int("jobs", jobs), overwrite=bool(overwrite),
     ))  # fmt: skip
 
 
@@ -237,6 +239,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         fire.Fire(COMMANDS, command=arguments or ["--help"], name="semsynth")
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(
+            f"error: {error.filename or ''}: {error.strerror or error}; check the path and its permissions",
+            file=sys.stderr,
+        )
         return 1
     except fire.core.FireExit as error:
         return int(error.code or 0)

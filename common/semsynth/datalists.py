@@ -6,22 +6,31 @@ import glob
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+
 from .errors import InputError
-from .labels import class_names
-from .volumes import stem
+from .labels import check_range, class_names
+from .volumes import read_volume, stem
 
 SPLITS = ("training", "validation", "testing")
 
 
 def check_names(names: Sequence[str], source: str | Path) -> None:
-    """Raise if two cases share a name: one would overwrite the other.
+    """Raise if two cases share a name (one would overwrite the other) or a name is no plain file name.
 
     Raises:
         InputError: listing the names.
     """
+    unsafe = sorted({repr(name) for name in names if name in ("", ".", "..") or set(name) & set("/\\\0")})
+    if unsafe:
+        raise InputError(
+            f"{source}: case names become folder and file names, cannot use {', '.join(unsafe)}; set 'case'"
+        )
     twice = sorted(name for name, count in Counter(names).items() if count > 1)
     if twice:
         raise InputError(f"{source}: case names must differ, found more than once: {', '.join(twice)}; set 'case'")
@@ -93,7 +102,41 @@ def load_datalist(
             f"{path}: its maps have {stated} classes ({', '.join(map(str, names.values()))}), the config's num_classes "
             f"is {num_classes}; run with --num_classes {stated}, or prepare the maps with another --k"
         )
-    return _absolute_entries(path, entries, needs)
+    resolved = _absolute_entries(path, entries, needs)
+    if num_classes is not None:
+        check_volumes(resolved, num_classes)
+    return resolved
+
+
+def check_volumes(entries: Sequence[Mapping[str, Any]], num_classes: int, label_key: str = "label") -> None:
+    """Read every volume once, so that all bad files are known before any work starts.
+
+    Args:
+        entries: with file names under ``image`` and ``label_key``; absent keys are passed over.
+        num_classes: label maps must hold integers in 0…num_classes−1.
+        label_key: where the label map is.
+
+    Raises:
+        InputError: listing every file that cannot be used.
+    """
+
+    def problem(entry: Mapping[str, Any]) -> str | None:
+        try:
+            for key in {"image", label_key} & entry.keys():
+                volume = read_volume(entry[key])
+                if key == label_key:
+                    values = torch.from_numpy(np.unique(volume.data).astype(np.float32))
+                    check_range(values, num_classes, source=str(entry[key]))
+                elif not np.isfinite(volume.data.sum(dtype=np.float64)):
+                    raise InputError(f"{entry[key]}: image must be finite, found NaN or infinite voxels; repair them")
+        except InputError as error:
+            return f"case {entry['case']}: {error}"
+        return None
+
+    with ThreadPoolExecutor() as pool:
+        problems = [found for found in pool.map(problem, entries) if found]
+    if problems:
+        raise InputError(f"{len(problems)} of {len(entries)} cases cannot be used:", problems)
 
 
 def load_label_maps(
@@ -113,13 +156,16 @@ def load_label_maps(
         entries = load_datalist(
             Path(dataset_dir) / "datalist.json", ("testing", "validation"), num_classes=num_classes, needs=("label",)
         )
-        return [{"case": entry["case"], "image": entry["label"]} for entry in entries]
+        return [{"case": entry["case"], "image": entry["label"]} for entry in entries]  # checked by load_datalist
     paths = [Path(path).resolve() for path in sorted(glob.glob(pattern, recursive=True))]
     if not paths:
         raise InputError(f"{pattern}: no label maps found; quote the pattern and check the folder")
     names = name_cases(paths)
     check_names(names, pattern)
-    return [{"case": name, "image": str(path)} for name, path in zip(names, paths, strict=True)]
+    entries = [{"case": name, "image": str(path)} for name, path in zip(names, paths, strict=True)]
+    if num_classes is not None:
+        check_volumes(entries, num_classes, label_key="image")
+    return entries
 
 
 def _absolute_entries(path: Path, entries: list[Mapping[str, Any]], needs: Sequence[str]) -> list[dict[str, Any]]:

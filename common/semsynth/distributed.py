@@ -6,14 +6,19 @@ import os
 
 import torch
 import torch.distributed as dist
+from monai.utils import set_determinism
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from .errors import InputError
 
 
-def start() -> None:
+def start(seed: int | None = None) -> None:
     """Join the process group: NCCL on GPUs, gloo on CPUs.
+
+    Args:
+        seed: this process draws from seed + its number, so that processes do not augment alike (networks start
+            alike all the same: the first process's weights are sent to all).
 
     Raises:
         InputError: when not started by torchrun.
@@ -22,6 +27,8 @@ def start() -> None:
         raise InputError("several processes are started by 'torchrun --nproc_per_node=N -m monai.bundle run …'")
     if not dist.is_initialized():
         dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    if seed is not None:
+        set_determinism(seed + dist.get_rank())
 
 
 def stop() -> None:

@@ -21,7 +21,7 @@ from scipy import ndimage
 from tqdm import tqdm
 
 from . import __version__
-from .cases import Case, LoadedCase, find_cases, load_case, split_cases
+from .cases import Case, LoadedCase, check_patients, find_cases, load_case, split_cases
 from .composite import BACKGROUNDS, MAX_K, Background, CompositeLabel, IntensityHistogram, fit_histogram, smooth
 from .datalists import SPLITS
 from .errors import InputError
@@ -65,6 +65,8 @@ class Settings:
             raise InputError(f"--wall-mm must lie in 0…20 mm, got {self.wall_mm}")
         if self.dtype not in ("uint8", "int16", "float32"):
             raise InputError(f"--dtype must be uint8, int16 or float32, got {self.dtype!r}")
+        if self.sigma < 0:
+            raise InputError(f"--sigma must be 0 or more voxels, got {self.sigma}")
         if not 0 <= self.k <= MAX_K:
             raise InputError(f"--k must lie in 0…{MAX_K}, got {self.k}")
         if self.background not in BACKGROUNDS:
@@ -269,7 +271,8 @@ def run_all(
                 try:
                     results[futures[future]] = future.result()
                 except InputError as error:
-                    problems.append(str(error).replace("\n", "\n  "))
+                    case, text = futures[future], str(error).replace("\n", "\n  ")
+                    problems.append(text if text.startswith(f"case {case}") else f"case {case}: {text}")
         except BaseException:
             pool.shutdown(cancel_futures=True)  # Ctrl-C ends after the cases under way, not after all of them
             raise
@@ -285,7 +288,7 @@ def prepare(
     *,
     endo: str | None = None,
     wall: str | None = None,
-    fractions: Sequence[float] = (0.8, 0.2),
+    fractions: Sequence[float] | None = None,
     patient_regex: str | None = None,
     seed: int = 0,
     frozen_centers: bool = False,
@@ -306,9 +309,8 @@ def prepare(
     if jobs < 1:
         raise InputError(f"--jobs must be 1 or more, got {jobs}")
     output = Path(output)
-    if output.is_file():
-        raise InputError(f"{output}: is a file; --output needs a folder")
     cases = _with_splits(find_cases(source, endo=endo, wall=wall), fractions, seed, patient_regex)
+    _check_output(output, cases)
     if frozen_centers:
         run_all(cases, lambda case: _check(case, settings), jobs=jobs, title="checking", name=lambda case: case.name)
         settings = replace(
@@ -336,10 +338,33 @@ def prepare(
     return write_datalist(output, cases, settings)
 
 
-def _with_splits(cases: list[Case], fractions: Sequence[float], seed: int, patient_regex: str | None) -> list[Case]:
-    if all(case.split for case in cases):
+def _check_output(output: Path, cases: Sequence[Case]) -> None:
+    """A case's folder is replaced as a whole, so none may hold source files or anything else that is not ours."""
+    if output.is_file():
+        raise InputError(f"{output}: is a file; --output needs a folder")
+    folders = {(output / case.name).resolve(): case.name for case in cases}
+    problems = []
+    for case in cases:
+        inside = [path for path in case.files.values() if folders.keys() & set(path.resolve().parents)]
+        problems += [f"case {case.name}: {path} lies in a folder that would be replaced" for path in inside]
+    for folder, name in folders.items():
+        if folder.exists() and not (folder / RECORD).is_file() and not problems:
+            problems.append(f"case {name}: {folder} exists and holds no {RECORD}, so it is not a prepared case")
+    if problems:
+        raise InputError("--output would overwrite what is not its own; give another folder:", problems)
+
+
+def _with_splits(
+    cases: list[Case], fractions: Sequence[float] | None, seed: int, patient_regex: str | None
+) -> list[Case]:
+    """The given splits, checked for patients in two of them, or new ones: also where all cases stand in one split and
+    fractions were asked for."""
+    given = {case.name: case.split for case in cases if case.split}
+    if len(given) == len(cases) and (len(set(given.values())) > 1 or fractions is None):
+        check_patients(given, patient_regex)
         return cases
-    splits = split_cases([case.name for case in cases], fractions, seed=seed, patient_regex=patient_regex)
+    names = [case.name for case in cases]
+    splits = split_cases(names, fractions or (0.8, 0.2), seed=seed, patient_regex=patient_regex)
     return [replace(case, split=splits[case.name]) for case in cases]
 
 
@@ -357,6 +382,11 @@ def dataset_centers(cases: Sequence[Case], settings: Settings, *, jobs: int = 1)
     return tuple(round(float(c), 6) for c in fit_histogram(total, settings.k))
 
 
+def _entry(output: Path, name: str) -> dict[str, Any]:
+    content = json.loads((output / name / RECORD).read_text(encoding="utf-8"))["content"]
+    return {"case": name, "image": f"{name}/image.nii.gz", "label": f"{name}/label.nii.gz", "content": content}
+
+
 def write_datalist(output: Path, cases: Sequence[Case], settings: Settings) -> Path:
     """Write ``datalist.json`` in MONAI's form, with the number and names of the classes and the settings."""
     count = settings.num_classes
@@ -370,5 +400,5 @@ def write_datalist(output: Path, cases: Sequence[Case], settings: Settings) -> P
     }
     for split in SPLITS:
         names = sorted(case.name for case in cases if case.split == split)
-        content[split] = [{"case": n, "image": f"{n}/image.nii.gz", "label": f"{n}/label.nii.gz"} for n in names]
+        content[split] = [_entry(output, name) for name in names]
     return write_text(output / "datalist.json", json.dumps(content, indent=1))

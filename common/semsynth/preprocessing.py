@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
-from monai.transforms import MapTransform
+from monai.transforms import MapTransform, SpatialCrop
 
 from .errors import InputError
 from .labels import check_range
@@ -81,6 +81,22 @@ class SameGridd(MapTransform):
                     f"{names} must share one affine (tolerance 1e-3); prepare them with 'semsynth prepare'"
                 )
         return dict(data)
+
+
+class CropContentd(MapTransform):
+    """Cut away the zeros that ``semsynth prepare --size`` has put around a smaller case.
+
+    The datalist's entry says under ``content`` where the case stands in its files (``start`` and ``shape`` in voxels);
+    entries without it are left as they are. Padding would make losses and metrics look better than they are.
+    """
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:  # noqa: D102
+        result = dict(data)
+        content = result.pop("content", None)
+        if content is None:
+            return result
+        crop = SpatialCrop(roi_start=content["start"], roi_end=np.add(content["start"], content["shape"]).tolist())
+        return result | {key: crop(result[key]) for key in self.key_iterator(result)}
 
 
 def _tensor(array: np.ndarray, affine: np.ndarray, path: str) -> MetaTensor:

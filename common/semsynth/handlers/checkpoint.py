@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,8 @@ class TrainingCheckpoint:
 
     Args:
         path: the checkpoint file (one, overwritten).
-        objects: name → anything with ``state_dict`` and ``load_state_dict`` (networks, optimizers, schedulers).
+        objects: name → anything with ``state_dict`` and ``load_state_dict`` (networks, optimizers, then schedulers). A
+            cosine schedule may have another length than the checkpoint's: it goes on as if it had always had it.
         interval: epochs between saves; the last epoch is always saved.
         resume: load ``path`` at the start where it exists.
 
@@ -64,7 +66,10 @@ class TrainingCheckpoint:
         if missing:
             raise InputError(f"{self.path}: has no state for {', '.join(missing)}; it belongs to another training")
         for name, obj in self.objects.items():
-            obj.load_state_dict(state[name])
+            if getattr(obj, "T_max", None) == state[name].get("T_max"):
+                obj.load_state_dict(state[name])
+            else:
+                _replay(obj, int(state[name]["last_epoch"]))
         epoch = int(state["epoch"])
         engine.state.epoch = epoch
         engine.state.iteration = epoch * (engine.state.epoch_length or 0)
@@ -77,6 +82,19 @@ class TrainingCheckpoint:
         if rank() == 0 and (last or engine.state.epoch % self.interval == 0):
             state = {name: obj.state_dict() for name, obj in self.objects.items()}
             save_atomically(state | {"epoch": engine.state.epoch}, self.path)
+
+
+def _replay(scheduler: Any, epochs: int) -> None:
+    """Bring a schedule of another length than the checkpoint's to where it would be now.
+
+    Loading the old state would bring the old length back with it, and the learning rate would rise again after its end.
+    """
+    for group in scheduler.optimizer.param_groups:
+        group["lr"] = group["initial_lr"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that the optimizer has not stepped in between
+        for _ in range(epochs):
+            scheduler.step()
 
 
 class SaveBestWeights:
@@ -94,6 +112,14 @@ class SaveBestWeights:
     ) -> None:
         self.network, self.path, self.lower, self.half = network, Path(path), lower_is_better, half
         self.best = float("inf") if lower_is_better else float("-inf")
+
+    def state_dict(self) -> dict[str, float]:
+        """The best value so far, for a checkpoint: a resumed training must not replace better weights."""
+        return {"best": self.best}
+
+    def load_state_dict(self, state: Mapping[str, float]) -> None:
+        """Go on from the best value of a checkpoint."""
+        self.best = float(state["best"])
 
     def attach(self, engine: Engine) -> None:
         """Follow ``engine``."""

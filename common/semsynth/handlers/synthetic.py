@@ -14,6 +14,7 @@ from ignite.engine import Engine, Events
 from monai.utils.enums import CommonKeys as Keys
 
 from .. import __version__
+from ..datalists import read_datalist
 from ..errors import InputError
 from ..labels import class_names
 from ..volumes import StorageType, sha256, write_image, write_text
@@ -59,8 +60,13 @@ class SyntheticWriter:
     def _start(self, engine: Engine) -> None:
         self.entries: list[dict[str, Any]] = []
         about = json.loads(self.metadata.read_text(encoding="utf-8"))
+        listed = self.output_dir / "datalist.json"
+        if listed.is_file():
+            entries = [e for value in read_datalist(listed).values() if isinstance(value, list) for e in value]
+            if not all(isinstance(e, dict) and e.get("synthetic") for e in entries):
+                raise InputError(f"{listed}: lists real cases and would be replaced; give another output_dir")
         if not self.weights.is_file():
-            raise InputError(f"{self.weights}: no such file; train the bundle first or set 'checkpoint' to its weights")
+            raise InputError(f"{self.weights}: no such file; train the bundle first or set 'weights' to a trained file")
         self.origin = {
             "synthetic": True,
             "bundle": about.get("name", self.metadata.parent.parent.name),
@@ -79,9 +85,10 @@ class SyntheticWriter:
             affine = label.affine.cpu().numpy()
             image = self.output_dir / f"{source}_synthetic.nii.gz"
             label_path = Path(str(label.meta["filename_or_obj"])).resolve()
-            write_image(image, pred.detach().float().cpu().numpy()[0], np.asarray(affine, dtype=np.float64), self.dtype)
             record = self.origin | {"case": source, "label": label_path.name, "label_sha256": sha256(label_path)}
+            # the record first: no volume is ever without it
             write_text(image.with_name(f"{source}_synthetic.json"), json.dumps(record, indent=1))
+            write_image(image, pred.detach().float().cpu().numpy()[0], np.asarray(affine, dtype=np.float64), self.dtype)
             relative = os.path.relpath(label_path, self.output_dir.resolve())
             self.entries.append({"case": source, "image": image.name, "label": relative, "synthetic": True})
 

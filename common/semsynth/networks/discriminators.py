@@ -43,6 +43,7 @@ class ConditionalPatchDiscriminator(nn.Module):
             raise InputError(f"label_encoding must be one_hot or scalar, got {label_encoding!r}")
         self.num_classes = num_classes
         self.scalar = label_encoding == "scalar"
+        self.smallest = 3 * 2**num_layers  # voxels per axis below which the last layer's kernel would not fit
         self.detail = detail
         inputs = 1 + int(detail) + (1 if self.scalar else num_classes)
         self.net = PatchDiscriminator(
@@ -78,5 +79,9 @@ class ConditionalPatchDiscriminator(nn.Module):
         if self.detail:
             mean = F.avg_pool3d(scaled, 3, stride=1, padding=1, count_include_pad=False)
             inputs.append((scaled - mean) * 8.0)
-        features: list[torch.Tensor] = self.net(torch.cat(inputs, dim=1))
+        x = torch.cat(inputs, dim=1)
+        missing = [max(self.smallest - size, 0) for size in x.shape[:1:-1]]  # last axis first, as pad takes them
+        if any(missing):  # a thin stack of slices
+            x = F.pad(x, [p for m in missing for p in (m // 2, m - m // 2)], mode="replicate")
+        features: list[torch.Tensor] = self.net(x)
         return features

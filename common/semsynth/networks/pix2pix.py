@@ -76,15 +76,17 @@ class Pix2PixGenerator(nn.Module):
 
         Args:
             image: class indices ``(B, 1, H, W, D)``, any number type. (The name is what MONAI's tools call a network's
-                input.)
+                input.) With a second channel, that is the noise to use in place of the network's own field.
 
         Returns:
             Intensities in [0, 1], ``(B, 1, H, W, D)``, of the weights' type.
         """
         h, w, d = image.shape[2], image.shape[3], image.shape[4]
         m = self.multiple
-        x = self._encode(image)
-        if self.noise:
+        x = self._encode(image[:, :1])
+        if self.noise and image.shape[1] > 1:
+            x = torch.cat([x, image[:, 1:2].to(x.dtype)], dim=1)
+        elif self.noise:
             seed = int(torch.randint(2147483647, [1]).item()) if self.training else self.noise_seed
             x = torch.cat([x, white_noise(x, seed)], dim=1)
         x = F.pad(x, [0, -d % m, 0, -w % m, 0, -h % m], mode="replicate")

@@ -1,0 +1,38 @@
+"""Inferers: only what MONAI's lack."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from monai.inferers import SlidingWindowInferer
+
+from .networks.pix2pix import white_noise
+
+
+class NoisyWindowInferer(SlidingWindowInferer):
+    """Sliding windows for a generator with a noise input: one noise field over the whole volume, cut with the map.
+
+    Were each window to make its own field, overlapping windows would average different textures and lose them.
+
+    Args:
+        noise: whether the network has a noise input (if not, this is MONAI's inferer).
+        noise_seed: as the network's.
+        kwargs: all that ``monai.inferers.SlidingWindowInferer`` takes.
+    """
+
+    def __init__(self, *, noise: bool, noise_seed: int = 0, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.noise, self.noise_seed = noise, noise_seed
+
+    def __call__(  # type: ignore[override]
+        self, inputs: torch.Tensor, network: Callable[..., torch.Tensor], *args: Any, **kwargs: Any
+    ) -> torch.Tensor:
+        """Label map ``(B, 1, H, W, D)`` → intensities in [0, 1], ``(B, 1, H, W, D)``."""
+        x = inputs.to(torch.float32)  # MONAI adds windows up in the input's type
+        if self.noise:
+            x = torch.cat([x, white_noise(x, self.noise_seed)], dim=1)
+        result = super().__call__(x, network, *args, **kwargs)
+        assert isinstance(result, torch.Tensor)
+        return result
