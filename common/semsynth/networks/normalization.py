@@ -10,9 +10,10 @@ from torch.nn import functional as F
 class VolumeInstanceNorm(nn.Module):
     """Affine instance normalisation, computed as batch normalisation of (1, B·C, H, W, D).
 
-    The values are those of ``torch.nn.InstanceNorm3d``; what differs is the cost: PyTorch's own copies the volume to
-    the default memory format and back (on two cores a training step of the pix2pix generator takes about 1.5 times as
-    long with it, see ``ci/benchmarks/pix2pix.py``). One voxel has no spread: it becomes the bias.
+    The values are those of ``torch.nn.InstanceNorm3d``, which copies the volume to the default memory format and back:
+    on two cores a training step of the pix2pix generator takes 1.12 times as long with it
+    (``ci/benchmarks/pix2pix.py``). One voxel, which PyTorch's layer refuses in training, has no spread and becomes the
+    bias: small volumes reach one voxel at the deepest level.
 
     Args:
         channels: number of channels.
