@@ -41,6 +41,13 @@ def test_labels_are_stored_as_they_are(tmp_path):
     assert np.array_equal(read_volume(write_label(tmp_path / "l.nii.gz", data, AFFINE)).data, data)
 
 
+def test_a_sheared_volume_is_written_so_that_it_can_be_read_again(tmp_path):
+    affine = AFFINE.copy()
+    affine[0, 2] = 0.4  # a tilted gantry
+    volume = read_volume(write_label(tmp_path / "l.nii.gz", np.zeros((20, 20, 20), dtype=int), affine))
+    assert np.allclose(volume.affine, affine, atol=1e-5)
+
+
 def test_canonical_order_moves_voxels_but_no_anatomy():
     data = np.random.default_rng(0).random((4, 5, 6))
     moved = Volume(data, AFFINE).canonical()

@@ -174,8 +174,10 @@ def write_text(path: str | Path, text: str) -> Path:
 
 def _write(path: str | Path, image: Any) -> Path:
     image.header.set_xyzt_units("mm")
-    image.set_qform(image.affine, code=1)
     image.set_sform(image.affine, code=1)
+    image.set_qform(image.affine, code=1)
+    if not same_affine(image.get_qform(), image.affine):
+        image.set_qform(None, code=0)  # a qform cannot hold shear: better none than one that disagrees
     with atomic_path(path) as temporary:
         nib.save(image, temporary)
     return Path(path)
