@@ -82,6 +82,16 @@ def test_the_best_value_survives_a_resume(tmp_path):
     assert again.best == 0.25
 
 
+def test_a_training_that_diverges_says_so_and_keeps_the_last_good_checkpoint(tmp_path):
+    network = nn.Linear(1, 1)
+    engine = Engine(lambda e, b: network.weight.data.mul_(1.0 if e.state.epoch < 3 else float("nan")))
+    TrainingCheckpoint(tmp_path / "a.pt", {"network": network}).attach(engine)
+    with pytest.raises(InputError, match="epoch 3: network hold NaN or infinite values, training has diverged"):
+        engine.run([0], max_epochs=5)
+    state = torch.load(tmp_path / "a.pt", weights_only=True)
+    assert state["epoch"] == 2 and state["network"]["weight"].isfinite().all()
+
+
 def test_resuming_with_nothing_there_starts_afresh(tmp_path):
     assert torch.equal(fit(tmp_path / "a.pt", epochs=2, resume=True).weight, fit(tmp_path / "b.pt", epochs=2).weight)
 

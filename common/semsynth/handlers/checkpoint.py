@@ -35,7 +35,8 @@ class TrainingCheckpoint:
         resume: load ``path`` at the start where it exists.
 
     Raises:
-        InputError: (at the start) when the file cannot be read or lacks one of ``objects``.
+        InputError: (at the start) when the file cannot be read or lacks one of ``objects``; (at a save) when a network
+            holds NaN or infinite values: the file keeps the last good state.
     """
 
     def __init__(
@@ -81,7 +82,17 @@ class TrainingCheckpoint:
         last = engine.state.epoch == engine.state.max_epochs
         if rank() == 0 and (last or engine.state.epoch % self.interval == 0):
             state = {name: obj.state_dict() for name, obj in self.objects.items()}
+            broken = [name for name, part in state.items() if not _is_finite(part)]
+            if broken:
+                raise InputError(
+                    f"epoch {engine.state.epoch}: {', '.join(broken)} hold NaN or infinite values, training has "
+                    f"diverged; {self.path} keeps the last good state: resume it with a lower learning rate or with clip_norm"
+                )
             save_atomically(state | {"epoch": engine.state.epoch}, self.path)
+
+
+def _is_finite(state: Mapping[str, Any]) -> bool:
+    return all(bool(value.isfinite().all()) for value in state.values() if isinstance(value, torch.Tensor))
 
 
 def _replay(scheduler: Any, epochs: int) -> None:
