@@ -86,7 +86,8 @@ class TrainingCheckpoint:
             if broken:
                 raise InputError(
                     f"epoch {engine.state.epoch}: {', '.join(broken)} hold NaN or infinite values, training has "
-                    f"diverged; {self.path} keeps the last good state: resume it with a lower learning rate or with clip_norm"
+                    f"diverged; {self.path} keeps the last good state: "
+                    "resume with a lower learning rate or with clip_norm"
                 )
             save_atomically(state | {"epoch": engine.state.epoch}, self.path)
 
