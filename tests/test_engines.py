@@ -63,6 +63,20 @@ def test_both_networks_are_trained_and_neither_by_the_others_loss():
     assert not moved(d, frozen.discriminator), "the generator's step reached the discriminator"
 
 
+def test_no_gradient_of_the_generators_step_enters_the_discriminators():
+    left_over = []
+
+    class Spy(ConditionalGANLoss):
+        def discriminator(self, discriminator, label, fake, real):
+            left_over.extend(p.grad for p in discriminator.parameters())
+            return super().discriminator(discriminator, label, fake, real)
+
+    engine = trainer(Spy())
+    engine.run()
+    assert left_over and all(gradient is None for gradient in left_over)
+    assert all(p.grad is not None for p in engine.discriminator.parameters())
+
+
 def test_the_discriminator_is_shown_the_real_image_as_real():
     seen = []
 

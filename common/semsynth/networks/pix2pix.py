@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ..errors import InputError
+from ..labels import one_hot
 from .normalization import VolumeInstanceNorm
 
 Norm: TypeAlias = str | tuple[str, dict[str, Any]]
@@ -104,8 +105,7 @@ class Pix2PixGenerator(nn.Module):
         dtype = self.head.weight.dtype
         if self.scalar:
             return label.to(dtype) * (2.0 / (self.num_classes - 1)) - 1.0
-        classes = torch.arange(self.num_classes, device=label.device).view(1, -1, 1, 1, 1)
-        return (label == classes).to(dtype)
+        return one_hot(label, self.num_classes, dtype)
 
 
 def white_noise(like: torch.Tensor, seed: int) -> torch.Tensor:
