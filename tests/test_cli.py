@@ -54,7 +54,7 @@ def test_the_phantom_is_written_and_its_datalist_printed(tmp_path, capsys):
         (["picture", "--synthetic", "PHANTOM", "--output", "FILE/a.png"], "check the path and its permissions"),
         (["choose-k", "--input", "nowhere"], "nowhere: no such file or folder"),
         (["picture", "--synthetic", "nowhere", "--output", "OUT/a.png"], "no such file"),
-        (["weights", "--checkpoint", "nowhere", "--output", "OUT"], "cannot be read as a checkpoint"),
+        (["weights", "--checkpoint", "nowhere", "--output", "OUT"], "nowhere: "),
     ],
 )
 def test_a_mistake_is_one_clear_error_and_nothing_is_written(arguments, message, tiny_dataset, tmp_path, capsys):

@@ -98,13 +98,14 @@ def test_patterns_pair_images_and_masks_by_their_stars(raw):
 
 
 def test_challenge_nrrd_with_masks_of_0_and_255(tmp_path):
-    image, endo = volumes()
-    folder = tmp_path / "raw" / "P1"
-    folder.mkdir(parents=True)
     header = {"space": "left-posterior-superior", "space directions": np.diag([1.0, 1, 2]), "space origin": np.zeros(3)}
-    nrrd.write(str(folder / "lgemri.nrrd"), image.astype(np.uint8), header)
-    nrrd.write(str(folder / "laendo.nrrd"), endo * np.uint8(255), header)
-    (folder.parent / "P2").symlink_to(folder)
+    for seed, name in enumerate(("elsewhere", "raw/P1")):
+        folder = tmp_path / name
+        folder.mkdir(parents=True)
+        image, endo = volumes(seed)
+        nrrd.write(str(folder / "lgemri.nrrd"), image.astype(np.uint8), header)
+        nrrd.write(str(folder / "laendo.nrrd"), endo * np.uint8(255), header)
+    (tmp_path / "raw" / "P2").symlink_to(tmp_path / "elsewhere")
     prepare(tmp_path / "raw", tmp_path / "out", Settings(spacing=(1, 1, 2)), fractions=(0.5, 0.5))
     label = read_volume(tmp_path / "out" / "P1" / "label.nii.gz").data
     assert np.count_nonzero(label == 1) == endo.sum()
@@ -154,31 +155,38 @@ def test_the_derived_wall_is_a_ring_in_the_axial_plane():
 
 
 def test_all_bad_cases_are_listed_together_before_any_work(raw, tmp_path):
-    image, endo = volumes()
-    write(raw / "nan", np.where(image > 100, np.nan, image).astype(np.float32), endo)
-    write(raw / "empty", image, endo * 0)
-    write(raw / "values", image, endo * 2)
-    write(raw / "shape", image, endo[:-1])
+    seeds = iter(range(100, 200))  # no two cases have the same image
+
+    def image():
+        return volumes(next(seeds))[0]
+
+    endo = volumes()[1]
+    write(raw / "nan", np.where(image() > 100, np.nan, image()).astype(np.float32), endo)
+    write(raw / "empty", image(), endo * 0)
+    write(raw / "values", image(), endo * 2)
+    write(raw / "shape", image(), endo[:-1])
     shifted = AFFINE.copy()
     shifted[0, 3] = 1
-    write(raw / "affine", image, endo, endo_affine=shifted)
-    write(raw / "flat", image * 0, endo)
-    write(raw / "fourd", np.stack([image] * 2, -1), endo)
-    write(raw / "few", (image > 50).astype(np.int16), endo)
-    write(raw / "cut", image, endo)
+    write(raw / "affine", image(), endo, endo_affine=shifted)
+    write(raw / "flat", image() * 0, endo)
+    write(raw / "fourd", np.stack([image()] * 2, -1), endo)
+    write(raw / "few", (image() > 50).astype(np.int16), endo)
+    write(raw / "cut", image(), endo)
     (raw / "cut" / "lgemri.nii.gz").write_bytes((raw / "cut" / "lgemri.nii.gz").read_bytes()[:500])
-    write(raw / "gone", image, endo)
+    write(raw / "gone", image(), endo)
     (raw / "gone" / "laendo.nii.gz").unlink()
-    with pytest.raises(InputError, match="10 of 13 cases cannot be used") as error:
+    write(raw / "twice", volumes(0)[0], endo)
+    with pytest.raises(InputError, match="11 of 14 cases cannot be used") as error:
         prepare(raw, tmp_path / "out", Settings(k=3), fractions=(0.7, 0.3))
     text = str(error.value)
     for case, reason in {
-        "nan": "NaN", "empty": "endo mask is empty", "values": "only 0 and 1, found 0, 2",
-        "shape": "must share one shape",
-        "affine": "must share one affine", "flat": "image is constant", "fourd": "needs one 3D volume",
-        "few": "--k 3 needs as many distinct intensities", "cut": "truncated", "gone": "no such file",
+        "nan": "NaN", "empty": "endo mask is empty", "values": "only 0 and 1: found 0, 2",
+        "shape": "shape differs from the image's", "affine": "affine differs from the image's",
+        "flat": "image is constant", "fourd": "not one 3D volume",
+        "few": "too few intensities: found 2 distinct ones, expected 3 for --k 3", "cut": "truncated",
+        "gone": "no such file", "twice": "the same voxels as c0",
     }.items():  # fmt: skip
-        assert f"case {case}" in text and reason in text, (case, reason)
+        assert any(f"case {case}:" in line and reason in line for line in text.splitlines()), (case, reason)
     assert not (tmp_path / "out").exists()
 
 
@@ -186,7 +194,7 @@ def test_background_zero_without_zeros_is_named_before_any_work(tmp_path):
     image, endo = volumes()
     write(tmp_path / "raw" / "bright", image + 1, endo)
     write(tmp_path / "raw" / "good", image, endo)
-    with pytest.raises(InputError, match=r"case bright: .*: --background zero needs voxels of intensity 0"):
+    with pytest.raises(InputError, match=r"case bright: .*: no voxel of intensity 0: .* for --background zero"):
         prepare(tmp_path / "raw", tmp_path / "out", Settings(background="zero"), fractions=(0.5, 0.5))
 
 
@@ -225,9 +233,10 @@ def test_a_datalist_for_another_network_says_which_setting_to_change(raw, tmp_pa
     path = prepare(raw, tmp_path / "out", Settings(k=3), fractions=(0.7, 0.3))
     with pytest.raises(InputError, match=r"5 classes .* num_classes is 4; run with --num_classes 5"):
         load_datalist(path, "training", num_classes=4)
+    in_training = [entry["case"] for entry in json.loads(path.read_text())["training"]]
     (tmp_path / "out" / "c0" / "label.nii.gz").unlink()
-    with pytest.raises(InputError, match="files that are not there"):
-        load_datalist(path, ("training", "validation"))
+    with pytest.raises(InputError, match=r"case c0: .*missing: found no such file"):
+        load_datalist(path, "training" if "c0" in in_training else "validation")
 
 
 def test_label_maps_come_from_testing_else_validation_or_a_pattern(raw, tmp_path):
@@ -273,8 +282,18 @@ def test_one_split_is_divided_when_fractions_are_asked_for_and_leaks_are_found(r
     content = json.loads(prepare(raw, tmp_path / "a", Settings(), fractions=(0.7, 0.3)).read_text())
     assert (len(content["training"]), len(content["validation"])) == (2, 1)
     (raw / "datalist.json").write_text(json.dumps({"training": entries[:2], "validation": entries[2:]}))
-    with pytest.raises(InputError, match="patient p1: in training and validation"):
+    with pytest.raises(InputError, match=r"patient in two splits: found patient p1 in training .* and validation"):
         prepare(raw, tmp_path / "b", Settings(), patient_regex=r"^(p\d)_")
+
+
+def test_how_names_tell_the_patient_is_handed_on_to_training(raw, tmp_path):
+    path = prepare(raw, tmp_path / "out", Settings(), fractions=(0.7, 0.3), patient_regex=r"^(c\d)")
+    load_datalist(path, "training")
+    content = json.loads(path.read_text())
+    content["validation"][0]["case"] = content["training"][0]["case"] + "_again"
+    path.write_text(json.dumps(content))
+    with pytest.raises(InputError, match="patient in two splits"):
+        load_datalist(path, "training")
 
 
 def test_bad_label_maps_are_listed_before_synthesis_starts(raw, tmp_path):

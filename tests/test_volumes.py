@@ -9,6 +9,7 @@ import nrrd
 import numpy as np
 import pytest
 from semsynth.errors import InputError
+from semsynth.headers import read_header
 from semsynth.volumes import Volume, atomic_path, read_volume, scale_intensity, stem, write_image, write_label
 
 AFFINE = np.array([[-0.6, 0, 0, 12], [0, -0.6, 0, -7], [0, 0, 2.5, 30], [0, 0, 0, 1.0]])
@@ -83,14 +84,49 @@ def disagreeing(path):
     nib.save(image, path)
 
 
+def uninvertible(path):
+    flat = AFFINE.copy()
+    flat[:, 1] = flat[:, 0]
+    raw = bytearray(gzip.decompress(save(path, np.ones((3, 4, 5))).read_bytes()))
+    raw[280:328] = flat[:3].astype("<f4").tobytes()
+    path.write_bytes(gzip.compress(bytes(raw)))
+
+
 BROKEN = {
-    "no such file": lambda path: None,
-    "cannot be read, truncated or not what its name says": truncated,
-    r"needs one 3D volume, found shape \(3, 4, 5, 2\)": lambda path: save(path, np.ones((3, 4, 5, 2))),
-    "codes are both 0": lambda path: patch(path, 252, np.zeros(2, dtype="<i2")),
-    "qform and sform disagree by": disagreeing,
-    "voxel size must be positive": lambda path: patch(path, 80, np.zeros(1, dtype="<f4")),
+    "missing: found no such file": lambda path: None,
+    "truncated or damaged": truncated,
+    r"not one 3D volume: found 4D, shape \(3, 4, 5, 2\)": lambda path: save(path, np.ones((3, 4, 5, 2))),
+    "voxel size of 0: found pixdim 0 × ": lambda path: patch(path, 80, np.zeros(1, dtype="<f4")),
+    "unusable sform: found a singular matrix": uninvertible,
 }
+
+
+def test_where_header_transforms_are_in_doubt_the_sform_is_taken_and_a_note_made(tmp_path):
+    disagreeing(tmp_path / "a.nii.gz")
+    patch(tmp_path / "b.nii.gz", 252, np.zeros(2, dtype="<i2"))
+    headers = [read_header(tmp_path / name) for name in ("a.nii.gz", "b.nii.gz")]
+    assert [note.finding for header in headers for note in header.notes] == [
+        "qform and sform disagree",
+        "no orientation",
+    ]
+    assert np.allclose(read_volume(tmp_path / "a.nii.gz").affine, AFFINE, atol=1e-5)
+    assert headers[1].axes == "LAS" and read_volume(tmp_path / "b.nii.gz").data.shape == (3, 4, 5)
+
+
+def test_the_last_bytes_of_a_gzip_file_count_too(tmp_path):
+    path = save(tmp_path / "a.nii.gz", np.random.default_rng(0).random((5, 5, 5)))
+    whole = path.read_bytes()
+    for broken in (whole[:-1], whole[:-8] + b"\0" * 8):
+        path.write_bytes(broken)
+        with pytest.raises(InputError, match="truncated or damaged"):
+            read_volume(path)
+
+
+def test_foreign_byte_order_is_turned_into_the_machines(tmp_path):
+    data = np.arange(60, dtype=">i2").reshape(3, 4, 5)
+    nib.save(nib.Nifti1Image(data, AFFINE, nib.Nifti1Header(endianness=">")), tmp_path / "a.nii")
+    volume = read_volume(tmp_path / "a.nii")
+    assert volume.data.dtype.isnative and np.array_equal(volume.data, data)
 
 
 @pytest.mark.parametrize("message", BROKEN)
@@ -104,7 +140,7 @@ def test_a_file_that_would_be_misread_is_refused_by_name(tmp_path, message):
 
 def test_another_format_is_named(tmp_path):
     (tmp_path / "a.txt").write_text("x")
-    with pytest.raises(InputError, match="not a format that is read here"):
+    with pytest.raises(InputError, match=r"found the name a\.txt, expected one that ends in \.nii\.gz, \.nii, \.nrrd"):
         read_volume(tmp_path / "a.txt")
 
 

@@ -5,15 +5,29 @@ from __future__ import annotations
 import glob
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from .composite import check_mask
-from .datalists import SPLITS, check_names, name_cases, read_datalist
+from .check import ROLES, Checkable, Rules, check_cases, examine, patient_of
+from .datalists import (
+    SPLITS,
+    absolute,
+    case_of,
+    check_names,
+    expert_classes,
+    name_cases,
+    read_datalist,
+    roles_of,
+    stated_classes,
+    with_vocabulary,
+)
 from .errors import InputError
-from .volumes import Volume, read_volume, same_affine
+from .findings import Finding, Report
+from .rules import check_intensities, check_mask
+from .volumes import Volume
 
 CHALLENGE_FILES = {"image": "lgemri", "endo": "laendo", "wall": "lawall"}
 
@@ -55,21 +69,30 @@ def find_cases(source: str | Path, *, endo: str | None = None, wall: str | None 
     Raises:
         InputError: nothing found, an entry without its files' names, or two cases of one name.
     """
-    source = Path(source)
-    if glob.has_magic(str(source)):
-        cases = _from_pattern(str(source), endo, wall)
-    elif endo or wall:
-        raise InputError(f"--endo and --wall go with a pattern of image files as --input, got {source}")
-    elif source.suffix == ".json" or (source / "datalist.json").is_file():
-        cases = _from_datalist(source if source.suffix == ".json" else source / "datalist.json")
-    elif source.is_dir():
-        cases = _from_challenge(source)
-    else:
-        raise InputError(f"{source}: no such file or folder; give a datalist, a folder of cases or a quoted pattern")
+    cases = _find(Path(source), endo, wall)
     if not cases:
         raise InputError(f"{source}: no cases found; give a datalist, a folder of cases or a quoted pattern of images")
     check_names([case.name for case in cases], source)
     return cases
+
+
+def _find(source: Path, endo: str | None, wall: str | None) -> list[Case]:
+    if glob.has_magic(str(source)):
+        return _from_pattern(str(source), endo, wall)
+    if endo or wall:
+        raise InputError(f"--endo and --wall go with a pattern of image files as --input, got {source}")
+    path = _datalist_path(source)
+    if path is not None:
+        return _from_datalist(path)
+    if source.is_dir():
+        return _from_challenge(source)
+    raise InputError(f"{source}: no such file or folder; give a datalist, a folder of cases or a quoted pattern")
+
+
+def _datalist_path(source: Path) -> Path | None:
+    """The datalist that ``source`` is or holds."""
+    path = source if source.suffix == ".json" else source / "datalist.json"
+    return path if source.suffix == ".json" or path.is_file() else None
 
 
 def _from_datalist(path: Path) -> list[Case]:
@@ -141,6 +164,70 @@ def _from_pattern(pattern: str, endo: str | None, wall: str | None) -> list[Case
     return [Case(n, i, partner(i, endo), optional(i)) for n, i in zip(names, images, strict=True)]
 
 
+def check_input(
+    source: str | Path,
+    *,
+    endo: str | None = None,
+    wall: str | None = None,
+    num_classes: int | None = None,
+    patch_size: Sequence[int] | None = None,
+    patient_regex: str | None = None,
+    bundle: str | Path | None = None,
+    jobs: int | None = None,
+) -> Report:
+    """Check a data set, raw or prepared; see ``semsynth check --help``.
+
+    Args:
+        source, endo, wall: as in :func:`find_cases`; of a datalist's entries ``label`` is checked as a label map.
+        num_classes: of the label maps; None takes what the datalist states.
+        patch_size: voxels that training will crop.
+        patient_regex: as in :func:`split_cases`; None takes what the datalist states.
+        bundle: folder of a bundle whose weights are to be used on the label maps.
+        jobs: threads; None takes one per core.
+
+    Raises:
+        InputError: where no case can be found, or for a bundle that does not say its classes.
+    """
+    path = _datalist_path(Path(source))
+    if path is None or endo or wall:
+        found: list[Checkable] = list(_find(Path(source), endo, wall))
+        rules, names, early = Rules(num_classes, patch_size=patch_size), dict[int, str](), list[Finding]()
+    else:
+        content = read_datalist(path)
+        found, early = _entries(path, content)
+        names = stated_classes(path, content)
+        rules = Rules(num_classes or content.get("num_classes"), expert_classes(path, content), patch_size)
+        patient_regex = patient_regex or content.get("patient_regex")
+    if not found and not early:
+        raise InputError(f"{source}: no cases found; give a datalist, a folder of cases or a quoted pattern of images")
+    report = check_cases(found, rules, patient_regex=patient_regex, jobs=jobs)
+    report = replace(report, findings=(*early, *report.findings), cases=report.cases + len(early))
+    if bundle is None:
+        return report
+    if not any("label" in case.files for case in found):
+        raise InputError(f"{source}: has no label maps to compare with {bundle}; prepare them with 'semsynth prepare'")
+    return with_vocabulary(report, names, bundle, source)
+
+
+def _entries(path: Path, content: dict[str, Any]) -> tuple[list[Checkable], list[Finding]]:
+    """All entries of a datalist as cases to check, and findings on those that name no image and no label map."""
+    listed = [(split, entry) for split in SPLITS for entry in content.get(split, [])]
+    files = [
+        path.parent / str(entry.get("image", entry.get("label", f"entry_{i}"))) for i, (_, entry) in enumerate(listed)
+    ]
+    cases: list[Checkable] = []
+    early = []
+    for name, (split, entry) in zip(name_cases(files), listed, strict=True):
+        entry = absolute(entry, path.parent, name)
+        roles = roles_of(entry, ROLES)
+        if not {"image", "label"} & set(roles):
+            early.append(Finding(entry["case"], str(path), "missing", f"an entry under {split} without files",
+                                 "'image' and 'label' or 'endo'", "complete the datalist"))  # fmt: skip
+        else:
+            cases.append(case_of(entry, roles, split))
+    return cases, early
+
+
 def load_case(case: Case) -> LoadedCase:
     """Read and check one case.
 
@@ -149,37 +236,12 @@ def load_case(case: Case) -> LoadedCase:
     Raises:
         InputError: whatever is wrong with the files, each problem on its own line.
     """
-    problems: list[str] = []
-    volumes: dict[str, Volume] = {}
-    for role, path in case.files.items():
-        try:
-            volumes[role] = read_volume(path)
-        except InputError as error:
-            problems.append(str(error))
-    image = volumes.get("image")
-    for role, volume in volumes.items():
-        try:
-            if role == "image":
-                check_image(volume.data)
-            else:
-                volumes[role] = Volume(_binary(volume.data, role), volume.affine)
-        except InputError as error:
-            problems.append(f"{case.files[role]}: {error}")
-        if image is not None and volume.data.shape != image.data.shape:
-            problems.append(
-                f"{case.files[role]}: {role} and image must share one shape, "
-                f"got {volume.data.shape} and {image.data.shape}; resample the mask to the image's grid"
-            )
-        elif image is not None and not same_affine(volume.affine, image.affine):
-            apart = np.abs(volume.affine - image.affine).max()
-            problems.append(
-                f"{case.files[role]}: {role} and image must share one affine (tolerance 1e-3), they differ by "
-                f"{apart:.4g} mm; resample the mask to the image's grid"
-            )
-    if problems:
+    seen = examine(case)
+    if not seen.usable:
+        problems = [str(replace(finding, case="")) for finding in seen.findings if finding.severity == "error"]
         raise InputError(f"case {case.name}", problems)
-    wall = volumes.get("wall")
-    return LoadedCase(volumes["image"], volumes["endo"].data, wall.data if wall else None)
+    masks = {role: binary_mask(seen.volumes[role].data, role) for role in case.files if role != "image"}
+    return LoadedCase(seen.volumes["image"], masks["endo"], masks.get("wall"))
 
 
 def check_image(data: np.ndarray) -> None:
@@ -188,58 +250,21 @@ def check_image(data: np.ndarray) -> None:
     Raises:
         InputError: saying what was found.
     """
-    if not np.issubdtype(data.dtype, np.number) or np.issubdtype(data.dtype, np.complexfloating):
-        raise InputError(f"image must hold real numbers, found {data.dtype}")
-    if not np.isfinite(data.sum(dtype=np.float64)):
-        raise InputError(
-            f"image must be finite, found {int((~np.isfinite(data)).sum())} NaN or infinite voxels; repair them"
-        )
-    if data.min() == data.max():
-        raise InputError(f"image is constant ({data.min():g}); check that it is the right file")
+    found = check_intensities("image", data)
+    if found:
+        raise InputError(str(found[0]))
 
 
-def _binary(data: np.ndarray, role: str) -> np.ndarray:
-    if data.dtype.fields is not None:
-        raise InputError(f"{role} mask must hold numbers, found colours; write the structure as 1 and all else as 0")
-    challenge = data.max() == 255 and np.count_nonzero(data == 255) == np.count_nonzero(data)
-    mask = (data == 255) if challenge else data
-    check_mask(mask, role, allow_empty=role == "wall")
-    return np.ascontiguousarray(mask, dtype=np.uint8)
-
-
-def patient_of(name: str, pattern: str | None) -> str:
-    """The patient in a case's name: the pattern's first group, or its whole match; without a pattern the name itself.
+def binary_mask(data: np.ndarray, role: str) -> np.ndarray:
+    """A mask of 0 and 1, or of 0 and 255 as the 2018 challenge writes them, as uint8 0/1; only a wall may be empty.
 
     Raises:
-        InputError: for a pattern that is not valid or does not match.
+        InputError: for other values, or an empty mask.
     """
-    if pattern is None:
-        return name
-    try:
-        match = re.search(str(pattern), name)
-    except re.error as error:
-        raise InputError(f"--patient-regex {pattern!r} is not a valid pattern: {error}") from error
-    if match is None:
-        raise InputError(f"--patient-regex {pattern!r} does not match the case name {name!r}")
-    return str(match.group(1) if match.groups() else match.group(0))
-
-
-def check_patients(splits: dict[str, str], pattern: str | None) -> None:
-    """Raise if a patient stands in two splits.
-
-    Args:
-        splits: case name → split.
-        pattern: as in :func:`patient_of`.
-
-    Raises:
-        InputError: listing the patients.
-    """
-    seen: dict[str, set[str]] = {}
-    for name, split in splits.items():
-        seen.setdefault(patient_of(name, pattern), set()).add(split)
-    leaks = [f"patient {p}: in {' and '.join(sorted(s))}" for p, s in sorted(seen.items()) if len(s) > 1]
-    if leaks:
-        raise InputError("the datalist's splits share patients; correct them, or give the cases without splits", leaks)
+    found = [finding for finding in check_mask(role, data, role) if finding.severity == "error" or role != "wall"]
+    if found:
+        raise InputError(str(found[0]))
+    return np.ascontiguousarray(data > 0, dtype=np.uint8)
 
 
 def split_cases(

@@ -112,6 +112,56 @@ def prepare(
     ))  # fmt: skip
 
 
+def check(
+    *,
+    input: str,
+    endo: str | None = None,
+    wall: str | None = None,
+    num_classes: int | None = None,
+    patch_size: Sequence[int] | None = None,
+    patient_regex: str | None = None,
+    bundle: str | None = None,
+    jobs: int | None = None,
+    json: bool = False,
+) -> str:
+    """Check all cases of a data set, raw or prepared, and list what is wrong: one table, exit status 1 on errors.
+
+    The same checks run before every preparation, training and synthesis. Nothing is written.
+
+    Args:
+        input: a datalist (or its folder), a folder of the 2018 challenge's case folders, or a quoted pattern of images.
+        endo: for a pattern of images: the cavity masks' pattern with the same stars.
+        wall: for a pattern of images: the wall masks' pattern with the same stars.
+        num_classes: number of classes of the label maps; without it what the datalist states.
+        patch_size: voxels that training will crop, for example 128,96,64; smaller cases are named.
+        patient_regex: pattern whose first group in a case's name is the patient; no patient may stand in two splits.
+        bundle: folder of a bundle: do its weights know the classes of the label maps?
+        jobs: cases at the same time; without it one per core.
+        json: print one JSON object instead of tables.
+    """
+    from .cases import check_input
+    from .findings import Report
+    from .findings import error as finding
+
+    count = None if num_classes is None else _int("num-classes", num_classes)
+    patch = None if patch_size is None else _numbers("patch-size", patch_size, int)
+    threads = None if jobs is None else _int("jobs", jobs)
+    try:
+        report = check_input(
+            str(input), endo=endo, wall=wall, num_classes=count, patch_size=patch, patient_regex=patient_regex,
+            bundle=None if bundle is None else str(bundle), jobs=threads,
+        )  # fmt: skip
+    except InputError as error:
+        if not json:
+            raise
+        problem = finding(input, "input cannot be used", found=str(error), expected="a data set", fix="see 'found'")
+        report = Report((problem,), 0)
+    text = report.json() if json else report.table()
+    if report.errors:
+        raise _FailedCheck(text)
+    return text
+
+
 def choose_k(
     *,
     input: str,
@@ -173,8 +223,13 @@ def weights(*, checkpoint: str, output: str, name: str = "network") -> str:
     return str(extract_weights(str(checkpoint), str(output), name=name))
 
 
+class _FailedCheck(Exception):  # noqa: N818 - a result, not a mistake
+    """What ``semsynth check`` prints where it found errors."""
+
+
 COMMANDS: dict[str, Callable[..., str]] = {
     "phantom": phantom,
+    "check": check,
     "prepare": prepare,
     "choose-k": choose_k,
     "picture": picture,
@@ -226,7 +281,11 @@ def _hint(word: str, known: list[str]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status (0 done, 1 bad input, 2 wrong usage, 130 interrupted)."""
+    """Run the command line.
+
+    Returns:
+        The exit status: 0 done, 1 bad input or errors found, 2 wrong usage, 130 interrupted.
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments[:1] == ["--version"]:
         print(f"semsynth {__version__}")
@@ -237,6 +296,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments:
             _check_options(arguments)
         fire.Fire(COMMANDS, command=arguments or ["--help"], name="semsynth")
+    except _FailedCheck as result:
+        print(result)
+        return 1
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import glob
 import json
+import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
+from .check import ROLES, Entry, Rules, check_cases, shared_patients
 from .errors import InputError
-from .labels import check_range, class_names
-from .volumes import read_volume, stem
+from .findings import Finding, Report
+from .vocabulary import ENDO, WALL, bundle_classes, class_names, class_table, compare_classes
+from .volumes import stem
 
+logger = logging.getLogger(__name__)
 SPLITS = ("training", "validation", "testing")
 
 
@@ -46,7 +47,8 @@ def read_datalist(path: str | Path) -> dict[str, Any]:
     """Read a datalist in MONAI's form.
 
     Raises:
-        InputError: missing file, not JSON, or no list of entries under training, validation or testing.
+        InputError: missing file, not JSON, or no list of entries under training, validation or testing, or
+            a ``num_classes`` that is no number of classes.
     """
     path = Path(path)
     try:
@@ -66,6 +68,9 @@ def read_datalist(path: str | Path) -> dict[str, Any]:
     ]
     if bad:
         raise InputError(f"{path}: entries that cannot be used", bad)
+    count = content.get("num_classes")
+    if count is not None and (not isinstance(count, int) or count < 2):
+        raise InputError(f"{path}: num_classes must be a whole number from 2 on, found {count!r}")
     result: dict[str, Any] = content
     return result
 
@@ -76,113 +81,202 @@ def load_datalist(
     *,
     num_classes: int | None = None,
     needs: Sequence[str] = ("image", "label"),
+    patch_size: Sequence[int] | None = None,
+    also: Sequence[str] | None = None,
+    metadata: str | Path | None = None,
+    check: bool = True,
 ) -> list[dict[str, Any]]:
-    """Entries of a prepared datalist with absolute paths, as a MONAI data set takes them.
+    """Entries of a datalist with absolute paths, as a MONAI data set takes them, after all of them were checked.
+
+    Errors are raised together; each kind of warning is logged once.
 
     Args:
         path: the ``datalist.json``.
         key: the split, or several of which the first that has entries is taken.
-        num_classes: what the network was built for; checked against the datalist where that states its own.
-        needs: file keys that every entry must have and whose files must exist; other keys that name files are made
+        num_classes: what the network was built for; checked against the label maps, and against the datalist where
+            that states its own.
+        needs: file keys that every entry must have, and whose files are checked; other keys that name files are made
             absolute as well.
+        patch_size: voxels that training crops; cases that are smaller are named.
+        also: further keys whose files are checked in entries that have them; None takes with an image its label map,
+            or else its masks, and an empty list nothing (an inference that reads images alone).
+        metadata: the bundle's ``metadata.json``: refuses classes that its weights never saw.
+        check: False only looks whether the files of ``needs`` are there.
 
     Raises:
-        InputError: no entries, a missing key or file (all listed), two cases of one name, or another number of classes.
+        InputError: no entries, a missing key, two cases of one name, another number of classes, or cases that cannot
+            be used (see :func:`semsynth.check.check_cases`), all listed.
     """
     path = Path(path)
     content = read_datalist(path)
     keys = [key] if isinstance(key, str) else list(key)
-    entries = next((content[k] for k in keys if content.get(k)), None)
-    if not entries:
+    split = next((k for k in keys if content.get(k)), None)
+    if split is None:
         raise InputError(f"{path}: no cases under {' or '.join(keys)}")
-    stated = content.get("num_classes")
-    if num_classes is not None and stated is not None and stated != num_classes:
-        names = content.get("classes", class_names(int(stated)))
-        raise InputError(
-            f"{path}: its maps have {stated} classes ({', '.join(map(str, names.values()))}), the config's num_classes "
-            f"is {num_classes}; run with --num_classes {stated}, or prepare the maps with another --k"
-        )
-    resolved = _absolute_entries(path, entries, needs)
-    if num_classes is not None:
-        check_volumes(resolved, num_classes)
+    if "label" in needs:
+        _check_count(path, content, num_classes)
+    resolved = _absolute_entries(path, content[split], needs)
+    if not check:
+        _check_present(path, resolved, needs)
+        return resolved
+    found = [case_of(entry, roles_of(entry, needs, also), split) for entry in resolved]
+    report = check_cases(found, Rules(num_classes, expert_classes(path, content), patch_size))
+    report = replace(report, findings=(*_leaks(path, content), *report.findings))
+    if metadata is not None and "label" in needs:
+        report = with_vocabulary(report, stated_classes(path, content), metadata, path)
+    report.raise_for_errors()
+    report.log_warnings(logger)
     return resolved
 
 
-def check_volumes(entries: Sequence[Mapping[str, Any]], num_classes: int, label_key: str = "label") -> None:
+def roles_of(entry: Mapping[str, Any], needs: Sequence[str] = ROLES, also: Sequence[str] | None = None) -> list[str]:
+    """The keys of an entry whose files are checked; ``needs`` and ``also`` as in :func:`load_datalist`."""
+    wanted = [*needs, *(also or ())]
+    if also is None:
+        if "image" in needs and not {"label", "endo"} & set(needs):
+            wanted.append("label" if "label" in entry else "endo")
+        wanted += ["wall"] if "endo" in wanted else []
+    return [role for role in ROLES if role in wanted and isinstance(entry.get(role), str)]
+
+
+def case_of(entry: Mapping[str, Any], roles: Sequence[str], split: str | None = None) -> Entry:
+    """An entry with absolute paths as what :func:`semsynth.check.check_cases` takes."""
+    content = entry.get("content")
+    shape = content.get("shape") if isinstance(content, Mapping) else None
+    own = tuple(shape) if isinstance(shape, list) and len(shape) == 3 else None
+    return Entry(str(entry["case"]), {role: Path(entry[role]) for role in roles}, split, own)
+
+
+def stated_classes(path: Path, content: Mapping[str, Any]) -> dict[int, str]:
+    """Index → name of the classes that a datalist states; empty where it states neither classes nor their number."""
+    stated = content.get("num_classes")
+    return class_table(content.get("classes"), path) or (class_names(int(stated)) if stated is not None else {})
+
+
+def expert_classes(path: Path, content: Mapping[str, Any]) -> tuple[int, ...]:
+    """The classes of which a composite map needs one: none where the datalist states that its classes are others."""
+    names = class_table(content.get("classes"), path)
+    drawn = {ENDO: "endo", WALL: "wall"}
+    return tuple(index for index, name in drawn.items() if not names or names.get(index) == name)
+
+
+def with_vocabulary(report: Report, maps: Mapping[int, str], bundle: str | Path, source: str | Path) -> Report:
+    """The report with what :func:`semsynth.vocabulary.compare_classes` finds.
+
+    Args:
+        report: with the classes that were found in the maps.
+        maps: index → name as the datalist states it; classes that it does not state are added without a name.
+        bundle: its folder, or its ``metadata.json``.
+        source: the file that findings are about.
+    """
+    maps = dict(maps) | {index: "" for index in report.classes if index not in maps}
+    found = compare_classes(maps, bundle_classes(bundle), source=source, counts=report.classes)
+    return replace(report, findings=(*report.findings, *found))
+
+
+def check_volumes(
+    entries: Sequence[Mapping[str, Any]], num_classes: int | None = None, label_key: str = "label"
+) -> None:
     """Read every volume once, so that all bad files are known before any work starts.
 
     Args:
-        entries: with file names under ``image`` and ``label_key``; absent keys are passed over.
-        num_classes: label maps must hold integers in 0…num_classes−1.
-        label_key: where the label map is.
+        entries: with ``case`` and file names under ``image`` and ``label_key``; absent keys are passed over.
+        num_classes: label maps must hold integers in 0…num_classes−1; None allows all up to 254.
+        label_key: where the label map is; with ``image`` the entries hold label maps alone.
 
     Raises:
         InputError: listing every file that cannot be used.
     """
-
-    def problem(entry: Mapping[str, Any]) -> str | None:
-        try:
-            for key in {"image", label_key} & entry.keys():
-                volume = read_volume(entry[key])
-                if key == label_key:
-                    values = torch.from_numpy(np.unique(volume.data).astype(np.float32))
-                    check_range(values, num_classes, source=str(entry[key]))
-                elif not np.isfinite(volume.data.sum(dtype=np.float64)):
-                    raise InputError(f"{entry[key]}: image must be finite, found NaN or infinite voxels; repair them")
-        except InputError as error:
-            return f"case {entry['case']}: {error}"
-        return None
-
-    with ThreadPoolExecutor() as pool:
-        problems = [found for found in pool.map(problem, entries) if found]
-    if problems:
-        raise InputError(f"{len(problems)} of {len(entries)} cases cannot be used:", problems)
+    keys = {"label": label_key} if label_key == "image" else {"image": "image", "label": label_key}
+    cases = [
+        Entry(str(entry["case"]), {role: Path(entry[key]) for role, key in keys.items() if key in entry})
+        for entry in entries
+    ]
+    report = check_cases(cases, Rules(num_classes))
+    report.raise_for_errors()
+    report.log_warnings(logger)
 
 
 def load_label_maps(
-    dataset_dir: str | Path, pattern: str | None = None, *, num_classes: int | None = None
+    dataset_dir: str | Path,
+    pattern: str | None = None,
+    *,
+    num_classes: int | None = None,
+    metadata: str | Path | None = None,
 ) -> list[dict[str, Any]]:
     """Label maps to synthesise from, as ``{"case", "image"}`` entries (a generator's input is called ``image``).
 
     Args:
         dataset_dir: folder with a ``datalist.json``, whose ``testing`` entries are taken, else ``validation``.
         pattern: a glob of label map files to take instead.
-        num_classes: as in :func:`load_datalist`.
+        num_classes, metadata: as in :func:`load_datalist`.
 
     Raises:
-        InputError: no label maps, a missing file, or two cases of one name.
+        InputError: no label maps, two cases of one name, or maps that cannot be used, all listed.
     """
     if pattern is None:
+        path = Path(dataset_dir) / "datalist.json"
         entries = load_datalist(
-            Path(dataset_dir) / "datalist.json", ("testing", "validation"), num_classes=num_classes, needs=("label",)
+            path, ("testing", "validation"), num_classes=num_classes, needs=("label",), metadata=metadata
         )
-        return [{"case": entry["case"], "image": entry["label"]} for entry in entries]  # checked by load_datalist
+        return [{"case": entry["case"], "image": entry["label"]} for entry in entries]
     paths = [Path(path).resolve() for path in sorted(glob.glob(pattern, recursive=True))]
     if not paths:
         raise InputError(f"{pattern}: no label maps found; quote the pattern and check the folder")
     names = name_cases(paths)
     check_names(names, pattern)
-    entries = [{"case": name, "image": str(path)} for name, path in zip(names, paths, strict=True)]
-    if num_classes is not None:
-        check_volumes(entries, num_classes, label_key="image")
-    return entries
+    report = check_cases([Entry(n, {"label": p}) for n, p in zip(names, paths, strict=True)], Rules(num_classes))
+    if metadata is not None:
+        report = with_vocabulary(report, {}, metadata, pattern)
+    report.raise_for_errors()
+    report.log_warnings(logger)
+    return [{"case": name, "image": str(path)} for name, path in zip(names, paths, strict=True)]
+
+
+def _leaks(path: Path, content: Mapping[str, Any]) -> list[Finding]:
+    """Patients in two splits of a datalist; an entry without ``case`` goes by the file of its image or label map."""
+    named = [
+        Entry(str(entry.get("case") or path.parent / str(file)), {"image": path.parent / str(file)}, split)
+        for split in SPLITS
+        for entry in content.get(split, [])
+        if (file := entry.get("image", entry.get("label"))) is not None
+    ]
+    return shared_patients(named, content.get("patient_regex"))
+
+
+def _check_count(path: Path, content: Mapping[str, Any], num_classes: int | None) -> None:
+    stated = content.get("num_classes")
+    if num_classes is not None and stated is not None and stated != num_classes:
+        names = ", ".join(stated_classes(path, content).values())
+        raise InputError(
+            f"{path}: its maps have {stated} classes ({names}), the config's num_classes is {num_classes}; run with "
+            f"--num_classes {stated}, or prepare the maps with another --k"
+        )
+
+
+def absolute(entry: Mapping[str, Any], root: Path, name: str) -> dict[str, Any]:
+    """An entry with absolute paths, and ``name`` as its case where it states none."""
+    paths = {k: str(root / v) if isinstance(v, str) and k != "case" else v for k, v in entry.items()}
+    return paths | {"case": str(entry.get("case", name))}
 
 
 def _absolute_entries(path: Path, entries: list[Mapping[str, Any]], needs: Sequence[str]) -> list[dict[str, Any]]:
     root = path.resolve().parent
     problems = [
-        f"{entry.get('case', i)}: needs {key!r}" for i, entry in enumerate(entries) for key in needs if key not in entry
+        f"{entry.get('case', i)}: needs {key!r}"
+        for i, entry in enumerate(entries)
+        for key in needs
+        if not isinstance(entry.get(key), str)
     ]
     if problems:
         raise InputError(f"{path}: entries without their files", problems)
     fallback = name_cases([root / str(entry[needs[0]]) for entry in entries])
-    resolved = [
-        {k: str(root / v) if isinstance(v, str) and k != "case" else v for k, v in entry.items()}
-        | {"case": str(entry.get("case", name))}
-        for name, entry in zip(fallback, entries, strict=True)
-    ]
+    resolved = [absolute(entry, root, name) for name, entry in zip(fallback, entries, strict=True)]
     check_names([entry["case"] for entry in resolved], path)
-    problems = [f"{e['case']}: no such file {e[k]}" for e in resolved for k in needs if not Path(e[k]).is_file()]
+    return resolved
+
+
+def _check_present(path: Path, entries: Sequence[Mapping[str, Any]], needs: Sequence[str]) -> None:
+    problems = [f"{e['case']}: no such file {e[k]}" for e in entries for k in needs if not Path(e[k]).is_file()]
     if problems:
         raise InputError(f"{path}: files that are not there", problems)
-    return resolved

@@ -1,29 +1,13 @@
-"""The label vocabulary of composite maps: ids, names, one-hot encoding, range checks."""
+"""The label vocabulary of composite maps: ids and names (from :mod:`semsynth.vocabulary`), one-hot, range checks."""
 
 from __future__ import annotations
 
 import torch
 
 from .errors import InputError
+from .vocabulary import BACKGROUND, ENDO, FIRST_TISSUE, WALL, class_names, num_classes
 
-BACKGROUND, ENDO, WALL = 0, 1, 2
-FIRST_TISSUE = 3
-"""Tissue clusters are numbered from here, by rising mean intensity."""
-
-
-def num_classes(k: int, *, background: bool = True) -> int:
-    """Number of classes of a composite map with ``k`` clusters.
-
-    ``max(k, 1) + 2`` where one of the clusters is set aside as background, ``k + 3`` where none is.
-    """
-    return max(k, 1) + 2 if background else k + 3
-
-
-def class_names(count: int) -> dict[int, str]:
-    """Names of the ``count`` classes of a composite map: background, endo, wall, tissue 1, tissue 2, …"""
-    names = {BACKGROUND: "background", ENDO: "endo", WALL: "wall"}
-    names |= {i: f"tissue {i - FIRST_TISSUE + 1}" for i in range(FIRST_TISSUE, count)}
-    return {i: names[i] for i in range(count)}
+__all__ = ["BACKGROUND", "ENDO", "FIRST_TISSUE", "WALL", "check_range", "class_names", "num_classes", "one_hot"]
 
 
 def one_hot(label: torch.Tensor, count: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -21,12 +21,15 @@ from scipy import ndimage
 from tqdm import tqdm
 
 from . import __version__
-from .cases import Case, LoadedCase, check_patients, find_cases, load_case, split_cases
+from .cases import Case, LoadedCase, find_cases, load_case, split_cases
+from .check import check_cases
 from .composite import BACKGROUNDS, MAX_K, Background, CompositeLabel, IntensityHistogram, fit_histogram, smooth
 from .datalists import SPLITS
 from .errors import InputError
+from .findings import Finding, error
 from .labels import class_names, num_classes
 from .report import Panel, Row, centre_of, overlay_edges, save_planes
+from .rules import values_of
 from .volumes import StorageType, Volume, scale_intensity, sha256, write_image, write_label, write_text
 
 logger = logging.getLogger(__name__)
@@ -238,17 +241,20 @@ def _is_done(case: Case, settings: Settings, folder: Path, overwrite: bool) -> b
     return not different
 
 
-def _check(case: Case, settings: Settings) -> None:
-    """Everything that can be known to fail before the work starts."""
-    loaded = load_case(case)
-    data = loaded.image.data
+def unsuitable(case: Case, volumes: Mapping[str, Volume], settings: Settings) -> list[Finding]:
+    """What ``settings`` ask of a case beyond the rules for all cases: zeros, distinct intensities, a cavity."""
+    data, found = volumes["image"].data, []
     if settings.background == "zero" and settings.k > 0 and not (data == 0).any():
-        raise InputError(
-            f"case {case.name}: {case.image}: --background zero needs voxels of intensity 0, found none; use auto"
-        )
-    if settings.k > 1 and len(np.unique(data)) < settings.k:
-        raise InputError(f"case {case.name}: {case.image}: --k {settings.k} needs as many distinct intensities, "
-                         f"found {len(np.unique(data))}; use a smaller --k")  # fmt: skip
+        found.append(error(case.image, "no voxel of intensity 0", found=f"{data.min():g} as the lowest",
+                           expected="zeros, for --background zero", fix="use --background auto"))  # fmt: skip
+    sample = data.ravel(order="K")[:: max(data.size // 65536, 1)]
+    if len(values_of(sample)) < settings.k and (count := len(values_of(data))) < settings.k:
+        found.append(error(case.image, "too few intensities", found=f"{count} distinct ones",
+                           expected=f"{settings.k} for --k {settings.k}", fix="use a smaller --k"))  # fmt: skip
+    if not volumes["endo"].data.any():
+        found.append(error(case.endo, "endo mask is empty", found="no voxel of endo", expected="a cavity to prepare",
+                           fix="leave the case out or give its mask"))  # fmt: skip
+    return found
 
 
 def run_all(
@@ -311,23 +317,20 @@ def prepare(
     output = Path(output)
     cases = _with_splits(find_cases(source, endo=endo, wall=wall), fractions, seed, patient_regex)
     _check_output(output, cases)
+    report = check_cases(
+        cases, patient_regex=patient_regex, jobs=jobs, also=lambda case, seen: unsuitable(case, seen, settings)
+    )
+    report.raise_for_errors()
+    report.log_warnings(logger)
     if frozen_centers:
-        run_all(cases, lambda case: _check(case, settings), jobs=jobs, title="checking", name=lambda case: case.name)
         settings = replace(
             settings, centers=dataset_centers([c for c in cases if c.split == "training"], settings, jobs=jobs)
         )
 
     def open_work(case: Case) -> bool:
-        done = (
-            _is_done(case, settings, output / case.name, overwrite)
-            if all(p.is_file() for p in case.files.values())
-            else False
-        )
-        if not done:
-            _check(case, settings)
-        return not done
+        return not _is_done(case, settings, output / case.name, overwrite)
 
-    todo = run_all(cases, open_work, jobs=jobs, title="checking", name=lambda case: case.name)
+    todo = run_all(cases, open_work, jobs=jobs, title="comparing", name=lambda case: case.name)
     work = [case for case in cases if todo[case.name]]
     if len(work) < len(cases):
         logger.info("%d of %d cases are already prepared and kept", len(cases) - len(work), len(cases))
@@ -335,7 +338,7 @@ def prepare(
     run_all(
         work, lambda c: prepare_case(c, settings, output / c.name), jobs=jobs, title="preparing", name=lambda c: c.name
     )
-    return write_datalist(output, cases, settings)
+    return write_datalist(output, cases, settings, patient_regex)
 
 
 def _check_output(output: Path, cases: Sequence[Case]) -> None:
@@ -357,11 +360,9 @@ def _check_output(output: Path, cases: Sequence[Case]) -> None:
 def _with_splits(
     cases: list[Case], fractions: Sequence[float] | None, seed: int, patient_regex: str | None
 ) -> list[Case]:
-    """The given splits, checked for patients in two of them, or new ones: also where all cases stand in one split and
-    fractions were asked for."""
+    """The given splits, or new ones: also where all cases stand in one split and fractions were asked for."""
     given = {case.name: case.split for case in cases if case.split}
     if len(given) == len(cases) and (len(set(given.values())) > 1 or fractions is None):
-        check_patients(given, patient_regex)
         return cases
     names = [case.name for case in cases]
     splits = split_cases(names, fractions or (0.8, 0.2), seed=seed, patient_regex=patient_regex)
@@ -387,8 +388,8 @@ def _entry(output: Path, name: str) -> dict[str, Any]:
     return {"case": name, "image": f"{name}/image.nii.gz", "label": f"{name}/label.nii.gz", "content": content}
 
 
-def write_datalist(output: Path, cases: Sequence[Case], settings: Settings) -> Path:
-    """Write ``datalist.json`` in MONAI's form, with the number and names of the classes and the settings."""
+def write_datalist(output: Path, cases: Sequence[Case], settings: Settings, patient_regex: str | None = None) -> Path:
+    """Write ``datalist.json`` in MONAI's form, with the classes, the settings, and how names tell the patient."""
     count = settings.num_classes
     content: dict[str, Any] = {
         "name": "prepared by semsynth",
@@ -398,6 +399,8 @@ def write_datalist(output: Path, cases: Sequence[Case], settings: Settings) -> P
         "settings": asdict(settings),
         "settings_sha256": hashlib.sha256(json.dumps(asdict(settings), sort_keys=True).encode()).hexdigest(),
     }
+    if patient_regex is not None:
+        content["patient_regex"] = patient_regex
     for split in SPLITS:
         names = sorted(case.name for case in cases if case.split == split)
         content[split] = [_entry(output, name) for name in names]
