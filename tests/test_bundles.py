@@ -22,6 +22,7 @@ import verify_bundles
 from bundle_configs import WEIGHTS, config_path, isolated, read
 from bundle_runs import synthetic_findings
 from ignite.engine import Events
+from semsynth.checkpoints import newest_checkpoint
 from verify_bundles import CHECKS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -325,9 +326,9 @@ def test_two_processes_train_one_network_that_one_process_resumes(
 
     ranks = [torch.load(paths["run_dir"] / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
     assert bundle_runs.compare_weights(ranks[0], ranks[1]) == []
-    checkpoint = torch.load(paths["run_dir"] / "checkpoint.pt", weights_only=True)
-    assert checkpoint["epoch"] == 1
-    assert bundle_runs.compare_weights(checkpoint["network"], ranks[0]) == []
+    checkpoint = newest_checkpoint(paths["run_dir"])
+    assert checkpoint["epoch"] == 1 and checkpoint["processes"] == len(checkpoint["random"]) == 2
+    assert bundle_runs.compare_weights(checkpoint["objects"]["network"], ranks[0]) == []
     assert (paths["run_dir"] / "model.pt").is_file()
     assert log.count("training: 100%") == 1
     writers = {path.name.split(".")[-2] for path in (paths["run_dir"] / "tensorboard").glob("events.*")}
@@ -340,4 +341,4 @@ def test_two_processes_train_one_network_that_one_process_resumes(
         trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda engine: seen.append(engine.state.epoch))
         training.run()
     assert seen == [2]
-    assert torch.load(paths["run_dir"] / "checkpoint.pt", weights_only=True)["epoch"] == 2
+    assert newest_checkpoint(paths["run_dir"])["epoch"] == 2

@@ -198,3 +198,76 @@ def test_batches_are_label_map_and_image_and_inference_has_no_image():
 def test_settings_out_of_range_are_named(make, message):
     with pytest.raises(InputError, match=message):
         make()
+
+
+# ---- steps that a NaN cannot spoil
+
+
+class Poisoned(ConditionalGANLoss):
+    """Makes one term NaN in some iterations."""
+
+    def __init__(self, *, term: str, iterations: set[int]) -> None:
+        super().__init__()
+        self.term, self.iterations, self.count = term, iterations, 0
+
+    def generator(self, discriminator, label, fake, real):
+        self.count += 1
+        return self._poison(super().generator(discriminator, label, fake, real))
+
+    def discriminator(self, discriminator, label, fake, real):
+        return self._poison(super().discriminator(discriminator, label, fake, real))
+
+    def _poison(self, terms):
+        bad = self.count in self.iterations
+        return {n: t * float("nan") if bad and n == self.term else t for n, t in terms.items()}
+
+
+@pytest.mark.parametrize("term", ["g_l1", "d_real"])
+def test_a_step_with_a_nan_loss_is_skipped_counted_and_leaves_the_network_alone(term, caplog):
+    engine = trainer(Poisoned(term=term, iterations={2}))
+    states = []
+    learner = engine.network if term == "g_l1" else engine.discriminator
+    engine.add_event_handler("ITERATION_COMPLETED", lambda: states.append(copy.deepcopy(learner.state_dict())))
+    engine.run()
+    first, second, third = (torch.cat([t.flatten().double() for t in state.values()]) for state in states)
+    assert torch.equal(first, second) and not torch.equal(second, third) and bool(third.isfinite().all())
+    assert engine.skipped == 1 and all(part.guard.in_a_row == 0 for part in engine.learners.values())
+    assert f"iteration 2: loss {term} is NaN or infinite" in caplog.text
+
+
+def test_running_statistics_that_a_nan_has_spoilt_are_put_back():
+    data = batches()
+    data[1]["image"] = data[1]["image"] * float("nan")
+    engine = trainer(train_data_loader=data)
+    assert any("running" in name for name, _ in engine.discriminator.named_buffers())
+    engine.run()
+    assert engine.skipped == 2  # generator and discriminator
+    assert all(bool(t.isfinite().all()) for t in engine.discriminator.state_dict().values())
+
+
+def test_infinite_gradients_of_a_finite_loss_are_skipped_too():
+    engine = trainer()
+    parameter = next(engine.network.parameters())
+    parameter.register_hook(lambda g: g * float("inf"))
+    before = copy.deepcopy(engine.network.state_dict())
+    engine.run()
+    assert engine.skipped == 3 and not moved(before, engine.network)
+
+
+def test_too_many_bad_steps_in_a_row_stop_with_where_it_began():
+    engine = trainer(Poisoned(term="g_adversarial", iterations=set(range(1, 50))), max_bad_steps=2)
+    with pytest.raises(InputError, match=r"3 steps in a row.*the limit is 2.*it began in loss g_adversarial"):
+        engine.run()
+
+
+def test_out_of_memory_names_the_settings_that_help():
+    class Greedy(torch.nn.Module):
+        def forward(self, x):
+            return x + torch.empty(2**50)
+
+    engine = trainer()
+    engine.network = Greedy()
+    with pytest.raises(
+        InputError, match=r"out of memory at iteration 1, with \(1, 1, 16, 16, 16\).*smaller patch_size"
+    ):
+        engine.run()

@@ -214,7 +214,7 @@ def weights(*, checkpoint: str, output: str, name: str = "network") -> str:
     """Take a network's weights out of a training checkpoint, as float16, to ship them as a bundle's model.pt.
 
     Args:
-        checkpoint: the checkpoint.pt of a training run.
+        checkpoint: a training's run folder (its newest good checkpoint is taken), or one checkpoint_….pt.
         output: the file to write.
         name: which network of the checkpoint.
     """

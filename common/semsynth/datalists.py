@@ -100,7 +100,8 @@ def load_datalist(
         patch_size: voxels that training crops; cases that are smaller are named.
         also: further keys whose files are checked in entries that have them; None takes with an image its label map,
             or else its masks, and an empty list nothing (an inference that reads images alone).
-        metadata: the bundle's ``metadata.json``: refuses classes that its weights never saw.
+        metadata: the bundle's ``metadata.json``: refuses classes that its weights never saw. With another
+            ``num_classes`` than it states the weights are others, and it says nothing about them.
         check: False only looks whether the files of ``needs`` are there.
 
     Raises:
@@ -122,7 +123,7 @@ def load_datalist(
     found = [case_of(entry, roles_of(entry, needs, also), split) for entry in resolved]
     report = check_cases(found, Rules(num_classes, expert_classes(path, content), patch_size))
     report = replace(report, findings=(*_leaks(path, content), *report.findings))
-    if metadata is not None and "label" in needs:
+    if metadata is not None and "label" in needs and _speaks_of(metadata, num_classes):
         report = with_vocabulary(report, stated_classes(path, content), metadata, path)
     report.raise_for_errors()
     report.log_warnings(logger)
@@ -226,11 +227,15 @@ def load_label_maps(
     names = name_cases(paths)
     check_names(names, pattern)
     report = check_cases([Entry(n, {"label": p}) for n, p in zip(names, paths, strict=True)], Rules(num_classes))
-    if metadata is not None:
+    if metadata is not None and _speaks_of(metadata, num_classes):
         report = with_vocabulary(report, {}, metadata, pattern)
     report.raise_for_errors()
     report.log_warnings(logger)
     return [{"case": name, "image": str(path)} for name, path in zip(names, paths, strict=True)]
+
+
+def _speaks_of(metadata: str | Path, num_classes: int | None) -> bool:
+    return num_classes is None or num_classes == len(bundle_classes(metadata))
 
 
 def _leaks(path: Path, content: Mapping[str, Any]) -> list[Finding]:

@@ -54,6 +54,22 @@ def rank() -> int:
     return int(os.environ.get("RANK", "0"))
 
 
+def world_size() -> int:
+    """How many processes train together, 1 without torchrun."""
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_world_size()
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def all_true(value: bool, device: torch.device) -> bool:
+    """Whether ``value`` is true in every process: what one decides, all have to do."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return value
+    flag = torch.tensor(int(value), device=device)
+    dist.all_reduce(flag, op=dist.ReduceOp.MIN)
+    return bool(flag.item())
+
+
 def distribute(module: nn.Module, device: torch.device) -> DistributedDataParallel:
     """Wrap a network for training in several processes.
 

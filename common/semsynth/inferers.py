@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import copy
 from typing import Any
 
 import torch
 from monai.inferers import SlidingWindowInferer
+from monai.utils import fall_back_tuple
 
 from .networks.pix2pix import white_noise
 
@@ -34,5 +36,30 @@ class NoisyWindowInferer(SlidingWindowInferer):
         if self.noise:
             x = torch.cat([x, white_noise(x, self.noise_seed)], dim=1)
         result = super().__call__(x, network, *args, **kwargs)
+        assert isinstance(result, torch.Tensor)
+        return result
+
+
+class WholeOrWindowInferer(SlidingWindowInferer):
+    """The whole volume in one pass where it fits into one window, overlapping windows where it does not.
+
+    MONAI's inferer pads a smaller volume up to the window with zeros, which costs time and changes the statistics that
+    networks standardise by.
+
+    Args:
+        roi_size: the largest window, voxels along H, W, D.
+        kwargs: all else that ``monai.inferers.SlidingWindowInferer`` takes.
+    """
+
+    def __call__(  # type: ignore[override]
+        self, inputs: torch.Tensor, network: Callable[..., torch.Tensor], *args: Any, **kwargs: Any
+    ) -> torch.Tensor:
+        """Input ``(B, C, H, W, D)`` → the network's output on the same grid."""
+        largest = fall_back_tuple(self.roi_size, inputs.shape[2:])
+        if all(size <= window for size, window in zip(inputs.shape[2:], largest, strict=True)):
+            return network(inputs, *args, **kwargs)
+        windowed = copy(self)
+        windowed.roi_size = tuple(min(pair) for pair in zip(inputs.shape[2:], largest, strict=True))
+        result = super(WholeOrWindowInferer, windowed).__call__(inputs, network, *args, **kwargs)
         assert isinstance(result, torch.Tensor)
         return result

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
-from monai.transforms import MapTransform, SpatialCrop
+from monai.transforms import MapTransform, SpatialCrop, Transform
 
+from .cases import binary_mask
 from .errors import InputError
-from .labels import check_range
+from .labels import ENDO, WALL, check_range
 from .volumes import read_volume, same_affine, scale_intensity
 
 
@@ -58,6 +59,60 @@ class LoadLabelMapd(MapTransform):
             check_range(torch.from_numpy(np.asarray(volume.data, dtype=np.float32)), self.num_classes, source=str(path))
             result[key] = _tensor(np.asarray(volume.data, dtype=np.uint8), volume.affine, str(path))
         return result
+
+
+class LoadTargetd(Transform):
+    """The target of a segmentation: from a composite map, or from binary masks, under ``label``.
+
+    ``label`` (a composite map) is read where the entry has it, else ``endo`` (0/1, or the 2018 challenge's 0/255) and,
+    for class 2, ``wall``. Of the map's values those in ``classes`` become 1, 2, … in that order, all others 0:
+    MetaTensor ``(1, H, W, D)``, uint8.
+
+    Args:
+        classes: values of the map that are to be segmented; [1] for the cavity, [1, 2] for cavity and wall.
+        allow_missing: leave entries without ``label`` and ``endo`` as they are (inference).
+
+    Raises:
+        InputError: for a file that cannot be used, values that are no class indices, or masks that ``classes`` needs
+            and the entry has not.
+    """
+
+    def __init__(self, classes: Sequence[int] = (1,), *, allow_missing: bool = False) -> None:
+        if not classes or min(classes) < 1 or len(set(classes)) != len(classes):
+            raise InputError(f"classes must be different values of the map from 1 on, got {list(classes)}")
+        self.classes, self.allow_missing = tuple(int(c) for c in classes), allow_missing
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:  # noqa: D102
+        if "label" in data:
+            path = str(data["label"])
+            volume = read_volume(path)
+            check_range(torch.from_numpy(np.asarray(volume.data, dtype=np.float32)), 256, source=path)
+            values = np.asarray(volume.data)
+        elif "endo" in data:
+            path = str(data["endo"])
+            volume = read_volume(path)
+            values = self._from_masks(data)
+        elif self.allow_missing:
+            return dict(data)
+        else:
+            raise InputError(f"case {data.get('case', '?')}: needs 'label' or 'endo'")
+        target = np.zeros(values.shape, dtype=np.uint8)
+        for index, value in enumerate(self.classes, start=1):
+            target[values == value] = index
+        return dict(data) | {"label": _tensor(target, volume.affine, path)}
+
+    def _from_masks(self, data: Mapping[Hashable, Any]) -> np.ndarray:
+        roles = {ENDO: "endo", WALL: "wall"}
+        unknown = [str(c) for c in self.classes if c not in roles or roles[c] not in data]
+        if unknown:
+            raise InputError(
+                f"case {data.get('case', '?')}: its masks give no class {', '.join(unknown)}; prepare the data with "
+                "'semsynth prepare', which derives a wall, and train on the composite maps"
+            )
+        values = np.zeros(read_volume(data["endo"]).data.shape, dtype=np.uint8)
+        for value in sorted(self.classes, reverse=True):  # the cavity last: it wins where masks overlap
+            values[binary_mask(read_volume(data[roles[value]]).data, roles[value]) > 0] = value
+        return values
 
 
 class SameGridd(MapTransform):

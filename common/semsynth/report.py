@@ -29,11 +29,15 @@ _lock = threading.Lock()  # matplotlib's font and text caches are shared by all 
 
 @dataclass(frozen=True)
 class Panel:
-    """One column of a picture: an ``(H, W, D)`` volume in RAS order, intensities in [0, 1] or class indices."""
+    """One column of a picture: an ``(H, W, D)`` volume in RAS order, intensities in [0, 1] or class indices.
+
+    ``outlines`` are label maps on the same grid with a colour each, drawn as contours, the last one on top.
+    """
 
     title: str
     volume: NDArray[Any]
     is_label: bool = False
+    outlines: Sequence[tuple[NDArray[Any], str]] = ()
 
 
 @dataclass(frozen=True)
@@ -102,6 +106,11 @@ def _draw_line(axes: Sequence[Any], row: Row, name: str, *, titles: bool) -> Non
             axis.imshow(cut, cmap=cmap, vmin=0, vmax=len(LABEL_COLOURS) - 1, aspect=aspect, interpolation="nearest")
         else:
             axis.imshow(cut, cmap="gray", vmin=0, vmax=1, aspect=aspect, interpolation="bilinear")
+        for mask, colour in panel.outlines:
+            outline = plane(mask, name, row.centre)
+            levels = [c - 0.5 for c in np.unique(outline) if c > 0]
+            if levels and outline.min() != outline.max():
+                axis.contour(outline, levels=levels, colors=[colour], linewidths=0.8)
         if titles:
             axis.set_title(panel.title, color="white", fontsize=9)
     axes[0].text(-0.02, 0.5, name, color="white", fontsize=8, rotation=90, va="center", ha="right",

@@ -46,6 +46,13 @@ class Volume:
         image = nib.as_closest_canonical(nib.Nifti1Image(self.data, self.affine, dtype=self.data.dtype))
         return Volume(np.asanyarray(image.dataobj), image.affine)
 
+    def oriented_as(self, affine: NDArray[np.float64]) -> Volume:
+        """The same voxels with the order and direction of axes that ``affine`` has (lossless)."""
+        wanted, own = nib.io_orientation(affine), nib.io_orientation(self.affine)
+        change = nib.orientations.ornt_transform(own, wanted)
+        data = nib.orientations.apply_orientation(self.data, change)
+        return Volume(data, self.affine @ nib.orientations.inv_ornt_aff(change, self.data.shape))
+
 
 def read_volume(path: str | Path, header: Header | None = None) -> Volume:
     """Read a ``.nii``, ``.nii.gz`` or ``.nrrd`` file.

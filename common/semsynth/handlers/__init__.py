@@ -1,8 +1,21 @@
-"""Ignite handlers: checkpoints, progress, previews, synthetic volumes on disk."""
+"""Ignite handlers: checkpoints, initial weights, progress, previews, volumes on disk."""
 
-from .checkpoint import SaveBestWeights, TrainingCheckpoint
+from .checkpoint import SaveBestWeights, SaveFinalWeights, TrainingCheckpoint
+from .initial import InitWeights
 from .preview import PreviewHandler
 from .progress import ProgressHandler
+from .ranked import RankedSegmentations
+from .segmentation import SegmentationWriter
 from .synthetic import SyntheticWriter
 
-__all__ = ["PreviewHandler", "ProgressHandler", "SaveBestWeights", "SyntheticWriter", "TrainingCheckpoint"]
+__all__ = [
+    "InitWeights",
+    "PreviewHandler",
+    "ProgressHandler",
+    "RankedSegmentations",
+    "SaveBestWeights",
+    "SaveFinalWeights",
+    "SegmentationWriter",
+    "SyntheticWriter",
+    "TrainingCheckpoint",
+]

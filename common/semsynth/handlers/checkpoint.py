@@ -1,128 +1,303 @@
-"""Checkpoints written whole or not at all, and training that goes on from them."""
+"""Training that survives: checkpoints of everything, exact resuming, signals, best and final weights."""
 
 from __future__ import annotations
 
 import logging
+import signal
+import threading
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from ignite.engine import Engine, Events
+from torch.nn.parallel import DistributedDataParallel
 
-from ..distributed import rank
+from ..checkpoints import (
+    CheckpointFolder,
+    newest_checkpoint,
+    not_finite,
+    random_state,
+    save_atomically,
+    set_random_state,
+)
+from ..distributed import all_true, rank, world_size
 from ..errors import InputError
-from ..volumes import atomic_path
+from ..provenance import TrainingRecord, changed_keys, write_model_card
 
 logger = logging.getLogger(__name__)
-
-
-def save_atomically(state: Mapping[str, Any], path: str | Path) -> None:
-    """``torch.save`` to a file beside ``path``, then rename: a kill leaves the old file whole."""
-    with atomic_path(path) as temporary:
-        torch.save(dict(state), temporary)
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class TrainingCheckpoint:
-    """Attached to a trainer: saves the whole state every few epochs, and goes on from it.
+    """Attached to a trainer: saves its whole state, goes on from it exactly, and answers SIGTERM and SIGINT.
+
+    Resuming gives bit for bit what an uninterrupted training would have given (on CPU; with a
+    :class:`semsynth.data.CaseSampler`, whose order and augmentation follow from epoch and position). On the first
+    SIGTERM or SIGINT the step ends (at the end of an epoch: its validation too), a checkpoint is saved, and the process
+    ends with status 143 or 130; a second one ends it at once.
 
     Args:
-        path: the checkpoint file (one, overwritten).
-        objects: name → anything with ``state_dict`` and ``load_state_dict`` (networks, optimizers, then schedulers). A
-            cosine schedule may have another length than the checkpoint's: it goes on as if it had always had it.
+        folder: where checkpoints go (see :class:`semsynth.checkpoints.CheckpointFolder`).
+        objects: name → anything with ``state_dict`` and ``load_state_dict``: networks, optimizers, schedulers, moving
+            averages. A cosine or one-cycle schedule may have another length than the checkpoint's: it goes on as if it
+            had always had it.
         interval: epochs between saves; the last epoch is always saved.
-        resume: load ``path`` at the start where it exists.
+        keep: how many checkpoints to keep.
+        resume: go on from the newest good checkpoint where there is one.
+        record: what the training is made from; its hashes go into each checkpoint, and a resumed training with another
+            configuration or other data says so.
 
     Raises:
-        InputError: (at the start) when the file cannot be read or lacks one of ``objects``; (at a save) when a network
-            holds NaN or infinite values: the file keeps the last good state.
+        InputError: (at the start) no good checkpoint among those there, or one that lacks an object or has another
+            shape; (at a save) NaN or infinite weights, which are never saved, or a disk that cannot be written.
     """
 
     def __init__(
-        self, path: str | Path, objects: Mapping[str, Any], *, interval: int = 1, resume: bool = False
+        self,
+        folder: str | Path,
+        objects: Mapping[str, Any],
+        *,
+        interval: int = 1,
+        keep: int = 2,
+        resume: bool = False,
+        record: TrainingRecord | None = None,
     ) -> None:
         # the bare networks: a checkpoint of two processes can be resumed by one, and the other way round
-        self.objects = {name: getattr(obj, "module", obj) for name, obj in objects.items()}
-        self.path, self.interval, self.resume = Path(path), interval, resume
+        self.objects = {
+            name: obj.module if isinstance(obj, DistributedDataParallel) else obj for name, obj in objects.items()
+        }
+        self.files = CheckpointFolder(folder, keep=keep)
+        self.interval, self.resume, self.record = interval, resume, record
+        self.signal: int | None = None
+        self.previous: dict[int, Any] = {}
 
     def attach(self, engine: Engine) -> None:
         """Follow ``engine``."""
         engine.add_event_handler(Events.STARTED, self._load)
-        engine.add_event_handler(Events.EPOCH_COMPLETED, self._save)
+        engine.add_event_handler(Events.STARTED, self._listen)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._stop_if_told)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._save_epoch)
+        engine.add_event_handler(Events.COMPLETED | Events.TERMINATE, self._stop_listening)
+        engine.add_event_handler(Events.EXCEPTION_RAISED, self._give_up)
+
+    # ---- saving
+
+    def _save_epoch(self, engine: Engine) -> None:
+        told = self._told(engine)
+        last = engine.state.epoch == engine.state.max_epochs
+        if told or last or engine.state.epoch % self.interval == 0:
+            self._save(engine)
+        if told:
+            self._exit(engine)
+
+    def _stop_if_told(self, engine: Engine) -> None:
+        length = engine.state.epoch_length
+        if length and engine.state.iteration % length == 0:
+            return  # the epoch's own handlers (validation, schedules) come first, then the epoch's save
+        at_border = getattr(engine, "at_step_border", lambda: True)()
+        if at_border and self._told(engine):
+            self._save(engine)
+            self._exit(engine)
+
+    def _save(self, engine: Engine) -> None:
+        streams = _gather(random_state())  # every process has its own
+        if rank() == 0:
+            path = self.files.save(
+                self.state(engine) | {"random": streams}, epoch=engine.state.epoch, iteration=engine.state.iteration
+            )
+            logger.debug("saved %s", path)
+
+    def state(self, engine: Engine) -> dict[str, Any]:
+        """All that a checkpoint holds but the generators' states.
+
+        Raises:
+            InputError: when an object holds NaN or infinite values.
+        """
+        objects = {name: obj.state_dict() for name, obj in self.objects.items()}
+        # best values start at infinity: only what holds tensors can have diverged
+        broken = not_finite(objects)
+        if broken:
+            raise InputError(
+                f"epoch {engine.state.epoch}: NaN or infinite values in {', '.join(broken[:4])}"
+                f"{' …' if len(broken) > 4 else ''}: training has diverged and is not saved; {self.files.folder} keeps "
+                "the last good state: resume with a lower learning rate or with clip_norm"
+            )
+        state: dict[str, Any] = {
+            "objects": objects,
+            "trainer": engine.training_state() if hasattr(engine, "training_state") else {},
+            "epoch": engine.state.epoch,
+            "iteration": engine.state.iteration,
+            "epoch_length": engine.state.epoch_length,
+            "batch_size": getattr(getattr(engine.state, "dataloader", None), "batch_size", None),
+            "processes": world_size(),
+        }
+        return state | ({} if self.record is None else {"record": self.record.facts()})
+
+    # ---- going on
 
     def _load(self, engine: Engine) -> None:
         if not self.resume:
-            return
-        if not self.path.is_file():
-            logger.info("nothing to resume at %s: starting afresh", self.path)
-            return
-        try:
-            state = torch.load(self.path, map_location="cpu", weights_only=True)
-        except Exception as error:
-            raise InputError(
-                f"{self.path}: cannot be read as a checkpoint ({type(error).__name__}); delete it to start afresh"
-            ) from error
-        missing = sorted((set(self.objects) | {"epoch"}) - set(state))
-        if missing:
-            raise InputError(f"{self.path}: has no state for {', '.join(missing)}; it belongs to another training")
-        for name, obj in self.objects.items():
-            if getattr(obj, "T_max", None) == state[name].get("T_max"):
-                obj.load_state_dict(state[name])
-            else:
-                _replay(obj, int(state[name]["last_epoch"]))
-        epoch = int(state["epoch"])
-        engine.state.epoch = epoch
-        engine.state.iteration = epoch * (engine.state.epoch_length or 0)
-        if epoch >= (engine.state.max_epochs or 0):
-            logger.warning("%s is at epoch %d of %s: nothing left to train", self.path, epoch, engine.state.max_epochs)
-        logger.info("resumed from %s at epoch %d", self.path, epoch)
-
-    def _save(self, engine: Engine) -> None:
-        last = engine.state.epoch == engine.state.max_epochs
-        if rank() == 0 and (last or engine.state.epoch % self.interval == 0):
-            state = {name: obj.state_dict() for name, obj in self.objects.items()}
-            broken = [name for name, part in state.items() if not _is_finite(part)]
-            if broken:
-                raise InputError(
-                    f"epoch {engine.state.epoch}: {', '.join(broken)} hold NaN or infinite values, training has "
-                    f"diverged; {self.path} keeps the last good state: "
-                    "resume with a lower learning rate or with clip_norm"
+            if rank() == 0 and self.files.listed():
+                logger.warning(
+                    "%s holds checkpoints of an earlier training, which the first save replaces; --resume True goes on",
+                    self.files.folder,
                 )
-            save_atomically(state | {"epoch": engine.state.epoch}, self.path)
+            return
+        found = self.files.load_newest()
+        if found is None:
+            logger.info("nothing to resume in %s: starting afresh", self.files.folder)
+            return
+        state, path = found
+        missing = sorted(set(self.objects) - set(state["objects"]))
+        if missing:
+            raise InputError(f"{path}: has no state for {', '.join(missing)}; it belongs to another training")
+        for name, obj in self.objects.items():
+            _restore(obj, state["objects"][name], f"{path}: {name}")
+        if state["trainer"] and hasattr(engine, "load_training_state"):
+            engine.load_training_state(state["trainer"])
+        self._compare(state)
+        self._go_to(engine, state)
+        streams = state["random"]
+        if rank() < len(streams):
+            set_random_state(streams[rank()])
+        if engine.state.epoch >= (engine.state.max_epochs or 0):
+            logger.warning("%s is at epoch %d of %s: nothing left to train", path, engine.state.epoch,
+                           engine.state.max_epochs)  # fmt: skip
+        logger.info("resumed from %s: epoch %d, iteration %d", path, state["epoch"], state["iteration"])
+
+    def _go_to(self, engine: Engine, state: Mapping[str, Any]) -> None:
+        """Put the engine, and the order of the cases, where the checkpoint was."""
+        epoch, iteration, length = int(state["epoch"]), int(state["iteration"]), engine.state.epoch_length
+        done = iteration % state["epoch_length"] if state["epoch_length"] else 0
+        if done == 0:
+            engine.state.epoch = epoch
+            engine.state.iteration = epoch * (length or 0)
+            return
+        loader: Any = engine.state.dataloader
+        sampler: Any = getattr(loader, "sampler", None)
+        same = (length, getattr(loader, "batch_size", None), world_size()) == (
+            state["epoch_length"], state["batch_size"], state["processes"])  # fmt: skip
+        engine.state.epoch = epoch - 1  # the engine counts up when the epoch starts
+        if same and hasattr(sampler, "skip"):
+            sampler.skip = done * int(loader.batch_size)
+            engine.state.iteration = iteration
+        else:
+            logger.warning("the data, batch size or processes have changed: epoch %d starts from its beginning", epoch)
+            engine.state.iteration = (epoch - 1) * (length or 0)
+
+    def _compare(self, state: Mapping[str, Any]) -> None:
+        """Say what is not as it was; going on with it is the user's right (a longer schedule, other data)."""
+        if self.record is None or "record" not in state:
+            return
+        then, now = state["record"], self.record.facts()
+        changed = changed_keys(then.get("config") or {}, now.get("config") or {})
+        if changed and then.get("config") and now.get("config"):
+            logger.warning("the configuration is not the checkpoint's; changed: %s", ", ".join(changed))
+        if then.get("datalist_sha256") != now.get("datalist_sha256"):
+            logger.warning("the datalist is not the checkpoint's")
+        versions = {n: v for n, v in then.get("versions", {}).items() if now["versions"].get(n) != v}
+        if versions:
+            logger.warning("other versions than the checkpoint's, results may differ; then: %s", versions)
+
+    # ---- signals
+
+    def _listen(self, engine: Engine) -> None:
+        self.signal = None
+        if threading.current_thread() is threading.main_thread():
+            self.previous = {number: signal.signal(number, self._hear) for number in SIGNALS}
+
+    def _hear(self, number: int, frame: FrameType | None) -> None:
+        if self.signal is not None:  # asked twice: at once
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+        self.signal = number
+        logger.warning("%s: the step is finished and a checkpoint saved first", signal.Signals(number).name)
+
+    def _told(self, engine: Engine) -> bool:
+        """Whether any process was told to stop: all stop at the same step."""
+        device = torch.device(getattr(engine.state, "device", "cpu"))
+        return not all_true(self.signal is None, device)
+
+    def _exit(self, engine: Engine) -> None:
+        number = self.signal or signal.SIGTERM
+        self._stop_listening(engine)
+        logger.warning("stopped at epoch %d, iteration %d; --resume True goes on from there",
+                       engine.state.epoch, engine.state.iteration)  # fmt: skip
+        raise SystemExit(128 + number)
+
+    def _stop_listening(self, engine: Engine) -> None:
+        for number, before in self.previous.items():
+            signal.signal(number, before)
+        self.previous = {}
+
+    def _give_up(self, engine: Engine, error: BaseException) -> None:
+        self._stop_listening(engine)
+        raise error
 
 
-def _is_finite(state: Mapping[str, Any]) -> bool:
-    return all(bool(value.isfinite().all()) for value in state.values() if isinstance(value, torch.Tensor))
+def _gather(value: Any) -> list[Any]:
+    if not (dist.is_available() and dist.is_initialized()):
+        return [value]
+    everyone: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(everyone, value)
+    return everyone
 
 
-def _replay(scheduler: Any, epochs: int) -> None:
-    """Bring a schedule of another length than the checkpoint's to where it would be now.
+def _restore(obj: Any, state: Mapping[str, Any], name: str) -> None:
+    """Load a state, or bring a schedule of another length than the checkpoint's to where it would be now.
 
-    Loading the old state would bring the old length back with it, and the learning rate would rise again after its end.
+    Loading the old schedule's state would bring the old length back with it, and the rate would rise after its end.
     """
+    lengths = [key for key in ("T_max", "total_steps") if key in state and getattr(obj, key, None) != state[key]]
+    if lengths:
+        _replay(obj, int(state["last_epoch"]))
+        return
+    try:
+        obj.load_state_dict(state)
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise InputError(
+            f"{name}: its state does not fit ({str(error).splitlines()[0]}); it belongs to another network. To take "
+            "over what fits, start afresh with init_weights"
+        ) from error
+
+
+def _replay(scheduler: Any, steps: int) -> None:
     for group in scheduler.optimizer.param_groups:
         group["lr"] = group["initial_lr"]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that the optimizer has not stepped in between
-        for _ in range(epochs):
+        for _ in range(min(steps, getattr(scheduler, "total_steps", steps))):
             scheduler.step()
 
 
 class SaveBestWeights:
     """Attached to a validation engine: writes the network's bare state dict when the key metric is the best so far.
 
+    Beside it a card of the same name with ``.json`` says what it was trained on, by which command, and its SHA-256.
+
     Args:
         network: whose weights to save.
-        path: the file, for example ``models/model.pt``.
+        path: the file, for example ``runs/train/model.pt``.
         lower_is_better: direction of the key metric; the engine's ``metric_cmp_fn`` must agree.
         half: store floating-point tensors as float16 (half the size; loading casts them back).
+        record: goes into the card.
     """
 
     def __init__(
-        self, network: torch.nn.Module, path: str | Path, *, lower_is_better: bool, half: bool = False
+        self,
+        network: torch.nn.Module,
+        path: str | Path,
+        *,
+        lower_is_better: bool,
+        half: bool = False,
+        record: TrainingRecord | None = None,
     ) -> None:
         self.network, self.path, self.lower, self.half = network, Path(path), lower_is_better, half
+        self.record = record
         self.best = float("inf") if lower_is_better else float("-inf")
 
     def state_dict(self) -> dict[str, float]:
@@ -138,13 +313,63 @@ class SaveBestWeights:
         engine.add_event_handler(Events.COMPLETED, self._save)
 
     def _save(self, engine: Engine) -> None:
-        value = float(engine.state.metrics[engine.state.key_metric_name])  # type: ignore[attr-defined]
+        name = engine.state.key_metric_name  # type: ignore[attr-defined]
+        value = float(engine.state.metrics[name])
         better = value < self.best if self.lower else value > self.best
         if better and rank() == 0:
+            save_weights(
+                self.network, self.path, half=self.half, record=self.record,
+                metric={"name": name, "value": round(value, 6), "epoch": engine.state.epoch},
+            )  # fmt: skip
             self.best = value
-            module = getattr(self.network, "module", self.network)
-            save_atomically(weights_of(module, half=self.half), self.path)
-            logger.info("best %s so far, %.5f: %s", engine.state.key_metric_name, value, self.path)  # type: ignore[attr-defined]
+            logger.info("best %s so far, %.5f: %s", name, value, self.path)
+
+
+class SaveFinalWeights:
+    """Attached to a trainer: writes the network's bare state dict, and its card, when the training is done.
+
+    Args:
+        network, path, half, record: as in :class:`SaveBestWeights`.
+    """
+
+    def __init__(
+        self, network: torch.nn.Module, path: str | Path, *, half: bool = False, record: TrainingRecord | None = None
+    ) -> None:
+        self.network, self.path, self.half, self.record = network, Path(path), half, record
+
+    def attach(self, engine: Engine) -> None:
+        """Follow ``engine``."""
+        engine.add_event_handler(Events.COMPLETED, self._save)
+
+    def _save(self, engine: Engine) -> None:
+        if rank() == 0 and engine.state.epoch == engine.state.max_epochs:
+            save_weights(
+                self.network, self.path, half=self.half, record=self.record, metric={"epoch": engine.state.epoch}
+            )
+
+
+def save_weights(
+    network: torch.nn.Module,
+    path: str | Path,
+    *,
+    half: bool = False,
+    record: TrainingRecord | None = None,
+    metric: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a network's bare state dict, whole or not at all, and the card that says what it is.
+
+    Raises:
+        InputError: for NaN or infinite weights (nothing is written), also those that float16 cannot hold.
+    """
+    state = weights_of(getattr(network, "module", network), half=half)
+    broken = not_finite(state)
+    if broken:
+        raise InputError(f"{path}: not written, NaN or infinite weights in {', '.join(broken[:4])}")
+    save_atomically(state, path)
+    facts: dict[str, Any] = {} if record is None else record.facts(for_card=True)
+    if metric:
+        facts["metric"] = dict(metric)
+    write_model_card(path, **facts)
 
 
 def weights_of(module: torch.nn.Module, *, half: bool = False) -> dict[str, torch.Tensor]:
@@ -154,16 +379,23 @@ def weights_of(module: torch.nn.Module, *, half: bool = False) -> dict[str, torc
 
 
 def extract_weights(checkpoint: str | Path, output: str | Path, *, name: str = "network") -> Path:
-    """Take one network's weights out of a :class:`TrainingCheckpoint` file and write them as a float16 state dict.
+    """Take one network's weights out of a checkpoint and write them as a float16 state dict with their card.
+
+    Args:
+        checkpoint: a checkpoint file, its folder, or the run's folder (then the newest good one).
+        output: the file to write.
+        name: which network.
 
     Raises:
-        InputError: when the file cannot be read or holds no network of that name.
+        InputError: when nothing good is there, or it holds no network of that name.
     """
-    try:
-        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise InputError(f"{checkpoint}: cannot be read as a checkpoint ({type(error).__name__})") from error
-    if name not in state:
-        raise InputError(f"{checkpoint}: holds no {name!r}, only {', '.join(sorted(state))}")
-    save_atomically({key: t.half() if t.is_floating_point() else t for key, t in state[name].items()}, output)
+    state = newest_checkpoint(checkpoint)
+    if name not in state["objects"]:
+        raise InputError(f"{checkpoint}: holds no {name!r}, only {', '.join(sorted(state['objects']))}")
+    weights = state["objects"][name]
+    save_atomically({key: t.half() if t.is_floating_point() else t for key, t in weights.items()}, output)
+    facts = {key: value for key, value in state.get("record", {}).items() if key != "config"}
+    for own in ("command", "versions"):  # the card's own are those of this extraction
+        facts[f"training_{own}"] = facts.pop(own, None)
+    write_model_card(output, **facts, metric={"epoch": int(state["epoch"])})
     return Path(output)

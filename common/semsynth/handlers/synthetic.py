@@ -16,8 +16,9 @@ from monai.utils.enums import CommonKeys as Keys
 from .. import __version__
 from ..datalists import read_datalist
 from ..errors import InputError
+from ..headers import read_header
 from ..labels import class_names
-from ..volumes import StorageType, sha256, write_image, write_text
+from ..volumes import StorageType, Volume, sha256, write_image, write_text
 
 logger = logging.getLogger(__name__)
 
@@ -82,13 +83,16 @@ class SyntheticWriter:
         output: Any = engine.state.output
         for source, item in zip((entry["case"] for entry in batch), output, strict=True):
             label, pred = item[Keys.IMAGE], item[Keys.PRED]
-            affine = label.affine.cpu().numpy()
-            image = self.output_dir / f"{source}_synthetic.nii.gz"
+            # the network sees right, anterior, superior; the file is as its label map is
+            affine = np.asarray(label.affine.cpu().numpy(), dtype=np.float64)
             label_path = Path(str(label.meta["filename_or_obj"])).resolve()
+            volume = Volume(pred.detach().float().cpu().numpy()[0], affine)
+            volume = volume.oriented_as(read_header(label_path).affine)
+            image = self.output_dir / f"{source}_synthetic.nii.gz"
             record = self.origin | {"case": source, "label": label_path.name, "label_sha256": sha256(label_path)}
             # the record first: no volume is ever without it
             write_text(image.with_name(f"{source}_synthetic.json"), json.dumps(record, indent=1))
-            write_image(image, pred.detach().float().cpu().numpy()[0], np.asarray(affine, dtype=np.float64), self.dtype)
+            write_image(image, volume.data, volume.affine, self.dtype)
             relative = os.path.relpath(label_path, self.output_dir.resolve())
             self.entries.append({"case": source, "image": image.name, "label": relative, "synthetic": True})
 

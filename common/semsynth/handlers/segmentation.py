@@ -1,0 +1,76 @@
+"""Segmentations on disk, on the scan's own grid."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ignite.engine import Engine, Events
+from monai.utils.enums import CommonKeys as Keys
+
+from .. import __version__
+from ..errors import InputError
+from ..volumes import read_volume, same_affine, sha256, write_label, write_text
+
+logger = logging.getLogger(__name__)
+
+
+class SegmentationWriter:
+    """Attached to an inference engine: writes ``<output_dir>/<case>_seg.nii.gz`` for each case.
+
+    Each file has the shape and affine of the image that was given, and a JSON beside it with what made it (bundle,
+    version, SHA-256 of the weights) and each class's volume in ml. Each file is written whole or not at all.
+
+    Args:
+        output_dir: where to write.
+        metadata: the bundle's ``metadata.json``.
+        weights: the file that the network's weights came from.
+
+    Raises:
+        InputError: (at the start) when the weights are not there; (per case) when a result is not on its image's grid.
+    """
+
+    def __init__(self, output_dir: str | Path, *, metadata: str | Path, weights: str | Path) -> None:
+        self.output_dir, self.metadata, self.weights = Path(output_dir), Path(metadata), Path(weights)
+
+    def attach(self, engine: Engine) -> None:
+        """Follow ``engine``, an evaluator with class indices ``(1, H, W, D)`` in its decollated output's ``pred``."""
+        engine.add_event_handler(Events.STARTED, self._start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._write)
+
+    def _start(self, engine: Engine) -> None:
+        if not self.weights.is_file():
+            raise InputError(f"{self.weights}: no such file; train the bundle first or set 'weights' to a trained file")
+        about = json.loads(self.metadata.read_text(encoding="utf-8"))
+        self.classes: dict[str, str] = about["network_data_format"]["outputs"]["pred"]["channel_def"]
+        self.origin = {
+            "bundle": about.get("name", self.metadata.parent.parent.name),
+            "version": about["version"],
+            "semsynth": __version__,
+            "weights": self.weights.name,
+            "weights_sha256": sha256(self.weights),
+        }
+
+    def _write(self, engine: Engine) -> None:
+        batch: Any = engine.state.batch  # decollated by MONAI's engine together with the output
+        output: Any = engine.state.output
+        for case, item in zip((entry["case"] for entry in batch), output, strict=True):
+            image = Path(str(item[Keys.IMAGE].meta["filename_or_obj"]))
+            source = read_volume(image)
+            label = item[Keys.PRED].detach().cpu().numpy()[0].astype(np.uint8)
+            affine = np.asarray(item[Keys.PRED].affine.cpu().numpy(), dtype=np.float64)
+            if label.shape != source.data.shape or not same_affine(affine, source.affine):
+                raise InputError(
+                    f"case {case}: the result has shape {label.shape}, {image} has {source.data.shape}: it is not on "
+                    "the image's grid; check that postprocessing inverts the preprocessing"
+                )
+            voxel_ml = abs(float(np.linalg.det(source.affine[:3, :3]))) / 1000
+            counts = np.bincount(label.ravel(), minlength=len(self.classes))
+            volumes = {n: round(float(counts[int(i)]) * voxel_ml, 2) for i, n in self.classes.items() if i != "0"}
+            path = write_label(self.output_dir / f"{case}_seg.nii.gz", label, source.affine)
+            record = self.origin | {"case": case, "image": image.name, "volume_ml": volumes}
+            write_text(path.with_name(f"{case}_seg.json"), json.dumps(record, indent=1))
+            logger.info("%s: %s ml", path, ", ".join(f"{name} {value:g}" for name, value in volumes.items()))
