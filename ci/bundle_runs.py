@@ -224,8 +224,28 @@ def run_inference(
     if any(str(handler.get("_target_")).endswith(".SyntheticWriter") for handler in handlers):
         entries = inference.parser.get_parsed_content("dataset#data")
         return found + synthetic_findings(output, {str(e["case"]): Path(e["image"]) for e in entries})
+    if any(str(handler.get("_target_")).endswith(".SegmentationWriter") for handler in handlers):
+        entries = inference.parser.get_parsed_content("dataset#data")
+        return found + segmentation_findings(output, {str(e["case"]): Path(e["image"]) for e in entries})
     written = [path for path in output.rglob("*") if path.is_file()]
     return found if written else [*found, "inference.json wrote nothing into output_dir"]
+
+
+def segmentation_findings(output: Path, images: Mapping[str, Path]) -> list[str]:
+    """What is wrong with a segmentation network's output folder: each case's label map on its image's grid."""
+    found = []
+    for case, image in images.items():
+        path = output / f"{case}_seg.nii.gz"
+        if not path.is_file():
+            found.append(f"{path.name} was not written")
+            continue
+        label, source = nib.load(path), nib.load(image)
+        if label.shape != source.shape or not np.allclose(label.affine, source.affine, atol=1e-3):
+            found.append(f"{path.name}: shape or affine is not that of its image")
+        values = np.unique(np.asanyarray(label.dataobj))
+        if not np.array_equal(values, values.astype(np.uint8)):
+            found.append(f"{path.name}: holds values that are no class indices")
+    return found
 
 
 def synthetic_findings(output: Path, label_maps: Mapping[str, Path]) -> list[str]:

@@ -2,7 +2,10 @@
 
     python ci/pack_bundle.py NAME [--output dist] [--bundles DIR]
 
-The zip has one top folder, the bundle's name. The package ``semsynth`` goes into its ``scripts/``, and the configs'
+The zip has one top folder, the bundle's name. Weights of other bundles that its configs name
+(``… '/../la_unet/models/judge.pt'``) are copied in as ``models/la_unet_judge.pt`` with their cards, and the configs'
+paths changed; one that is not there is named, and its use is off in the zip. The package ``semsynth`` goes into
+``scripts/``, and the configs'
 ``semsynth.…`` become ``scripts.semsynth.…``. The same files give the same zip, byte for byte. Prints the zip's path.
 
 The unpacked folder is used with ``python -m monai.bundle`` from inside it. From elsewhere, ``run`` works too with
@@ -30,6 +33,32 @@ _JSON_STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
 _DOTTED_PATH = re.compile(r"semsynth((?:\.\w+)+)")
 # in an expression: not after a word, a dot, an @, or inside a path or a quoted name
 _IN_EXPRESSION = re.compile(r"(?<![\w.@/'\"-])semsynth(?=\.[A-Za-z_])|(?<=\bimport )semsynth\b|(?<=\bfrom )semsynth\b")
+
+
+_OTHERS_WEIGHTS = re.compile(r"/\.\./(\w+)/models/([\w.]+)")
+
+
+def bring_in(text: str) -> str:
+    """A config's JSON with the paths of other bundles' weights changed to where the zip has them."""
+    return _OTHERS_WEIGHTS.sub(r"/models/\1_\2", text)
+
+
+def weights_of_others(bundle: Path) -> dict[str, Path]:
+    """Path in the zip → file, of the other bundles' weights that the configs name and that are there, with cards."""
+    named = {
+        match
+        for config in sorted((bundle / "configs").glob("*.json"))
+        for match in _OTHERS_WEIGHTS.findall(config.read_text(encoding="utf-8"))
+    }
+    found = {}
+    for other, file in sorted(named):
+        path = bundle.parent / other / "models" / file
+        if not path.is_file():
+            print(f"{bundle.name}: {other}/models/{file} is not there; its use is off in the zip", file=sys.stderr)
+        for part in (path, path.with_suffix(".json")):
+            if part.is_file():
+                found[f"models/{other}_{part.name}"] = part
+    return found
 
 
 def relocate(text: str) -> str:
@@ -61,6 +90,7 @@ def collect(bundle: Path) -> dict[str, bytes]:
         raise ValueError(f"{bundle}: no bundle there; it needs configs/metadata.json")
     sources = {name: path for name, path in _files(bundle).items() if name.split("/")[0] not in LEFT_BY_RUNS}
     sources |= {f"scripts/semsynth/{name}": path for name, path in _files(PACKAGE).items()}
+    sources |= weights_of_others(bundle)
     sources.setdefault("LICENSE", ROOT / "LICENSE")
     heavy = [name for name, path in sources.items() if path.stat().st_size > MAX_FILE]
     if heavy:
@@ -72,7 +102,7 @@ def collect(bundle: Path) -> dict[str, bytes]:
     contents.setdefault("scripts/__init__.py", b"")
     for name in contents:
         if re.fullmatch(r"configs/[^/]+\.json", name) and name != "configs/metadata.json":
-            contents[name] = relocate(contents[name].decode("utf-8")).encode("utf-8")
+            contents[name] = bring_in(relocate(contents[name].decode("utf-8"))).encode("utf-8")
     return contents
 
 

@@ -9,16 +9,17 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from ignite.engine import Engine, State
+from ignite.engine import Engine, Events, State
 from monai.data import MetaTensor
 from monai.networks.nets import UNet
 from monai.networks.utils import pixelunshuffle
 from semsynth.errors import InputError
-from semsynth.handlers import InitWeights, RankedSegmentations, SegmentationWriter
+from semsynth.handlers import InitWeights, JudgeDice, RankedSegmentations, SegmentationWriter
 from semsynth.handlers.initial import take_over
 from semsynth.inferers import WholeOrWindowInferer
 from semsynth.losses import SegmentationLoss, class_weights
 from semsynth.metrics import AverageSurfaceDistanceMm, HausdorffDistanceMm
+from semsynth.networks.frozen import FrozenSegmenter, load_segmenter
 from semsynth.networks.segmentation import (
     StandardizedSegmenter,
     SubvoxelNetwork,
@@ -254,6 +255,65 @@ def test_best_median_and_worst_are_drawn(tmp_path):
     assert (tmp_path / "ranked.png").stat().st_size > 10_000
 
 
+# ---- judges
+
+
+def test_a_frozen_segmenter_is_never_trained_and_passes_gradients_to_its_input(tmp_path):
+    torch.save(network().state_dict(), tmp_path / "judge.pt")
+    judge = load_segmenter(network(), tmp_path / "judge.pt", use="the judge's Dice")
+    before = {k: v.clone() for k, v in judge.state_dict().items()}
+    judge.train()
+    x = torch.rand(1, 1, 8, 8, 8, requires_grad=True)
+    judge(x)[:, 1].sum().backward()
+    assert not judge.training and not judge.network.training
+    assert all(p.grad is None for p in judge.parameters()) and float(x.grad.abs().sum()) > 0
+    assert all(torch.equal(v, before[k]) for k, v in judge.state_dict().items())
+
+
+def test_missing_weights_switch_their_use_off_with_one_warning_and_wrong_ones_are_refused(tmp_path, caplog):
+    assert load_segmenter(network(), tmp_path / "none.pt", use="the judge's Dice") is None
+    assert caplog.text.count("the judge's Dice is off") == 1
+    assert load_segmenter(network(), None, use="x") is None and len(caplog.records) == 1
+    torch.save(network(3).state_dict(), tmp_path / "other.pt")
+    with pytest.raises(InputError, match=r"other\.pt: does not fit the network"):
+        load_segmenter(network(), tmp_path / "other.pt", use="x")
+
+
+class Threshold(nn.Module):
+    def forward(self, x):
+        return torch.cat([torch.zeros_like(x), x - 0.5], dim=1) * 100
+
+
+def test_a_volume_is_segmented_on_its_own_grid_whatever_its_axes_and_voxel_size():
+    affine = torch.diag(torch.tensor([-0.5, 2.0, 1.0, 1.0], dtype=torch.float64))
+    volume = torch.zeros(1, 24, 10, 12)
+    volume[0, 4:16, 3:8, 2:9] = 1
+    volume[0, 20, 1, 10] = 1  # a speck, not the largest component
+    label = FrozenSegmenter(Threshold()).segment(MetaTensor(volume, affine=affine))
+    expected = volume.clone()
+    expected[0, 20, 1, 10] = 0
+    assert label.shape == volume.shape and torch.equal(label.affine, affine)
+    assert float((label.as_tensor() != expected).float().mean()) < 0.05
+    assert float(label.as_tensor()[0, 20, 1, 10]) == 0
+
+
+def test_the_judges_dice_is_that_of_its_segmentation_with_the_map():
+    label, pred = torch.zeros(1, 8, 8, 8), torch.zeros(1, 8, 8, 8)
+    label[0, 2:6, 2:6, 2:6] = 1
+    label[0, 6] = 3
+    pred[0, 2:6, 2:6, 3:7] = 1
+    affine = torch.eye(4, dtype=torch.float64)
+    item = {"image": MetaTensor(label, affine=affine), "pred": MetaTensor(pred, affine=affine),
+            "label": MetaTensor((label == 1).float(), affine=affine)}  # fmt: skip
+    engine = Engine(lambda e, b: [item])
+    JudgeDice(FrozenSegmenter(Threshold())).attach(engine)
+    JudgeDice(None).attach(engine)
+    engine.add_event_handler(Events.STARTED, lambda e: setattr(e.state, "metric_details", {}))
+    engine.run([0, 1], max_epochs=1)
+    assert engine.state.metrics == pytest.approx({"judge_dice": 0.75, "judge_dice_real": 1.0})
+    assert engine.state.metric_details["judge_dice"].shape == (2, 1)
+
+
 # ---- weights taken over
 
 
@@ -294,8 +354,6 @@ def test_the_learning_rate_warms_up_and_the_schedule_does_not_notice(tmp_path):
     used = []
     engine = Engine(lambda e, b: (used.append(optimizer.param_groups[0]["lr"]), optimizer.step()))
     InitWeights(net, tmp_path / "model.pt", optimizers=[optimizer], warm_up=3).attach(engine)
-    from ignite.engine import Events
-
     engine.add_event_handler(Events.ITERATION_COMPLETED, lambda: schedule.step())
     engine.run([0] * 5, max_epochs=1)
     assert used == pytest.approx([0.25, 0.5 * 0.5, 0.75 * 0.25, 0.125, 0.0625])

@@ -2,6 +2,7 @@
 
 from .checkpoint import SaveBestWeights, SaveFinalWeights, TrainingCheckpoint
 from .initial import InitWeights
+from .judge import JudgeDice
 from .preview import PreviewHandler
 from .progress import ProgressHandler
 from .ranked import RankedSegmentations
@@ -10,6 +11,7 @@ from .synthetic import SyntheticWriter
 
 __all__ = [
     "InitWeights",
+    "JudgeDice",
     "PreviewHandler",
     "ProgressHandler",
     "RankedSegmentations",

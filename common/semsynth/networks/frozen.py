@@ -1,0 +1,99 @@
+"""Trained segmentation networks that judge or guide others and are themselves never trained."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.data import MetaTensor
+from monai.transforms import KeepLargestConnectedComponent, Orientation, ResampleToMatch, Spacing
+from torch import nn
+
+from ..errors import InputError
+
+logger = logging.getLogger(__name__)
+
+
+class FrozenSegmenter(nn.Module):
+    """A segmentation network with fixed weights, and the way from any volume to its segmentation.
+
+    Called with a tensor it is the network itself: gradients pass through to the input (for a loss), none reach the
+    weights. :meth:`segment` brings a volume to the network's voxel size and the result back.
+
+    Args:
+        network: ``(B, 1, H, W, D)`` → logits ``(B, C, H, W, D)``; standardises its input itself.
+        spacing: mm per voxel that it was trained at.
+    """
+
+    def __init__(self, network: nn.Module, *, spacing: Sequence[float] = (1.0, 1.0, 1.0)) -> None:
+        super().__init__()
+        self.network, self.spacing = network.eval().requires_grad_(False), tuple(spacing)
+
+    def train(self, mode: bool = True) -> FrozenSegmenter:
+        """Stays in evaluation mode, whatever it is a part of."""
+        return super().train(False)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """``(B, 1, H, W, D)`` at :attr:`spacing` → logits ``(B, C, H, W, D)``."""
+        logits: torch.Tensor = self.network(image)
+        return logits
+
+    @torch.no_grad()
+    def segment(self, volume: MetaTensor) -> MetaTensor:
+        """Class indices of one volume, on its own grid; of class 1 only the largest component.
+
+        Args:
+            volume: intensities ``(1, H, W, D)`` with their affine.
+
+        Returns:
+            ``(1, H, W, D)``, the same affine.
+        """
+        to_spacing = Spacing(pixdim=self.spacing, mode="bilinear", padding_mode="border")
+        moved: Any = to_spacing(Orientation("RAS", labels=None)(volume))
+        probability = self.network(moved.as_tensor().float()[None])[0].softmax(dim=0)
+        back: Any = ResampleToMatch(mode="bilinear", padding_mode="border")(
+            MetaTensor(probability, affine=moved.affine), img_dst=volume
+        )
+        label = back.as_tensor().argmax(dim=0, keepdim=True)
+        largest: Any = KeepLargestConnectedComponent(applied_labels=[1])(label)
+        return MetaTensor(largest.as_tensor(), affine=volume.affine)
+
+
+def load_segmenter(
+    network: nn.Module,
+    weights: str | Path | None,
+    *,
+    use: str,
+    device: torch.device | str = "cpu",
+    spacing: Sequence[float] = (1.0, 1.0, 1.0),
+) -> FrozenSegmenter | None:
+    """A trained segmentation network, or None with one warning where its weights are not there.
+
+    Args:
+        network: as the weights need it.
+        weights: the file, for example of the bundle ``la_unet``; None switches it off without a warning.
+        use: what is off without it, for the warning ("the judge's Dice").
+        device: where it computes.
+        spacing: mm per voxel that it was trained at.
+
+    Raises:
+        InputError: when the file is there and does not fit the network.
+    """
+    if weights is None:
+        return None
+    path = Path(weights)
+    if not path.is_file():
+        logger.warning("%s: no such weights; %s is off. Train or copy that bundle's weights, or give another path",
+                       path, use)  # fmt: skip
+        return None
+    try:
+        network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    except Exception as error:
+        raise InputError(
+            f"{path}: does not fit the network that is to use it ({str(error).splitlines()[0]}); give the weights of "
+            "that architecture, or null to do without"
+        ) from error
+    return FrozenSegmenter(network, spacing=spacing).to(device)
