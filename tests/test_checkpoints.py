@@ -89,25 +89,24 @@ def test_with_accumulation_the_stop_waits_for_the_optimizer_step(tiny_dataset, t
     assert torch.equal(whole, run(trainer(tiny_dataset, tmp_path / "b", epochs=2, accumulation_steps=4, resume=True)))
 
 
-def command(data, folder, epochs, output):
-    return [sys.executable, str(SCRIPT), str(data), str(folder), str(epochs), str(output)]
+def command(data, folder, epochs, output, workers):
+    return [sys.executable, str(SCRIPT), str(data), str(folder), str(epochs), str(output), str(workers)]
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_from_outside_ends_the_process_with_its_status_and_resuming_goes_on(
-    tiny_dataset, tmp_path, number, status
+@pytest.mark.parametrize(("number", "status", "workers"), [(signal.SIGTERM, 143, 0), (signal.SIGINT, 130, 2)])
+def test_a_signal_to_the_whole_job_ends_it_with_its_status_and_resuming_goes_on(
+    tiny_dataset, tmp_path, number, status, workers
 ):
-    process = subprocess.Popen(
-        command(tiny_dataset, tmp_path / "b", 2, tmp_path / "b.pt"), stdout=subprocess.PIPE, text=True
-    )
+    arguments = command(tiny_dataset, tmp_path / "b", 2, tmp_path / "b.pt", workers)
+    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True, start_new_session=True)
     for line in process.stdout:
         if line.strip() == "3":
-            process.send_signal(number)
+            os.killpg(process.pid, number)  # as a terminal's Ctrl-C and batch systems do: workers get it too
             break
     process.stdout.read()
     assert process.wait(timeout=60) == status
     assert 3 <= newest_checkpoint(tmp_path / "b")["iteration"] < 12
-    subprocess.run(command(tiny_dataset, tmp_path / "b", 2, tmp_path / "b.pt"), check=True, capture_output=True)
+    subprocess.run(arguments, check=True, capture_output=True)
     whole = run(trainer(tiny_dataset, tmp_path / "a", epochs=2))
     assert torch.equal(torch.load(tmp_path / "b.pt"), whole)
 

@@ -7,8 +7,10 @@ from collections import Counter
 
 import pytest
 import torch
-from semsynth.data import CaseSampler, TrainingDataset, load_images, load_sources
+from semsynth.data import CaseSampler, TrainingDataset, load_images, load_sources, load_unseen
+from semsynth.datalists import load_datalist
 from semsynth.errors import InputError
+from semsynth.provenance import case_hashes, write_model_card
 from tiny_training import loader
 
 
@@ -125,3 +127,16 @@ def test_images_to_segment_need_no_label(tiny_dataset, tmp_path):
     assert len(found) == 4 and entries[0]["case"] in {entry["case"] for entry in found}
     with pytest.raises(InputError, match="no images found"):
         load_images(tmp_path, str(tmp_path / "*.nii"))
+
+
+def test_weights_are_not_evaluated_on_cases_that_they_have_seen(tiny_dataset, tmp_path, caplog):
+    path = tiny_dataset / "datalist.json"
+    weights = tmp_path / "model.pt"
+    weights.write_bytes(b"weights")
+    assert load_unseen(path, weights=weights) and "nobody knows which cases" in caplog.text
+    write_model_card(weights, training_cases=case_hashes(load_datalist(path, "training")))
+    assert len(load_unseen(path, weights=weights)) == 1
+    assert len(load_unseen(path, "training", weights=weights)) == 2
+    write_model_card(weights, training_cases=case_hashes(load_datalist(path, "validation")))
+    with pytest.raises(InputError, match="1 of 1 cases were used to train these weights"):
+        load_unseen(path, weights=weights)

@@ -91,7 +91,7 @@ def weights(engine: MixedPrecisionTrainer) -> torch.Tensor:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    _, data, folder, epochs, output = sys.argv
+    _, data, folder, epochs, output, workers = sys.argv
 
     class Announce:
         def attach(self, engine) -> None:
@@ -99,6 +99,6 @@ if __name__ == "__main__":
 
             engine.add_event_handler(Events.ITERATION_STARTED, lambda e: print(e.state.iteration, flush=True))
 
-    engine = trainer(data, folder, epochs=int(epochs), resume=True, handlers=(Announce(),), workers=0)
+    engine = trainer(data, folder, epochs=int(epochs), resume=True, handlers=(Announce(),), workers=int(workers))
     engine.run()
     torch.save(weights(engine), output)

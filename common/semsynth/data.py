@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import glob
+import logging
 import math
+import signal
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,14 +13,16 @@ from typing import Any
 import numpy as np
 import torch
 from monai.data import CacheDataset, DataLoader
+from monai.data.utils import worker_init_fn
 from monai.transforms import RandomizableTrait, Transform
 from torch.utils.data.distributed import DistributedSampler
 
 from .datalists import check_names, check_volumes, load_datalist, name_cases, read_datalist
 from .distributed import rank, world_size
 from .errors import InputError
+from .provenance import refuse_seen_cases
 
-MAX_SEED = 2**32 - 1
+logger = logging.getLogger(__name__)
 
 
 def load_sources(
@@ -94,6 +98,32 @@ def load_images(dataset_dir: str | Path, pattern: str | None = None) -> list[dic
     found = [{"case": name, "image": str(path)} for name, path in zip(names, paths, strict=True)]
     check_volumes(found, None)
     return found
+
+
+def load_unseen(
+    path: str | Path, key: str | Sequence[str] = "validation", *, weights: str | Path, **kwargs: Any
+) -> list[dict[str, Any]]:
+    """Entries to evaluate weights on, refused where the weights were trained on one of them.
+
+    The card beside the weights says what they were trained on (see :mod:`semsynth.provenance`); weights without a card
+    are evaluated with a warning. Asked for the training split, the fit itself is meant, and nothing is refused.
+
+    Args:
+        path, key, kwargs: as :func:`semsynth.datalists.load_datalist`.
+        weights: the file of weights.
+
+    Raises:
+        InputError: as :func:`semsynth.datalists.load_datalist`, and for cases that were seen.
+    """
+    entries = load_datalist(path, key, **kwargs)
+    card = Path(weights).with_suffix(".json")
+    if key == "training":
+        return entries
+    if card.is_file():
+        refuse_seen_cases(card, entries)
+    else:
+        logger.warning("%s: no card beside the weights, so nobody knows which cases they have seen", weights)
+    return entries
 
 
 class TrainingDataset(CacheDataset):
@@ -238,7 +268,8 @@ class TrainingLoader(DataLoader):
     """MONAI's ``DataLoader`` with a generator of its own: starting an epoch draws nothing from the global one.
 
     What the network draws (dropout, noise) then does not depend on how often an epoch was started, which exact resuming
-    needs.
+    needs. Worker processes leave SIGINT and SIGTERM to the main process: Ctrl-C and batch systems send them to all, and
+    a training whose workers are gone could not finish its step.
 
     Args:
         dataset, kwargs: as ``monai.data.DataLoader``.
@@ -246,4 +277,11 @@ class TrainingLoader(DataLoader):
 
     def __init__(self, dataset: Any, **kwargs: Any) -> None:
         kwargs.setdefault("generator", torch.Generator().manual_seed(0))
+        kwargs.setdefault("worker_init_fn", _start_worker)
         super().__init__(dataset, **kwargs)
+
+
+def _start_worker(worker: int) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    worker_init_fn(worker)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -47,8 +48,11 @@ class ProgressHandler:
         assert self.bar is not None
         if self.output_transform is not None:
             for name, value in self.output_transform(engine.state.output).items():
-                self.means[name] = 0.98 * self.means.get(name, value) + 0.02 * value
+                if math.isfinite(value):  # a skipped step must not spoil the mean for good
+                    self.means[name] = 0.98 * self.means.get(name, value) + 0.02 * value
             shown = {name: f"{value:.3g}" for name, value in self.means.items()}
+            if getattr(engine, "skipped", 0):
+                shown["skipped"] = str(engine.skipped)  # type: ignore[attr-defined]
             self.bar.set_postfix({"epoch": engine.state.epoch, **shown}, refresh=False)
         self.bar.update(1)
 
