@@ -159,7 +159,7 @@ BREAKAGES = {
     "no_target": ("targets", change("train", "network_def", without_network), "NoSuchNetwork cannot be found"),
     "no_argument": ("targets", change("train", "network_def#chanels", 3), "unexpected keyword argument 'chanels'"),
     "overlay_argument": ("targets", add("tiny", "network_def#chanels", 3), "tiny.json: network_def: .*'chanels'"),
-    "argument_lacks": ("targets", remove("train", "train#dataset#data#path"), "missing a required argument: 'path'"),
+    "argument_lacks": ("targets", remove("train", "validate#dataset#data#path"), "missing a required argument: 'path'"),
     "initialize": ("targets", change("train", "initialize", ["$semsynth.start()"]), "initialize: .* belongs into"),
     "channels": ("network", change("metadata", "network_data_format#outputs#pred#num_channels", 7), "channel number"),
     "no_forward": ("export", change("inference", "network_def", {"_target_": "torch.nn.Module"}), "Unexpected"),

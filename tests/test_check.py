@@ -258,7 +258,7 @@ ERRORS = {
                        "a singular matrix", "repair the header"),
     "sform NaN": (lambda d: d.edit("image", 284, np.full(1, np.nan, "<f4")), "unusable sform", "image",
                   "NaN or infinite entries", "repair the header"),
-    "pixdim 0": (lambda d: d.edit("image", 88, np.zeros(1, "<f4")), "voxel size of 0", "image", "pixdim 1 × 1 × 0",
+    "pixdim 0": (lambda d: d.edit("image", 88, np.zeros(1, "<f4")), "unusable voxel size", "image", "pixdim 1 × 1 × 0",
                  "repair the header"),
     "micrometres": (lambda d: [only(d, "image"), everything_of_image(d, 1000.0)], "implausible voxel size", "image",
                     "1000 × 1000 × 2000 mm", "write it in mm"),

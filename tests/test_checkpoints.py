@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -25,9 +26,11 @@ from semsynth.checkpoints import (
     save_atomically,
     set_random_state,
 )
+from semsynth.data import load_sources
 from semsynth.errors import InputError
 from semsynth.handlers import SaveBestWeights, SaveFinalWeights, TrainingCheckpoint
 from semsynth.handlers.checkpoint import extract_weights
+from semsynth.provenance import TrainingRecord
 from tiny_training import trainer, weights
 from torch import nn
 
@@ -256,6 +259,87 @@ def test_a_longer_one_cycle_schedule_goes_on_as_if_it_had_always_been_planned(tm
 
     run(3)
     assert run(8, resume=True) == pytest.approx(run(8)[3:])
+
+
+def one_cycle(folder, *, epochs, length, rate=1.0, resume=False, stop=None):
+    """A training that steps its schedule per iteration; returns the rate of every iteration."""
+    optimizer = torch.optim.AdamW([nn.Parameter(torch.zeros(1))], lr=rate, weight_decay=rate / 10)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, epochs=epochs, steps_per_epoch=length)
+    rates = []
+
+    def step(engine, batch):
+        optimizer.step()
+        rates.append(optimizer.param_groups[0]["lr"])
+
+    engine = Engine(step)
+    engine.add_event_handler(Events.ITERATION_COMPLETED, lambda: schedule.step())
+    TrainingCheckpoint(folder, {"schedule": schedule, "optimizer": optimizer}, resume=resume).attach(engine)
+    if stop:
+        engine.add_event_handler(Events.EPOCH_COMPLETED(once=stop), lambda e: e.terminate())
+    engine.run([0] * length, max_epochs=epochs)
+    return rates, optimizer
+
+
+@pytest.mark.parametrize("length", [5, 20])
+def test_a_schedule_per_iteration_goes_on_where_it_belongs_when_an_epoch_has_other_iterations(tmp_path, length):
+    one_cycle(tmp_path, epochs=6, length=10, stop=3)  # for example by two processes, or with another batch size
+    rates, _ = one_cycle(tmp_path, epochs=6, length=length, resume=True)
+    whole, _ = one_cycle(tmp_path / "whole", epochs=6, length=length)
+    assert rates == pytest.approx(whole[3 * length :])
+
+
+def test_a_resumed_training_takes_the_learning_rate_and_weight_decay_of_its_config(tmp_path):
+    one_cycle(tmp_path, epochs=6, length=4, stop=3)
+    rates, optimizer = one_cycle(tmp_path, epochs=6, length=4, rate=0.01, resume=True)
+    whole, _ = one_cycle(tmp_path / "whole", epochs=6, length=4, rate=0.01)
+    assert rates == pytest.approx(whole[12:]) and optimizer.param_groups[0]["weight_decay"] == 0.001
+
+
+def test_a_fresh_training_moves_the_checkpoints_of_another_aside(tmp_path, caplog):
+    folder = tmp_path / "checkpoints"
+    one_cycle(folder, epochs=3, length=2)
+    one_cycle(folder, epochs=1, length=2)
+    assert newest_checkpoint(folder)["epoch"] == 1
+    aside = next(tmp_path.glob("checkpoints_before_*"))
+    assert newest_checkpoint(aside)["epoch"] == 3 and "were moved to" in caplog.text
+
+
+def test_a_request_that_arrives_twice_does_not_end_the_process_before_its_save(tiny_dataset, tmp_path):
+    twice = (Interrupt(2), Interrupt(2))
+    with pytest.raises(SystemExit):
+        trainer(tiny_dataset, tmp_path, epochs=1, handlers=twice).run()
+    assert newest_checkpoint(tmp_path)["iteration"] == 2
+
+
+def test_a_checkpoint_holds_what_it_was_made_from_and_a_resumed_training_says_what_changed(
+    tiny_dataset, tmp_path, caplog
+):
+    datalist = tiny_dataset / "datalist.json"
+
+    def go(paths, resume=False):
+        data = SimpleNamespace(data=load_sources(paths))
+        engine = Engine(lambda e, b: None)
+        record = TrainingRecord(data, paths)
+        TrainingCheckpoint(tmp_path / "c", {"n": nn.Linear(1, 1)}, resume=resume, record=record).attach(engine)
+        engine.run([0], max_epochs=1)
+
+    go(datalist)
+    record = newest_checkpoint(tmp_path / "c")["record"]
+    assert len(record["training_cases"]) == 2 and set(record["training_cases"][0]) == {"name", "image"}
+    assert record["versions"]["torch"] == str(torch.__version__) and len(record["datalist_sha256"]) == 64
+    go(datalist, resume=True)
+    assert "is not the checkpoint's" not in caplog.text
+    go([datalist, datalist], resume=True)
+    assert "the datalist is not the checkpoint's" in caplog.text
+
+
+def test_skipped_steps_are_counted_on_after_a_resume(tiny_dataset, tmp_path):
+    first = trainer(tiny_dataset, tmp_path, epochs=1)
+    first.learners["network"].guard.skipped = 7
+    first.run()
+    second = trainer(tiny_dataset, tmp_path, epochs=1, resume=True)
+    second.run()
+    assert second.skipped == 7
 
 
 def test_the_best_value_survives_a_resume(tmp_path):

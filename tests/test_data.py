@@ -47,6 +47,11 @@ def test_a_mixing_ratio_gives_each_source_its_share_and_goes_through_all_of_it()
     assert sorted(synthetic.values()) == [2] * 20  # five epochs of eight are two rounds of twenty
 
 
+def test_a_small_share_comes_up_over_the_epochs():
+    epochs = drawn(CaseSampler(dataset(8, 8), ratio=[1, 9], epoch_cases=4), 5)
+    assert sum(index < 8 for epoch in epochs for index in epoch) == 2 and {len(epoch) for epoch in epochs} == {4}
+
+
 def test_equal_iterations_whatever_the_sources_hold():
     real, mixed = CaseSampler(dataset(8), epoch_cases=12), CaseSampler(dataset(8, 8), ratio=[1, 1], epoch_cases=12)
     assert len(real) == len(mixed) == len(drawn(real, 1)[0]) == 12
@@ -100,6 +105,11 @@ def test_the_disk_cache_gives_the_same_samples(tiny_dataset, tmp_path):
         cached = TrainingDataset(plain.data, plain.transform, cache_dir=tmp_path, num_workers=1, progress=False)
         assert torch.equal(cached[(0, 5)]["image"], plain[(0, 5)]["image"])
     assert list(tmp_path.iterdir())
+    options = {"cache_dir": tmp_path, "cache_rate": 0.0, "progress": False}
+    built = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    from_disk = TrainingDataset(plain.data, plain.transform, **options)
+    assert torch.equal(from_disk[(0, 5)]["image"], plain[(0, 5)]["image"])
+    assert built == {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
 
 
 def test_sources_are_numbered_and_an_empty_list_is_refused(tiny_dataset):
@@ -140,3 +150,12 @@ def test_weights_are_not_evaluated_on_cases_that_they_have_seen(tiny_dataset, tm
     write_model_card(weights, training_cases=case_hashes(load_datalist(path, "validation")))
     with pytest.raises(InputError, match="1 of 1 cases were used to train these weights"):
         load_unseen(path, weights=weights)
+
+
+def test_an_entry_without_a_target_is_named(tmp_path, tiny_dataset):
+    content = json.loads((tiny_dataset / "datalist.json").read_text())
+    entry = content["training"][0]
+    listed = {"training": [{"case": "bare", "image": str(tiny_dataset / entry["image"])}]}
+    (tmp_path / "datalist.json").write_text(json.dumps(listed))
+    with pytest.raises(InputError, match=r"(?s)entries without 'label' or 'endo'.*- bare"):
+        load_sources(tmp_path / "datalist.json", needs=("image",))

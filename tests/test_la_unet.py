@@ -45,7 +45,7 @@ def test_sigterm_ends_the_bundles_training_with_143_and_resume_goes_on(tiny_data
         except subprocess.TimeoutExpired:
             continue
     process.send_signal(signal.SIGTERM)
-    log = process.communicate(timeout=120)[0]
+    log = process.communicate(timeout=300)[0]
     assert process.returncode == 143, log[-3000:]
     assert "SIGTERM: the step is finished and a checkpoint saved first" in log
     stopped = newest_checkpoint(tmp_path / "run")
@@ -61,7 +61,7 @@ def test_sigterm_ends_the_bundles_training_with_143_and_resume_goes_on(tiny_data
 
 def test_bad_input_ends_a_run_with_its_message_and_no_traceback(tmp_path):
     process = start(command("train", "tiny", dataset_dir=tmp_path, run_dir=tmp_path / "run"))
-    log = process.communicate(timeout=120)[0]
+    log = process.communicate(timeout=300)[0]
     assert process.returncode == 1 and "Traceback" not in log
     assert "datalist.json: no such file; make it with 'semsynth prepare'" in log
 

@@ -227,7 +227,7 @@ def test_a_segmentation_is_written_on_the_scans_grid_with_its_volume(tmp_path, b
     mask[0, :2] = 1
     image = MetaTensor(torch.zeros(1, 8, 8, 8), meta={"filename_or_obj": path})
     pred = MetaTensor(mask, affine=torch.from_numpy(affine))
-    writer = SegmentationWriter(tmp_path / "out", **bundle_files)
+    writer = SegmentationWriter(tmp_path / "out", **bundle_files, class_names={"1": "endo"})
     engine = engine_with(batch=[{"case": "a"}], output=[{"image": image, "pred": pred}])
     writer._start(engine)
     writer._write(engine)

@@ -96,7 +96,7 @@ BROKEN = {
     "missing: found no such file": lambda path: None,
     "truncated or damaged": truncated,
     r"not one 3D volume: found 4D, shape \(3, 4, 5, 2\)": lambda path: save(path, np.ones((3, 4, 5, 2))),
-    "voxel size of 0: found pixdim 0 × ": lambda path: patch(path, 80, np.zeros(1, dtype="<f4")),
+    "unusable voxel size: found pixdim 0 × ": lambda path: patch(path, 80, np.zeros(1, dtype="<f4")),
     "unusable sform: found a singular matrix": uninvertible,
 }
 

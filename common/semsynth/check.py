@@ -74,11 +74,13 @@ class Rules:
         num_classes: number of classes of label maps; None allows indices up to 254.
         experts: classes of which a label map needs at least one where it has tissue clusters; empty for other maps.
         patch_size: voxels along right, anterior, superior that training crops.
+        spacing: mm per voxel that training resamples to before; None if it does not.
     """
 
     num_classes: int | None = None
     experts: Collection[int] = EXPERTS
     patch_size: Sequence[int] | None = None
+    spacing: Sequence[float] | None = None
 
     def __post_init__(self) -> None:
         if self.patch_size is not None and (len(self.patch_size) != 3 or min(self.patch_size) < 1):
@@ -199,7 +201,7 @@ def _compare_headers(case: Checkable, seen: Examined, rules: Rules) -> None:
     if main is not None:
         seen.findings += check_axes(main)
         if rules.patch_size is not None:
-            seen.findings += check_patch(main, rules.patch_size, getattr(case, "shape", None))
+            seen.findings += check_patch(main, rules.patch_size, getattr(case, "shape", None), rules.spacing)
 
 
 def _check_voxels(role: str, header: Header, data: NDArray[Any], rules: Rules, image: Volume | None) -> list[Finding]:

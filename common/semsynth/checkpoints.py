@@ -14,6 +14,7 @@ import os
 import random
 import re
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -21,11 +22,12 @@ import numpy as np
 import torch
 
 from .errors import InputError
-from .volumes import atomic_path, sha256, write_text
+from .volumes import atomic_path, sha256
 
 logger = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
 _NAME = re.compile(r"checkpoint_e\d+_i\d+\.pt")
+_LEFT_BY_A_KILL = re.compile(r"\.\d+\.tmp\.(checkpoint_e\d+_i\d+\.pt|manifest\.json)")
 
 
 class _HashingFile:
@@ -112,16 +114,30 @@ class CheckpointFolder:
         digest = save_atomically(state, path)
         listed = [*listed, {"file": path.name, "sha256": digest, "epoch": epoch, "iteration": iteration}][-self.keep :]
         try:
-            write_text(self.folder / MANIFEST, json.dumps({"checkpoints": listed}, indent=1))
+            self._list(listed)
         except OSError as error:
             raise InputError(
                 f"{self.folder / MANIFEST}: cannot be written ({error.strerror}); free disk space, then resume"
             ) from error
         kept = {entry["file"] for entry in listed}
         for old in self.folder.iterdir():
-            if (_NAME.fullmatch(old.name) and old.name not in kept) or old.name.endswith(f".tmp.{path.name}"):
+            if (_NAME.fullmatch(old.name) and old.name not in kept) or _LEFT_BY_A_KILL.fullmatch(old.name):
                 old.unlink(missing_ok=True)
         return path
+
+    def _list(self, entries: Sequence[Mapping[str, Any]]) -> None:
+        with atomic_path(self.folder / MANIFEST) as temporary, temporary.open("w", encoding="utf-8") as stream:
+            json.dump({"checkpoints": list(entries)}, stream, indent=1)
+            stream.flush()
+            os.fsync(stream.fileno())  # on the disk before the files that it no longer lists are removed
+        _sync_folder(self.folder)
+
+    def set_aside(self) -> Path | None:
+        """Move what an earlier training has left to a folder beside; that folder, or None where there is nothing."""
+        if not self.folder.is_dir() or not any(_NAME.fullmatch(path.name) for path in self.folder.iterdir()):
+            return None
+        stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%f")
+        return self.folder.rename(self.folder.with_name(f"{self.folder.name}_before_{stamp}"))
 
     def listed(self) -> list[dict[str, Any]]:
         """What the manifest lists, oldest first; [] where there is none or it cannot be read."""

@@ -49,6 +49,9 @@ def load_sources(
     if not paths:
         raise InputError("needs one datalist or more, got none")
     entries = [entry | {"source": i} for i, path in enumerate(paths) for entry in load_datalist(path, key, **kwargs)]
+    bare = [e["case"] for e in entries if not any(isinstance(e.get(k), str) for k in ("label", "endo"))]
+    if bare:
+        raise InputError(f"{', '.join(map(str, paths))}: entries without 'label' or 'endo', complete them", bare)
     if validation is not None:
         _refuse_held_out(entries, Path(validation), [Path(path) for path in paths])
     return entries
@@ -159,6 +162,13 @@ class TrainingDataset(CacheDataset):
         item: dict[str, Any] = self._cache[index] if index < self.cache_num else self._load_cache_item(index)
         return item
 
+    def _transform(self, index: int) -> Any:
+        if self.disk is None or index % len(self) < self.cache_num:
+            return super()._transform(index)
+        item = self._load_cache_item(index)
+        first = len(_deterministic(self.transform))
+        return item if first == len(self.transform.transforms) else self.transform(item, start=first)
+
     def __getitem__(self, index: Any) -> Any:
         if not isinstance(index, tuple):
             return super().__getitem__(index)
@@ -222,7 +232,7 @@ class CaseSampler(DistributedSampler):
         total = epoch_cases or round(sizes[0] / shares[0])
         self.total_size = math.ceil(total / parts) * parts
         self.num_samples = self.total_size // self.num_replicas
-        # shares by cumulative rounding: they add up, and over many epochs none drifts
+        # shares by rounding over all epochs so far: they add up in each, and over many none drifts
         self.edges = np.concatenate([[0.0], np.cumsum(shares)])
         self.turns: dict[int, tuple[int, np.ndarray]] = {}
         self.skip = 0
@@ -249,8 +259,9 @@ class CaseSampler(DistributedSampler):
 
     def _drawn_until(self, source: int, epoch: int) -> int:
         """Draws from one source before an epoch (counted from 1) starts; every epoch has ``total_size`` in all."""
-        low, high = (round(self.edges[i] * self.total_size) for i in (source, source + 1))
-        return int(high - low) * max(epoch - 1, 0)
+        before = self.total_size * max(epoch - 1, 0)
+        low, high = (round(float(self.edges[i]) * before) for i in (source, source + 1))
+        return high - low
 
     def _from_source(self, source: int, members: np.ndarray, position: int) -> int:
         turn, place = divmod(position, len(members))

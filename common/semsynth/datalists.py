@@ -82,6 +82,7 @@ def load_datalist(
     num_classes: int | None = None,
     needs: Sequence[str] = ("image", "label"),
     patch_size: Sequence[int] | None = None,
+    spacing: Sequence[float] | None = None,
     also: Sequence[str] | None = None,
     metadata: str | Path | None = None,
     check: bool = True,
@@ -98,6 +99,7 @@ def load_datalist(
         needs: file keys that every entry must have, and whose files are checked; other keys that name files are made
             absolute as well.
         patch_size: voxels that training crops; cases that are smaller are named.
+        spacing: mm per voxel that training resamples to before it crops.
         also: further keys whose files are checked in entries that have them; None takes with an image its label map,
             or else its masks, and an empty list nothing (an inference that reads images alone).
         metadata: the bundle's ``metadata.json``: refuses classes that its weights never saw. With another
@@ -121,7 +123,7 @@ def load_datalist(
         _check_present(path, resolved, needs)
         return resolved
     found = [case_of(entry, roles_of(entry, needs, also), split) for entry in resolved]
-    report = check_cases(found, Rules(num_classes, expert_classes(path, content), patch_size))
+    report = check_cases(found, Rules(num_classes, expert_classes(path, content), patch_size, spacing))
     report = replace(report, findings=(*_leaks(path, content), *report.findings))
     if metadata is not None and "label" in needs and _speaks_of(metadata, num_classes):
         report = with_vocabulary(report, stated_classes(path, content), metadata, path)
@@ -202,14 +204,16 @@ def load_label_maps(
     dataset_dir: str | Path,
     pattern: str | None = None,
     *,
+    split: str | Sequence[str] = ("testing", "validation"),
     num_classes: int | None = None,
     metadata: str | Path | None = None,
 ) -> list[dict[str, Any]]:
     """Label maps to synthesise from, as ``{"case", "image"}`` entries (a generator's input is called ``image``).
 
     Args:
-        dataset_dir: folder with a ``datalist.json``, whose ``testing`` entries are taken, else ``validation``.
+        dataset_dir: folder with a ``datalist.json``.
         pattern: a glob of label map files to take instead.
+        split: of the datalist, or several of which the first that has entries is taken.
         num_classes, metadata: as in :func:`load_datalist`.
 
     Raises:
@@ -217,9 +221,7 @@ def load_label_maps(
     """
     if pattern is None:
         path = Path(dataset_dir) / "datalist.json"
-        entries = load_datalist(
-            path, ("testing", "validation"), num_classes=num_classes, needs=("label",), metadata=metadata
-        )
+        entries = load_datalist(path, split, num_classes=num_classes, needs=("label",), metadata=metadata)
         return [{"case": entry["case"], "image": entry["label"]} for entry in entries]
     paths = [Path(path).resolve() for path in sorted(glob.glob(pattern, recursive=True))]
     if not paths:

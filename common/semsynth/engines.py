@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from .distributed import all_true
-from .errors import InputError
+from .errors import InputError, is_out_of_memory
 from .losses import ConditionalGANLoss
 
 logger = logging.getLogger(__name__)
@@ -150,7 +150,7 @@ class MixedPrecisionTrainer(SupervisedTrainer):
         super().__init__(amp=False, **kwargs)
         self.clip_norm, self.max_bad_steps = clip_norm, max_bad_steps
         device = torch.device(self.state.device)
-        half = device.type == "cuda" and not torch.cuda.is_bf16_supported()
+        half = device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False)
         self.autocast: dict[str, Any] = {
             "device_type": device.type,
             "dtype": torch.float16 if half else torch.bfloat16,
@@ -192,7 +192,7 @@ class MixedPrecisionTrainer(SupervisedTrainer):
             engine.state.output = {Keys.IMAGE: inputs, Keys.LABEL: target}
             self._train_on(engine, inputs, target)
         except (RuntimeError, MemoryError) as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             raise InputError(_memory_advice(engine, error)) from error
         engine.fire_event(IterationEvents.MODEL_COMPLETED)
@@ -237,17 +237,20 @@ class MixedPrecisionTrainer(SupervisedTrainer):
         learner.scaler.unscale_(learner.optimizer)
         parameters = [p for group in learner.optimizer.param_groups for p in group["params"] if p.grad is not None]
         norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        # infinite gradients are how a scaler finds its scale: it skips those steps by itself
-        if not learner.bad and not self.use_scaler and not bool(norm.isfinite()):
+        finite = bool(norm.isfinite())
+        # infinite gradients are how a scaler finds its scale: it skips those steps by itself, and lowers it
+        searching = self.use_scaler and learner.scaler.get_scale() > 1.0
+        if not learner.bad and not finite and not searching:
             learner.bad = f"the gradient of {' + '.join(self.state.output[LOSSES])}"  # type: ignore[index]
         if learner.bad:
             learner.undo()
             learner.guard.bad(learner.bad, self.state.iteration)
         else:
-            if self.clip_norm is not None:
+            if self.clip_norm is not None and finite:
                 nn.utils.clip_grads_with_norm_(parameters, self.clip_norm, norm)
             learner.scaler.step(learner.optimizer)
-            learner.guard.good()
+            if finite:
+                learner.guard.good()
         if self.use_scaler:
             learner.scaler.update()
 
@@ -329,19 +332,13 @@ class AdversarialTrainer(MixedPrecisionTrainer):
         self._optimize(self.learners["discriminator"], terms, step=step)
 
 
-def _is_out_of_memory(error: Exception) -> bool:
-    text = str(error)
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(
-        sign in text for sign in ("out of memory", "can't allocate memory", "not enough memory")
-    )
-
-
 def _memory_advice(engine: Engine, error: Exception) -> str:
+    amp = "" if getattr(engine, "autocast", {}).get("enabled") else ", --amp True"
     shapes = {k: tuple(v.shape) for k, v in (engine.state.output or {}).items() if isinstance(v, torch.Tensor)}  # type: ignore[union-attr]
     return (
         f"out of memory at iteration {engine.state.iteration}, with {shapes.get(Keys.IMAGE, 'a batch')} as input "
         f"({str(error).splitlines()[0] if str(error) else type(error).__name__}). What helps, in this order: a smaller "
-        "patch_size, a smaller batch_size with more accumulation_steps, --amp True, a smaller cache_rate (CPU memory); "
+        f"patch_size, a smaller batch_size with more accumulation_steps{amp}, a smaller cache_rate (CPU memory); "
         "then go on with --resume True"
     )
 

@@ -21,7 +21,7 @@ class InputError(ValueError):
 
 
 def say_plainly() -> None:
-    """From here on a run that ends with an :class:`InputError` prints its message and no traceback.
+    """From here on an :class:`InputError`, or a file that cannot be read or written, ends a run with its message alone.
 
     Bundles call this first: MONAI wraps an error in several others, one for each level of the config, and the message
     that says what to do stands far above the end. Every other error keeps its traceback.
@@ -32,12 +32,22 @@ def say_plainly() -> None:
 
     def hook(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
         cause: BaseException | None = error
-        while cause is not None and not isinstance(cause, InputError):
+        while cause is not None and not isinstance(cause, InputError) and getattr(cause, "filename", None) is None:
             cause = cause.__cause__ or cause.__context__
-        if cause is None:
-            before(kind, error, traceback)
-        else:
+        if isinstance(cause, InputError):
             sys.stderr.write(f"error: {cause}\n")
+        elif isinstance(cause, OSError):
+            sys.stderr.write(f"error: {cause.filename}: {cause.strerror}; check the path and its permissions\n")
+        else:
+            before(kind, error, traceback)
 
     hook.says_plainly = True  # type: ignore[attr-defined]
     sys.excepthook = hook
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on a GPU or on the CPU (torch has no one class for both)."""
+    text = str(error)
+    return isinstance(error, MemoryError) or any(
+        sign in text for sign in ("out of memory", "can't allocate memory", "not enough memory")
+    )

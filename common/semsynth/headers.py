@@ -137,7 +137,7 @@ def _nifti_header(path: Path) -> Header:
              fix="write one channel, or the magnitude, as integers or floats")  # fmt: skip
     sizes = tuple(float(size) for size in stored["pixdim"][1:4])
     if not all(math.isfinite(size) and size > 0 for size in sizes):
-        fail(path, "voxel size of 0", found=f"pixdim {_numbers(sizes)}", expected="positive mm",
+        fail(path, "unusable voxel size", found=f"pixdim {_numbers(sizes)}", expected="positive mm",
              fix="repair the header, or convert the source again")  # fmt: skip
     header = kind(block, check=True)
     notes = _transforms(path, header, shape)
@@ -207,7 +207,11 @@ def _nrrd_header(path: Path) -> Header:
         fail(path, "no voxel size", found="no 'space directions' in the NRRD header", expected="them",
              fix="add them, or convert the source again")  # fmt: skip
     affine = np.eye(4)
-    affine[:3, :3] = np.asarray(directions, dtype=float)[:3].T
+    rows = np.asarray(directions, dtype=float)
+    if rows.shape != (3, 3):  # pynrrd gives a bare NaN for an axis without numbers
+        fail(path, "unusable voxel-to-mm transform", found=f"space directions {directions}",
+             expected="three finite vectors", fix="repair the header, or convert the source again")  # fmt: skip
+    affine[:3, :3] = rows.T
     affine[:3, 3] = np.asarray(header.get("space origin", np.zeros(3)), dtype=float)
     space = str(header.get("space", "left-posterior-superior")).lower()
     if space in ("left-posterior-superior", "lps"):

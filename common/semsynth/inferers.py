@@ -10,6 +10,7 @@ import torch
 from monai.inferers import SlidingWindowInferer
 from monai.utils import fall_back_tuple
 
+from .errors import InputError, is_out_of_memory
 from .networks.pix2pix import white_noise
 
 
@@ -54,12 +55,24 @@ class WholeOrWindowInferer(SlidingWindowInferer):
     def __call__(  # type: ignore[override]
         self, inputs: torch.Tensor, network: Callable[..., torch.Tensor], *args: Any, **kwargs: Any
     ) -> torch.Tensor:
-        """Input ``(B, C, H, W, D)`` → the network's output on the same grid."""
+        """Input ``(B, C, H, W, D)`` → the network's output on the same grid.
+
+        Raises:
+            InputError: out of memory, with what to do.
+        """
         largest = fall_back_tuple(self.roi_size, inputs.shape[2:])
-        if all(size <= window for size, window in zip(inputs.shape[2:], largest, strict=True)):
-            return network(inputs, *args, **kwargs)
-        windowed = copy(self)
-        windowed.roi_size = tuple(min(pair) for pair in zip(inputs.shape[2:], largest, strict=True))
-        result = super(WholeOrWindowInferer, windowed).__call__(inputs, network, *args, **kwargs)
+        try:
+            if all(size <= window for size, window in zip(inputs.shape[2:], largest, strict=True)):
+                return network(inputs, *args, **kwargs)
+            windowed = copy(self)
+            windowed.roi_size = tuple(min(pair) for pair in zip(inputs.shape[2:], largest, strict=True))
+            result = super(WholeOrWindowInferer, windowed).__call__(inputs, network, *args, **kwargs)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise InputError(
+                f"out of memory on a volume of {tuple(inputs.shape[2:])} voxels with windows of {tuple(largest)}; give "
+                "a smaller window_size, for example [96,96,64], or --device cpu"
+            ) from error
         assert isinstance(result, torch.Tensor)
         return result

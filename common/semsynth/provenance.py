@@ -22,7 +22,6 @@ from importlib.metadata import version
 from pathlib import Path, PurePath
 from typing import Any
 
-import fire
 import monai
 import nibabel
 import numpy as np
@@ -207,6 +206,8 @@ def _bundle_arguments(arguments: Sequence[str]) -> dict[str, Any]:
     Raises:
         SystemExit: for arguments that it refuses, too.
     """
+    import fire  # only the command line needs it
+
     found: dict[str, Any] = {}
 
     def run(

@@ -46,20 +46,31 @@ def check_axes(header: Header) -> list[Finding]:
                     fix="nothing to do: reoriented for the work, restored in outputs")]  # fmt: skip
 
 
-def check_patch(header: Header, patch: Sequence[int], shape: Sequence[int] | None = None) -> list[Finding]:
+def check_patch(
+    header: Header,
+    patch: Sequence[int],
+    shape: Sequence[int] | None = None,
+    spacing: Sequence[float] | None = None,
+) -> list[Finding]:
     """A volume smaller than the training patch.
 
     Args:
         header: of the image.
         patch: voxels along right, anterior, superior.
         shape: of the case itself in the same order, where its file was padded.
+        spacing: mm per voxel, in the same order, that training resamples to; None takes voxels as they are.
     """
+    axes = _world_axes(header.affine)
     if shape is None:
-        shape = [header.shape[axis] for axis in _world_axes(header.affine)]
+        shape = [header.shape[axis] for axis in axes]
+    if spacing is not None:
+        own = [header.spacing[axis] for axis in axes]
+        shape = [round(n * mm / to) for n, mm, to in zip(shape, own, spacing, strict=True)]
     if all(n >= p for n, p in zip(shape, patch, strict=True)):
         return []
     return [warning(header.path, "smaller than the patch", found=f"{_voxels(shape)} voxels",
-                    expected=f"at least {_voxels(patch)}", fix="nothing to do: padded; or train with a smaller patch",
+                    expected=f"at least {_voxels(patch)}",
+                    fix="nothing to do: used whole, or padded; or train with a smaller patch",
                     )]  # fmt: skip
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import threading
+import time
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -30,6 +31,7 @@ from ..provenance import TrainingRecord, changed_keys, write_model_card
 
 logger = logging.getLogger(__name__)
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+SECONDS_UNTIL_ASKED_AGAIN = 5.0
 
 
 class TrainingCheckpoint:
@@ -38,7 +40,8 @@ class TrainingCheckpoint:
     Resuming gives bit for bit what an uninterrupted training would have given (on CPU; with a
     :class:`semsynth.data.CaseSampler`, whose order and augmentation follow from epoch and position). On the first
     SIGTERM or SIGINT the step ends (at the end of an epoch: its validation too), a checkpoint is saved, and the process
-    ends with status 143 or 130; a second one ends it at once.
+    ends with status 143 or 130; another one five seconds later ends it at once. Learning rate and weight decay are the
+    config's, also where they are not the checkpoint's.
 
     Args:
         folder: where checkpoints go (see :class:`semsynth.checkpoints.CheckpointFolder`).
@@ -73,6 +76,7 @@ class TrainingCheckpoint:
         self.files = CheckpointFolder(folder, keep=keep)
         self.interval, self.resume, self.record = interval, resume, record
         self.signal: int | None = None
+        self.heard = 0.0
         self.previous: dict[int, Any] = {}
 
     def attach(self, engine: Engine) -> None:
@@ -110,6 +114,8 @@ class TrainingCheckpoint:
                 self.state(engine) | {"random": streams}, epoch=engine.state.epoch, iteration=engine.state.iteration
             )
             logger.debug("saved %s", path)
+        if dist.is_available() and dist.is_initialized():
+            dist.barrier()  # a process that ends while the first one still writes takes it down with it
 
     def state(self, engine: Engine) -> dict[str, Any]:
         """All that a checkpoint holds but the generators' states.
@@ -140,27 +146,33 @@ class TrainingCheckpoint:
     # ---- going on
 
     def _load(self, engine: Engine) -> None:
+        if self.record is not None and rank() == 0:
+            self.record.facts()  # read now what they are made from: a signal leaves no time for it
         if not self.resume:
-            if rank() == 0 and self.files.listed():
-                logger.warning(
-                    "%s holds checkpoints of an earlier training, which the first save replaces; --resume True goes on",
-                    self.files.folder,
-                )
+            if rank() == 0:
+                aside = self.files.set_aside()
+                if aside is not None:
+                    logger.warning("checkpoints of an earlier training were moved to %s; --resume True would have gone "
+                                   "on from them", aside)  # fmt: skip
             return
         found = self.files.load_newest()
         if found is None:
             logger.info("nothing to resume in %s: starting afresh", self.files.folder)
             return
         state, path = found
+        _same_everywhere((state["epoch"], state["iteration"]), path)
         missing = sorted(set(self.objects) - set(state["objects"]))
         if missing:
             raise InputError(f"{path}: has no state for {', '.join(missing)}; it belongs to another training")
-        for name, obj in self.objects.items():
-            _restore(obj, state["objects"][name], f"{path}: {name}")
+        schedules = {name for name, part in state["objects"].items() if "last_epoch" in part}
+        for name in self.objects.keys() - schedules:
+            _restore(self.objects[name], state["objects"][name], f"{path}: {name}")
         if state["trainer"] and hasattr(engine, "load_training_state"):
             engine.load_training_state(state["trainer"])
         self._compare(state)
         self._go_to(engine, state)
+        for name in self.objects.keys() & schedules:  # last: where they are to be follows from where the engine is
+            _restore_schedule(self.objects[name], state["objects"][name], state, engine)
         streams = state["random"]
         if rank() < len(streams):
             set_random_state(streams[rank()])
@@ -211,10 +223,13 @@ class TrainingCheckpoint:
             self.previous = {number: signal.signal(number, self._hear) for number in SIGNALS}
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
-        if self.signal is not None:  # asked twice: at once
-            signal.signal(number, signal.SIG_DFL)
-            signal.raise_signal(number)
-        self.signal = number
+        if self.signal is not None:
+            # one request often arrives twice (to the process and to its group); a second one later means: at once
+            if time.monotonic() - self.heard > SECONDS_UNTIL_ASKED_AGAIN:
+                signal.signal(number, signal.SIG_DFL)
+                signal.raise_signal(number)
+            return
+        self.signal, self.heard = number, time.monotonic()
         logger.warning("%s: the step is finished and a checkpoint saved first", signal.Signals(number).name)
 
     def _told(self, engine: Engine) -> bool:
@@ -247,15 +262,19 @@ def _gather(value: Any) -> list[Any]:
     return everyone
 
 
-def _restore(obj: Any, state: Mapping[str, Any], name: str) -> None:
-    """Load a state, or bring a schedule of another length than the checkpoint's to where it would be now.
+def _same_everywhere(position: tuple[int, int], path: Path) -> None:
+    """Raise if processes have found different checkpoints: they would train apart."""
+    everyone = _gather(position)
+    if len(set(everyone)) > 1:
+        raise InputError(
+            f"{path}: the processes find checkpoints of different age (epoch, iteration: {everyone}); put run_dir on a "
+            "disk that all of them share"
+        )
 
-    Loading the old schedule's state would bring the old length back with it, and the rate would rise after its end.
-    """
-    lengths = [key for key in ("T_max", "total_steps") if key in state and getattr(obj, key, None) != state[key]]
-    if lengths:
-        _replay(obj, int(state["last_epoch"]))
-        return
+
+def _restore(obj: Any, state: Mapping[str, Any], name: str) -> None:
+    """Load a network's, an optimizer's or another object's state; an optimizer keeps the rates of its config."""
+    planned = [dict(group) for group in obj.param_groups] if isinstance(obj, torch.optim.Optimizer) else []
     try:
         obj.load_state_dict(state)
     except (RuntimeError, ValueError, KeyError) as error:
@@ -263,15 +282,41 @@ def _restore(obj: Any, state: Mapping[str, Any], name: str) -> None:
             f"{name}: its state does not fit ({str(error).splitlines()[0]}); it belongs to another network. To take "
             "over what fits, start afresh with init_weights"
         ) from error
+    for group, plan in zip(obj.param_groups if planned else (), planned, strict=True):
+        rate = "initial_lr" if "initial_lr" in plan and "initial_lr" in group else "lr"
+        if group[rate] != plan[rate] and group[rate] > 0:
+            scale = plan[rate] / group[rate]
+            group |= {key: group[key] * scale for key in ("lr", "initial_lr", "max_lr", "min_lr") if key in group}
+        if "weight_decay" in plan:
+            group["weight_decay"] = plan["weight_decay"]
 
 
-def _replay(scheduler: Any, steps: int) -> None:
-    for group in scheduler.optimizer.param_groups:
+def _restore_schedule(schedule: Any, state: Mapping[str, Any], checkpoint: Mapping[str, Any], engine: Engine) -> None:
+    """Load a schedule's state, or bring it to where it would be with the length, data and rates of now.
+
+    Loading the old state would bring the old length back, and the rate would rise after its end; and a schedule that
+    steps per iteration stands elsewhere once an epoch has more or fewer of them.
+    """
+    last, iteration = int(state["last_epoch"]), int(checkpoint["iteration"])
+    per_iteration = last == iteration and (checkpoint["epoch_length"] or 1) > 1
+    target = engine.state.iteration if per_iteration else last
+    other = any(key in state and getattr(schedule, key, None) != state[key] for key in ("T_max", "total_steps"))
+    rates = [group.get("initial_lr", group["lr"]) for group in schedule.optimizer.param_groups]
+    if other or target != last:
+        _replay(schedule, target)
+    else:
+        schedule.load_state_dict(state)
+    if "base_lrs" in state and state["base_lrs"] != rates:
+        schedule.base_lrs = rates
+
+
+def _replay(schedule: Any, steps: int) -> None:
+    for group in schedule.optimizer.param_groups:
         group["lr"] = group["initial_lr"]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that the optimizer has not stepped in between
-        for _ in range(min(steps, getattr(scheduler, "total_steps", steps))):
-            scheduler.step()
+        for _ in range(min(steps, getattr(schedule, "total_steps", steps))):
+            schedule.step()
 
 
 class SaveBestWeights:
@@ -369,7 +414,10 @@ def save_weights(
     facts: dict[str, Any] = {} if record is None else record.facts(for_card=True)
     if metric:
         facts["metric"] = dict(metric)
-    write_model_card(path, **facts)
+    try:
+        write_model_card(path, **facts)
+    except OSError as error:
+        raise InputError(f"{path}: its card cannot be written ({error.strerror}); free disk space") from error
 
 
 def weights_of(module: torch.nn.Module, *, half: bool = False) -> dict[str, torch.Tensor]:
@@ -392,8 +440,11 @@ def extract_weights(checkpoint: str | Path, output: str | Path, *, name: str = "
     state = newest_checkpoint(checkpoint)
     if name not in state["objects"]:
         raise InputError(f"{checkpoint}: holds no {name!r}, only {', '.join(sorted(state['objects']))}")
-    weights = state["objects"][name]
-    save_atomically({key: t.half() if t.is_floating_point() else t for key, t in weights.items()}, output)
+    weights = {key: t.half() if t.is_floating_point() else t for key, t in state["objects"][name].items()}
+    broken = not_finite(weights)
+    if broken:
+        raise InputError(f"{output}: not written, values that float16 cannot hold in {', '.join(broken[:4])}")
+    save_atomically(weights, output)
     facts = {key: value for key, value in state.get("record", {}).items() if key != "config"}
     for own in ("command", "versions"):  # the card's own are those of this extraction
         facts[f"training_{own}"] = facts.pop(own, None)

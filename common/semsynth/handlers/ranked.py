@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import zlib
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,8 @@ class RankedSegmentations:
 
     def _draw(self, engine: Engine) -> None:
         details = engine.state.metric_details[self.metric].float().nanmean(dim=1).tolist()  # type: ignore[attr-defined]
-        order = sorted(range(len(self.cases)), key=lambda i: -details[i])
+        # a case without the structure has no value: it comes last
+        order = sorted(range(len(self.cases)), key=lambda i: -details[i] if math.isfinite(details[i]) else math.inf)
         chosen = dict.fromkeys([order[0], order[len(order) // 2], order[-1]])
         names = ("best", "median", "worst") if len(chosen) == 3 else ("",) * len(chosen)
         rows = [

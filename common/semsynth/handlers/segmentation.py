@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +29,22 @@ class SegmentationWriter:
         output_dir: where to write.
         metadata: the bundle's ``metadata.json``.
         weights: the file that the network's weights came from.
+        class_names: class index, as text → name, for the volumes; classes that it does not name are called by number.
 
     Raises:
         InputError: (at the start) when the weights are not there; (per case) when a result is not on its image's grid.
     """
 
-    def __init__(self, output_dir: str | Path, *, metadata: str | Path, weights: str | Path) -> None:
+    def __init__(
+        self,
+        output_dir: str | Path,
+        *,
+        metadata: str | Path,
+        weights: str | Path,
+        class_names: Mapping[str, str] | None = None,
+    ) -> None:
         self.output_dir, self.metadata, self.weights = Path(output_dir), Path(metadata), Path(weights)
+        self.names = {int(index): name for index, name in (class_names or {}).items()}
 
     def attach(self, engine: Engine) -> None:
         """Follow ``engine``, an evaluator with class indices ``(1, H, W, D)`` in its decollated output's ``pred``."""
@@ -45,7 +55,6 @@ class SegmentationWriter:
         if not self.weights.is_file():
             raise InputError(f"{self.weights}: no such file; train the bundle first or set 'weights' to a trained file")
         about = json.loads(self.metadata.read_text(encoding="utf-8"))
-        self.classes: dict[str, str] = about["network_data_format"]["outputs"]["pred"]["channel_def"]
         self.origin = {
             "bundle": about.get("name", self.metadata.parent.parent.name),
             "version": about["version"],
@@ -68,8 +77,10 @@ class SegmentationWriter:
                     "the image's grid; check that postprocessing inverts the preprocessing"
                 )
             voxel_ml = abs(float(np.linalg.det(source.affine[:3, :3]))) / 1000
-            counts = np.bincount(label.ravel(), minlength=len(self.classes))
-            volumes = {n: round(float(counts[int(i)]) * voxel_ml, 2) for i, n in self.classes.items() if i != "0"}
+            counts = np.bincount(label.ravel(), minlength=max(self.names, default=0) + 1)
+            volumes = {
+                self.names.get(i, f"class {i}"): round(float(n) * voxel_ml, 2) for i, n in enumerate(counts) if i > 0
+            }
             path = write_label(self.output_dir / f"{case}_seg.nii.gz", label, source.affine)
             record = self.origin | {"case": case, "image": image.name, "volume_ml": volumes}
             write_text(path.with_name(f"{case}_seg.json"), json.dumps(record, indent=1))
