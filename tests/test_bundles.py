@@ -23,6 +23,7 @@ from bundle_configs import WEIGHTS, config_path, isolated, read
 from bundle_runs import synthetic_findings
 from ignite.engine import Events
 from semsynth.checkpoints import newest_checkpoint
+from semsynth.phantom import write_phantom_cases
 from verify_bundles import CHECKS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -285,16 +286,12 @@ def test_bad_synthetic_output_is_caught(
 # ---------------------------------------------------------------------------------------------------- several processes
 
 
-def three_cases_each(tiny_dataset: Path, folder: Path) -> Path:
-    """The tiny data set with three cases to train and to validate on: two processes cannot share them evenly."""
-    content = json.loads((tiny_dataset / "datalist.json").read_text())
-    cases = [
-        {key: str(tiny_dataset / value) if key != "case" else value for key, value in case.items()}
-        for split in ("training", "validation", "testing")
-        for case in content[split]
-    ]
-    folder.mkdir()
-    (folder / "datalist.json").write_text(json.dumps(content | {"training": cases[:3], "validation": cases[1:]}))
+def three_cases_each(folder: Path) -> Path:
+    """Three phantoms to train on and three to validate on: two processes cannot share them evenly."""
+    path = write_phantom_cases(folder, 6, size=(32, 32, 32), spacing=(3.0, 3.0, 3.0), k=2, progress=False)
+    content = json.loads(path.read_text())
+    cases = [case for split in ("training", "validation", "testing") for case in content.pop(split, [])]
+    path.write_text(json.dumps(content | {"training": cases[:3], "validation": cases[3:]}))
     return folder
 
 
@@ -316,10 +313,8 @@ def train_in_two_processes(bundle: Path, paths: dict[str, Path], folder: Path) -
     return done.stdout + done.stderr
 
 
-def test_two_processes_train_one_network_that_one_process_resumes(
-    bundle: Path, tiny_dataset: Path, tmp_path: Path
-) -> None:
-    paths = {"dataset_dir": three_cases_each(tiny_dataset, tmp_path / "data")}
+def test_two_processes_train_one_network_that_one_process_resumes(bundle: Path, tmp_path: Path) -> None:
+    paths = {"dataset_dir": three_cases_each(tmp_path / "data")}
     paths |= {"run_dir": tmp_path / "run"}
 
     log = train_in_two_processes(bundle, paths, tmp_path)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from monai.data import MetaTensor
 from semsynth.errors import InputError
 from semsynth.labels import class_names, num_classes, one_hot
-from semsynth.preprocessing import CropContentd, LoadIntensityd, LoadLabelMapd, SameGridd
+from semsynth.preprocessing import CropContentd, LoadIntensityd, LoadLabelMapd, RandIntensityCurved, SameGridd
 from semsynth.volumes import write_image, write_label
 
 AFFINE = np.diag([1.5, 1.5, 2.0, 1.0])
@@ -66,3 +67,18 @@ def test_padding_is_cut_away_before_anything_is_measured(case):
     assert torch.equal(cropped["image"], data["image"][:, 1:5, :, 2:7])
     assert np.allclose(cropped["image"].affine[:3, 3], [1.5, 0, 4])
     assert CropContentd(["image"])(data)["image"].shape == data["image"].shape
+
+
+def test_a_random_curve_changes_the_order_of_intensities_by_its_seed_alone():
+    image = MetaTensor(torch.linspace(0, 1, 64).reshape(1, 4, 4, 4), affine=torch.eye(4) * 2)
+    transform = RandIntensityCurved("image", prob=1.0)
+    results = []
+    for seed in (3, 4, 3):
+        transform.set_random_state(seed=seed)
+        results.append(transform({"image": image})["image"])
+    assert torch.equal(results[0], results[2]) and not torch.equal(results[0], results[1])
+    assert results[0].dtype == torch.float32 and torch.equal(results[0].affine, image.affine)
+    assert float(results[0].min()) >= 0 and float(results[0].max()) <= 1
+    falls = [bool((r.flatten().diff() < 0).any()) for r in results]
+    assert any(falls), "blood must not always stay the brightest"
+    assert transform.__class__("image", prob=0.0)({"image": image})["image"] is image

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
-from monai.transforms import MapTransform, SpatialCrop, Transform
+from monai.transforms import MapTransform, RandomizableTransform, SpatialCrop, Transform
 
 from .cases import binary_mask
 from .errors import InputError
@@ -136,6 +136,42 @@ class SameGridd(MapTransform):
                     f"{names} must share one affine (tolerance 1e-3); prepare them with 'semsynth prepare'"
                 )
         return dict(data)
+
+
+class RandIntensityCurved(RandomizableTransform, MapTransform):
+    """A random curve over the intensities, not always rising: another order of bright and dark tissues.
+
+    Gamma and histogram shifts keep the order of intensities, so a network may rely on blood being brighter than muscle.
+    Where a scan has it the other way round, only the shape is left to go by. The curve is piecewise linear through
+    random values at evenly spaced points (Zhou et al., Models Genesis, 2021, use a Bézier curve to the same end); it is
+    blended with the identity by a random share.
+
+    Args:
+        keys: images with intensities in [0, 1].
+        prob: how often.
+        points: how many points the curve goes through.
+        share: range of the curve's share against the identity.
+    """
+
+    def __init__(
+        self, keys: KeysCollection, prob: float = 0.1, points: int = 5, share: Sequence[float] = (0.3, 1.0)
+    ) -> None:
+        MapTransform.__init__(self, keys)
+        RandomizableTransform.__init__(self, prob)
+        self.points, self.low, self.high = int(points), float(share[0]), float(share[1])
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:  # noqa: D102
+        result = dict(data)
+        self.randomize(None)
+        if not self._do_transform:
+            return result
+        share = self.R.uniform(self.low, self.high)
+        values = share * self.R.uniform(size=self.points) + (1 - share) * np.linspace(0, 1, self.points)
+        for key in self.key_iterator(result):
+            image = result[key]
+            curved = np.interp(image.cpu().numpy(), np.linspace(0, 1, self.points), values).astype(np.float32)
+            result[key] = MetaTensor(torch.from_numpy(curved), meta=image.meta)
+        return result
 
 
 class CropContentd(MapTransform):
