@@ -5,8 +5,8 @@
 The zip has one top folder, the bundle's name. Weights of other bundles that its configs name
 (``… '/../la_unet/models/judge.pt'``) are copied in as ``models/la_unet_judge.pt`` with their cards, and the configs'
 paths changed; one that is not there is named, and its use is off in the zip. The package ``semsynth`` goes into
-``scripts/``, and the configs'
-``semsynth.…`` become ``scripts.semsynth.…``. The same files give the same zip, byte for byte. Prints the zip's path.
+``scripts/``, and the configs' ``semsynth.…`` become ``scripts.semsynth.…``. The same files give the same zip, byte for
+byte. Prints the zip's path.
 
 The unpacked folder is used with ``python -m monai.bundle`` from inside it. From elsewhere, ``run`` works too with
 ``--bundle_root`` (it puts the bundle's root on the module path itself); ``monai.bundle.load()``, ``ckpt_export`` and
