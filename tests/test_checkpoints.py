@@ -29,7 +29,7 @@ from semsynth.checkpoints import (
 from semsynth.data import load_sources
 from semsynth.errors import InputError
 from semsynth.handlers import SaveBestWeights, SaveFinalWeights, TrainingCheckpoint
-from semsynth.handlers.checkpoint import extract_weights
+from semsynth.handlers.weights import extract_weights
 from semsynth.provenance import TrainingRecord
 from tiny_training import trainer, weights
 from torch import nn
@@ -120,7 +120,8 @@ def _save_forever(folder: Path) -> None:
         files.save(state | {"iteration": i}, epoch=0, iteration=i)
 
 
-def _kill_while_saving(folder: Path, times: int) -> None:
+def _kill_while_saving(folder: Path, times: int):
+    """What the newest checkpoint holds after each of so many kills."""
     rng = random.Random(0)
     for _ in range(times):
         process = subprocess.Popen(
@@ -135,20 +136,21 @@ def _kill_while_saving(folder: Path, times: int) -> None:
         time.sleep(rng.uniform(0.0, 0.3))
         process.kill()
         process.wait()
-        state, _ = CheckpointFolder(folder).load_newest()
-        assert state["objects"]["w"].shape == (200_000,)
+        yield CheckpointFolder(folder).load_newest()[0]
 
 
 def test_a_kill_while_saving_leaves_a_loadable_checkpoint(tmp_path):
-    _kill_while_saving(tmp_path, 1)
+    states = list(_kill_while_saving(tmp_path, 1))
+    assert [state["objects"]["w"].shape for state in states] == [(200_000,)]
 
 
 @pytest.mark.slow
 def test_twenty_kills_in_a_row_while_saving_leave_a_loadable_checkpoint_every_time(tmp_path):
-    _kill_while_saving(tmp_path, 20)
+    states = list(_kill_while_saving(tmp_path, 20))
+    assert [state["objects"]["w"].shape for state in states] == [(200_000,)] * 20
     # what a kill leaves half-written is cleared away by the next save
     CheckpointFolder(tmp_path).save({"objects": {}, "epoch": 1, "iteration": 10**6}, epoch=1, iteration=10**6)
-    assert len(list(tmp_path.glob("checkpoint_*.pt"))) == 2
+    assert len(list(tmp_path.iterdir())) == 3  # two checkpoints and the manifest, nothing half-written
 
 
 def test_a_full_disk_leaves_the_old_checkpoint_and_says_so(tmp_path):

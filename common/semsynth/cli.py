@@ -218,7 +218,7 @@ def weights(*, checkpoint: str, output: str, name: str = "network") -> str:
         output: the file to write.
         name: which network of the checkpoint.
     """
-    from .handlers.checkpoint import extract_weights
+    from .handlers.weights import extract_weights
 
     return str(extract_weights(str(checkpoint), str(output), name=name))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import logging
 import math
 import signal
@@ -17,7 +16,7 @@ from monai.data.utils import worker_init_fn
 from monai.transforms import RandomizableTrait, Transform
 from torch.utils.data.distributed import DistributedSampler
 
-from .datalists import check_names, check_volumes, load_datalist, name_cases, read_datalist
+from .datalists import check_volumes, load_datalist, named_files, read_datalist
 from .distributed import rank, world_size
 from .errors import InputError
 from .provenance import refuse_seen_cases
@@ -93,12 +92,7 @@ def load_images(dataset_dir: str | Path, pattern: str | None = None) -> list[dic
             Path(dataset_dir) / "datalist.json", ("testing", "validation"), needs=("image",), also=()
         )
         return [{"case": entry["case"], "image": entry["image"]} for entry in entries]
-    paths = [Path(path).resolve() for path in sorted(glob.glob(pattern, recursive=True))]
-    if not paths:
-        raise InputError(f"{pattern}: no images found; quote the pattern and check the folder")
-    names = name_cases(paths)
-    check_names(names, pattern)
-    found = [{"case": name, "image": str(path)} for name, path in zip(names, paths, strict=True)]
+    found = [{"case": name, "image": str(path)} for name, path in named_files(pattern, "images")]
     check_volumes(found, None)
     return found
 

@@ -200,6 +200,24 @@ def check_volumes(
     report.log_warnings(logger)
 
 
+def named_files(pattern: str, what: str) -> list[tuple[str, Path]]:
+    """Case name and absolute path of the files that a glob finds, by path; names as of :func:`name_cases`.
+
+    Args:
+        pattern: the glob.
+        what: what is looked for, for the message ("label maps").
+
+    Raises:
+        InputError: nothing found, or two cases of one name.
+    """
+    paths = [Path(path).resolve() for path in sorted(glob.glob(pattern, recursive=True))]
+    if not paths:
+        raise InputError(f"{pattern}: no {what} found; quote the pattern and check the folder")
+    names = name_cases(paths)
+    check_names(names, pattern)
+    return list(zip(names, paths, strict=True))
+
+
 def load_label_maps(
     dataset_dir: str | Path,
     pattern: str | None = None,
@@ -223,17 +241,13 @@ def load_label_maps(
         path = Path(dataset_dir) / "datalist.json"
         entries = load_datalist(path, split, num_classes=num_classes, needs=("label",), metadata=metadata)
         return [{"case": entry["case"], "image": entry["label"]} for entry in entries]
-    paths = [Path(path).resolve() for path in sorted(glob.glob(pattern, recursive=True))]
-    if not paths:
-        raise InputError(f"{pattern}: no label maps found; quote the pattern and check the folder")
-    names = name_cases(paths)
-    check_names(names, pattern)
-    report = check_cases([Entry(n, {"label": p}) for n, p in zip(names, paths, strict=True)], Rules(num_classes))
+    found = named_files(pattern, "label maps")
+    report = check_cases([Entry(name, {"label": path}) for name, path in found], Rules(num_classes))
     if metadata is not None and _speaks_of(metadata, num_classes):
         report = with_vocabulary(report, {}, metadata, pattern)
     report.raise_for_errors()
     report.log_warnings(logger)
-    return [{"case": name, "image": str(path)} for name, path in zip(names, paths, strict=True)]
+    return [{"case": name, "image": str(path)} for name, path in found]
 
 
 def _speaks_of(metadata: str | Path, num_classes: int | None) -> bool:

@@ -70,17 +70,16 @@ class LoadTargetd(Transform):
 
     Args:
         classes: values of the map that are to be segmented; [1] for the cavity, [1, 2] for cavity and wall.
-        allow_missing: leave entries without ``label`` and ``endo`` as they are (inference).
 
     Raises:
         InputError: for a file that cannot be used, values that are no class indices, or masks that ``classes`` needs
             and the entry has not.
     """
 
-    def __init__(self, classes: Sequence[int] = (1,), *, allow_missing: bool = False) -> None:
+    def __init__(self, classes: Sequence[int] = (1,)) -> None:
         if not classes or min(classes) < 1 or len(set(classes)) != len(classes):
             raise InputError(f"classes must be different values of the map from 1 on, got {list(classes)}")
-        self.classes, self.allow_missing = tuple(int(c) for c in classes), allow_missing
+        self.classes = tuple(int(c) for c in classes)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:  # noqa: D102
         if "label" in data:
@@ -92,8 +91,6 @@ class LoadTargetd(Transform):
             path = str(data["endo"])
             volume = read_volume(path)
             values = self._from_masks(data)
-        elif self.allow_missing:
-            return dict(data)
         else:
             raise InputError(f"case {data.get('case', '?')}: needs 'label' or 'endo'")
         target = np.zeros(values.shape, dtype=np.uint8)

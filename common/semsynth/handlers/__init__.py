@@ -1,6 +1,6 @@
 """Ignite handlers: checkpoints, initial weights, progress, previews, volumes on disk."""
 
-from .checkpoint import SaveBestWeights, SaveFinalWeights, TrainingCheckpoint
+from .checkpoint import TrainingCheckpoint
 from .initial import InitWeights
 from .judge import JudgeDice
 from .preview import PreviewHandler
@@ -8,6 +8,7 @@ from .progress import ProgressHandler
 from .ranked import RankedSegmentations
 from .segmentation import SegmentationWriter
 from .synthetic import SyntheticWriter
+from .weights import SaveBestWeights, SaveFinalWeights
 
 __all__ = [
     "InitWeights",
