@@ -1,5 +1,54 @@
 """Metrics: always ``(y_pred, y)``."""
 
-from .overlap import AverageSurfaceDistanceMm, HausdorffDistanceMm
+from .consistency import PLANES, SliceStatistics, inter_slice_consistency, slice_statistics
+from .frechet import FeatureMetric, FrechetDistance, fid
+from .mmd import MaximumMeanDiscrepancy, kid, mmd2
+from .overlap import AverageSurfaceDistanceMm, HausdorffDistanceMm, segmentation_scores
+from .perceptual import lpips
+from .similarity import (
+    MAE,
+    PAPER_WEIGHTS,
+    PSNR,
+    RMSE,
+    SSIM,
+    MultiScaleSSIM,
+    ScaleTerms,
+    mae,
+    ms_ssim,
+    ms_ssim_terms,
+    psnr,
+    rmse,
+    similarity,
+    ssim,
+)
 
-__all__ = ["AverageSurfaceDistanceMm", "HausdorffDistanceMm"]
+__all__ = [
+    "MAE",
+    "PAPER_WEIGHTS",
+    "PLANES",
+    "PSNR",
+    "RMSE",
+    "SSIM",
+    "AverageSurfaceDistanceMm",
+    "FeatureMetric",
+    "FrechetDistance",
+    "HausdorffDistanceMm",
+    "MaximumMeanDiscrepancy",
+    "MultiScaleSSIM",
+    "ScaleTerms",
+    "SliceStatistics",
+    "fid",
+    "inter_slice_consistency",
+    "kid",
+    "lpips",
+    "mae",
+    "mmd2",
+    "ms_ssim",
+    "ms_ssim_terms",
+    "psnr",
+    "rmse",
+    "segmentation_scores",
+    "similarity",
+    "slice_statistics",
+    "ssim",
+]

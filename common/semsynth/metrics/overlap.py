@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from monai.data import MetaTensor
-from monai.metrics import HausdorffDistanceMetric, SurfaceDistanceMetric
+from monai.metrics import (
+    HausdorffDistanceMetric,
+    SurfaceDistanceMetric,
+    compute_average_surface_distance,
+    compute_dice,
+    compute_hausdorff_distance,
+    compute_iou,
+)
 
 from ..errors import InputError
 
@@ -44,6 +53,46 @@ class AverageSurfaceDistanceMm(SurfaceDistanceMetric):
         return super()._compute_tensor(_bare(y_pred), _bare(y), **({"spacing": voxel_size(y)} | kwargs))
 
 
+def segmentation_scores(
+    y_pred: torch.Tensor, y: torch.Tensor, spacing: Sequence[float] | None = None
+) -> dict[str, torch.Tensor]:
+    """Overlap and surface distances of binary masks, by MONAI's functions.
+
+    Where a mask is empty the values are MONAI's: all are NaN where ``y`` is empty, whatever was predicted; where only
+    ``y_pred`` is empty, ``dice`` and ``jaccard`` are 0, the distances NaN or infinite.
+
+    Args:
+        y_pred: predicted masks, ``(B, 1, H, W, D)``, bool or 0/1.
+        y: the expert's, of the same shape.
+        spacing: voxel size in mm along H, W, D; None takes it from the affine of ``y`` (a MetaTensor).
+
+    Returns:
+        ``dice`` and ``jaccard`` (0 to 1), ``hd95`` (95th percentile of the Hausdorff distance, the larger of both
+        directions) and ``asd`` (average symmetric surface distance) in mm; each ``(B,)``, float32.
+
+    Raises:
+        InputError: for shapes that differ or are not ``(B, 1, H, W, D)``, values other than 0 and 1, a voxel size that
+            is not three numbers above 0, or none where ``y`` has no affine.
+    """
+    if y_pred.shape != y.shape or y.ndim != 5 or y.shape[1] != 1:
+        raise InputError(
+            f"masks have shapes {tuple(y_pred.shape)} (y_pred) and {tuple(y.shape)} (y); both must be one "
+            "(B, 1, H, W, D): one class at a time, on one grid"
+        )
+    size = [float(s) for s in (voxel_size(y) if spacing is None else spacing)]
+    if len(size) != 3 or not all(0 < s < float("inf") for s in size):
+        raise InputError(f"spacing must be three sizes in mm above 0 (H, W, D), got {size}")
+    pred, real = _mask("y_pred", y_pred), _mask("y", y)
+    scores = {"dice": compute_dice(pred, real), "jaccard": compute_iou(pred, real)}
+    with warnings.catch_warnings():  # MONAI 1.6 warns of an argument that it sets itself, once per call
+        warnings.filterwarnings("ignore", message=".*always_return_as_numpy.*")
+        scores |= {
+            "hd95": compute_hausdorff_distance(pred, real, include_background=True, percentile=95, spacing=size),
+            "asd": compute_average_surface_distance(pred, real, include_background=True, symmetric=True, spacing=size),
+        }
+    return {name: score[:, 0] for name, score in scores.items()}
+
+
 def voxel_size(x: torch.Tensor) -> list[float]:
     """Voxel size in mm along H, W, D of a MetaTensor.
 
@@ -58,3 +107,11 @@ def voxel_size(x: torch.Tensor) -> list[float]:
 
 def _bare(x: torch.Tensor) -> torch.Tensor:
     return x.as_tensor() if isinstance(x, MetaTensor) else x
+
+
+def _mask(name: str, x: torch.Tensor) -> torch.Tensor:
+    x = _bare(x)
+    mask = x != 0
+    if not torch.equal(mask.to(x.dtype), x):
+        raise InputError(f"{name} must be a mask of 0 and 1, has {x[mask].unique()[:5].tolist()}; compare label == c")
+    return mask.float()
