@@ -321,13 +321,14 @@ def test_a_checkpoint_holds_what_it_was_made_from_and_a_resumed_training_says_wh
     def go(paths, resume=False):
         data = SimpleNamespace(data=load_sources(paths))
         engine = Engine(lambda e, b: None)
-        record = TrainingRecord(data, paths)
+        record = TrainingRecord(data, paths, in_loss=[{"name": "x", "sha256": "0"}])
         TrainingCheckpoint(tmp_path / "c", {"n": nn.Linear(1, 1)}, resume=resume, record=record).attach(engine)
         engine.run([0], max_epochs=1)
 
     go(datalist)
     record = newest_checkpoint(tmp_path / "c")["record"]
     assert len(record["training_cases"]) == 2 and set(record["training_cases"][0]) == {"name", "image"}
+    assert record["in_loss"] == [{"name": "x", "sha256": "0"}]
     assert record["versions"]["torch"] == str(torch.__version__) and len(record["datalist_sha256"]) == 64
     go(datalist, resume=True)
     assert "is not the checkpoint's" not in caplog.text

@@ -15,7 +15,7 @@ from monai.networks.nets import UNet
 from monai.networks.utils import pixelunshuffle
 from monai.transforms import KeepLargestConnectedComponent
 from semsynth.errors import InputError
-from semsynth.handlers import InitWeights, JudgeDice, RankedSegmentations, SegmentationWriter
+from semsynth.handlers import EvaluationHandler, InitWeights, RankedSegmentations, SegmentationWriter
 from semsynth.handlers.initial import take_over
 from semsynth.inferers import WholeOrWindowInferer
 from semsynth.losses import SegmentationLoss, class_weights
@@ -322,8 +322,7 @@ def test_the_judges_dice_is_that_of_its_segmentation_with_the_map():
     item = {"image": MetaTensor(label, affine=affine), "pred": MetaTensor(pred, affine=affine),
             "label": MetaTensor((label == 1).float(), affine=affine)}  # fmt: skip
     engine = Engine(lambda e, b: [item])
-    JudgeDice(FrozenSegmenter(Threshold())).attach(engine)
-    JudgeDice(None).attach(engine)
+    EvaluationHandler([], paired=(), judge=FrozenSegmenter(Threshold())).attach(engine)
     engine.add_event_handler(Events.STARTED, lambda e: setattr(e.state, "metric_details", {}))
     engine.run([0, 1], max_epochs=1)
     assert engine.state.metrics == pytest.approx({"judge_dice": 0.75, "judge_dice_real": 1.0})

@@ -225,29 +225,51 @@ def load_label_maps(
     split: str | Sequence[str] = ("testing", "validation"),
     num_classes: int | None = None,
     metadata: str | Path | None = None,
+    num_samples: int = 1,
 ) -> list[dict[str, Any]]:
     """Label maps to synthesise from, as ``{"case", "image"}`` entries (a generator's input is called ``image``).
 
     Args:
         dataset_dir: folder with a ``datalist.json``.
         pattern: a glob of label map files to take instead.
-        split: of the datalist, or several of which the first that has entries is taken.
+        split: of the datalist, or several of which the first that has entries is taken; ``"all"`` takes every split.
         num_classes, metadata: as in :func:`load_datalist`.
+        num_samples: how many volumes to draw per map. From two on, each map stands in the list as often, as case
+            ``<case>_s0``, ``<case>_s1`` …, with the map's name under ``source_case`` and the number under ``sample``.
 
     Raises:
         InputError: no label maps, two cases of one name, or maps that cannot be used, all listed.
     """
+    if num_samples < 1:
+        raise InputError(f"num_samples must be 1 or more, got {num_samples}")
     if pattern is None:
         path = Path(dataset_dir) / "datalist.json"
-        entries = load_datalist(path, split, num_classes=num_classes, needs=("label",), metadata=metadata)
-        return [{"case": entry["case"], "image": entry["label"]} for entry in entries]
+        wanted = [key for key in SPLITS if read_datalist(path).get(key)] if split == "all" else [split]
+        entries = [
+            entry
+            for key in wanted
+            for entry in load_datalist(path, key, num_classes=num_classes, needs=("label",), metadata=metadata)
+        ]
+        return _repeat([{"case": entry["case"], "image": entry["label"]} for entry in entries], num_samples)
     found = named_files(pattern, "label maps")
     report = check_cases([Entry(name, {"label": path}) for name, path in found], Rules(num_classes))
     if metadata is not None and _speaks_of(metadata, num_classes):
         report = with_vocabulary(report, {}, metadata, pattern)
     report.raise_for_errors()
     report.log_warnings(logger)
-    return [{"case": name, "image": str(path)} for name, path in found]
+    return _repeat([{"case": name, "image": str(path)} for name, path in found], num_samples)
+
+
+def _repeat(entries: list[dict[str, Any]], samples: int) -> list[dict[str, Any]]:
+    if samples == 1:
+        return entries
+    repeated = [
+        entry | {"case": f"{entry['case']}_s{i}", "source_case": entry["case"], "sample": i}
+        for entry in entries
+        for i in range(samples)
+    ]
+    check_names([entry["case"] for entry in repeated], "samples")
+    return repeated
 
 
 def _speaks_of(metadata: str | Path, num_classes: int | None) -> bool:

@@ -69,13 +69,18 @@ def case_hashes(entries: Sequence[Mapping[str, Any]], *, image_key: str = "image
     return sorted((found for _, found in hashes), key=lambda found: (found["name"], found["image"]))
 
 
+def case_hash(name: str) -> str:
+    """The fingerprint of a case's name in :func:`case_hashes`."""
+    return hashlib.sha256(f"semsynth:{name}".encode()).hexdigest()[:16]
+
+
 def _hashes(entries: Sequence[Mapping[str, Any]], image_key: str) -> list[tuple[str, dict[str, str]]]:
     """Name and hashes per entry, in its order; without "image" where there is no file."""
     fallback = name_cases([Path(str(entry.get(image_key, ""))) for entry in entries])
     names = [str(entry.get("case", name)) for name, entry in zip(fallback, entries, strict=True)]
 
     def one(name: str, entry: Mapping[str, Any]) -> tuple[str, dict[str, str]]:
-        found = {"name": hashlib.sha256(f"semsynth:{name}".encode()).hexdigest()[:16]}
+        found = {"name": case_hash(name)}
         with contextlib.suppress(OSError, KeyError, TypeError):
             found["image"] = sha256(entry[image_key])
         return name, found
@@ -370,10 +375,18 @@ class TrainingRecord:
     Args:
         dataset: of the training, whose ``data`` are its entries.
         datalists: the datalist or datalists that they came from.
+        in_loss: networks in the training's loss, ``{"name", "sha256"}`` each: an evaluation marks numbers that were
+            made with them.
     """
 
-    def __init__(self, dataset: Any, datalists: str | Path | Sequence[str | Path]) -> None:
-        self.dataset, self.datalists = dataset, datalists
+    def __init__(
+        self,
+        dataset: Any,
+        datalists: str | Path | Sequence[str | Path],
+        *,
+        in_loss: Sequence[Mapping[str, str]] = (),
+    ) -> None:
+        self.dataset, self.datalists, self.in_loss = dataset, datalists, in_loss
 
     @cached_property
     def _facts(self) -> dict[str, Any]:
@@ -381,6 +394,7 @@ class TrainingRecord:
         return {
             "training_cases": case_hashes(self.dataset.data),
             "datalist_sha256": datalist_hash(self.datalists),
+            "in_loss": [dict(network) for network in self.in_loss],
             "config_sha256": hashlib.sha256(_canonical(config).encode()).hexdigest() if config else None,
             "config": config,
             "command": run_command(),

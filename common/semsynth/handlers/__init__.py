@@ -1,21 +1,23 @@
-"""Ignite handlers: checkpoints, initial weights, progress, previews, volumes on disk."""
+"""Ignite handlers: checkpoints, initial weights, progress, previews, evaluation, volumes on disk."""
 
 from .checkpoint import TrainingCheckpoint
+from .evaluation import EvaluationHandler
 from .initial import InitWeights
-from .judge import JudgeDice
 from .preview import PreviewHandler
 from .progress import ProgressHandler
 from .ranked import RankedSegmentations
+from .samples import SampleSeeds
 from .segmentation import SegmentationWriter
 from .synthetic import SyntheticWriter
 from .weights import SaveBestWeights, SaveFinalWeights
 
 __all__ = [
+    "EvaluationHandler",
     "InitWeights",
-    "JudgeDice",
     "PreviewHandler",
     "ProgressHandler",
     "RankedSegmentations",
+    "SampleSeeds",
     "SaveBestWeights",
     "SaveFinalWeights",
     "SegmentationWriter",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from ..datalists import read_datalist
 from ..errors import InputError
 from ..headers import read_header
 from ..labels import class_names
+from ..provenance import case_hash
 from ..volumes import StorageType, Volume, sha256, write_image, write_text
 
 logger = logging.getLogger(__name__)
@@ -27,7 +29,8 @@ class SyntheticWriter:
     """Attached to an inference engine: writes each generated volume with the geometry of its label map.
 
     Per case ``<output_dir>/<case>_synthetic.nii.gz`` and a JSON beside it that marks it as synthetic (bundle, version,
-    SHA-256 of the weights, seed, label map); at the end ``datalist.json``, image and map per entry, ready to train a
+    SHA-256 of the weights, seed, label map; from the card beside the weights whether they were trained on the case, and
+    which networks were in their losses); at the end ``datalist.json``, image and map per entry, ready to train a
     segmentation network on. Each file is written whole or not at all.
 
     Args:
@@ -35,7 +38,7 @@ class SyntheticWriter:
         metadata: the bundle's ``metadata.json``.
         weights: the file that the network's weights came from.
         num_classes: of the label maps; goes into the datalist.
-        seed: what was drawn with, or None for a deterministic network.
+        seed: what sample 0 was drawn with (sample i with seed + i), or None for a deterministic network.
         dtype: how intensities are stored.
     """
 
@@ -68,6 +71,8 @@ class SyntheticWriter:
                 raise InputError(f"{listed}: lists real cases and would be replaced; give another output_dir")
         if not self.weights.is_file():
             raise InputError(f"{self.weights}: no such file; train the bundle first or set 'weights' to a trained file")
+        described = self.weights.with_suffix(".json")
+        card = json.loads(described.read_text(encoding="utf-8")) if described.is_file() else {}
         self.origin = {
             "synthetic": True,
             "bundle": about.get("name", self.metadata.parent.parent.name),
@@ -75,26 +80,40 @@ class SyntheticWriter:
             "semsynth": __version__,
             "weights": self.weights.name,
             "weights_sha256": sha256(self.weights),
-            "seed": self.seed,
+            "in_loss": card.get("in_loss", []),
         }
+        names = card.get("training_cases")
+        self.seen = None if names is None else {case["name"] for case in names}
 
     def _write(self, engine: Engine) -> None:
         batch: Any = engine.state.batch  # decollated by MONAI's engine together with the output
         output: Any = engine.state.output
-        for source, item in zip((entry["case"] for entry in batch), output, strict=True):
+        for entry, item in zip(batch, output, strict=True):
             label, pred = item[Keys.IMAGE], item[Keys.PRED]
             # the network sees right, anterior, superior; the file is as its label map is
             affine = np.asarray(label.affine.cpu().numpy(), dtype=np.float64)
             label_path = Path(str(label.meta["filename_or_obj"])).resolve()
             volume = Volume(pred.detach().float().cpu().numpy()[0], affine)
             volume = volume.oriented_as(read_header(label_path).affine)
-            image = self.output_dir / f"{source}_synthetic.nii.gz"
-            record = self.origin | {"case": source, "label": label_path.name, "label_sha256": sha256(label_path)}
+            image = self.output_dir / f"{entry['case']}_synthetic.nii.gz"
+            record = self._record(entry, label_path)
             # the record first: no volume is ever without it
-            write_text(image.with_name(f"{source}_synthetic.json"), json.dumps(record, indent=1))
+            write_text(image.with_name(f"{entry['case']}_synthetic.json"), json.dumps(record, indent=1))
             write_image(image, volume.data, volume.affine, self.dtype)
             relative = os.path.relpath(label_path, self.output_dir.resolve())
-            self.entries.append({"case": source, "image": image.name, "label": relative, "synthetic": True})
+            drawn = {key: record[key] for key in ("case", "source_case", "sample") if key in record}
+            self.entries.append(drawn | {"image": image.name, "label": relative, "synthetic": True})
+
+    def _record(self, entry: Mapping[str, Any], label: Path) -> dict[str, Any]:
+        case, sample = str(entry.get("source_case", entry["case"])), int(entry.get("sample", 0))
+        several = {"source_case": case, "sample": sample} if "sample" in entry else {}
+        return self.origin | several | {
+            "case": entry["case"],
+            "seed": None if self.seed is None else self.seed + sample,
+            "trained_on": None if self.seen is None else case_hash(case) in self.seen,
+            "label": label.name,
+            "label_sha256": sha256(label),
+        }  # fmt: skip
 
     def _finish(self, engine: Engine) -> None:
         entries = self.entries
