@@ -1,4 +1,4 @@
-"""The main job on the built-in phantom: cases, composite maps, training, synthesis, a picture (``make demo``).
+"""The main job on the built-in phantom: cases, composite maps, training, synthesis, report, picture (``make demo``).
 
 Every step is the command that a user would type; the last line printed is the path of the picture.
 """
@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=24, help="training epochs")
     options = parser.parse_args()
     out = options.output.resolve()
-    for name in ("raw", "data", "run", "synthetic"):
+    for name in ("raw", "data", "run", "synthetic", "evaluation"):
         shutil.rmtree(out / name, ignore_errors=True)
 
     run("phantom cases", "semsynth", "phantom", "--output", str(out / "raw"), "--cases", str(options.cases),
@@ -58,7 +58,9 @@ def main() -> None:
         "--output_dir", str(out / "synthetic"), "--weights", str(out / "run" / "model.pt"), cwd=BUNDLE)  # fmt: skip
     run("picture", "semsynth", "picture", "--synthetic", str(out / "synthetic"), "--real", str(out / "data"),
         "--cases", "1", "--output", str(out / "demo.png"))  # fmt: skip
-    print(f"\nvolumes: {out / 'synthetic'}\n{out / 'demo.png'}")
+    run("what the volumes are worth", "semsynth", "evaluate", "--synthetic", f"pix2pix3d={out / 'synthetic'}", "--real",
+        str(out / "data"), "--extractors", "", "--output", str(out / "evaluation"))  # fmt: skip
+    print(f"\nvolumes: {out / 'synthetic'}\nreport: {out / 'evaluation' / 'evaluation.html'}\n{out / 'demo.png'}")
 
 
 if __name__ == "__main__":

@@ -223,15 +223,82 @@ def weights(*, checkpoint: str, output: str, name: str = "network") -> str:
     return str(extract_weights(str(checkpoint), str(output), name=name))
 
 
+def evaluate(
+    *,
+    synthetic: str | Sequence[str],
+    real: str,
+    output: str = "evaluation",
+    train_real: str | None = None,
+    labels: str | None = None,
+    judge: str | None = None,
+    extractors: str | Sequence[str] | None = None,
+    weights: str | Sequence[str] = (),
+    in_loss: str | Sequence[str] = (),
+    lpips: bool = False,
+    draws: int = 100,
+    n: int | None = None,
+    seed: int = 0,
+    pictures: int = 16,
+    device: str | None = None,
+) -> str:
+    """Synthetic against real volumes by every metric, with floors and intervals: tables, CSV, JSON and an HTML report.
+
+    Cases are paired by name. An interrupted evaluation goes on where it was; a further system costs only its volumes.
+
+    Args:
+        synthetic: NAME=FOLDER of a bundle's inference, several of them for several systems; a pattern of folders gives
+            several samples per map.
+        real: datalist (or its folder) of the real images and label maps; or a folder or quoted pattern of images.
+        output: folder for evaluation.md, .csv, .json, .html and cases.csv; finished measurements stay in it.
+        train_real: real images that the systems were trained on, in the same forms; without it the training split of
+            --real. They stand apart, and distribution metrics take their real images as reference.
+        labels: folder or quoted pattern of label maps, where --real names none.
+        judge: weights of la_unet_judge (models/judge.pt of the bundle la_unet): faithfulness, and its features.
+        extractors: feature networks with commas: medicalnet_resnet34, medicalnet_resnet50, efficientnet_lite0,
+            la_unet_judge; the first, third and fourth unless said otherwise.
+        weights: NAME=FILE of a feature network's weights, where they are not in a package or on the hub.
+        in_loss: NAME=NETWORK that was in that system's own loss, beside those that its records name.
+        lpips: also LPIPS (needs pip install 'semsynth[lpips]' and its weights).
+        draws: of reference cases, 20 or more.
+        n: volumes on each side of a draw; without it as many as every group allows.
+        seed: of the draws.
+        pictures: cases per system and group in the HTML report, worst first.
+        device: cpu, cuda …; without it a GPU where there is one.
+    """
+    import torch
+
+    from .evaluation import DEFAULT_EXTRACTORS
+    from .evaluation import evaluate as run
+    from .networks.frozen import load_segmenter
+    from .networks.segmentation import subvoxel_segresnet
+
+    place = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    files = {name: values[-1] for name, values in _pairs("weights", weights).items()}
+    network = None
+    if judge is not None:
+        network = load_segmenter(subvoxel_segresnet(), str(judge), use="faithfulness", device=place)
+        files.setdefault("la_unet_judge", str(judge))
+    result = run(
+        _pairs("synthetic", synthetic, alone="synthetic"), str(real), str(output), train_real=train_real, labels=labels,
+        extractors=DEFAULT_EXTRACTORS if extractors is None else _words(extractors), weights=files, judge=network,
+        in_loss=_pairs("in-loss", in_loss), with_lpips=bool(lpips), draws=_int("draws", draws),
+        n=None if n is None else _int("n", n), seed=_int("seed", seed), pictures=_int("pictures", pictures),
+        device=place,
+    )  # fmt: skip
+    return f"{result.text()}\n\n{result.output / 'evaluation.html'}"
+
+
 class _FailedCheck(Exception):  # noqa: N818 - a result, not a mistake
     """What ``semsynth check`` prints where it found errors."""
 
 
+LISTS = ("--synthetic", "--weights", "--in-loss")  # options of evaluate that take several values
 COMMANDS: dict[str, Callable[..., str]] = {
     "phantom": phantom,
     "check": check,
     "prepare": prepare,
     "choose-k": choose_k,
+    "evaluate": evaluate,
     "picture": picture,
     "weights": weights,
 }
@@ -257,6 +324,42 @@ def _numbers(name: str, value: Any, kind: type[int] | type[float]) -> tuple[Any,
     except InputError:
         example = "128,96,64" if kind is int else "1,1,1.5"
         raise InputError(f"--{name} must be numbers with commas, such as {example}, got {value!r}") from None
+
+
+def _words(value: Any) -> list[str]:
+    """Words of a list, or of a text with commas."""
+    return [str(v) for v in value] if isinstance(value, list | tuple) else [w for w in str(value).split(",") if w]
+
+
+def _pairs(name: str, value: Any, *, alone: str | None = None) -> dict[str, list[str]]:
+    """``a=x b=y a=z`` → ``{"a": ["x", "z"], "b": ["y"]}``; a value without a name belongs to ``alone``."""
+    pairs: dict[str, list[str]] = {}
+    for word in _words(value):
+        key, equals, rest = word.partition("=")
+        if not equals and alone is not None:
+            key, rest = alone, word
+        if not key or not rest:
+            raise InputError(f"--{name} takes NAME=VALUE, got {word!r}")
+        pairs.setdefault(key, []).append(rest)
+    return pairs
+
+
+def _join_lists(arguments: Sequence[str]) -> list[str]:
+    """``--synthetic a=x b=y`` as one value, a list; Fire would take ``b=y`` for an argument of its own."""
+    joined: list[str] = []
+    values: list[str] | None = None
+    for argument in [*arguments, "--"]:
+        if argument.startswith("--"):
+            if values is not None:
+                joined.append(repr(values))
+            name, _, first = argument.partition("=")
+            values = ([first] if first else []) if name.replace("_", "-") in LISTS else None
+            joined.append(argument if values is None else name)
+        elif values is not None:
+            values.append(argument)
+        else:
+            joined.append(argument)
+    return joined[:-1]
 
 
 def _check_options(arguments: Sequence[str]) -> None:
@@ -295,6 +398,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if arguments:
             _check_options(arguments)
+        arguments = _join_lists(arguments) if arguments[:1] == ["evaluate"] else arguments
         fire.Fire(COMMANDS, command=arguments or ["--help"], name="semsynth")
     except _FailedCheck as result:
         print(result)

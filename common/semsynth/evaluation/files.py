@@ -1,0 +1,148 @@
+"""The files of an evaluation: Markdown, CSV, JSON and one HTML page."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from ..html_report import CasePicture, CaseValues, write_html
+from ..provenance import run_command, versions
+from ..report import centre_of
+from ..tables import Cell, Column, Table
+from ..volumes import write_text
+from .layout import Facts
+from .scores import (
+    CONSISTENT,
+    FAITHFUL,
+    PAINTED_OWN,
+    PAINTED_TRAINING,
+    PAIRED,
+    Collected,
+    Difference,
+    Score,
+)
+from .sources import RealCase
+
+
+@dataclass(frozen=True)
+class Results:
+    """What an evaluation found and where it was written."""
+
+    tables: Sequence[Table]
+    scores: Sequence[Score]
+    differences: Sequence[Difference]
+    output: Path
+
+    def text(self) -> str:
+        """All tables for a terminal."""
+        return "\n\n".join(table.text() for table in self.tables)
+
+
+def write_results(results: Results, found: Collected, facts: Facts, pictures: Iterable[CasePicture]) -> None:
+    """Write all files into the results' folder, each whole or not at all.
+
+    Args:
+        results: tables and numbers.
+        found: the measurements, for the values per case.
+        facts: of feature networks.
+        pictures: for the HTML page, taken one at a time.
+    """
+    output = results.output
+    rows = [row for row in (PAINTED_TRAINING, PAINTED_OWN) if row in found.values]
+    rows += [system.name for system in found.systems]
+    values = [
+        CaseValues(case, row, group, found.mean(row, case))
+        for group, members in found.groups.items()
+        for row in rows
+        for case in members
+    ]
+    about = _about(found, facts)
+    content = about | {
+        "scores": [asdict(score) for score in results.scores],
+        "differences": [asdict(difference) for difference in results.differences],
+        "cases": [asdict(value) for value in values],
+    }
+    write_text(output / "evaluation.json", json.dumps(_finite(content), indent=1, allow_nan=False) + "\n")
+    write_text(output / "evaluation.csv", _score_table(results.scores).csv())
+    write_text(output / "cases.csv", _case_table(values).csv())
+    write_text(output / "evaluation.md", "\n".join(table.markdown() for table in results.tables))
+    shown = [(key, value if isinstance(value, str) else json.dumps(value)) for key, value in about.items() if value]
+    write_html(
+        output / "evaluation.html", title="Evaluation of synthetic volumes", about=shown, tables=results.tables,
+        metrics=PAIRED | FAITHFUL | {k: Column(f"slices, {c.title}", about=c.about) for k, c in CONSISTENT.items()},
+        cases=values, pictures=pictures,
+    )  # fmt: skip
+
+
+def _about(found: Collected, facts: Facts) -> dict[str, Any]:
+    return {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": run_command(),
+        "versions": versions(),
+        "extractors": [dict(about) for about in facts.extractors.values()],
+        "unavailable": dict(facts.unavailable),
+        "systems": [
+            {
+                "name": system.name,
+                "samples": {group: system.samples(cases) for group, cases in found.groups.items()},
+                "in_loss": list(system.in_loss),
+                "weights_sha256": next((record.get("weights_sha256") for record in system.records.values()), None),
+            }
+            for system in found.systems
+        ],
+    }
+
+
+def worst_pictures(found: Collected, cases: Mapping[str, RealCase], limit: int) -> Iterator[CasePicture]:
+    """The cases of lowest PSNR of every group and system, first samples, read again one at a time.
+
+    Args:
+        found: the measurements.
+        cases: where the files are.
+        limit: cases per group and system.
+    """
+    for group, members in found.groups.items():
+        for system in found.systems:
+            psnr = {case: found.mean(system.name, case).get("psnr", math.inf) for case in members}
+            for case in sorted(members, key=psnr.__getitem__)[:limit]:
+                image, label = cases[case].read()
+                synthetic = cases[case].read_synthetic(system.volumes[case][0], image)
+                centre = centre_of(label) if label is not None else tuple(size // 2 for size in image.data.shape)
+                yield CasePicture(
+                    case=case, system=system.name, group=group, synthetic=synthetic.data, real=image.data, label=label,
+                    spacing=image.spacing, centre=centre,
+                )  # fmt: skip
+
+
+def _score_table(scores: Sequence[Score]) -> Table:
+    names = [field.name for field in fields(Score)]
+    rows = [[_plain(getattr(score, name)) for name in names] for score in scores]
+    return Table("scores", [Column(name) for name in names], rows)
+
+
+def _case_table(values: Sequence[CaseValues]) -> Table:
+    metrics = list(dict.fromkeys(name for value in values for name in value.values))
+    rows = [
+        [Cell(v.group), Cell(v.system), Cell(v.case), *(_plain(v.values.get(name)) for name in metrics)] for v in values
+    ]
+    return Table("cases", [Column(name) for name in ("group", "system", "case", *metrics)], rows)
+
+
+def _plain(value: Any) -> Cell:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return Cell(str(value), value)
+    return Cell("" if value is None else str(value))
+
+
+def _finite(value: Any) -> Any:
+    """NaN and infinity as null: JSON has neither."""
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,272 @@
+"""Scores as tables: one form for terminal, Markdown, CSV and HTML."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..networks.features import PLANES
+from ..tables import NOTHING, Cell, Column, Table
+from .scores import (
+    ALL,
+    CONDITIONAL,
+    CONSISTENT,
+    DIGITS,
+    DISTRIBUTION,
+    FAITHFUL,
+    FLOOR,
+    PAINTED_OWN,
+    PAINTED_TRAINING,
+    PAIRED,
+    TRAINING,
+    UNSEEN,
+    Collected,
+    Difference,
+    Score,
+)
+
+DAGGER = "†"
+PAPER_EXTRACTOR = "medicalnet_resnet34"
+TITLES = {UNSEEN: "unseen label maps", TRAINING: "label maps of training cases", ALL: "all label maps"}
+_DAGGER_NOTE = f"{DAGGER} this network was in the system's own loss: not to be compared"
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What tables say beside scores.
+
+    Attributes:
+        extractors: what each network says of itself (``about()``), by name.
+        unavailable: network → why it is not there.
+        reasons: metric → why it was not measured.
+        judge: whether there was one.
+    """
+
+    extractors: Mapping[str, Mapping[str, Any]]
+    unavailable: Mapping[str, str]
+    reasons: Mapping[str, str]
+    judge: bool
+
+
+class Layout:
+    """Arranges scores.
+
+    Args:
+        found: the measurements, for which rows there are.
+        scores: all of them.
+        facts: what to say beside them.
+    """
+
+    def __init__(self, found: Collected, scores: Sequence[Score], facts: Facts) -> None:
+        self.found, self.facts = found, facts
+        self.index = {(s.group, s.row, s.metric, s.extractor): s for s in scores}
+
+    def tables(self, differences: Sequence[Difference]) -> list[Table]:
+        """All tables, the unseen cases first."""
+        result = []
+        for group in self.found.groups:
+            result += [self.paper_table(group), self.paired(group)]
+            result += [self.distribution(group, name) for name in self.facts.extractors]
+            result += [self.absent(group, name, why) for name, why in self.facts.unavailable.items()]
+            result += [self.faithfulness(group), self.consistency(group)]
+            result += self.differences(group, [d for d in differences if d.group == group])
+        return result
+
+    # ---- rows
+
+    def painters(self) -> list[str]:
+        """The painting rows that there are."""
+        return [row for row in (PAINTED_TRAINING, PAINTED_OWN) if row in self.found.values]
+
+    def systems(self) -> list[str]:
+        """Rows of single samples."""
+        return [system.name for system in self.found.systems]
+
+    def title(self, group: str, row: str) -> str:
+        """A system with several samples says so."""
+        members = self.found.groups[group]
+        samples = {system.name: system.samples(members) for system in self.found.systems}
+        return f"{row}, single samples ({samples[row]} per map)" if samples.get(row, 1) > 1 else row
+
+    def _group(self, group: str) -> str:
+        return f"{TITLES[group]} (n = {len(self.found.groups[group])})"
+
+    # ---- tables
+
+    def paper_table(self, group: str) -> Table:
+        """Table 1 of paper 1, in its form and with its extractor."""
+        reason = self.facts.unavailable.get(PAPER_EXTRACTOR, f"{PAPER_EXTRACTOR} was not asked for")
+        notes = [] if PAPER_EXTRACTOR in self.facts.extractors else [f"FID, MMD: {NOTHING} because {reason}"]
+        rows = []
+        for row in [*self.painters(), *self.systems()]:
+            spread = [self._spread(group, row, metric, PAPER_EXTRACTOR, short=True) for metric in ("fid", "mmd2")]
+            pair = [self._mean(group, row, metric, short=True) for metric in ("ms_ssim", "psnr")]
+            rows.append([Cell(self.title(group, row)), *spread, *pair])
+        columns = [Column("Model"), Column("FID", "lower"), Column("MMD", "lower"), Column("MS-SSIM", "higher"),
+                   Column("PSNR (dB)", "higher")]  # fmt: skip
+        notes += ["the form of paper 1, Table 1 (Al-Sanaani et al.): MedicalNet ResNet-34, means alone"]
+        return Table(f"Table 1, {self._group(group)}", columns, rows, tuple(notes + self._daggers(rows)))
+
+    def paired(self, group: str) -> Table:
+        """Paired metrics, painting first."""
+        rows = []
+        for row in [*self.painters(), *self.systems()]:
+            rows.append([Cell(self.title(group, row)), *(self._mean(group, row, metric) for metric in PAIRED)])
+            if (group, f"{row}, {CONDITIONAL}", "psnr", "") in self.index:
+                name = f"{row}, {CONDITIONAL}"
+                rows.append([Cell(name), *(self._mean(group, name, metric) for metric in PAIRED)])
+        notes = ["mean ± standard deviation over cases; what a system adds to the painting rows is what counts"]
+        if self.found.conditional:
+            notes.append(
+                f"{CONDITIONAL}: PSNR and RMSE of the mean of infinitely many samples (a of the fit MSE = a + b/n); "
+                "the other metrics are those of the mean of all samples"
+            )
+        notes += [f"{PAIRED[metric].title}: {NOTHING} because {why}" for metric, why in self.facts.reasons.items()
+                  if metric in PAIRED]  # fmt: skip
+        return Table(f"Similarity to the real image, {self._group(group)}", [Column("system"), *PAIRED.values()], rows,
+                     tuple(notes))  # fmt: skip
+
+    def distribution(self, group: str, extractor: str) -> Table:
+        """Distribution metrics with floor and interval."""
+        about = self.facts.extractors[extractor]
+        planes = [plane for plane in PLANES if (group, FLOOR, f"fid_{plane}", extractor) in self.index]
+        columns = [Column("system"), DISTRIBUTION["fid"][0], Column("FID / floor", "lower"), DISTRIBUTION["kid"][0],
+                   DISTRIBUTION["mmd2"][0],
+                   *(Column(f"slice FID, {p}", "lower", f"{p} slices are the samples") for p in planes)]  # fmt: skip
+        metrics = ["kid", "mmd2", *(f"fid_{plane}" for plane in planes)]
+        rows = []
+        for row in [FLOOR, *self.painters(), *self.systems()]:
+            name = f"{FLOOR} (floor)" if row == FLOOR else self.title(group, row)
+            rows.append([Cell(name), self._spread(group, row, "fid", extractor), self._ratio(group, row, extractor),
+                         *(self._spread(group, row, metric, extractor) for metric in metrics)])  # fmt: skip
+        notes = [self._how(group, extractor), _network(about), *self._daggers(rows)]
+        return Table(f"Distribution, {extractor}, {self._group(group)}", columns, rows, tuple(notes))
+
+    def _how(self, group: str, extractor: str) -> str:
+        floor = self.index.get((group, FLOOR, "fid", extractor))
+        if floor is None:
+            return f"{NOTHING} because {self.facts.reasons.get('distribution', 'nothing was measured')}"
+        slicewise = [s for (g, r, m, e), s in self.index.items()
+                     if (g, r, e) == (group, FLOOR, extractor) and m.startswith("fid_")]  # fmt: skip
+        few = f", slice-wise over the first {slicewise[0].draws}" if slicewise else ""
+        return (
+            f"mean [2.5 %, 97.5 %] of {floor.draws} draws{few} of n = {floor.n} volumes against n = {floor.n} real "
+            "images of other cases; floor: the real images of the same cases against the same draws"
+        )
+
+    def absent(self, group: str, extractor: str, why: str) -> Table:
+        """A network that is not there: dashes and the reason, never another network's numbers."""
+        columns = [Column("system"), *(column for column, _ in DISTRIBUTION.values())]
+        names = [f"{FLOOR} (floor)", *self.painters(), *(self.title(group, row) for row in self.systems())]
+        rows = [[Cell(name), *(Cell(NOTHING, about=why) for _ in DISTRIBUTION)] for name in names]
+        return Table(f"Distribution, {extractor}, {self._group(group)}", columns, rows, (f"{NOTHING} because {why}",))
+
+    def faithfulness(self, group: str) -> Table:
+        """What a segmentation network finds in synthetic and in real volumes, against the label map."""
+        metrics = dict(FAITHFUL)
+        for g, _, metric, _ in self.index:
+            if g == group and metric.startswith("dice of class"):
+                metrics[metric] = Column(metric.replace("dice", "Dice"), "higher")
+        rows = [
+            [Cell(self.title(group, row)), *(self._mean(group, row, metric) for metric in metrics)]
+            for row in [FLOOR, *self.painters(), *self.systems()]
+        ]
+        notes = ["the judge's segmentation against the label map that a volume was made from (real images: their own "
+                 "map); higher than on real images is no merit, only easier to find"]  # fmt: skip
+        if not self.facts.judge:
+            notes = [f"{NOTHING} because {self.facts.reasons.get('judge', 'no judge was given')}"]
+        return Table(f"Faithfulness, {self._group(group)}", [Column("system"), *metrics.values()], rows, tuple(notes))
+
+    def consistency(self, group: str) -> Table:
+        """Differences of adjacent slices against the real ones, in three planes."""
+        rows = [
+            [Cell(self.title(group, row)), *(self._mean(group, row, metric) for metric in CONSISTENT)]
+            for row in [*self.painters(), *self.systems()]
+        ]
+        notes = ("mean absolute difference of adjacent slices, synthetic / real, mean ± standard deviation over cases: "
+                 "1 is ideal, below is smoother than the real image, above rougher",)  # fmt: skip
+        return Table(f"Inter-slice consistency, {self._group(group)}", [Column("system"), *CONSISTENT.values()], rows,
+                     notes)  # fmt: skip
+
+    def differences(self, group: str, found: Sequence[Difference]) -> list[Table]:
+        """Systems against painting and against each other."""
+        pairs = list(dict.fromkeys((d.first, d.second) for d in found))
+        kinds = list(dict.fromkeys((d.metric, d.extractor) for d in found))
+        if not pairs:
+            return []
+        index = {(d.first, d.second, d.metric, d.extractor): d for d in found}
+        columns = [Column("difference"), *(_heading(metric, extractor) for metric, extractor in kinds)]
+        rows = [
+            [Cell(f"{first} - {second}"), *(_difference(index.get((first, second, *kind))) for kind in kinds)]
+            for first, second in pairs
+        ]
+        notes = ("paired: the same cases (mean ± standard deviation, p of a two-sided Wilcoxon signed-rank test), or "
+                 "the same draws (mean [2.5 %, 97.5 %])",)  # fmt: skip
+        return [Table(f"Differences, {self._group(group)}", columns, rows, notes)]
+
+    # ---- cells
+
+    def _mean(self, group: str, row: str, metric: str, *, short: bool = False) -> Cell:
+        score = self.index.get((group, row, metric, ""))
+        if score is None:
+            return Cell(NOTHING, about=self.facts.reasons.get(metric, ""))
+        digits = DIGITS.get(metric.split(" ")[0], 3)
+        spread = "" if short or score.sd is None else f" ± {score.sd:.{digits}f}"
+        few = "" if score.n == len(self.found.groups[group]) else f" (n = {score.n})"
+        return Cell(f"{score.value:.{digits}f}{spread}{few}", score.value)
+
+    def _spread(self, group: str, row: str, metric: str, extractor: str, *, short: bool = False) -> Cell:
+        score = self.index.get((group, row, metric, extractor))
+        if score is None or score.low is None or score.high is None:
+            why = self.facts.unavailable.get(extractor, self.facts.reasons.get("distribution", ""))
+            return Cell(NOTHING, about=why)
+        dagger = DAGGER if score.in_loss else ""
+        interval = "" if short else f" [{number(score.low)}, {number(score.high)}]"
+        return Cell(f"{number(score.value)}{interval}{dagger}", score.value, _DAGGER_NOTE if dagger else "")
+
+    def _ratio(self, group: str, row: str, extractor: str) -> Cell:
+        score = self.index.get((group, row, "fid", extractor))
+        if score is None or not score.floor:
+            return Cell(NOTHING)
+        ratio = score.value / score.floor
+        return Cell(f"{ratio:.2f}{DAGGER if score.in_loss else ''}", ratio)
+
+    @staticmethod
+    def _daggers(rows: Sequence[Sequence[Cell]]) -> list[str]:
+        return [_DAGGER_NOTE] if any(DAGGER in cell.text for row in rows for cell in row) else []
+
+
+def number(value: float) -> str:
+    """Four significant digits, without an exponent where it can be read without."""
+    if not math.isfinite(value) or value == 0:
+        return f"{value:g}"
+    places = 3 - math.floor(math.log10(abs(value)))
+    return f"{value:.{max(places, 0)}f}" if -4 < math.log10(abs(value)) < 7 else f"{value:.3e}"
+
+
+def _network(about: Mapping[str, Any]) -> str:
+    spacing = " × ".join(f"{s:g}" for s in about["spacing"])
+    return (
+        f"{about['name']}: {about['dimension']} features, input {spacing} mm, {about['intensity']}, "
+        f"SHA-256 {about['sha256']}"
+    )
+
+
+def _heading(metric: str, extractor: str) -> Column:
+    if not extractor:
+        column = (PAIRED | FAITHFUL)[metric]
+        return Column(f"Δ {column.title}", column.better)
+    name = DISTRIBUTION[metric][0].title if metric in DISTRIBUTION else f"FID {metric.removeprefix('fid_')} slices"
+    return Column(f"Δ {name} ({extractor})", "lower")
+
+
+def _difference(item: Difference | None) -> Cell:
+    if item is None:
+        return Cell(NOTHING)
+    if item.low is not None and item.high is not None:
+        return Cell(f"{number(item.value)} [{number(item.low)}, {number(item.high)}]", item.value)
+    digits = DIGITS.get(item.metric, 3)
+    p = "p < 0.001" if (item.p or 0) < 0.001 else f"p = {item.p:.3f}"
+    return Cell(f"{item.value:+.{digits}f} ± {item.sd:.{digits}f} ({p})", item.value)

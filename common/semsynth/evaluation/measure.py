@@ -1,0 +1,187 @@
+"""One volume at a time: its metrics, its features, and what a segmentation network finds in it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from numpy.typing import NDArray
+from torch import nn
+
+from ..errors import InputError
+from ..metrics import inter_slice_consistency, lpips, mae, ms_ssim, psnr, rmse, segmentation_scores, similarity, ssim
+from ..networks.features import PLANES, FeatureExtractor, Features
+from ..networks.frozen import FrozenSegmenter
+from ..volumes import Volume, atomic_path
+
+Arrays = dict[str, NDArray[Any]]
+
+
+class Memory:
+    """Results of finished measurements in a folder, so that an interrupted evaluation goes on where it was.
+
+    A result is found by the SHA-256 of all that it depends on; a damaged file is measured again.
+
+    Args:
+        folder: made when the first result is kept; None keeps nothing.
+    """
+
+    def __init__(self, folder: str | Path | None) -> None:
+        self.folder = None if folder is None else Path(folder)
+
+    def recall(self, what: Sequence[Any], compute: Callable[[], Arrays]) -> Arrays:
+        """The arrays that ``compute`` gives, from the folder where they are there already."""
+        if self.folder is None:
+            return compute()
+        key = hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()
+        path = self.folder / f"{key[:32]}.npz"
+        if path.is_file():
+            try:
+                with np.load(path, allow_pickle=False) as stored:
+                    return {name: stored[name] for name in stored.files}
+            except (OSError, ValueError, EOFError, zipfile.BadZipFile, KeyError):
+                pass  # written again below
+        found = compute()
+        with atomic_path(path) as temporary, temporary.open("wb") as stream:
+            np.savez(stream, **found)  # type: ignore[arg-type]
+        return found
+
+
+@dataclass
+class Measured:
+    """What is known of one volume.
+
+    Attributes:
+        values: metric name → number.
+        features: extractor name → features.
+    """
+
+    values: dict[str, float] = field(default_factory=dict)
+    features: dict[str, Features] = field(default_factory=dict)
+
+
+class Measurer:
+    """Measures volumes, one at a time; only numbers and features stay.
+
+    Args:
+        extractors: feature networks.
+        judge: a segmentation network that was in no generator's loss, or None.
+        targets: class of the judge → class of the label map that it is held against.
+        with_lpips: also LPIPS, which needs the extra ``lpips``.
+        memory: finished results.
+        device: where metrics compute (networks are where they are).
+    """
+
+    def __init__(
+        self,
+        extractors: Sequence[FeatureExtractor],
+        judge: FrozenSegmenter | None = None,
+        *,
+        targets: Mapping[int, int],
+        with_lpips: bool = False,
+        memory: Memory | None = None,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.extractors, self.judge, self.targets = extractors, judge, dict(targets)
+        self.with_lpips, self.memory, self.device = with_lpips, memory or Memory(None), device
+        self.judge_digest = None if judge is None else digest(judge)
+
+    def features(self, key: Sequence[Any], volume: Volume) -> dict[str, Features]:
+        """Features of a volume in [0, 1], by extractor.
+
+        Args:
+            key: what the voxels follow from, such as the file's SHA-256.
+            volume: ``(H, W, D)``.
+        """
+        found = {}
+        for extractor in self.extractors:
+            compute = partial(_described, extractor, volume)
+            arrays = self.memory.recall(["features", extractor.about(), *key], compute)
+            slices = {name.removeprefix("slices_"): a for name, a in arrays.items() if name.startswith("slices_")}
+            found[extractor.name] = Features(arrays["volume"], slices)
+        return found
+
+    def paired(self, key: Sequence[Any], volume: Volume, real: Volume) -> dict[str, float]:
+        """Similarity to the real image and consistency between slices."""
+
+        def compute() -> Arrays:
+            pair = [torch.from_numpy(np.ascontiguousarray(v.data)).to(self.device)[None, None] for v in (volume, real)]
+            found = {name: float(value) for name, value in similarities(*pair).items()}
+            ratios = inter_slice_consistency(*pair)[0]
+            found |= {f"slices_{plane}": float(ratio) for plane, ratio in zip(PLANES, ratios, strict=True)}
+            return {name: np.float64(value) for name, value in found.items()}  # type: ignore[misc]
+
+        values = {name: float(value) for name, value in self.memory.recall(["paired", *key], compute).items()}
+        if self.with_lpips:
+            pair = [torch.from_numpy(np.ascontiguousarray(v.data)).to(self.device)[None, None] for v in (volume, real)]
+            values["lpips"] = float(lpips(*pair))
+        return values
+
+    def faithfulness(self, key: Sequence[Any], volume: Volume, label: NDArray[np.integer]) -> dict[str, float]:
+        """Agreement of the judge's segmentation of a volume with its label map (Med-LSDM, section 4.2)."""
+        judge = self.judge
+        if judge is None:
+            return {}
+
+        def compute() -> Arrays:
+            moved: Any = tensor(volume).to(next(judge.parameters()).device)
+            found = judge.segment(moved).cpu().numpy()[0]
+            scores = [_overlap(found == own, label == other, volume.spacing) for own, other in self.targets.items()]
+            per_class = {
+                f"{name} of class {other}": score[name]
+                for other, score in zip(self.targets.values(), scores, strict=True)
+                for name in score
+            }
+            means = {name: np.nanmean([score[name] for score in scores]) for name in scores[0]}
+            return {name: np.float64(value) for name, value in (means | per_class).items()}  # type: ignore[misc]
+
+        recalled = self.memory.recall(["judge", self.judge_digest, sorted(self.targets.items()), *key], compute)
+        return {name: float(v) for name, v in recalled.items() if len(self.targets) > 1 or " of class " not in name}
+
+
+def similarities(y_pred: torch.Tensor, y: torch.Tensor) -> dict[str, torch.Tensor]:
+    """PSNR, RMSE, MAE, SSIM and both MS-SSIM of ``(1, 1, H, W, D)``; those that need larger volumes are left out."""
+    try:
+        return similarity(y_pred, y)
+    except InputError:
+        found = {"psnr": psnr(y_pred, y), "rmse": rmse(y_pred, y), "mae": mae(y_pred, y)}
+        for name, function in (("ssim", ssim), ("ms_ssim", ms_ssim)):
+            try:
+                found[name] = function(y_pred, y)
+            except InputError:
+                found[name] = torch.full((1,), torch.nan)
+        return found | {"ms_ssim_normalised": torch.full((1,), torch.nan)}
+
+
+def tensor(volume: Volume) -> MetaTensor:
+    """``(1, H, W, D)`` float32 with its affine."""
+    data = torch.from_numpy(np.ascontiguousarray(volume.data, dtype=np.float32))
+    return MetaTensor(data[None], affine=torch.from_numpy(volume.affine))
+
+
+def digest(module: nn.Module) -> str:
+    """SHA-256 over a network's weights."""
+    total = hashlib.sha256()
+    for name, value in sorted(module.state_dict().items()):
+        total.update(name.encode())
+        total.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return total.hexdigest()
+
+
+def _described(extractor: FeatureExtractor, volume: Volume) -> Arrays:
+    features = extractor.describe(tensor(volume))
+    return {"volume": features.volume} | {f"slices_{plane}": a for plane, a in features.slices.items()}
+
+
+def _overlap(found: NDArray[np.bool_], truth: NDArray[np.bool_], spacing: Sequence[float]) -> dict[str, float]:
+    a, b = (torch.from_numpy(np.ascontiguousarray(mask))[None, None] for mask in (found, truth))
+    return {name: float(value) for name, value in segmentation_scores(a, b, spacing).items()}

@@ -1,0 +1,294 @@
+"""The whole evaluation: pair, measure, score, write."""
+
+from __future__ import annotations
+
+import logging
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from ..errors import InputError
+from ..labels import ENDO
+from ..metrics import lpips
+from ..networks.features import FeatureExtractor, FeaturesUnavailable, load_features
+from ..networks.frozen import FrozenSegmenter
+from ..volumes import Volume, sha256
+from .files import Results, worst_pictures, write_results
+from .layout import Facts, Layout
+from .measure import Measurer, Memory, similarities
+from .painting import average_means, class_means, paint
+from .scores import (
+    ALL,
+    CONDITIONAL,
+    CONSISTENT,
+    FAITHFUL,
+    FLOOR,
+    PAINTED_OWN,
+    PAINTED_TRAINING,
+    PAIRED,
+    TRAINING,
+    UNSEEN,
+    Collected,
+    Distribution,
+    Score,
+    differences,
+    distributions,
+    paired_scores,
+)
+from .sources import RealCase, System, load_real, load_system, pair
+from .uncertainty import conditional_mse, largest_n, make_draws
+
+logger = logging.getLogger(__name__)
+DEFAULT_EXTRACTORS = ("medicalnet_resnet34", "efficientnet_lite0", "la_unet_judge")
+COMPARED = ("psnr", "ms_ssim", "dice")
+
+
+def open_extractors(
+    names: Sequence[str], weights: Mapping[str, str | Path] | None = None, device: torch.device | str = "cpu"
+) -> tuple[list[FeatureExtractor], dict[str, str]]:
+    """The feature networks that are to be had, and for the others why not.
+
+    Args:
+        names: of :data:`semsynth.networks.features.EXTRACTORS`.
+        weights: name → file, where it does not come from a package or a hub.
+        device: where they compute.
+    """
+    there, absent = [], {}
+    for name in dict.fromkeys(names):
+        try:
+            there.append(load_features(name, weights=(weights or {}).get(name), device=device))
+        except FeaturesUnavailable as error:
+            absent[name] = str(error)
+            logger.warning("%s", error)
+    return there, absent
+
+
+def evaluate(
+    synthetic: Mapping[str, str | Sequence[str]],
+    real: str | Path,
+    output: str | Path,
+    *,
+    train_real: str | Path | None = None,
+    labels: str | None = None,
+    extractors: Sequence[str] = DEFAULT_EXTRACTORS,
+    weights: Mapping[str, str | Path] | None = None,
+    judge: FrozenSegmenter | None = None,
+    targets: Mapping[int, int] | None = None,
+    in_loss: Mapping[str, Sequence[str]] | None = None,
+    with_lpips: bool = False,
+    draws: int = 100,
+    n: int | None = None,
+    seed: int = 0,
+    pictures: int = 16,
+    device: torch.device | str = "cpu",
+) -> Results:
+    """Compare synthetic volumes with real ones by every metric, and write tables and a report.
+
+    Cases are paired by name. Those that the generators were trained on stand apart. In memory are one case's volumes at
+    a time and the features of all. What is measured stays in ``<output>/measured``: the same command goes on after an
+    interruption, and a further system costs only its own volumes.
+
+    Args:
+        synthetic: name of a system → folders or patterns, see :func:`semsynth.evaluation.sources.load_system`.
+        real: real images, see :func:`semsynth.evaluation.sources.load_real`.
+        output: folder for ``evaluation.md``, ``.csv``, ``.json``, ``.html`` and ``cases.csv``.
+        train_real: real images that the generators were trained on.
+        labels: label maps, where ``real`` names none.
+        extractors: feature networks of distribution metrics.
+        weights: extractor → file of weights.
+        judge: a segmentation network that was in no system's loss.
+        targets: class of the judge → class of the label maps; 1 → 1 (the left-atrial cavity) unless said otherwise.
+        in_loss: system → networks that were in its loss, beside those that its records name.
+        with_lpips: also LPIPS (extra ``lpips``).
+        draws: of reference cases.
+        n: volumes on each side of a draw; as many as every group allows unless given.
+        seed: of the draws.
+        pictures: cases per system and group in the report, worst first.
+        device: of metrics and networks.
+
+    Raises:
+        InputError: nothing to compare, files that cannot be used, volumes on different grids, too few cases.
+    """
+    if draws < 20:
+        raise InputError(f"draws must be 20 or more for an interval, got {draws}")
+    cases = load_real(real, train=train_real, labels=labels)
+    systems = [load_system(name, src, in_loss=(in_loss or {}).get(name, ())) for name, src in synthetic.items()]
+    if not systems:
+        raise InputError("no system to evaluate; give --synthetic NAME=FOLDER")
+    painted = pair(systems, cases)
+    networks, absent = open_extractors(extractors, weights, device)
+    reasons = _reasons(judge, with_lpips)
+    memory = Memory(Path(output) / "measured")
+    measurer = Measurer(networks, judge, targets=targets or {1: ENDO}, with_lpips=with_lpips and "lpips" not in reasons,
+                        memory=memory, device=device)  # fmt: skip
+    found = Collected(_groups(painted, cases, systems), systems)
+    collect(found, cases, painted, measurer)
+    spread = _distributions(found, cases, networks, draws, n, seed, reasons)
+    scores = _scores(found, spread)
+    compared = differences(found, COMPARED, spread)
+    facts = Facts({e.name: e.about() for e in networks}, absent, reasons, judge is not None)
+    results = Results(Layout(found, scores, facts).tables(compared), scores, compared, Path(output))
+    write_results(results, found, facts, worst_pictures(found, cases, pictures))
+    return results
+
+
+def _reasons(judge: FrozenSegmenter | None, with_lpips: bool) -> dict[str, str]:
+    """Why something is not measured."""
+    reasons = {}
+    if judge is None:
+        reasons["judge"] = "no judge was given (--judge, the judge.pt of the bundle la_unet)"
+    if with_lpips:
+        try:
+            lpips(torch.zeros(1, 1, 64, 64, 8), torch.zeros(1, 1, 64, 64, 8))
+        except InputError as error:
+            reasons["lpips"] = str(error)
+            logger.warning("LPIPS: %s", error)
+    else:
+        reasons["lpips"] = "it was not asked for (--lpips)"
+    return reasons
+
+
+def _groups(painted: Sequence[str], cases: Mapping[str, RealCase], systems: Sequence[System]) -> dict[str, list[str]]:
+    """Unseen and training cases, or all in one group where nobody says which is which."""
+    groups: dict[str, list[str]] = {UNSEEN: [], TRAINING: [], ALL: []}
+    for case in painted:
+        said = {cases[case].training, *(system.trained_on(case) for system in systems)}
+        groups[TRAINING if True in said else UNSEEN if False in said else ALL].append(case)
+    if groups[ALL]:
+        logger.warning("nobody says whether the systems were trained on %d of these cases; give --train-real",
+                       len(groups[ALL]))  # fmt: skip
+    for case in groups[TRAINING]:
+        if cases[case].training is False:
+            logger.warning("%s: a system's record says that it was trained on this case", case)
+    return {group: members for group, members in groups.items() if members}
+
+
+# ---- measuring
+
+
+def collect(found: Collected, cases: Mapping[str, RealCase], painted: Sequence[str], measurer: Measurer) -> None:
+    """Measure every volume once: real images, paintings, and every system's samples."""
+    known = _training_means(cases)
+    references = [case for case in cases if case not in set(painted)] if measurer.extractors else []
+    total = len(references) + len(painted) + sum(len(s.volumes[case]) for s in found.systems for case in painted)
+    interval = 0.1 if sys.stderr.isatty() else 30.0
+    with tqdm(total=total, desc="evaluation", unit="volume", mininterval=interval) as bar:
+        for case in [*painted, *references]:
+            image, label = cases[case].read()
+            key = _key(cases[case])
+            real = found.features.setdefault(FLOOR, {})
+            real[case] = [measurer.features(key, image)]
+            if case in set(painted):
+                _painted_case(found, cases[case], (image, label, key), known, measurer, bar)
+            bar.update()
+
+
+def _training_means(cases: Mapping[str, RealCase]) -> NDArray[np.float64] | None:
+    """Class means over the training cases that have label maps; None where there are none."""
+    means = []
+    for case in cases.values():
+        if case.training and case.label is not None:
+            image, label = case.read()
+            assert label is not None
+            means.append(class_means(image.data, label, int(label.max()) + 1))
+    return average_means(means) if means else None
+
+
+def _key(case: RealCase) -> list[Any]:
+    return [sha256(case.image), None if case.label is None else sha256(case.label), case.content]
+
+
+def _painted_case(
+    found: Collected,
+    case: RealCase,
+    truth: tuple[Volume, NDArray[np.int64] | None, list[Any]],
+    known: NDArray[np.float64] | None,
+    measurer: Measurer,
+    bar: Any,
+) -> None:
+    image, label, key = truth
+
+    def add(row: str, name: list[Any], volume: Volume) -> None:
+        values = {} if row == FLOOR else measurer.paired([*key, *name], volume, image)
+        if label is not None:
+            values |= measurer.faithfulness([*key, *name], volume, label)
+        found.values.setdefault(row, {}).setdefault(case.case, []).append(values)
+        if row != FLOOR:
+            features = measurer.features([*key, *name], volume)
+            found.features.setdefault(row, {}).setdefault(case.case, []).append(features)
+
+    add(FLOOR, [], image)
+    if label is not None:
+        own = class_means(image.data, label, int(label.max()) + 1)
+        for row, means in ((PAINTED_TRAINING, known), (PAINTED_OWN, own)):
+            if means is not None:
+                add(row, ["painting", np.round(means, 6).tolist()], Volume(paint(label, means), image.affine))
+    for system in found.systems:
+        samples = []
+        for path in system.volumes[case.case]:
+            volume = case.read_synthetic(path, image)
+            samples.append(volume.data)
+            add(system.name, [sha256(path)], volume)
+            bar.update()
+        if len(samples) > 1:
+            _conditional(found, system.name, case.case, np.stack(samples), image)
+
+
+def _conditional(found: Collected, row: str, case: str, samples: NDArray[np.floating], image: Volume) -> None:
+    a, _ = conditional_mse(samples, image.data)
+    mean = torch.from_numpy(samples.mean(axis=0, dtype=np.float32))[None, None]
+    truth = torch.from_numpy(np.ascontiguousarray(image.data))[None, None]
+    values = {name: float(value) for name, value in similarities(mean, truth).items()}
+    limit = {"psnr": -10 * math.log10(a), "rmse": math.sqrt(a)} if a > 0 else {"psnr": math.nan, "rmse": math.nan}
+    found.conditional.setdefault(row, {})[case] = values | limit
+
+
+# ---- scoring
+
+
+def _distributions(
+    found: Collected,
+    cases: Mapping[str, RealCase],
+    networks: Sequence[FeatureExtractor],
+    draws: int,
+    n: int | None,
+    seed: int,
+    reasons: dict[str, str],
+) -> list[Distribution]:
+    """Over the same draws for all; one n for all groups, because FID depends on it."""
+    training = [name for name, case in cases.items() if case.training]
+    pools = {group: training or list(cases) for group in found.groups}
+    possible = {group: largest_n(members, pools[group]) for group, members in found.groups.items()}
+    size = min(possible.values()) if n is None else n
+    result: list[Distribution] = []
+    try:
+        for group, members in found.groups.items():
+            drawn = make_draws(members, pools[group], size, draws, seed)
+            result += [item for network in networks for item in distributions(found, group, drawn, network)]
+    except InputError as error:
+        if n is not None:
+            raise
+        reasons["distribution"] = str(error)
+        logger.warning("no distribution metrics: %s", error)
+        return []
+    return result
+
+
+def _scores(found: Collected, spread: Sequence[Distribution]) -> list[Score]:
+    rows = [row for row in (PAINTED_TRAINING, PAINTED_OWN) if row in found.values]
+    rows += [system.name for system in found.systems]
+    means = [f"{row}, {CONDITIONAL}" for row in found.conditional]
+    several = dict.fromkeys(
+        name for row in found.values.values() for case in row.values() for values in case for name in values
+        if " of class " in name
+    )  # fmt: skip
+    scores = paired_scores(found, [*PAIRED, *CONSISTENT], rows) + paired_scores(found, PAIRED, means)
+    scores += paired_scores(found, [*FAITHFUL, *several], [FLOOR, *rows])
+    return scores + [score for item in spread for score in item.scores(found.systems)]

@@ -1,0 +1,244 @@
+"""From the measurements of volumes to numbers with their uncertainty."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.stats import wilcoxon
+
+from ..metrics import fid, kid, mmd2
+from ..networks.features import PLANES, FeatureExtractor, Features
+from ..tables import Column
+from .sources import System
+from .uncertainty import Draw, Interval, over_draws
+
+FLOOR = "real images"
+PAINTED_TRAINING = "painting: class means of the training cases"
+PAINTED_OWN = "painting: class means of the volume itself"
+CONDITIONAL = "conditional mean"
+UNSEEN, TRAINING, ALL = "unseen", "training", "all"
+SLICE_DRAWS = 20  # slice-wise FID has hundreds of rows a side: a second a draw, not a millisecond
+
+PAIRED = {
+    "psnr": Column("PSNR (dB)", "higher", "10 log10(1 / mean squared error), intensities in [0, 1] (paper 1, eq. 5)"),
+    "ms_ssim": Column("MS-SSIM", "higher", "three scales, weights 0.0448, 0.2856, 0.3001 as printed (paper 1, eq. 6)"),
+    "ms_ssim_normalised": Column("MS-SSIM, Σβ = 1", "higher", "the same with weights that sum to 1"),
+    "ssim": Column("SSIM", "higher", "Gaussian window of 11 voxels, σ 1.5, valid region"),
+    "rmse": Column("RMSE", "lower", "root of the mean squared error, intensities in [0, 1]"),
+    "mae": Column("MAE", "lower", "mean absolute error, intensities in [0, 1]"),
+    "lpips": Column("LPIPS", "lower", "AlexNet, slice by slice"),
+}
+FAITHFUL = {
+    "dice": Column("Dice", "higher", "of the judge's segmentation with the label map"),
+    "jaccard": Column("Jaccard", "higher", "of the judge's segmentation with the label map"),
+    "hd95": Column("HD95 (mm)", "lower", "95 % Hausdorff distance"),
+    "asd": Column("ASD (mm)", "lower", "average symmetric surface distance"),
+}
+CONSISTENT = {
+    f"slices_{plane}": Column(plane, "", "mean difference of adjacent slices, synthetic / real: 1 is ideal, below is "
+                              "smoother, above is rougher")
+    for plane in PLANES
+}  # fmt: skip
+DISTRIBUTION: Mapping[str, tuple[Column, Callable[..., Any]]] = {
+    "fid": (Column("FID", "lower", "Fréchet distance of features (paper 1, eq. 3)"), fid),
+    "kid": (Column("KID", "lower", "MMD² with the cubic polynomial kernel, unbiased: may be negative"), kid),
+    "mmd2": (Column("MMD²", "lower", "dot-product kernel (paper 1, eq. 4): squared distance of mean features"), mmd2),
+}
+DIGITS = {"psnr": 2, "hd95": 1, "asd": 2}
+
+
+@dataclass
+class Collected:
+    """All measurements of an evaluation.
+
+    Attributes:
+        groups: group → its cases.
+        systems: what was compared.
+        values: row → case → per sample metric → number. Under :data:`FLOOR` what the judge finds in the real images.
+        conditional: row → case → metric → number, of the conditional mean.
+        features: row → case → per sample extractor → features. Under :data:`FLOOR` those of the real images.
+    """
+
+    groups: dict[str, list[str]]
+    systems: Sequence[System]
+    values: dict[str, dict[str, list[dict[str, float]]]] = field(default_factory=dict)
+    conditional: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
+    features: dict[str, dict[str, list[dict[str, Features]]]] = field(default_factory=dict)
+
+    def mean(self, row: str, case: str) -> dict[str, float]:
+        """Metrics of a case, averaged over its samples."""
+        samples = self.values.get(row, {}).get(case, [])
+        names = dict.fromkeys(name for sample in samples for name in sample)
+        return {name: float(np.mean([s[name] for s in samples if name in s])) for name in names}
+
+    def per_case(self, row: str, group: str, metric: str) -> NDArray[np.float64]:
+        """One value per case of a group, NaN where there is none."""
+        table = self.conditional[row.removesuffix(f", {CONDITIONAL}")] if row.endswith(f", {CONDITIONAL}") else None
+        rows = [table.get(case, {}) if table is not None else self.mean(row, case) for case in self.groups[group]]
+        return np.array([values.get(metric, math.nan) for values in rows], dtype=np.float64)
+
+
+@dataclass(frozen=True)
+class Score:
+    """One number of a table.
+
+    Attributes:
+        group, row, metric: where it stands.
+        value: the mean over cases or draws.
+        n: cases (paired), or cases on each side of a draw (distribution).
+        sd: standard deviation over cases; None for distribution metrics.
+        low, high: 2.5 and 97.5 % of the draws; None for paired metrics.
+        draws: how many.
+        extractor, sha256: the feature network, "" for paired metrics.
+        floor: the same metric of the real images of the same cases, over the same draws.
+        in_loss: whether that network was in the system's own loss, so that the number is not to be compared.
+    """
+
+    group: str
+    row: str
+    metric: str
+    value: float
+    n: int
+    sd: float | None = None
+    low: float | None = None
+    high: float | None = None
+    draws: int = 0
+    extractor: str = ""
+    sha256: str = ""
+    floor: float | None = None
+    in_loss: bool = False
+
+
+def paired_scores(found: Collected, metrics: Iterable[str], rows: Iterable[str]) -> list[Score]:
+    """Mean ± standard deviation over the cases of each group, of what was measured at all."""
+    scores = []
+    for group in found.groups:
+        for row in rows:
+            for metric in metrics:
+                values = found.per_case(row, group, metric)
+                # a distance to a mask that was not found is infinite: missing, not a mean of infinity
+                values = values[np.isfinite(values) if metric in FAITHFUL else ~np.isnan(values)]
+                if len(values):
+                    sd = float(values.std(ddof=1)) if len(values) > 1 else None
+                    scores.append(Score(group, row, metric, float(values.mean()), len(values), sd=sd))
+    return scores
+
+
+def feature_rows(found: Collected, row: str, extractor: str, plane: str | None) -> Callable[[str, int], Any]:
+    """Feature matrix of a row's case and sample: one row per volume, or one per slice of a plane."""
+
+    def matrix(case: str, sample: int) -> NDArray[np.floating]:
+        samples = found.features[row][case]
+        features = samples[sample % len(samples)][extractor]
+        return features.volume[None] if plane is None else features.slices[plane]
+
+    return matrix
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """A distribution metric of every row of a group over the same draws."""
+
+    group: str
+    metric: str
+    extractor: FeatureExtractor
+    values: Mapping[str, NDArray[np.float64]]
+    n: int
+
+    def scores(self, systems: Sequence[System]) -> list[Score]:
+        """One score per row."""
+        in_loss = {s.name for s in systems if {self.extractor.name, self.extractor.sha256} & set(s.in_loss)}
+        floor = float(self.values[FLOOR].mean())
+        found = []
+        for row, values in self.values.items():
+            interval = Interval.of(values)
+            found.append(Score(
+                self.group, row, self.metric, interval.mean, self.n, low=interval.low, high=interval.high,
+                draws=len(values), extractor=self.extractor.name, sha256=self.extractor.sha256, floor=floor,
+                in_loss=row in in_loss,
+            ))  # fmt: skip
+        return found
+
+
+def distributions(
+    found: Collected, group: str, draws: Sequence[Draw], extractor: FeatureExtractor
+) -> list[Distribution]:
+    """FID, KID and MMD² of volume features, and FID of slice features where the network has them."""
+    cases = found.groups[group]
+    rows = [row for row in found.features if all(case in found.features[row] for case in cases)]
+    n = len(draws[0].painted)
+
+    def over(metric: Callable[..., Any], plane: str | None, few: Sequence[Draw]) -> dict[str, NDArray[np.float64]]:
+        matrices = {row: feature_rows(found, row, extractor.name, plane) for row in rows}
+        return over_draws(matrices, feature_rows(found, FLOOR, extractor.name, plane), few, _on_arrays(metric))
+
+    results = [
+        Distribution(group, name, extractor, over(function, None, draws), n)
+        for name, (_, function) in DISTRIBUTION.items()
+    ]
+    example = found.features[FLOOR][cases[0]][0][extractor.name]
+    for plane in example.slices:
+        results.append(Distribution(group, f"fid_{plane}", extractor, over(fid, plane, draws[:SLICE_DRAWS]), n))
+    return results
+
+
+def _on_arrays(metric: Callable[..., Any]) -> Callable[..., float]:
+    return lambda y_pred, y: float(metric(torch.from_numpy(y_pred), torch.from_numpy(y)))
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A system minus another on the same cases (paired metrics) or the same draws (distribution metrics).
+
+    Attributes:
+        first, second: rows.
+        value: mean difference.
+        low, high: 2.5 and 97.5 % of the draws' differences; None for paired metrics.
+        sd: standard deviation of the cases' differences; None for distribution metrics.
+        p: two-sided Wilcoxon signed-rank test over cases; None for distribution metrics.
+    """
+
+    group: str
+    first: str
+    second: str
+    metric: str
+    extractor: str
+    value: float
+    n: int
+    sd: float | None = None
+    low: float | None = None
+    high: float | None = None
+    p: float | None = None
+
+
+def differences(found: Collected, metrics: Iterable[str], spread: Sequence[Distribution]) -> list[Difference]:
+    """Every system against the painting that knows as much as it does, and against every other system."""
+    names = [system.name for system in found.systems]
+    pairs = [(name, PAINTED_TRAINING) for name in names if PAINTED_TRAINING in found.values]
+    pairs += list(combinations(names, 2))
+    result = []
+    for group in found.groups:
+        for first, second in pairs:
+            for metric in metrics:
+                delta = found.per_case(first, group, metric) - found.per_case(second, group, metric)
+                delta = delta[np.isfinite(delta)]
+                if len(delta) > 1:
+                    result.append(Difference(group, first, second, metric, "", float(delta.mean()), len(delta),
+                                             sd=float(delta.std(ddof=1)), p=_p_value(delta)))  # fmt: skip
+            for item in spread:
+                if item.group == group and {first, second} <= set(item.values):
+                    interval = Interval.of(item.values[first] - item.values[second])
+                    result.append(Difference(group, first, second, item.metric, item.extractor.name, interval.mean,
+                                             item.n, low=interval.low, high=interval.high))  # fmt: skip
+    return result
+
+
+def _p_value(delta: NDArray[np.float64]) -> float:
+    return 1.0 if not delta.any() else float(wilcoxon(delta).pvalue)

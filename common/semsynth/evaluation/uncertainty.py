@@ -1,0 +1,142 @@
+"""What a number is worth: draws of cases, floors, conditional means."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import InputError
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One comparison of equally many synthetic and real cases, none of which is among the other.
+
+    Attributes:
+        painted: cases whose synthetic volumes are scored.
+        reference: other cases, whose real images they are held against.
+        sample: which sample of each, modulo how many there are.
+    """
+
+    painted: tuple[str, ...]
+    reference: tuple[str, ...]
+    sample: int
+
+
+def largest_n(painted: Sequence[str], pool: Sequence[str]) -> int:
+    """How many cases a draw can have on each side: ``painted`` and ``pool`` without those that were drawn."""
+    common, alone, other = (
+        len(set(painted) & set(pool)), len(set(painted) - set(pool)), len(set(pool) - set(painted)),
+    )  # fmt: skip
+    # of the common cases x are painted and the rest is left for the reference: x + alone and other + common - x
+    best = 0
+    for x in range(common + 1):
+        best = max(best, min(x + alone, other + common - x))
+    return best
+
+
+def make_draws(painted: Sequence[str], pool: Sequence[str], n: int, count: int, seed: int) -> list[Draw]:
+    """Draw ``n`` painted and ``n`` reference cases, without replacement and without overlap, ``count`` times.
+
+    FID grows as n falls and a bootstrap's duplicates bias it upwards, so every draw has the same n and no duplicates.
+
+    Args:
+        painted: cases with synthetic volumes; if there are ``n`` of them, each draw takes all.
+        pool: cases with real images; those drawn as painted are left out.
+        n: cases on each side.
+        count: number of draws.
+        seed: same seed, same draws.
+
+    Raises:
+        InputError: when there are not that many cases.
+    """
+    if n < 2 or n > largest_n(painted, pool):
+        raise InputError(
+            f"distribution metrics need 2 or more synthetic cases and as many real ones of other cases, found "
+            f"{len(painted)} and {len(set(pool) - set(painted))} others (n = {n}); give more real images (--train-real)"
+        )
+    random = np.random.default_rng(seed)
+    ordered, others = sorted(painted), sorted(pool)
+    outside = [case for case in ordered if case not in set(others)]
+    inside = [case for case in ordered if case in set(others)]
+    # how many may be taken out of the pool without leaving too few
+    most = min(len(inside), len(others) - n)
+    draws = []
+    for number in range(count):
+        fewest = max(0, n - len(outside))
+        taken = int(np.clip(round(n * len(inside) / len(ordered)), fewest, min(most, n)))
+        chosen = [*_choose(random, inside, taken), *_choose(random, outside, n - taken)]
+        rest = [case for case in others if case not in set(chosen)]
+        draws.append(Draw(tuple(chosen), tuple(_choose(random, rest, n)), number))
+    return draws
+
+
+def _choose(random: np.random.Generator, cases: Sequence[str], n: int) -> list[str]:
+    return [cases[i] for i in sorted(random.choice(len(cases), size=n, replace=False))] if n else []
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Mean over draws and the range that 95 % of them lie in."""
+
+    mean: float
+    low: float
+    high: float
+
+    @staticmethod
+    def of(values: NDArray[np.float64] | Sequence[float]) -> Interval:
+        """Mean, 2.5 % and 97.5 % quantile."""
+        low, high = np.quantile(np.asarray(values, dtype=np.float64), [0.025, 0.975])
+        return Interval(float(np.mean(values)), float(low), float(high))
+
+
+Matrix = Callable[[str, int], NDArray[np.floating]]
+"""Case and sample → feature rows ``(S, F)``, one row for a 3D network."""
+
+
+def over_draws(
+    rows: Mapping[str, Matrix], real: Matrix, draws: Sequence[Draw], metric: Callable[..., float]
+) -> dict[str, NDArray[np.float64]]:
+    """A distribution metric of several systems over the same draws.
+
+    Args:
+        rows: per system its features; the floor is the real images under a name of their own.
+        real: features of real images.
+        draws: from :func:`make_draws`.
+        metric: ``(y_pred, y)`` feature matrices → number.
+
+    Returns:
+        Per system one value per draw, in their order: differences between systems are paired.
+    """
+    values: dict[str, list[float]] = {name: [] for name in rows}
+    for draw in draws:
+        reference = np.concatenate([real(case, 0) for case in draw.reference])
+        for name, features in rows.items():
+            painted = np.concatenate([features(case, draw.sample) for case in draw.painted])
+            values[name].append(float(metric(painted, reference)))
+    return {name: np.asarray(found) for name, found in values.items()}
+
+
+def conditional_mse(samples: NDArray[np.floating], real: NDArray[np.floating]) -> tuple[float, float]:
+    """Mean squared error of the mean of infinitely many samples, from a few of them.
+
+    The error of the mean of n samples is a + b/n: a is that of the conditional mean, b the variance of single samples.
+    With all subsets of n of the S samples averaged, the points over 1/n lie on a line, so the fit has a closed form: b
+    is the mean unbiased variance, and a = error of the mean of all S - b/S.
+
+    Args:
+        samples: ``(S, H, W, D)``, S of 2 or more.
+        real: ``(H, W, D)``.
+
+    Returns:
+        a and b. With few samples a can come out negative where it is close to 0.
+    """
+    count = len(samples)
+    if count < 2:
+        raise InputError(f"a conditional mean needs 2 or more samples per label map, got {count}")
+    stack = samples.astype(np.float64)
+    b = float(stack.var(axis=0, ddof=1).mean())
+    return float(np.square(stack.mean(axis=0) - real).mean()) - b / count, b
