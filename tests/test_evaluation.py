@@ -8,22 +8,25 @@ import json
 import math
 import shutil
 import weakref
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from semsynth.cli import main
+from semsynth.cli import _join_lists, main
 from semsynth.errors import InputError
-from semsynth.evaluation import evaluate
+from semsynth.evaluation import evaluate, run
 from semsynth.evaluation.measure import Measurer, Memory
 from semsynth.evaluation.painting import average_means, class_means, paint
-from semsynth.evaluation.scores import FLOOR, PAINTED_OWN, PAINTED_TRAINING
-from semsynth.evaluation.sources import RealCase, load_real, load_system, pair
+from semsynth.evaluation.scores import FLOOR, PAINTED_OWN, PAINTED_TRAINING, Collected, paired_scores
+from semsynth.evaluation.sources import RealCase, load_real
+from semsynth.evaluation.systems import load_system, pair
 from semsynth.evaluation.uncertainty import Interval, conditional_mse, largest_n, make_draws, over_draws
 from semsynth.metrics import psnr
 from semsynth.networks.frozen import load_segmenter
 from semsynth.networks.segmentation import subvoxel_segresnet
 from semsynth.phantom import write_phantom_cases
+from semsynth.tables import Cell, Column, Table
 from semsynth.volumes import read_volume, scale_intensity, write_image, write_label
 
 SIZE = (48, 48, 48)
@@ -85,7 +88,7 @@ def systems(dataset, tmp_path_factory):
 @pytest.fixture(scope="module")
 def results(dataset, systems, judge_file, tmp_path_factory):
     output = tmp_path_factory.mktemp("report")
-    judge = load_segmenter(subvoxel_segresnet(), judge_file, use="faithfulness")
+    judge = load_segmenter(subvoxel_segresnet(), judge_file, use="faithfulness", name="la_unet_judge")
     found = evaluate(
         {name: str(path) for name, path in systems.items()}, dataset, output,
         extractors=["la_unet_judge", "medicalnet_resnet34"], judge=judge, draws=20,
@@ -226,12 +229,12 @@ def test_each_case_counts_once_and_an_unknown_class_gets_the_mean():
 # ---- draws
 
 
-@pytest.mark.parametrize(("painted", "pool", "n"), [(16, 64, 16), (4, 5, 4), (6, 2, 2)])
+@pytest.mark.parametrize(("painted", "pool", "n"), [(16, 64, 16), (4, 6, 4), (6, 3, 2)])
 def test_draws_of_other_cases_have_one_size_and_no_duplicates(painted, pool, n):
     ours, others = [f"a{i}" for i in range(painted)], [f"b{i}" for i in range(pool)]
     draws = make_draws(ours, others, n, 25, seed=0)
     assert all(len(set(d.painted)) == len(set(d.reference)) == n for d in draws)
-    assert len({d.reference for d in draws}) > (1 if pool > n else 0)
+    assert len({d.reference for d in draws}) > 1
     assert draws == make_draws(ours, others, n, 25, seed=0) != make_draws(ours, others, n, 25, seed=1)
 
 
@@ -265,7 +268,7 @@ def test_systems_share_their_draws():
         seen.append((y_pred.tobytes(), y.tobytes()))
         return float(y_pred.mean() - y.mean())
 
-    draws = make_draws(list("abcd"), list("efgh"), 3, 20, seed=0)
+    draws = make_draws(list("abcd"), list("efgh"), 2, 20, seed=0)
     values = over_draws({"x": lambda c, s: rows[c], "y": lambda c, s: rows[c]}, lambda c, s: rows[c], draws, metric)
     assert np.array_equal(values["x"], values["y"]) and seen[::2] == seen[1::2] and len(values["x"]) == 20
 
@@ -369,8 +372,17 @@ def test_differences_are_paired(results):
     assert found["good", "poor", "psnr"].value == pytest.approx(
         score(results, "unseen", "good", "psnr").value - score(results, "unseen", "poor", "psnr").value
     )
-    fid = found["good", "poor", "fid"]
-    assert fid.high < 0 and ("poor", PAINTED_TRAINING, "ms_ssim") in found and 0 < found["good", "poor", "psnr"].p <= 1
+    assert ("poor", PAINTED_TRAINING, "ms_ssim") in found and 0 < found["good", "poor", "psnr"].p <= 1
+    assert found["good", PAINTED_TRAINING, "fid"].high < 0
+    better = found["good, conditional mean", PAINTED_TRAINING, "psnr"].value
+    assert better > found["good", PAINTED_TRAINING, "psnr"].value + 5
+
+
+def test_what_a_system_was_trained_with_is_not_compared(results):
+    assert not [d for d in results.differences if "poor" in (d.first, d.second) and d.metric in ("fid", "kid", "dice")]
+    assert cell(results, "Faithfulness, unseen", "poor", "Dice").text.endswith("†")
+    assert cell(results, "Differences, unseen", "FID, la_unet_judge", "poor − painting, training means").text == "—"
+    assert score(results, "unseen", FLOOR, "dice").sha256 in table(results, "Faithfulness, unseen").notes[1]
 
 
 def test_faithfulness_is_held_against_the_real_images(results):
@@ -394,7 +406,8 @@ def test_all_files_say_the_same(results):
     assert "medicalnet_resnet34" in content["unavailable"] and content["systems"][1]["weights_sha256"] == "1" * 64
     assert f"{found.value:.4g}"[:4] in (results.output / "evaluation.md").read_text()
     cases = list(csv.DictReader((results.output / "cases.csv").open()))
-    assert len(cases) == 4 * 12 and float(cases[0]["psnr"]) > 0
+    rows = [(row["system"], bool(row["psnr"])) for row in cases]
+    assert len(rows) == 5 * 12 and all(measured != (system == FLOOR) for system, measured in rows)
     assert "<html" in (results.output / "evaluation.html").read_text() and "la_unet_judge" in results.text()
 
 
@@ -403,7 +416,7 @@ def test_a_second_run_measures_nothing_again(results, dataset, systems, judge_fi
     victim = next(iter(kept))
     content = victim.read_bytes()
     victim.write_bytes(content[:50])  # a damaged one is measured again
-    judge = load_segmenter(subvoxel_segresnet(), judge_file, use="faithfulness")
+    judge = load_segmenter(subvoxel_segresnet(), judge_file, use="faithfulness", name="la_unet_judge")
     again = evaluate(
         {name: str(path) for name, path in systems.items()}, dataset, results.output, judge=judge, draws=20,
         extractors=["la_unet_judge"], weights={"la_unet_judge": judge_file},
@@ -526,3 +539,161 @@ def test_a_perfect_copy_has_perfect_values(dataset):
     image, _ = next(iter(load_real(dataset).values())).read()
     values = Measurer([], targets={1: 1}).paired([], image, image)
     assert math.isinf(values["psnr"]) and values["ssim"] == pytest.approx(1) and values["slices_axial"] == 1
+
+
+# ---- what must not pass for something else
+
+
+def listed(path, entries, split="training"):
+    path.write_text(json.dumps({split: entries}))
+    return path
+
+
+def entries_of(dataset, *, label=True):
+    keys = ("image", "label") if label else ("image",)
+    return [{"case": c.case} | {k: str(getattr(c, k)) for k in keys} for c in load_real(dataset).values()]
+
+
+def test_a_training_list_adds_to_the_split_and_takes_no_label_away(dataset, tmp_path):
+    some = listed(tmp_path / "some.json", entries_of(dataset, label=False)[:3])
+    cases = load_real(dataset, train=some)
+    assert sum(case.training for case in cases.values()) == 8 and all(case.label for case in cases.values())
+
+
+def test_one_image_under_two_names_and_synthetic_images_are_not_real_cases(dataset, systems, tmp_path):
+    double = entries_of(dataset)[:2]
+    with pytest.raises(InputError, match="duplicate"):
+        load_real(listed(tmp_path / "double.json", [*double, double[0] | {"case": "again"}]))
+    made = [entry | {"synthetic": True} for entry in double]
+    with pytest.raises(InputError, match="lists synthetic volumes as real ones"):
+        load_real(listed(tmp_path / "made.json", made))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda image, label: (image * 0, label), "constant"),
+        (lambda image, label: (np.where(image > 0.5, np.nan, image), label), "NaN"),
+        (lambda image, label: (image, label - 1.0), "label"),
+        (lambda image, label: (image, label * 0.4), "label"),
+    ],
+)
+def test_bad_real_files_are_listed_before_anything_is_measured(dataset, tmp_path, change, message):
+    case = next(iter(load_real(dataset).values()))
+    image, label = case.read()
+    for name, data in zip(("image", "label"), change(image.data, label), strict=True):
+        write_image(tmp_path / f"{name}.nii.gz", data.astype(np.float32), image.affine, "float32")
+    entry = {"case": "odd", "image": str(tmp_path / "image.nii.gz"), "label": str(tmp_path / "label.nii.gz")}
+    with pytest.raises(InputError, match=rf"(?s)odd.*{message}"):
+        load_real(listed(tmp_path / "d.json", [entry]))
+
+
+def test_volumes_of_two_weights_or_given_twice_are_not_one_system(dataset, tmp_path):
+    for name in "ab":
+        noisy(tmp_path / name, dataset, noise=0.1, record={"weights_sha256": name * 64})
+    with pytest.raises(InputError, match=r"2 different weights(?s:.*)synthetic\.nii\.gz"):
+        load_system("x", [str(tmp_path / "a"), str(tmp_path / "b")])
+    with pytest.raises(InputError, match="given twice"):
+        load_system("x", [str(tmp_path / "a"), str(tmp_path / "a")])
+
+
+@pytest.mark.parametrize("content", ["{", "[1]", '{"sample": "one", "source_case": "p"}'])
+def test_a_record_that_cannot_be_read_is_named(dataset, tmp_path, content):
+    image, _ = next(iter(load_real(dataset).values())).read()
+    write_image(tmp_path / "p_synthetic.nii.gz", image.data, image.affine, "int16")
+    (tmp_path / "p_synthetic.json").write_text(content)
+    with pytest.raises(InputError, match="p_synthetic"):
+        load_system("x", str(tmp_path))
+
+
+def test_samples_without_a_datalist_are_told_by_their_records_and_links_by_their_names(systems, tmp_path):
+    made = tmp_path / "made"
+    made.mkdir()
+    for path in systems["good"].glob("phantom_*"):
+        target = shutil.copy(path, tmp_path / f"blob_{path.name}")
+        (made / path.name).symlink_to(target)
+    (made / "._hidden.nii.gz").write_bytes(b"")
+    system = load_system("good", str(made))
+    assert {len(files) for files in system.volumes.values()} == {3} and len(system.volumes) == 12
+    one = load_system("x", str(made / "phantom_000_s0*.nii.gz"))
+    assert list(one.volumes) == ["phantom_000"]
+
+
+def test_what_the_record_says_goes_before_the_split(dataset, tmp_path, caplog):
+    seen = noisy(tmp_path / "seen", dataset, noise=0.1, splits=("training",), record={"trained_on": True})
+    new = noisy(tmp_path / "new", dataset, noise=0.1, splits=("training",), record={"trained_on": False})
+    cases, systems = load_real(dataset), {n: load_system(n, str(p)) for n, p in (("seen", seen), ("new", new))}
+    names = sorted(systems["seen"].volumes)
+    assert set(run._groups(names, cases, [systems["seen"]])) == {"training"}
+    assert set(run._groups(names, cases, [systems["new"]])) == {"unseen"} and "not by the datalist's" in caplog.text
+    assert set(run._groups(names, cases, list(systems.values()))) == {"mixed"}
+    unknown = {name: replace(case, training=None) for name, case in cases.items()}
+    silent = replace(systems["new"], records={})
+    for those in ([silent], [silent, systems["new"]]):
+        assert set(run._groups(names, unknown, those)) == {"all"}
+
+
+def test_a_stray_case_does_not_take_the_other_groups_numbers_away(dataset, systems, judge_file, tmp_path):
+    stray = next(case.case for case in load_real(dataset).values() if case.training)
+    content = json.loads((systems["poor"] / "datalist.json").read_text())
+    keep = [e for e in content["training"] if e["source_case"] == stray or e["source_case"] > "phantom_007"]
+    made = shutil.copytree(systems["poor"], tmp_path / "made")
+    (made / "datalist.json").write_text(json.dumps({"training": keep}))
+    found = evaluate({"x": str(made)}, dataset, tmp_path / "out", extractors=["la_unet_judge"], draws=20,
+                     weights={"la_unet_judge": judge_file})  # fmt: skip
+    assert score(found, "unseen", "x", "fid", "la_unet_judge").n == 4
+    assert "found 1 and" in table(found, "Distribution, la_unet_judge, label maps of training").notes[0]
+
+
+def test_other_label_maps_than_the_volumes_own_are_told(dataset, tmp_path, caplog):
+    made = noisy(tmp_path / "made", dataset, noise=0.1, record={"label_sha256": "0" * 64})
+    found = evaluate({"x": str(made)}, dataset, tmp_path / "out", extractors=[], draws=20)
+    assert "were made from other label maps" in caplog.text and not found.differences
+    assert any("x was made from other label maps" in note for note in table(found, "Similarity").notes)
+
+
+def test_label_maps_of_other_names_are_no_label_maps(dataset, systems, tmp_path, caplog):
+    cases = list(load_real(dataset).values())
+    for folder, names in (("none", ["a", "b"]), ("some", [cases[0].case, "b"])):
+        (tmp_path / folder).mkdir()
+        for name, case in zip(names, cases, strict=False):
+            shutil.copy(case.label, tmp_path / folder / f"{name}.nii.gz")
+    with pytest.raises(InputError, match="no label map has the name of a case; they are called a, b"):
+        load_real(dataset, labels=str(tmp_path / "none"))
+    assert sum(case.label is not None for case in load_real(dataset, labels=str(tmp_path / "some")).values()) == 1
+    assert "has no label map of 11 of 12 cases" in caplog.text
+
+
+def test_a_mask_that_one_sample_misses_costs_that_sample_alone():
+    found = Collected({"all": ["a", "b"]}, [])
+    found.values["x"] = {"a": [{"hd95": 3.0}, {"hd95": math.inf}], "b": [{"hd95": math.inf}]}
+    (only,) = paired_scores(found, ["hd95"], ["x"])
+    assert (only.value, only.n, only.sd) == (3.0, 1, None)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--judge", "nowhere/judge.pt"], "nowhere/judge.pt: no such file"),
+        (["--in-loss", "someone=x"], "no such name 'someone'"),
+        (["--weights", "medicalnet=x"], "no such name 'medicalnet'"),
+        (["--seed", "-1"], "--seed must be 0 or more"),
+        (["--draws", "3"], "--draws must be 20 or more"),
+        (["--pictures", "-1"], "--pictures must be 0 or more"),
+        (["--device", "cuda:7"], "no GPU"),
+    ],
+)
+def test_settings_that_would_be_lost_are_refused(dataset, systems, capsys, arguments, message):
+    assert main(["evaluate", "--synthetic", str(systems["poor"]), "--real", str(dataset), *arguments]) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_an_option_given_twice_goes_on():
+    assert _join_lists(["evaluate", "--synthetic", "a=x", "--real", "d", "--synthetic=b=y", "c=z"]) == [
+        "evaluate", "--real", "d", "--synthetic", "['a=x', 'b=y', 'c=z']",
+    ]  # fmt: skip
+
+
+def test_no_cell_becomes_a_formula():
+    text = Table("t", [Column("a"), Column("b")], [[Cell("=1+1"), Cell("-1", -1.0)]]).csv()
+    assert text.splitlines()[1] == "'=1+1,-1.0"

@@ -269,6 +269,9 @@ def test_images_too_small_and_masks_at_the_border_are_refused_with_the_size_that
     border[..., :4] = 1
     with pytest.raises(InputError, match="mask leaves no window at scale 1"):
         ssim(GOOD, GOOD, mask=border)
+    for mask in (border * 0.3, border * torch.nan):
+        with pytest.raises(InputError, match="mask has values other than 0 and 1"):
+            psnr(GOOD, GOOD, mask=mask)
     for weights in ((), (0.0, 0.0), (-1.0, 2.0)):
         with pytest.raises(InputError, match="weights of MS-SSIM must be 0 or more and not all 0"):
             ms_ssim(GOOD, GOOD, weights=weights)

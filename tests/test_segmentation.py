@@ -313,6 +313,17 @@ def test_a_volume_is_segmented_on_its_own_grid_whatever_its_axes_and_voxel_size(
     assert float(label.as_tensor()[speck].max()) == 0
 
 
+def test_at_the_networks_voxel_size_nothing_is_resampled_and_nothing_changes():
+    torch.manual_seed(0)
+    volume = torch.rand(1, 12, 9, 10)
+    for affine in (torch.eye(4), torch.diag(torch.tensor([-1.0, 1, -1, 1])), torch.eye(4)[:, [2, 0, 1, 3]]):
+        image = MetaTensor(volume, affine=affine.double())
+        plain = FrozenSegmenter(network()).segment(image)
+        nearly = FrozenSegmenter(network(), spacing=(1.0011, 1.0011, 1.0011)).segment(image)
+        assert float((plain.as_tensor() != nearly.as_tensor()).float().mean()) < 0.02
+        assert plain.shape == volume.shape and torch.equal(plain.affine, affine.double())
+
+
 def test_the_judges_dice_is_that_of_its_segmentation_with_the_map():
     label, pred = torch.zeros(1, 8, 8, 8), torch.zeros(1, 8, 8, 8)
     label[0, 2:6, 2:6, 2:6] = 1

@@ -5,8 +5,10 @@ from __future__ import annotations
 import difflib
 import inspect
 import logging
+import re
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import fire
@@ -252,7 +254,7 @@ def evaluate(
         output: folder for evaluation.md, .csv, .json, .html and cases.csv; finished measurements stay in it.
         train_real: real images that the systems were trained on, in the same forms; without it the training split of
             --real. They stand apart, and distribution metrics take their real images as reference.
-        labels: folder or quoted pattern of label maps, where --real names none.
+        labels: folder or quoted pattern of label maps by case name, instead of those that --real names.
         judge: weights of la_unet_judge (models/judge.pt of the bundle la_unet): faithfulness, and its features.
         extractors: feature networks with commas: medicalnet_resnet34, medicalnet_resnet50, efficientnet_lite0,
             la_unet_judge; the first, third and fourth unless said otherwise.
@@ -272,14 +274,21 @@ def evaluate(
     from .networks.frozen import load_segmenter
     from .networks.segmentation import subvoxel_segresnet
 
-    place = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    place = str(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if place.startswith("cuda") and not torch.cuda.is_available():
+        raise InputError(f"--device {place}: no GPU that torch can use is here; leave it out, or give cpu")
     files = {name: values[-1] for name, values in _pairs("weights", weights).items()}
     network = None
     if judge is not None:
-        network = load_segmenter(subvoxel_segresnet(), str(judge), use="faithfulness", device=place)
+        if not Path(str(judge)).is_file():
+            raise InputError(f"--judge {judge}: no such file; give models/judge.pt of the bundle la_unet")
+        network = load_segmenter(
+            subvoxel_segresnet(), str(judge), use="faithfulness", name="la_unet_judge", device=place
+        )
         files.setdefault("la_unet_judge", str(judge))
     result = run(
-        _pairs("synthetic", synthetic, alone="synthetic"), str(real), str(output), train_real=train_real, labels=labels,
+        _pairs("synthetic", synthetic, alone="synthetic"), str(real), str(output),
+        train_real=None if train_real is None else str(train_real), labels=None if labels is None else str(labels),
         extractors=DEFAULT_EXTRACTORS if extractors is None else _words(extractors), weights=files, judge=network,
         in_loss=_pairs("in-loss", in_loss), with_lpips=bool(lpips), draws=_int("draws", draws),
         n=None if n is None else _int("n", n), seed=_int("seed", seed), pictures=_int("pictures", pictures),
@@ -336,7 +345,7 @@ def _pairs(name: str, value: Any, *, alone: str | None = None) -> dict[str, list
     pairs: dict[str, list[str]] = {}
     for word in _words(value):
         key, equals, rest = word.partition("=")
-        if not equals and alone is not None:
+        if alone is not None and (not equals or re.search(r"[/\\*]", key)):  # a path may hold a "=" of its own
             key, rest = alone, word
         if not key or not rest:
             raise InputError(f"--{name} takes NAME=VALUE, got {word!r}")
@@ -347,19 +356,20 @@ def _pairs(name: str, value: Any, *, alone: str | None = None) -> dict[str, list
 def _join_lists(arguments: Sequence[str]) -> list[str]:
     """``--synthetic a=x b=y`` as one value, a list; Fire would take ``b=y`` for an argument of its own."""
     joined: list[str] = []
-    values: list[str] | None = None
-    for argument in [*arguments, "--"]:
-        if argument.startswith("--"):
-            if values is not None:
-                joined.append(repr(values))
-            name, _, first = argument.partition("=")
-            values = ([first] if first else []) if name.replace("_", "-") in LISTS else None
-            joined.append(argument if values is None else name)
-        elif values is not None:
-            values.append(argument)
+    values: dict[str, list[str]] = {}
+    current: list[str] | None = None
+    for argument in arguments:
+        name, _, first = argument.partition("=")
+        if name.replace("_", "-") in LISTS:
+            current = values.setdefault(name.replace("_", "-"), [])  # given twice, it goes on
+            current += [first] if first else []
+        elif current is not None and not argument.startswith("--"):
+            current.append(argument)
         else:
+            current = None
             joined.append(argument)
-    return joined[:-1]
+    end = joined.index("--") if "--" in joined else len(joined)
+    return [*joined[:end], *(part for name, found in values.items() for part in (name, repr(found))), *joined[end:]]
 
 
 def _check_options(arguments: Sequence[str]) -> None:

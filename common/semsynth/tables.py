@@ -88,8 +88,13 @@ class Table:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow([column.title for column in self.columns])
         for row in self.rows:
-            writer.writerow([cell.text if cell.value is None else repr(cell.value) for cell in row])
+            writer.writerow([_inert(cell.text) if cell.value is None else repr(cell.value) for cell in row])
         return stream.getvalue()
+
+
+def _inert(text: str) -> str:
+    """A text that no spreadsheet takes for a formula."""
+    return f"'{text}" if text[:1] in ("=", "+", "-", "@") else text
 
 
 def _width(text: str) -> int:

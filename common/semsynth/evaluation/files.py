@@ -19,6 +19,7 @@ from .layout import Facts
 from .scores import (
     CONSISTENT,
     FAITHFUL,
+    FLOOR,
     PAINTED_OWN,
     PAINTED_TRAINING,
     PAIRED,
@@ -53,7 +54,7 @@ def write_results(results: Results, found: Collected, facts: Facts, pictures: It
         pictures: for the HTML page, taken one at a time.
     """
     output = results.output
-    rows = [row for row in (PAINTED_TRAINING, PAINTED_OWN) if row in found.values]
+    rows = [row for row in (FLOOR, PAINTED_TRAINING, PAINTED_OWN) if any(map(bool, found.values.get(row, {}).values()))]
     rows += [system.name for system in found.systems]
     values = [
         CaseValues(case, row, group, found.mean(row, case))
@@ -61,6 +62,7 @@ def write_results(results: Results, found: Collected, facts: Facts, pictures: It
         for row in rows
         for case in members
     ]
+    values = [value for value in values if value.values]
     about = _about(found, facts)
     content = about | {
         "scores": [asdict(score) for score in results.scores],
@@ -71,10 +73,11 @@ def write_results(results: Results, found: Collected, facts: Facts, pictures: It
     write_text(output / "evaluation.csv", _score_table(results.scores).csv())
     write_text(output / "cases.csv", _case_table(values).csv())
     write_text(output / "evaluation.md", "\n".join(table.markdown() for table in results.tables))
-    shown = [(key, value if isinstance(value, str) else json.dumps(value)) for key, value in about.items() if value]
+    metrics = PAIRED | FAITHFUL | {k: Column(f"{c.title} slices", about=c.about) for k, c in CONSISTENT.items()}
+    measured = {name for value in values for name in value.values}
     write_html(
-        output / "evaluation.html", title="Evaluation of synthetic volumes", about=shown, tables=results.tables,
-        metrics=PAIRED | FAITHFUL | {k: Column(f"slices, {c.title}", about=c.about) for k, c in CONSISTENT.items()},
+        output / "evaluation.html", title="Evaluation of synthetic volumes", about=_shown(about),
+        tables=results.tables, metrics={key: column for key, column in metrics.items() if key in measured},
         cases=values, pictures=pictures,
     )  # fmt: skip
 
@@ -86,16 +89,38 @@ def _about(found: Collected, facts: Facts) -> dict[str, Any]:
         "versions": versions(),
         "extractors": [dict(about) for about in facts.extractors.values()],
         "unavailable": dict(facts.unavailable),
+        "judge": None
+        if facts.judge is None
+        else {"name": facts.judge.name, "sha256": facts.judge.sha256, "spacing": list(facts.judge.spacing)},
         "systems": [
             {
                 "name": system.name,
                 "samples": {group: system.samples(cases) for group, cases in found.groups.items()},
                 "in_loss": list(system.in_loss),
-                "weights_sha256": next((record.get("weights_sha256") for record in system.records.values()), None),
+                "weights_sha256": system.weights,
             }
             for system in found.systems
         ],
     }
+
+
+def _shown(about: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The same for people: one line per fact."""
+    lines = [("created", about["created"]), ("command", about["command"])]
+    lines += [("versions", ", ".join(f"{name} {version}" for name, version in about["versions"].items()))]
+    for system in about["systems"]:
+        samples = ", ".join(
+            f"{most if fewest == most else f'{fewest} to {most}'} of each map ({group})"
+            for group, (fewest, most) in system["samples"].items()
+        )
+        weights = f"; weights {system['weights_sha256']}" if system["weights_sha256"] else ""
+        lines.append((f"system {system['name']}", f"samples: {samples}{weights}"))
+    for network in about["extractors"]:
+        lines.append((f"features {network['name']}", f"SHA-256 {network['sha256']}"))
+    if about["judge"]:
+        lines.append((f"judge {about['judge']['name']}", f"SHA-256 {about['judge']['sha256']}"))
+    lines += [(f"no features {name}", why) for name, why in about["unavailable"].items()]
+    return lines
 
 
 def worst_pictures(found: Collected, cases: Mapping[str, RealCase], limit: int) -> Iterator[CasePicture]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..networks.features import PLANES
+from ..networks.frozen import FrozenSegmenter
 from ..tables import NOTHING, Cell, Column, Table
 from .scores import (
     ALL,
@@ -17,6 +18,7 @@ from .scores import (
     DISTRIBUTION,
     FAITHFUL,
     FLOOR,
+    MIXED,
     PAINTED_OWN,
     PAINTED_TRAINING,
     PAIRED,
@@ -29,7 +31,12 @@ from .scores import (
 
 DAGGER = "†"
 PAPER_EXTRACTOR = "medicalnet_resnet34"
-TITLES = {UNSEEN: "unseen label maps", TRAINING: "label maps of training cases", ALL: "all label maps"}
+TITLES = {
+    UNSEEN: "unseen label maps",
+    TRAINING: "label maps of training cases",
+    MIXED: "label maps that some of the systems were trained on",
+    ALL: "label maps that nobody says to be unseen",
+}
 _DAGGER_NOTE = f"{DAGGER} this network was in the system's own loss: not to be compared"
 
 
@@ -41,13 +48,17 @@ class Facts:
         extractors: what each network says of itself (``about()``), by name.
         unavailable: network → why it is not there.
         reasons: metric → why it was not measured.
-        judge: whether there was one.
+        without: group → why it has no distribution metrics.
+        judge: the network behind faithfulness, or None.
+        other_maps: systems that were made from other label maps than those that they are scored with.
     """
 
     extractors: Mapping[str, Mapping[str, Any]]
     unavailable: Mapping[str, str]
     reasons: Mapping[str, str]
-    judge: bool
+    without: Mapping[str, str]
+    judge: FrozenSegmenter | None
+    other_maps: Sequence[str] = ()
 
 
 class Layout:
@@ -76,9 +87,10 @@ class Layout:
 
     # ---- rows
 
-    def painters(self) -> list[str]:
-        """The painting rows that there are."""
-        return [row for row in (PAINTED_TRAINING, PAINTED_OWN) if row in self.found.values]
+    @staticmethod
+    def painters() -> list[str]:
+        """The painting rows, measured or not."""
+        return [PAINTED_TRAINING, PAINTED_OWN]
 
     def systems(self) -> list[str]:
         """Rows of single samples."""
@@ -88,7 +100,9 @@ class Layout:
         """A system with several samples says so."""
         members = self.found.groups[group]
         samples = {system.name: system.samples(members) for system in self.found.systems}
-        return f"{row}, single samples ({samples[row]} per map)" if samples.get(row, 1) > 1 else row
+        fewest, most = samples.get(row, (1, 1))
+        count = f"{most}" if fewest == most else f"{fewest} to {most}"
+        return f"{row}, single samples ({count} per map)" if most > 1 else row
 
     def _group(self, group: str) -> str:
         return f"{TITLES[group]} (n = {len(self.found.groups[group])})"
@@ -117,16 +131,42 @@ class Layout:
             if (group, f"{row}, {CONDITIONAL}", "psnr", "") in self.index:
                 name = f"{row}, {CONDITIONAL}"
                 rows.append([Cell(name), *(self._mean(group, name, metric) for metric in PAIRED)])
-        notes = ["mean ± standard deviation over cases; what a system adds to the painting rows is what counts"]
+        notes = [
+            "mean ± standard deviation over cases; what a system adds to the painting rows is what counts",
+            "painting: every class filled with one value, its mean over the training cases, or its mean in the very "
+            "volume that is imitated (which no generator knows)",
+            *self._unpainted(group),
+        ]
         if self.found.conditional:
             notes.append(
                 f"{CONDITIONAL}: PSNR and RMSE of the mean of infinitely many samples (a of the fit MSE = a + b/n); "
                 "the other metrics are those of the mean of all samples"
             )
+        if not any((group, row, "ms_ssim", "") in self.index for row in self.systems()):
+            notes.append(f"MS-SSIM: {NOTHING} because it needs 44 voxels along each axis")
         notes += [f"{PAIRED[metric].title}: {NOTHING} because {why}" for metric, why in self.facts.reasons.items()
                   if metric in PAIRED]  # fmt: skip
         return Table(f"Similarity to the real image, {self._group(group)}", [Column("system"), *PAIRED.values()], rows,
                      tuple(notes))  # fmt: skip
+
+    def _unpainted(self, group: str) -> list[str]:
+        """Why a painting row has no values, or not for all cases, and which systems it is not to be held against."""
+        notes = []
+        members = set(self.found.groups[group])
+        labelled = members & set(self.found.values.get(PAINTED_OWN, {}))
+        if labelled != members:
+            notes.append(
+                f"painting: {len(members) - len(labelled)} of {len(members)} cases have no label map (--labels)"
+            )
+        elif PAINTED_TRAINING not in self.found.values:
+            notes.append(
+                f"{PAINTED_TRAINING}: {NOTHING} because no training cases with label maps are known (--train-real)"
+            )
+        what = (
+            "was made from other label maps: painting does not know what it knows, and faithfulness is to another map"
+        )
+        notes += [f"{name} {what}" for name in self.facts.other_maps]
+        return notes
 
     def distribution(self, group: str, extractor: str) -> Table:
         """Distribution metrics with floor and interval."""
@@ -147,20 +187,22 @@ class Layout:
     def _how(self, group: str, extractor: str) -> str:
         floor = self.index.get((group, FLOOR, "fid", extractor))
         if floor is None:
-            return f"{NOTHING} because {self.facts.reasons.get('distribution', 'nothing was measured')}"
+            return f"{NOTHING} because {self.facts.without.get(group, 'nothing was measured')}"
         slicewise = [s for (g, r, m, e), s in self.index.items()
                      if (g, r, e) == (group, FLOOR, extractor) and m.startswith("fid_")]  # fmt: skip
         few = f", slice-wise over the first {slicewise[0].draws}" if slicewise else ""
+        members = len(self.found.groups[group])
+        taken = "the same in every draw: the range is that of the references" if members == floor.n else "drawn anew"
         return (
-            f"mean [2.5 %, 97.5 %] of {floor.draws} draws{few} of n = {floor.n} volumes against n = {floor.n} real "
-            "images of other cases; floor: the real images of the same cases against the same draws"
+            f"mean [2.5 %, 97.5 %] of {floor.draws} draws{few}: n = {floor.n} volumes ({taken}) against n = {floor.n} "
+            "real images of other cases; floor: the real images of the same cases against the same draws"
         )
 
     def absent(self, group: str, extractor: str, why: str) -> Table:
         """A network that is not there: dashes and the reason, never another network's numbers."""
         columns = [Column("system"), *(column for column, _ in DISTRIBUTION.values())]
         names = [f"{FLOOR} (floor)", *self.painters(), *(self.title(group, row) for row in self.systems())]
-        rows = [[Cell(name), *(Cell(NOTHING, about=why) for _ in DISTRIBUTION)] for name in names]
+        rows = [[Cell(name), *(Cell(NOTHING) for _ in DISTRIBUTION)] for name in names]
         return Table(f"Distribution, {extractor}, {self._group(group)}", columns, rows, (f"{NOTHING} because {why}",))
 
     def faithfulness(self, group: str) -> Table:
@@ -175,8 +217,12 @@ class Layout:
         ]
         notes = ["the judge's segmentation against the label map that a volume was made from (real images: their own "
                  "map); higher than on real images is no merit, only easier to find"]  # fmt: skip
-        if not self.facts.judge:
+        if self.facts.judge is None:
             notes = [f"{NOTHING} because {self.facts.reasons.get('judge', 'no judge was given')}"]
+        else:
+            spacing = " × ".join(f"{size:g}" for size in self.facts.judge.spacing)
+            notes.append(f"judge: {self.facts.judge.name}, at {spacing} mm, SHA-256 {self.facts.judge.sha256}")
+        notes += [*self._unpainted(group), *self._daggers(rows)]
         return Table(f"Faithfulness, {self._group(group)}", [Column("system"), *metrics.values()], rows, tuple(notes))
 
     def consistency(self, group: str) -> Table:
@@ -191,19 +237,22 @@ class Layout:
                      notes)  # fmt: skip
 
     def differences(self, group: str, found: Sequence[Difference]) -> list[Table]:
-        """Systems against painting and against each other."""
+        """Systems against painting and against each other: a row per metric, a column per pair."""
         pairs = list(dict.fromkeys((d.first, d.second) for d in found))
         kinds = list(dict.fromkeys((d.metric, d.extractor) for d in found))
         if not pairs:
             return []
         index = {(d.first, d.second, d.metric, d.extractor): d for d in found}
-        columns = [Column("difference"), *(_heading(metric, extractor) for metric, extractor in kinds)]
         rows = [
-            [Cell(f"{first} - {second}"), *(_difference(index.get((first, second, *kind))) for kind in kinds)]
-            for first, second in pairs
+            [Cell(_heading(*kind).heading), *(self._difference(group, index.get((*pair, *kind))) for pair in pairs)]
+            for kind in kinds
         ]
-        notes = ("paired: the same cases (mean ± standard deviation, p of a two-sided Wilcoxon signed-rank test), or "
-                 "the same draws (mean [2.5 %, 97.5 %])",)  # fmt: skip
+        columns = [Column("metric"), *(Column(f"{first} − {second}") for first, second in pairs)]
+        notes = (
+            "paired: the same cases (mean ± standard deviation, p of a two-sided Wilcoxon signed-rank test), or the "
+            "same draws (mean [2.5 %, 97.5 %]); nothing is corrected for the number of comparisons",
+            f"{NOTHING}: not measured, or by a network that was in the loss of one of the two",
+        )
         return [Table(f"Differences, {self._group(group)}", columns, rows, notes)]
 
     # ---- cells
@@ -211,17 +260,17 @@ class Layout:
     def _mean(self, group: str, row: str, metric: str, *, short: bool = False) -> Cell:
         score = self.index.get((group, row, metric, ""))
         if score is None:
-            return Cell(NOTHING, about=self.facts.reasons.get(metric, ""))
-        digits = DIGITS.get(metric.split(" ")[0], 3)
+            return Cell(NOTHING)
+        digits = DIGITS.get(metric.split(" of class ")[0], 3)
         spread = "" if short or score.sd is None else f" ± {score.sd:.{digits}f}"
         few = "" if score.n == len(self.found.groups[group]) else f" (n = {score.n})"
-        return Cell(f"{score.value:.{digits}f}{spread}{few}", score.value)
+        dagger = DAGGER if score.in_loss else ""
+        return Cell(f"{score.value:.{digits}f}{spread}{few}{dagger}", score.value, _DAGGER_NOTE if dagger else "")
 
     def _spread(self, group: str, row: str, metric: str, extractor: str, *, short: bool = False) -> Cell:
         score = self.index.get((group, row, metric, extractor))
         if score is None or score.low is None or score.high is None:
-            why = self.facts.unavailable.get(extractor, self.facts.reasons.get("distribution", ""))
-            return Cell(NOTHING, about=why)
+            return Cell(NOTHING)
         dagger = DAGGER if score.in_loss else ""
         interval = "" if short else f" [{number(score.low)}, {number(score.high)}]"
         return Cell(f"{number(score.value)}{interval}{dagger}", score.value, _DAGGER_NOTE if dagger else "")
@@ -232,6 +281,16 @@ class Layout:
             return Cell(NOTHING)
         ratio = score.value / score.floor
         return Cell(f"{ratio:.2f}{DAGGER if score.in_loss else ''}", ratio)
+
+    def _difference(self, group: str, item: Difference | None) -> Cell:
+        if item is None:
+            return Cell(NOTHING)
+        if item.low is not None and item.high is not None:
+            return Cell(f"{number(item.value)} [{number(item.low)}, {number(item.high)}]", item.value)
+        digits = DIGITS.get(item.metric, 3)
+        p = "p < 0.001" if (item.p or 0) < 0.001 else f"p = {item.p:.3f}"
+        few = "" if item.n == len(self.found.groups[group]) else f", n = {item.n}"
+        return Cell(f"{item.value:+.{digits}f} ± {item.sd:.{digits}f} ({p}{few})", item.value)
 
     @staticmethod
     def _daggers(rows: Sequence[Sequence[Cell]]) -> list[str]:
@@ -248,8 +307,10 @@ def number(value: float) -> str:
 
 def _network(about: Mapping[str, Any]) -> str:
     spacing = " × ".join(f"{s:g}" for s in about["spacing"])
+    known = ("name", "dimension", "spacing", "intensity", "sha256")
+    more = "".join(f", {key.replace('_', ' ')} {value}" for key, value in about.items() if key not in known)
     return (
-        f"{about['name']}: {about['dimension']} features, input {spacing} mm, {about['intensity']}, "
+        f"{about['name']}: {about['dimension']} features, input {spacing} mm, {about['intensity']}{more}, "
         f"SHA-256 {about['sha256']}"
     )
 
@@ -257,16 +318,6 @@ def _network(about: Mapping[str, Any]) -> str:
 def _heading(metric: str, extractor: str) -> Column:
     if not extractor:
         column = (PAIRED | FAITHFUL)[metric]
-        return Column(f"Δ {column.title}", column.better)
-    name = DISTRIBUTION[metric][0].title if metric in DISTRIBUTION else f"FID {metric.removeprefix('fid_')} slices"
-    return Column(f"Δ {name} ({extractor})", "lower")
-
-
-def _difference(item: Difference | None) -> Cell:
-    if item is None:
-        return Cell(NOTHING)
-    if item.low is not None and item.high is not None:
-        return Cell(f"{number(item.value)} [{number(item.low)}, {number(item.high)}]", item.value)
-    digits = DIGITS.get(item.metric, 3)
-    p = "p < 0.001" if (item.p or 0) < 0.001 else f"p = {item.p:.3f}"
-    return Cell(f"{item.value:+.{digits}f} ± {item.sd:.{digits}f} ({p})", item.value)
+        return Column(column.title, column.better)
+    name = DISTRIBUTION[metric][0].title if metric in DISTRIBUTION else f"FID of {metric.removeprefix('fid_')} slices"
+    return Column(f"{name}, {extractor}", "lower")

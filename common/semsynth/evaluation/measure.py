@@ -24,6 +24,8 @@ from ..networks.frozen import FrozenSegmenter
 from ..volumes import Volume, atomic_path
 
 Arrays = dict[str, NDArray[Any]]
+MEASURED_AS = 1
+"""To be raised when a measurement comes to mean something else: results that were kept are then measured again."""
 
 
 class Memory:
@@ -42,7 +44,8 @@ class Memory:
         """The arrays that ``compute`` gives, from the folder where they are there already."""
         if self.folder is None:
             return compute()
-        key = hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()
+        said = json.dumps([MEASURED_AS, *what], sort_keys=True, default=str)
+        key = hashlib.sha256(said.encode()).hexdigest()
         path = self.folder / f"{key[:32]}.npz"
         if path.is_file():
             try:
@@ -118,12 +121,13 @@ class Measurer:
             found = {name: float(value) for name, value in similarities(*pair).items()}
             ratios = inter_slice_consistency(*pair)[0]
             found |= {f"slices_{plane}": float(ratio) for plane, ratio in zip(PLANES, ratios, strict=True)}
+            if self.with_lpips:
+                found["lpips"] = float(lpips(*pair))
             return {name: np.float64(value) for name, value in found.items()}  # type: ignore[misc]
 
-        values = {name: float(value) for name, value in self.memory.recall(["paired", *key], compute).items()}
-        if self.with_lpips:
-            pair = [torch.from_numpy(np.ascontiguousarray(v.data)).to(self.device)[None, None] for v in (volume, real)]
-            values["lpips"] = float(lpips(*pair))
+        values = {
+            name: float(value) for name, value in self.memory.recall(["paired", self.with_lpips, *key], compute).items()
+        }
         return values
 
     def faithfulness(self, key: Sequence[Any], volume: Volume, label: NDArray[np.integer]) -> dict[str, float]:
@@ -144,7 +148,8 @@ class Measurer:
             means = {name: np.nanmean([score[name] for score in scores]) for name in scores[0]}
             return {name: np.float64(value) for name, value in (means | per_class).items()}  # type: ignore[misc]
 
-        recalled = self.memory.recall(["judge", self.judge_digest, sorted(self.targets.items()), *key], compute)
+        what = ["judge", self.judge_digest, judge.spacing, sorted(self.targets.items()), *key]
+        recalled = self.memory.recall(what, compute)
         return {name: float(v) for name, v in recalled.items() if len(self.targets) > 1 or " of class " not in name}
 
 

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from ..errors import InputError
 from ..labels import ENDO
 from ..metrics import lpips
-from ..networks.features import FeatureExtractor, FeaturesUnavailable, load_features
+from ..networks.features import EXTRACTORS, FeatureExtractor, FeaturesUnavailable, load_features
 from ..networks.frozen import FrozenSegmenter
 from ..volumes import Volume, sha256
 from .files import Results, worst_pictures, write_results
@@ -30,6 +30,7 @@ from .scores import (
     CONSISTENT,
     FAITHFUL,
     FLOOR,
+    MIXED,
     PAINTED_OWN,
     PAINTED_TRAINING,
     PAIRED,
@@ -42,7 +43,8 @@ from .scores import (
     distributions,
     paired_scores,
 )
-from .sources import RealCase, System, load_real, load_system, pair
+from .sources import RealCase, load_real
+from .systems import System, load_system, pair
 from .uncertainty import conditional_mse, largest_n, make_draws
 
 logger = logging.getLogger(__name__)
@@ -87,6 +89,7 @@ def evaluate(
     n: int | None = None,
     seed: int = 0,
     pictures: int = 16,
+    show: bool = False,
     device: torch.device | str = "cpu",
 ) -> Results:
     """Compare synthetic volumes with real ones by every metric, and write tables and a report.
@@ -111,39 +114,57 @@ def evaluate(
         n: volumes on each side of a draw; as many as every group allows unless given.
         seed: of the draws.
         pictures: cases per system and group in the report, worst first.
+        show: log the tables, for those who do not print the result.
         device: of metrics and networks.
 
     Raises:
         InputError: nothing to compare, files that cannot be used, volumes on different grids, too few cases.
     """
-    if draws < 20:
-        raise InputError(f"draws must be 20 or more for an interval, got {draws}")
+    _check_settings(synthetic, weights or {}, in_loss or {}, draws=draws, seed=seed, pictures=pictures)
     cases = load_real(real, train=train_real, labels=labels)
     systems = [load_system(name, src, in_loss=(in_loss or {}).get(name, ())) for name, src in synthetic.items()]
-    if not systems:
-        raise InputError("no system to evaluate; give --synthetic NAME=FOLDER")
     painted = pair(systems, cases)
     networks, absent = open_extractors(extractors, weights, device)
     reasons = _reasons(judge, with_lpips)
     memory = Memory(Path(output) / "measured")
     measurer = Measurer(networks, judge, targets=targets or {1: ENDO}, with_lpips=with_lpips and "lpips" not in reasons,
                         memory=memory, device=device)  # fmt: skip
-    found = Collected(_groups(painted, cases, systems), systems)
+    found = Collected(_groups(painted, cases, systems), systems, _other_maps(cases, systems, painted))
     collect(found, cases, painted, measurer)
-    spread = _distributions(found, cases, networks, draws, n, seed, reasons)
-    scores = _scores(found, spread)
-    compared = differences(found, COMPARED, spread)
-    facts = Facts({e.name: e.about() for e in networks}, absent, reasons, judge is not None)
+    spread, without = _distributions(found, cases, networks, draws, n, seed)
+    scores = _scores(found, spread, judge)
+    compared = differences(found, COMPARED, spread, judge)
+    facts = Facts({e.name: e.about() for e in networks}, absent, reasons, without, judge, found.other_maps)
     results = Results(Layout(found, scores, facts).tables(compared), scores, compared, Path(output))
     write_results(results, found, facts, worst_pictures(found, cases, pictures))
+    if show:
+        logger.info("\n%s\n\n%s", results.text(), Path(output) / "evaluation.html")
     return results
+
+
+def _check_settings(
+    synthetic: Mapping[str, Any], weights: Mapping[str, Any], in_loss: Mapping[str, Any], *, draws: int, seed: int,
+    pictures: int,
+) -> None:  # fmt: skip
+    if not synthetic:
+        raise InputError("no system to evaluate; give --synthetic NAME=FOLDER")
+    taken = sorted(set(synthetic) & {FLOOR, PAINTED_TRAINING, PAINTED_OWN})
+    if taken:
+        raise InputError(f"a system cannot be called {taken[0]!r}, which is a row of the tables; rename it")
+    for option, names, known in (("weights", weights, EXTRACTORS), ("in-loss", in_loss, tuple(synthetic))):
+        unknown = sorted(set(names) - set(known))
+        if unknown:
+            raise InputError(f"--{option}: no such name {unknown[0]!r}; there are {', '.join(known)}")
+    for option, value, least in (("draws", draws, 20), ("seed", seed, 0), ("pictures", pictures, 0)):
+        if value < least:
+            raise InputError(f"--{option} must be {least} or more, got {value}")
 
 
 def _reasons(judge: FrozenSegmenter | None, with_lpips: bool) -> dict[str, str]:
     """Why something is not measured."""
     reasons = {}
     if judge is None:
-        reasons["judge"] = "no judge was given (--judge, the judge.pt of the bundle la_unet)"
+        reasons["judge"] = "no judge was given or found (models/judge.pt of the bundle la_unet)"
     if with_lpips:
         try:
             lpips(torch.zeros(1, 1, 64, 64, 8), torch.zeros(1, 1, 64, 64, 8))
@@ -156,18 +177,38 @@ def _reasons(judge: FrozenSegmenter | None, with_lpips: bool) -> dict[str, str]:
 
 
 def _groups(painted: Sequence[str], cases: Mapping[str, RealCase], systems: Sequence[System]) -> dict[str, list[str]]:
-    """Unseen and training cases, or all in one group where nobody says which is which."""
-    groups: dict[str, list[str]] = {UNSEEN: [], TRAINING: [], ALL: []}
+    """Cases by who was trained on them: what a system's own record says goes before the split that a case is in."""
+    groups: dict[str, list[str]] = {UNSEEN: [], TRAINING: [], MIXED: [], ALL: []}
+    other = []
     for case in painted:
-        said = {cases[case].training, *(system.trained_on(case) for system in systems)}
-        groups[TRAINING if True in said else UNSEEN if False in said else ALL].append(case)
+        records = [system.trained_on(case) for system in systems]
+        said = {cases[case].training if record is None else record for record in records}
+        group = UNSEEN if said == {False} else TRAINING if said == {True} else MIXED if True in said else ALL
+        groups[group].append(case)
+        split = cases[case].training
+        other += [case] if split is not None and any(r is not None and r != split for r in records) else []
+    if other:
+        logger.warning("%d cases are grouped by what the systems' records say of their training, not by the datalist's "
+                       "splits: %s…", len(other), ", ".join(other[:3]))  # fmt: skip
     if groups[ALL]:
         logger.warning("nobody says whether the systems were trained on %d of these cases; give --train-real",
                        len(groups[ALL]))  # fmt: skip
-    for case in groups[TRAINING]:
-        if cases[case].training is False:
-            logger.warning("%s: a system's record says that it was trained on this case", case)
     return {group: members for group, members in groups.items() if members}
+
+
+def _other_maps(cases: Mapping[str, RealCase], systems: Sequence[System], painted: Sequence[str]) -> list[str]:
+    """Systems whose volumes were made from other label maps than those that they are scored with."""
+    found = []
+    hashes = {case: sha256(label) for case in painted if (label := cases[case].label) is not None}
+    for system in systems:
+        stated = {case: system.records.get(case, {}).get("label_sha256") for case in hashes}
+        different = [case for case, value in stated.items() if value is not None and value != hashes[case]]
+        if different:
+            found.append(system.name)
+            logger.warning("%s: %d of %d cases were made from other label maps than --real has: painting does not know "
+                           "what it knows, and faithfulness is to another map", system.name, len(different),
+                           len(hashes))  # fmt: skip
+    return found
 
 
 # ---- measuring
@@ -260,28 +301,32 @@ def _distributions(
     draws: int,
     n: int | None,
     seed: int,
-    reasons: dict[str, str],
-) -> list[Distribution]:
-    """Over the same draws for all; one n for all groups, because FID depends on it."""
-    training = [name for name, case in cases.items() if case.training]
-    pools = {group: training or list(cases) for group in found.groups}
-    possible = {group: largest_n(members, pools[group]) for group, members in found.groups.items()}
-    size = min(possible.values()) if n is None else n
+) -> tuple[list[Distribution], dict[str, str]]:
+    """Over the same draws for all systems of a group, with one n for all groups, because FID depends on it.
+
+    Returns:
+        The metrics, and for groups without them the reason.
+    """
+    possible = {group: largest_n(members, list(cases)) for group, members in found.groups.items()}
+    # a few stray cases in one group must not take the others' n away
+    size = min(value for value in possible.values() if value >= max(possible.values()) / 2) if n is None else n
     result: list[Distribution] = []
-    try:
-        for group, members in found.groups.items():
-            drawn = make_draws(members, pools[group], size, draws, seed)
-            result += [item for network in networks for item in distributions(found, group, drawn, network)]
-    except InputError as error:
-        if n is not None:
-            raise
-        reasons["distribution"] = str(error)
-        logger.warning("no distribution metrics: %s", error)
-        return []
-    return result
+    absent: dict[str, str] = {}
+    for group, members in found.groups.items():
+        try:
+            drawn = make_draws(members, list(cases), size, draws, seed)
+        except InputError as error:
+            if n is not None:
+                raise
+            absent[group] = str(error)
+            if networks:
+                logger.warning("%s: no distribution metrics: %s", group, error)
+            continue
+        result += [item for network in networks for item in distributions(found, group, drawn, network)]
+    return result, absent
 
 
-def _scores(found: Collected, spread: Sequence[Distribution]) -> list[Score]:
+def _scores(found: Collected, spread: Sequence[Distribution], judge: FrozenSegmenter | None) -> list[Score]:
     rows = [row for row in (PAINTED_TRAINING, PAINTED_OWN) if row in found.values]
     rows += [system.name for system in found.systems]
     means = [f"{row}, {CONDITIONAL}" for row in found.conditional]
@@ -290,5 +335,5 @@ def _scores(found: Collected, spread: Sequence[Distribution]) -> list[Score]:
         if " of class " in name
     )  # fmt: skip
     scores = paired_scores(found, [*PAIRED, *CONSISTENT], rows) + paired_scores(found, PAIRED, means)
-    scores += paired_scores(found, [*FAITHFUL, *several], [FLOOR, *rows])
+    scores += paired_scores(found, [*FAITHFUL, *several], [FLOOR, *rows], judge)
     return scores + [score for item in spread for score in item.scores(found.systems)]

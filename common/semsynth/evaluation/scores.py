@@ -15,16 +15,17 @@ from scipy.stats import wilcoxon
 
 from ..metrics import fid, kid, mmd2
 from ..networks.features import PLANES, FeatureExtractor, Features
+from ..networks.frozen import FrozenSegmenter
 from ..tables import Column
-from .sources import System
+from .systems import System
 from .uncertainty import Draw, Interval, over_draws
 
 FLOOR = "real images"
-PAINTED_TRAINING = "painting: class means of the training cases"
-PAINTED_OWN = "painting: class means of the volume itself"
+PAINTED_TRAINING = "painting, training means"
+PAINTED_OWN = "painting, own means"
 CONDITIONAL = "conditional mean"
-UNSEEN, TRAINING, ALL = "unseen", "training", "all"
-SLICE_DRAWS = 20  # slice-wise FID has hundreds of rows a side: a second a draw, not a millisecond
+UNSEEN, TRAINING, MIXED, ALL = "unseen", "training", "mixed", "all"
+SLICE_DRAWS = 20  # slice-wise FID has hundreds of rows a side: a tenth of a second each, in three planes and every row
 
 PAIRED = {
     "psnr": Column("PSNR (dB)", "higher", "10 log10(1 / mean squared error), intensities in [0, 1] (paper 1, eq. 5)"),
@@ -61,6 +62,7 @@ class Collected:
     Attributes:
         groups: group → its cases.
         systems: what was compared.
+        other_maps: names of systems whose volumes were made from other label maps than those of the real cases.
         values: row → case → per sample metric → number. Under :data:`FLOOR` what the judge finds in the real images.
         conditional: row → case → metric → number, of the conditional mean.
         features: row → case → per sample extractor → features. Under :data:`FLOOR` those of the real images.
@@ -68,21 +70,33 @@ class Collected:
 
     groups: dict[str, list[str]]
     systems: Sequence[System]
+    other_maps: Sequence[str] = ()
     values: dict[str, dict[str, list[dict[str, float]]]] = field(default_factory=dict)
     conditional: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
     features: dict[str, dict[str, list[dict[str, Features]]]] = field(default_factory=dict)
 
     def mean(self, row: str, case: str) -> dict[str, float]:
-        """Metrics of a case, averaged over its samples."""
+        """Metrics of a case, averaged over its samples.
+
+        A distance to a mask that was not found is infinite: it counts as missing, not as a mean of infinity.
+        """
         samples = self.values.get(row, {}).get(case, [])
-        names = dict.fromkeys(name for sample in samples for name in sample)
-        return {name: float(np.mean([s[name] for s in samples if name in s])) for name in names}
+        result = {}
+        for name in dict.fromkeys(name for sample in samples for name in sample):
+            values = [s[name] for s in samples if name in s and not (is_faithful(name) and math.isinf(s[name]))]
+            result[name] = float(np.mean(values)) if values else math.nan
+        return result
 
     def per_case(self, row: str, group: str, metric: str) -> NDArray[np.float64]:
         """One value per case of a group, NaN where there is none."""
         table = self.conditional[row.removesuffix(f", {CONDITIONAL}")] if row.endswith(f", {CONDITIONAL}") else None
         rows = [table.get(case, {}) if table is not None else self.mean(row, case) for case in self.groups[group]]
         return np.array([values.get(metric, math.nan) for values in rows], dtype=np.float64)
+
+
+def is_faithful(metric: str) -> bool:
+    """Whether a metric is of the judge, of all classes or of one (``hd95 of class 2``)."""
+    return metric.split(" of class ")[0] in FAITHFUL
 
 
 @dataclass(frozen=True)
@@ -96,7 +110,7 @@ class Score:
         sd: standard deviation over cases; None for distribution metrics.
         low, high: 2.5 and 97.5 % of the draws; None for paired metrics.
         draws: how many.
-        extractor, sha256: the feature network, "" for paired metrics.
+        extractor, sha256: the feature network; for faithfulness ``sha256`` is the judge's; else "".
         floor: the same metric of the real images of the same cases, over the same draws.
         in_loss: whether that network was in the system's own loss, so that the number is not to be compared.
     """
@@ -116,18 +130,30 @@ class Score:
     in_loss: bool = False
 
 
-def paired_scores(found: Collected, metrics: Iterable[str], rows: Iterable[str]) -> list[Score]:
-    """Mean ± standard deviation over the cases of each group, of what was measured at all."""
+def paired_scores(
+    found: Collected, metrics: Iterable[str], rows: Iterable[str], judge: FrozenSegmenter | None = None
+) -> list[Score]:
+    """Mean ± standard deviation over the cases of each group, of what was measured at all.
+
+    Args:
+        found: the measurements.
+        metrics: which.
+        rows: of which systems.
+        judge: the network behind the metrics, for faithfulness.
+    """
+    guided = [] if judge is None else [s.name for s in found.systems if s.was_guided_by(judge.name, judge.sha256)]
     scores = []
     for group in found.groups:
         for row in rows:
             for metric in metrics:
                 values = found.per_case(row, group, metric)
-                # a distance to a mask that was not found is infinite: missing, not a mean of infinity
-                values = values[np.isfinite(values) if metric in FAITHFUL else ~np.isnan(values)]
+                values = values[~np.isnan(values)]
                 if len(values):
-                    sd = float(values.std(ddof=1)) if len(values) > 1 else None
-                    scores.append(Score(group, row, metric, float(values.mean()), len(values), sd=sd))
+                    mean = float(values.mean())
+                    sd = float(values.std(ddof=1)) if len(values) > 1 and math.isfinite(mean) else None
+                    sha256 = "" if judge is None else judge.sha256
+                    scores.append(Score(group, row, metric, mean, len(values), sd=sd, sha256=sha256,
+                                        in_loss=row in guided))  # fmt: skip
     return scores
 
 
@@ -154,7 +180,7 @@ class Distribution:
 
     def scores(self, systems: Sequence[System]) -> list[Score]:
         """One score per row."""
-        in_loss = {s.name for s in systems if {self.extractor.name, self.extractor.sha256} & set(s.in_loss)}
+        in_loss = {s.name for s in systems if s.was_guided_by(self.extractor.name, self.extractor.sha256)}
         floor = float(self.values[FLOOR].mean())
         found = []
         for row, values in self.values.items():
@@ -218,26 +244,48 @@ class Difference:
     p: float | None = None
 
 
-def differences(found: Collected, metrics: Iterable[str], spread: Sequence[Distribution]) -> list[Difference]:
-    """Every system against the painting that knows as much as it does, and against every other system."""
-    names = [system.name for system in found.systems]
-    pairs = [(name, PAINTED_TRAINING) for name in names if PAINTED_TRAINING in found.values]
-    pairs += list(combinations(names, 2))
+def differences(
+    found: Collected, metrics: Iterable[str], spread: Sequence[Distribution], judge: FrozenSegmenter | None = None
+) -> list[Difference]:
+    """Every system against the painting that knows as much as it does, and against every other system.
+
+    Against painting both single samples and the conditional mean are held, where there is one. Left out are systems of
+    other label maps against painting, and metrics by a network that was in the loss of one of the two.
+    """
     result = []
+    systems = {system.name: system for system in found.systems}
     for group in found.groups:
-        for first, second in pairs:
+        for first, second in _pairs(found):
+            guided = [s for s in (systems.get(first), systems.get(second)) if s is not None]
             for metric in metrics:
+                if judge is not None and is_faithful(metric) and _guided(guided, judge.name, judge.sha256):
+                    continue
                 delta = found.per_case(first, group, metric) - found.per_case(second, group, metric)
                 delta = delta[np.isfinite(delta)]
                 if len(delta) > 1:
                     result.append(Difference(group, first, second, metric, "", float(delta.mean()), len(delta),
                                              sd=float(delta.std(ddof=1)), p=_p_value(delta)))  # fmt: skip
             for item in spread:
-                if item.group == group and {first, second} <= set(item.values):
+                used = _guided(guided, item.extractor.name, item.extractor.sha256)
+                if item.group == group and {first, second} <= set(item.values) and not used:
                     interval = Interval.of(item.values[first] - item.values[second])
                     result.append(Difference(group, first, second, item.metric, item.extractor.name, interval.mean,
                                              item.n, low=interval.low, high=interval.high))  # fmt: skip
     return result
+
+
+def _pairs(found: Collected) -> list[tuple[str, str]]:
+    names = [system.name for system in found.systems]
+    pairs = []
+    if PAINTED_TRAINING in found.values:
+        for name in (name for name in names if name not in found.other_maps):
+            pairs.append((name, PAINTED_TRAINING))
+            pairs += [(f"{name}, {CONDITIONAL}", PAINTED_TRAINING)] if name in found.conditional else []
+    return pairs + list(combinations(names, 2))
+
+
+def _guided(systems: Iterable[System], name: str, sha256: str) -> bool:
+    return any(system.was_guided_by(name, sha256) for system in systems)
 
 
 def _p_value(delta: NDArray[np.float64]) -> float:

@@ -1,22 +1,20 @@
-"""What an evaluation compares: real cases with their label maps, and the volumes that systems made from them."""
+"""The real side of an evaluation: images and label maps by case."""
 
 from __future__ import annotations
 
 import glob
-import json
 import logging
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..datalists import SPLITS, absolute, check_names, name_cases, read_datalist
+from ..datalists import SPLITS, absolute, check_names, check_volumes, name_cases, read_datalist
 from ..errors import InputError
 from ..headers import SUFFIXES
-from ..volumes import Volume, read_volume, same_affine, scale_intensity, stem
+from ..volumes import Volume, read_volume, same_affine, scale_intensity, sha256, stem
 
 logger = logging.getLogger(__name__)
 RANGE_TOLERANCE = 1e-3
@@ -103,32 +101,6 @@ def check_grid(case: str, first: Path, a: Volume, second: Path, b: Volume) -> No
     )
 
 
-@dataclass(frozen=True)
-class System:
-    """Synthetic volumes of one generator.
-
-    Attributes:
-        name: as tables call it.
-        volumes: per case its samples' files, in the order of their numbers.
-        records: what the generator says of itself, the JSON beside each first sample, per case.
-        in_loss: names or SHA-256 of networks that were in the generator's own loss.
-    """
-
-    name: str
-    volumes: Mapping[str, tuple[Path, ...]]
-    records: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    in_loss: tuple[str, ...] = ()
-
-    def samples(self, cases: Iterable[str]) -> int:
-        """Samples that each of these cases has."""
-        return min(len(self.volumes[case]) for case in cases)
-
-    def trained_on(self, case: str) -> bool | None:
-        """Whether the generator was trained on the case; None if its record does not say."""
-        value = self.records.get(case, {}).get("trained_on")
-        return None if value is None else bool(value)
-
-
 def load_real(source: str | Path, *, train: str | Path | None = None, labels: str | None = None) -> dict[str, RealCase]:
     """Real cases by name.
 
@@ -137,25 +109,43 @@ def load_real(source: str | Path, *, train: str | Path | None = None, labels: st
             pattern of image files.
         train: the cases that generators were trained on, in the same forms (of a datalist with several splits its
             training split); without it the training split of ``source``, where that has several.
-        labels: a folder or a quoted pattern of label maps, for images without them.
+        labels: a folder or a quoted pattern of label maps by the same names, instead of those that ``source`` names.
 
     Raises:
-        InputError: nothing found, no such files, or two cases of one name.
+        InputError: nothing found, files that cannot be used (see :func:`semsynth.check.check_cases`; an image that is
+            there twice is one), synthetic volumes, or two cases of one name.
     """
     cases = _read_cases(source, None)
     if train is not None:
-        seen = {case.case: replace(case, training=True) for case in _read_cases(train, "training").values()}
+        seen = _read_cases(train, "training")
         _check_same(cases, seen, source, train)
-        cases = {name: replace(case, training=False) for name, case in cases.items()} | seen
+        known = {name: replace(case, training=bool(case.training) or name in seen) for name, case in cases.items()}
+        cases = {name: replace(case, training=True) for name, case in seen.items()} | known
     if labels is not None:
-        found = dict(_named(labels, "label maps"))
-        cases = {name: replace(case, label=found.get(name, case.label)) for name, case in cases.items()}
-    missing = [
-        f"{c.case}: no such file {p}" for c in cases.values() for p in (c.image, c.label) if p and not p.is_file()
+        cases = _with_labels(cases, labels)
+    files = [
+        {"case": case.case, "image": str(case.image)} | ({} if case.label is None else {"label": str(case.label)})
+        for case in cases.values()
     ]
-    if missing:
-        raise InputError(f"{source}: files that are not there", missing)
+    check_volumes(files)
     return cases
+
+
+def _with_labels(cases: Mapping[str, RealCase], labels: str) -> dict[str, RealCase]:
+    found = dict(named_volumes(labels, "label maps"))
+    missing = [name for name in cases if name not in found]
+    if len(missing) == len(cases):
+        raise InputError(
+            f"{labels}: no label map has the name of a case; they are called {', '.join(list(found)[:3])}…, the cases "
+            f"{', '.join(missing[:3])}…"
+        )
+    if missing:
+        logger.warning("%s: has no label map of %d of %d cases: %s", labels, len(missing), len(cases), _few(missing))
+    return {name: replace(case, label=found.get(name)) for name, case in cases.items()}
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + ("…" if len(names) > 5 else "")
 
 
 def _check_same(
@@ -164,7 +154,7 @@ def _check_same(
     other = [
         f"{name}: {cases[name].image} and {case.image}"
         for name, case in seen.items()
-        if name in cases and cases[name].image.resolve() != case.image.resolve()
+        if name in cases and sha256(cases[name].image) != sha256(case.image)
     ]
     if other:
         raise InputError(f"{source} and {train} have different images under one name; rename the cases", other)
@@ -174,7 +164,7 @@ def _read_cases(source: str | Path, wanted: str | None) -> dict[str, RealCase]:
     path = Path(source)
     listed = path / "datalist.json" if path.is_dir() else path
     if listed.suffix != ".json" or (path.is_dir() and not listed.is_file()):
-        return {name: RealCase(name, file) for name, file in _named(str(source), "images")}
+        return {name: RealCase(name, file) for name, file in named_volumes(str(source), "images")}
     content = read_datalist(listed)
     present = [split for split in SPLITS if content.get(split)]
     splits = [wanted] if wanted in present and len(present) > 1 else present
@@ -187,6 +177,9 @@ def _read_cases(source: str | Path, wanted: str | None) -> dict[str, RealCase]:
         ]
         if problems:
             raise InputError(f"{listed}: entries need 'image'", problems)
+        made = [str(entry.get("case", i)) for i, entry in enumerate(content[split]) if entry.get("synthetic")]
+        if made:
+            raise InputError(f"{listed}: lists synthetic volumes as real ones: {_few(made)}; give the real images")
         names = name_cases([root / entry["image"] for entry in content[split]])
         for name, entry in zip(names, content[split], strict=True):
             item = absolute(entry, root, name)
@@ -197,81 +190,25 @@ def _read_cases(source: str | Path, wanted: str | None) -> dict[str, RealCase]:
     return {case.case: case for case in cases}
 
 
-def load_system(name: str, sources: str | Sequence[str], *, in_loss: Sequence[str] = ()) -> System:
-    """The synthetic volumes of one generator.
+def named_volumes(source: str, what: str) -> list[tuple[str, Path]]:
+    """Case names and files of a folder or a pattern.
 
-    Args:
-        name: what tables call it.
-        sources: folders that a bundle's inference wrote (with their ``datalist.json``), or folders or patterns of
-            volumes called ``<case>.nii.gz`` or ``<case>_synthetic.nii.gz``. A pattern of folders, or several sources,
-            give several samples per case.
-        in_loss: names of networks that were in its loss, beside those that its records name.
+    In a folder without further folders, and for a pattern within one folder, a file is a case and gives its name; else
+    a folder may be a case, see :func:`semsynth.datalists.name_cases`. Links keep their own names.
 
     Raises:
-        InputError: nothing found.
+        InputError: nothing found, or two cases of one name.
     """
-    volumes: dict[str, list[Path]] = {}
-    records: dict[str, Mapping[str, Any]] = {}
-    for pattern in [sources] if isinstance(sources, str) else sources:
-        folders = [path for path in sorted(glob.glob(pattern)) if Path(path).is_dir()]
-        for source in folders or [pattern]:
-            for case, path in _synthetic_files(source):
-                volumes.setdefault(case, []).append(path)
-                beside = path.with_name(path.name.split(".nii")[0] + ".json")
-                if case not in records and beside.is_file():
-                    records[case] = json.loads(beside.read_text(encoding="utf-8"))
-    named = {text for record in records.values() for entry in record.get("in_loss", []) for text in _names(entry)}
-    return System(name, {c: tuple(files) for c, files in volumes.items()}, records, tuple(sorted(named | set(in_loss))))
-
-
-def _names(entry: Any) -> list[str]:
-    """Name and SHA-256 of a network in a record, ``{"name", "sha256"}`` or a name alone."""
-    return [str(value) for value in entry.values()] if isinstance(entry, Mapping) else [str(entry)]
-
-
-def _synthetic_files(source: str) -> list[tuple[str, Path]]:
-    listed = Path(source) / "datalist.json" if Path(source).is_dir() else Path(source)
-    if listed.suffix != ".json" or not listed.is_file():
-        return [(name.removesuffix("_synthetic"), path) for name, path in _named(source, "synthetic volumes")]
-    content = read_datalist(listed)
-    entries = [entry for split in SPLITS for entry in content.get(split, [])]
-    root = listed.resolve().parent
-    entries.sort(key=lambda entry: int(entry.get("sample", 0)))
-    found = [(str(e.get("source_case", e["case"])), root / e["image"]) for e in entries if "case" in e and "image" in e]
-    missing = [f"{case}: no such file {path}" for case, path in found if not path.is_file()]
-    if missing or not found:
-        raise InputError(f"{listed}: needs entries with 'case' and 'image', and their files", missing)
-    return found
-
-
-def _named(source: str, what: str) -> list[tuple[str, Path]]:
-    """Case names and files of a folder or a pattern."""
-    if Path(source).is_dir():
-        paths = sorted(p.resolve() for p in Path(source).rglob("*") if p.name.lower().endswith(SUFFIXES))
+    folder = Path(source)
+    if folder.is_dir():
+        paths = [path.absolute() for path in sorted(folder.rglob("*")) if path.name.lower().endswith(SUFFIXES)]
     else:
-        paths = [Path(path).resolve() for path in sorted(glob.glob(source, recursive=True))]
+        paths = [Path(path).absolute() for path in sorted(glob.glob(source, recursive=True))]
+    paths = [path for path in paths if not path.name.startswith(".")]
     if not paths:
         raise InputError(f"{source}: no {what} found; check the folder, and quote a pattern")
-    flat = {path for path in paths if path.parent == Path(source).resolve()}  # a folder of files: a file is a case
-    names = [stem(path) if path in flat else name for name, path in zip(name_cases(paths), paths, strict=True)]
+    one = folder if folder.is_dir() else folder.parent
+    flat = not glob.has_magic(str(one)) and all(path.parent == one.absolute() for path in paths)
+    names = [stem(path) for path in paths] if flat else name_cases(paths)
     check_names(names, source)
     return list(zip(names, paths, strict=True))
-
-
-def pair(systems: Sequence[System], real: Mapping[str, RealCase]) -> list[str]:
-    """The cases that every system has volumes of, in order of their names.
-
-    Raises:
-        InputError: for a synthetic volume without its real image, or no case that all systems share.
-    """
-    missing = [f"{s.name}: {case}" for s in systems for case in s.volumes if case not in real]
-    if missing:
-        raise InputError("synthetic volumes without a real image of the same case name; give --real with them", missing)
-    shared = set.intersection(*(set(system.volumes) for system in systems))
-    if not shared:
-        raise InputError("no case has volumes of every system: " + ", ".join(system.name for system in systems))
-    for system in systems:
-        left = sorted(set(system.volumes) - shared)
-        if left:
-            logger.warning("%s: %d cases that other systems lack are left out (%s…)", system.name, len(left), left[0])
-    return sorted(shared)

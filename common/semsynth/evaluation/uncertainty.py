@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -26,16 +27,17 @@ class Draw:
     sample: int
 
 
+VARIETY = 1.5
+"""Real cases to choose from for each that is drawn: were all taken every time, every draw would be the same."""
+
+
 def largest_n(painted: Sequence[str], pool: Sequence[str]) -> int:
-    """How many cases a draw can have on each side: ``painted`` and ``pool`` without those that were drawn."""
+    """How many cases a draw can have on each side with references to choose from (:data:`VARIETY`)."""
     common, alone, other = (
         len(set(painted) & set(pool)), len(set(painted) - set(pool)), len(set(pool) - set(painted)),
     )  # fmt: skip
-    # of the common cases x are painted and the rest is left for the reference: x + alone and other + common - x
-    best = 0
-    for x in range(common + 1):
-        best = max(best, min(x + alone, other + common - x))
-    return best
+    # of the common cases x are painted and the rest is left for the reference
+    return max(min(x + alone, int((other + common - x) / VARIETY)) for x in range(common + 1))
 
 
 def make_draws(painted: Sequence[str], pool: Sequence[str], n: int, count: int, seed: int) -> list[Draw]:
@@ -55,15 +57,16 @@ def make_draws(painted: Sequence[str], pool: Sequence[str], n: int, count: int, 
     """
     if n < 2 or n > largest_n(painted, pool):
         raise InputError(
-            f"distribution metrics need 2 or more synthetic cases and as many real ones of other cases, found "
-            f"{len(painted)} and {len(set(pool) - set(painted))} others (n = {n}); give more real images (--train-real)"
+            f"distribution metrics need 2 or more synthetic cases and {VARIETY:g} times as many real images of other "
+            f"cases to draw from, found {len(painted)} and {len(set(pool) - set(painted))} others (n = {n}); give more "
+            "real images (--real, --train-real) or a smaller --n"
         )
     random = np.random.default_rng(seed)
     ordered, others = sorted(painted), sorted(pool)
     outside = [case for case in ordered if case not in set(others)]
     inside = [case for case in ordered if case in set(others)]
     # how many may be taken out of the pool without leaving too few
-    most = min(len(inside), len(others) - n)
+    most = min(len(inside), len(others) - math.ceil(VARIETY * n))
     draws = []
     for number in range(count):
         fewest = max(0, n - len(outside))
@@ -137,6 +140,10 @@ def conditional_mse(samples: NDArray[np.floating], real: NDArray[np.floating]) -
     count = len(samples)
     if count < 2:
         raise InputError(f"a conditional mean needs 2 or more samples per label map, got {count}")
-    stack = samples.astype(np.float64)
-    b = float(stack.var(axis=0, ddof=1).mean())
-    return float(np.square(stack.mean(axis=0) - real).mean()) - b / count, b
+    total, squares = np.zeros(real.shape), np.zeros(real.shape)
+    for sample in samples:  # one copy in float64 at a time
+        total += sample
+        squares += np.square(sample, dtype=np.float64)
+    mean = total / count
+    b = float(np.maximum(squares / count - np.square(mean), 0).mean()) * count / (count - 1)
+    return float(np.square(mean - real).mean()) - b / count, b

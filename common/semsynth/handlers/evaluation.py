@@ -140,6 +140,8 @@ class EvaluationHandler:
         batch: Any = engine.state.batch  # decollated by MONAI's engine together with the output
         output: Any = engine.state.output
         names = []
+        if not isinstance(output, list):
+            raise InputError("EvaluationHandler needs one output per case; leave the evaluator's decollate at true")
         for i, item in enumerate(output):
             entry = batch[i] if isinstance(batch, list) else {}
             file = getattr(item.get(Keys.IMAGE), "meta", {}).get("filename_or_obj")
@@ -169,7 +171,8 @@ class EvaluationHandler:
         if self.judge is None:
             return {}
         truth = (item[Keys.IMAGE] == self.target).as_tensor()[None]
-        volumes = {JUDGED[key]: item[key] for key in JUDGED if item.get(key) is not None}
+        place = next(self.judge.parameters(), truth).device
+        volumes = {JUDGED[key]: item[key].to(place) for key in JUDGED if item.get(key) is not None}
         found = {name: (self.judge.segment(v).as_tensor() == 1).to(truth.device)[None] for name, v in volumes.items()}
         return {name: float(compute_dice(mask, truth)) for name, mask in found.items()}
 

@@ -16,6 +16,7 @@ from monai.utils.enums import CommonKeys as Keys
 
 from .. import __version__
 from ..datalists import read_datalist
+from ..distributed import rank
 from ..errors import InputError
 from ..headers import read_header
 from ..labels import class_names
@@ -69,6 +70,8 @@ class SyntheticWriter:
             entries = [e for value in read_datalist(listed).values() if isinstance(value, list) for e in value]
             if not all(isinstance(e, dict) and e.get("synthetic") for e in entries):
                 raise InputError(f"{listed}: lists real cases and would be replaced; give another output_dir")
+            if rank() == 0:
+                listed.unlink()  # until all are written anew it would list volumes of other weights
         if not self.weights.is_file():
             raise InputError(f"{self.weights}: no such file; train the bundle first or set 'weights' to a trained file")
         described = self.weights.with_suffix(".json")

@@ -53,7 +53,8 @@ def kid(y_pred: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     """Kernel inception distance (Bińkowski et al. 2018): :func:`mmd2` with the cubic kernel, on the full sets.
 
     No random subsets are drawn: those are for sets too large for one kernel matrix, and add noise. Unlike FID it has no
-    bias that depends on the number of images. Can be negative. Arguments, result and errors as of :func:`mmd2`.
+    bias that depends on the number of images. Can be negative. Unlike FID it changes when both sets
+    are shifted alike. Arguments, result and errors as of :func:`mmd2`.
     """
     return mmd2(y_pred, y, kernel="cubic")
 

@@ -176,7 +176,10 @@ def check_pair(
     if mask is not None:
         if mask.shape != (y.shape[0], 1, *y.shape[2:]):
             raise InputError(f"mask has shape {tuple(mask.shape)}, needed is {(y.shape[0], 1, *y.shape[2:])}")
-        mask = _plain(mask).to(y.device) != 0
+        mask = _plain(mask).to(y.device)
+        if not bool(((mask == 0) | (mask == 1)).all()):
+            raise InputError("mask has values other than 0 and 1; give what counts as bool, such as mask > 0.5")
+        mask = mask != 0
         empty = (~mask.flatten(1).any(dim=1)).nonzero().flatten().tolist()
         if empty:
             raise InputError(f"mask is empty for image(s) {empty} of the batch; leave them out or widen the mask")

@@ -87,7 +87,10 @@ class JudgeEncoder(FeatureExtractor):
 def load_features(
     name: str, *, weights: str | Path | None = None, device: torch.device | str = "cpu"
 ) -> FeatureExtractor:
-    """A feature network by its name, always with the weights that the name stands for.
+    """A feature network by its name, with the weights that the name stands for.
+
+    The published networks' files are compared with their SHA-256. ``la_unet_judge`` is whatever file of that
+    architecture is given: which one it was, its SHA-256 says beside every number.
 
     Args:
         name: one of :data:`EXTRACTORS`: ``medicalnet_resnet34`` and ``medicalnet_resnet50`` (from the Hugging Face
@@ -97,7 +100,7 @@ def load_features(
 
     Raises:
         FeaturesUnavailable: when the weights cannot be had, in one line.
-        InputError: for an unknown name, or another file than the published one.
+        InputError: for an unknown name, another file than the published one, or one of another architecture.
     """
     if name not in EXTRACTORS:
         raise InputError(f"no feature network is called {name!r}; there are {', '.join(EXTRACTORS)}")

@@ -7,12 +7,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
+import numpy as np
 import torch
 from monai.data import MetaTensor
+from monai.data.utils import affine_to_spacing
 from monai.transforms import KeepLargestConnectedComponent, Orientation, ResampleToMatch, Spacing
 from torch import nn
 
 from ..errors import InputError
+from ..volumes import sha256
 
 logger = logging.getLogger(__name__)
 
@@ -26,11 +30,15 @@ class FrozenSegmenter(nn.Module):
     Args:
         network: ``(B, 1, H, W, D)`` → logits ``(B, C, H, W, D)``; standardises its input itself.
         spacing: mm per voxel that it was trained at.
+        name, sha256: of its file of weights, to stand beside the numbers that are made with it.
     """
 
-    def __init__(self, network: nn.Module, *, spacing: Sequence[float] = (1.0, 1.0, 1.0)) -> None:
+    def __init__(
+        self, network: nn.Module, *, spacing: Sequence[float] = (1.0, 1.0, 1.0), name: str = "", sha256: str = ""
+    ) -> None:
         super().__init__()
         self.network, self.spacing = network.eval().requires_grad_(False), tuple(spacing)
+        self.name, self.sha256 = name, sha256
 
     def train(self, mode: bool = True) -> FrozenSegmenter:
         """Stays in evaluation mode, whatever it is a part of."""
@@ -51,13 +59,18 @@ class FrozenSegmenter(nn.Module):
         Returns:
             ``(1, H, W, D)``, the same affine.
         """
-        to_spacing = Spacing(pixdim=self.spacing, mode="bilinear", padding_mode="border")
-        moved: Any = to_spacing(Orientation("RAS", labels=None)(volume))
-        probability = self.network(moved.as_tensor().float()[None])[0].softmax(dim=0)
-        back: Any = ResampleToMatch(mode="bilinear", padding_mode="border")(
-            MetaTensor(probability, affine=moved.affine), img_dst=volume
-        )
-        label = back.as_tensor().argmax(dim=0, keepdim=True)
+        turned: Any = Orientation("RAS", labels=None)(volume)
+        if np.allclose(affine_to_spacing(turned.affine), self.spacing, atol=1e-3):  # resampling would change nothing
+            found = self.network(turned.as_tensor().float()[None])[0].argmax(dim=0, keepdim=True)
+            axes = "".join(nib.orientations.aff2axcodes(np.asarray(volume.affine.cpu())))
+            back: Any = Orientation(axes, labels=None)(MetaTensor(found, affine=turned.affine))
+            label = back.as_tensor()
+        else:
+            moved: Any = Spacing(pixdim=self.spacing, mode="bilinear", padding_mode="border")(turned)
+            probability = self.network(moved.as_tensor().float()[None])[0].softmax(dim=0)
+            match = ResampleToMatch(mode="bilinear", padding_mode="border")
+            back = match(MetaTensor(probability, affine=moved.affine), img_dst=volume)
+            label = back.as_tensor().argmax(dim=0, keepdim=True)
         largest: Any = KeepLargestConnectedComponent(applied_labels=[1])(label)
         return MetaTensor(largest.as_tensor(), affine=volume.affine)
 
@@ -67,6 +80,7 @@ def load_segmenter(
     weights: str | Path | None,
     *,
     use: str,
+    name: str = "",
     device: torch.device | str = "cpu",
     spacing: Sequence[float] = (1.0, 1.0, 1.0),
 ) -> FrozenSegmenter | None:
@@ -76,6 +90,7 @@ def load_segmenter(
         network: as the weights need it.
         weights: the file, for example of the bundle ``la_unet``; None switches it off without a warning.
         use: what is off without it, for the warning ("the judge's Dice").
+        name: what tables call it; the file's unless given.
         device: where it computes.
         spacing: mm per voxel that it was trained at.
 
@@ -96,4 +111,4 @@ def load_segmenter(
             f"{path}: does not fit the network that is to use it ({str(error).splitlines()[0]}); give the weights of "
             "that architecture, or null to do without"
         ) from error
-    return FrozenSegmenter(network, spacing=spacing).to(device)
+    return FrozenSegmenter(network, spacing=spacing, name=name or path.stem, sha256=sha256(path)).to(device)

@@ -13,6 +13,7 @@ from monai.networks.nets import ResNet, resnet34, resnet50
 from torch import nn
 from torch.nn import functional as F
 
+from ..errors import InputError
 from .extractor import FeatureExtractor, FeaturesUnavailable, checked_file, load_exactly, read_weights
 from .segmentation import standardize
 
@@ -141,7 +142,15 @@ def load_medicalnet(name: str, weights: str | Path | None = None) -> MedicalNet:
         InputError: when it is not the published file.
     """
     entry = MANIFEST[name]
-    path = checked_file(weights or _from_hub(name, entry), name=name, sha256_wanted=entry.sha256)
+    try:
+        path = checked_file(weights or _from_hub(name, entry), name=name, sha256_wanted=entry.sha256)
+    except FeaturesUnavailable:
+        raise
+    except InputError as error:
+        if weights is not None:
+            raise
+        # the hub's file has changed, or the cache is damaged: nobody's mistake, and no reason to stop all else
+        raise FeaturesUnavailable(f"{name}: what the hub gave is not the published file: {error}") from error
     state = {key.removeprefix("module."): value for key, value in read_weights(path, name=name).items()}
     network = medicalnet_network(name)
     encoder = {key: value for key, value in state.items() if not key.startswith(("conv_seg.", "fc."))}
@@ -155,7 +164,7 @@ def _from_hub(name: str, entry: HubFile) -> str:
         from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
     except ImportError as error:
         raise FeaturesUnavailable(
-            f"{name}: fetching {entry.file} needs the package huggingface_hub; install semsynth[features], {instead}"
+            f"{name}: fetching {entry.file} needs the package huggingface_hub; pip install huggingface-hub, {instead}"
         ) from error
     where: dict[str, Any] = {"repo_id": entry.repository, "filename": entry.file, "revision": entry.revision}
     try:

