@@ -18,7 +18,8 @@ import numpy as np
 import pytest
 from semsynth.composite import CompositeLabel
 from semsynth.errors import InputError
-from semsynth.html_report import CasePicture, CaseValues, write_html
+from semsynth.html_pictures import CasePicture
+from semsynth.html_report import CaseValues, write_html
 from semsynth.phantom import make_phantom
 from semsynth.report import LABEL_COLOURS, centre_of, plane
 from semsynth.tables import Cell, Column, Table

@@ -10,7 +10,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ..html_report import CasePicture, CaseValues, write_html
+from ..html_pictures import CasePicture
+from ..html_report import CaseValues, write_html
 from ..provenance import run_command, versions
 from ..report import centre_of
 from ..tables import Cell, Column, Table
