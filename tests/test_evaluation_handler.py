@@ -183,6 +183,16 @@ def test_volumes_with_nan_cost_the_distances_and_not_the_run(caplog):
     assert engine.state.metrics == {} and "fid_la_unet_judge is left out: " in caplog.text
 
 
+def test_outputs_that_are_not_taken_apart_are_refused():
+    loader = DataLoader(Dataset([case(0)]), batch_size=1)
+    engine = SupervisedEvaluator(
+        torch.device("cpu"), loader, Painter(), prepare_batch=PrepareSynthesisBatch(), decollate=False,
+        val_handlers=[EvaluationHandler([], paired=("psnr",))],
+    )  # fmt: skip
+    with pytest.raises(InputError, match="leave the evaluator's decollate at true"):
+        engine.run()
+
+
 def test_a_case_counts_once_and_every_epoch_starts_anew():
     cases = [case(0), case(1), case(0)]
     engine = evaluate(cases, EvaluationHandler([extractor()], paired=("psnr",)), epochs=2)

@@ -130,6 +130,8 @@ def evaluate(
     measurer = Measurer(networks, judge, targets=targets or {1: ENDO}, with_lpips=with_lpips and "lpips" not in reasons,
                         memory=memory, device=device)  # fmt: skip
     found = Collected(_groups(painted, cases, systems), systems, _other_maps(cases, systems, painted))
+    counts = ", ".join(f"{group}: {len(members)} cases" for group, members in found.groups.items())
+    logger.info("%s; %d real images in all", counts, len(cases))
     collect(found, cases, painted, measurer)
     spread, without = _distributions(found, cases, networks, draws, n, seed)
     scores = _scores(found, spread, judge)
