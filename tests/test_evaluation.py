@@ -195,6 +195,16 @@ def test_a_volume_that_cannot_be_compared_is_refused_with_its_case(dataset, tmp_
         case.read_synthetic(tmp_path / "x.nii.gz", image)
 
 
+def test_all_volumes_on_other_grids_are_listed_before_anything_is_measured(dataset, systems, tmp_path):
+    made = shutil.copytree(systems["poor"], tmp_path / "made")
+    for name in ("phantom_003", "phantom_009"):
+        image, _ = load_real(dataset)[name].read()
+        write_image(made / f"{name}_synthetic.nii.gz", image.data[1:], image.affine, "int16")
+    with pytest.raises(InputError, match=r"(?s)x, phantom_003: .*\(47, 48, 48\).*x, phantom_009: "):
+        evaluate({"x": str(made)}, dataset, tmp_path / "out", extractors=[], draws=20)
+    assert not (tmp_path / "out").exists()
+
+
 def test_padding_is_cut_away_before_anything_is_measured(dataset, tmp_path):
     case = next(iter(load_real(dataset).values()))
     image, label = case.read()

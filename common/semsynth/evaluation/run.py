@@ -44,7 +44,7 @@ from .scores import (
     paired_scores,
 )
 from .sources import RealCase, load_real
-from .systems import System, load_system, pair
+from .systems import System, check_grids, load_system, pair
 from .uncertainty import conditional_mse, largest_n, make_draws
 
 logger = logging.getLogger(__name__)
@@ -99,11 +99,11 @@ def evaluate(
     interruption, and a further system costs only its own volumes.
 
     Args:
-        synthetic: name of a system → folders or patterns, see :func:`semsynth.evaluation.sources.load_system`.
+        synthetic: name of a system → folders or patterns, see :func:`semsynth.evaluation.systems.load_system`.
         real: real images, see :func:`semsynth.evaluation.sources.load_real`.
         output: folder for ``evaluation.md``, ``.csv``, ``.json``, ``.html`` and ``cases.csv``.
         train_real: real images that the generators were trained on.
-        labels: label maps, where ``real`` names none.
+        labels: label maps by case name, instead of those that ``real`` names.
         extractors: feature networks of distribution metrics.
         weights: extractor → file of weights.
         judge: a segmentation network that was in no system's loss.
@@ -124,6 +124,7 @@ def evaluate(
     cases = load_real(real, train=train_real, labels=labels)
     systems = [load_system(name, src, in_loss=(in_loss or {}).get(name, ())) for name, src in synthetic.items()]
     painted = pair(systems, cases)
+    check_grids(systems, cases, painted)
     networks, absent = open_extractors(extractors, weights, device)
     reasons = _reasons(judge, with_lpips)
     memory = Memory(Path(output) / "measured")

@@ -11,9 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from nibabel.orientations import aff2axcodes
+
 from ..datalists import SPLITS, read_datalist
 from ..errors import InputError
-from ..volumes import stem
+from ..headers import read_header
+from ..volumes import same_affine, stem
 from .sources import RealCase, named_volumes
 
 logger = logging.getLogger(__name__)
@@ -171,3 +174,29 @@ def pair(systems: Sequence[System], real: Mapping[str, RealCase]) -> list[str]:
         if left:
             logger.warning("%s: %d cases that other systems lack are left out (%s…)", system.name, len(left), left[0])
     return sorted(shared)
+
+
+def check_grids(systems: Sequence[System], real: Mapping[str, RealCase], cases: Sequence[str]) -> None:
+    """Compare all headers before anything is measured, which may take an hour.
+
+    Raises:
+        InputError: listing every synthetic volume that is not on its real image's grid.
+    """
+    problems = []
+    for case in cases:
+        image, content = read_header(real[case].image), real[case].content
+        for system in systems:
+            for path in system.volumes[case]:
+                found = read_header(path)
+                if aff2axcodes(found.affine) != aff2axcodes(image.affine):
+                    continue  # axes in another order: compared when it has been read
+                whole = found.shape == image.shape and same_affine(found.affine, image.affine)
+                cropped = content is not None and list(found.shape) == list(content["shape"])
+                if not whole and not cropped:
+                    what = "another affine" if found.shape == image.shape else f"not {image.shape}"
+                    problems.append(f"{system.name}, {case}: {path} has {found.shape} voxels, {what}")
+    if problems:
+        raise InputError(
+            "synthetic volumes on other grids than their real images; evaluate on the images that the label maps were "
+            "prepared with (semsynth prepare writes both on one grid)", problems,
+        )  # fmt: skip
