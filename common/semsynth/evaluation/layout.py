@@ -308,7 +308,9 @@ def number(value: float) -> str:
 def _network(about: Mapping[str, Any]) -> str:
     spacing = " × ".join(f"{s:g}" for s in about["spacing"])
     known = ("name", "dimension", "spacing", "intensity", "sha256")
-    more = "".join(f", {key.replace('_', ' ')} {value}" for key, value in about.items() if key not in known)
+    plain = {key: ", ".join(value) if isinstance(value, list) else value for key, value in about.items()
+             if key not in known}  # fmt: skip
+    more = "".join(f", {key.replace('_', ' ')} {value}" for key, value in plain.items())
     return (
         f"{about['name']}: {about['dimension']} features, input {spacing} mm, {about['intensity']}{more}, "
         f"SHA-256 {about['sha256']}"
