@@ -16,18 +16,27 @@ import torch
 from semsynth.cli import _join_lists, main
 from semsynth.errors import InputError
 from semsynth.evaluation import evaluate, run
+from semsynth.evaluation.files import worst_pictures
 from semsynth.evaluation.measure import Measurer, Memory
 from semsynth.evaluation.painting import average_means, class_means, paint
-from semsynth.evaluation.scores import FLOOR, PAINTED_OWN, PAINTED_TRAINING, Collected, paired_scores
+from semsynth.evaluation.scores import (
+    FLOOR,
+    PAINTED_OWN,
+    PAINTED_TRAINING,
+    Collected,
+    feature_rows,
+    paired_scores,
+)
 from semsynth.evaluation.sources import RealCase, load_real
 from semsynth.evaluation.systems import load_system, pair
 from semsynth.evaluation.uncertainty import Interval, conditional_mse, largest_n, make_draws, over_draws
 from semsynth.metrics import psnr
-from semsynth.networks.frozen import load_segmenter
+from semsynth.networks.features import Features
+from semsynth.networks.frozen import FrozenSegmenter, load_segmenter
 from semsynth.networks.segmentation import subvoxel_segresnet
 from semsynth.phantom import write_phantom_cases
 from semsynth.tables import Cell, Column, Table
-from semsynth.volumes import read_volume, scale_intensity, write_image, write_label
+from semsynth.volumes import Volume, read_volume, scale_intensity, write_image, write_label
 
 SIZE = (48, 48, 48)
 
@@ -236,6 +245,16 @@ def test_each_case_counts_once_and_an_unknown_class_gets_the_mean():
     assert means == pytest.approx([0.3, 0.45, 0.6])
 
 
+def test_training_means_are_those_of_the_training_cases_alone(dataset):
+    cases = load_real(dataset)
+    means = []
+    for case in cases.values():
+        image, label = case.read()
+        means += [class_means(image.data, label, 4)] if case.training else []
+    assert run._training_means(cases) == pytest.approx(np.mean(means, axis=0))
+    assert run._training_means({n: c for n, c in cases.items() if not c.training}) is None
+
+
 # ---- draws
 
 
@@ -279,13 +298,28 @@ def test_systems_share_their_draws():
         return float(y_pred.mean() - y.mean())
 
     draws = make_draws(list("abcd"), list("efgh"), 2, 20, seed=0)
-    values = over_draws({"x": lambda c, s: rows[c], "y": lambda c, s: rows[c]}, lambda c, s: rows[c], draws, metric)
+    numbers = []
+
+    def features(case, sample):
+        numbers.append(sample)
+        return rows[case]
+
+    values = over_draws({"x": lambda c, s: rows[c], "y": features}, lambda c, s: rows[c], draws, metric)
+    assert numbers == [draw.sample for draw in draws for _ in draw.painted] and len(set(numbers)) == 20
     assert np.array_equal(values["x"], values["y"]) and seen[::2] == seen[1::2] and len(values["x"]) == 20
 
 
 def test_the_interval_holds_95_percent():
     interval = Interval.of(np.arange(1001) / 1000)
     assert (interval.mean, interval.low, interval.high) == pytest.approx((0.5, 0.025, 0.975))
+
+
+def test_rows_of_features_are_a_volume_or_the_slices_of_a_plane():
+    slices = {"axial": np.ones((5, 2), np.float32)}
+    both = [{"net": Features(np.full(3, i, np.float32), slices)} for i in range(2)]
+    found = Collected({"all": ["a"]}, [], features={"x": {"a": both}})
+    assert feature_rows(found, "x", "net", None)("a", 3).tolist() == [[1, 1, 1]], "sample 3 of two is the second"
+    assert feature_rows(found, "x", "net", "axial")("a", 0).shape == (5, 2)
 
 
 # ---- the conditional mean
@@ -393,6 +427,28 @@ def test_what_a_system_was_trained_with_is_not_compared(results):
     assert cell(results, "Faithfulness, unseen", "poor", "Dice").text.endswith("†")
     assert cell(results, "Differences, unseen", "FID, la_unet_judge", "poor − painting, training means").text == "—"
     assert score(results, "unseen", FLOOR, "dice").sha256 in table(results, "Faithfulness, unseen").notes[1]
+
+
+def test_the_worst_case_is_shown_first(results, dataset, systems):
+    cases = load_real(dataset)
+    found = Collected({"unseen": [name for name, c in cases.items() if not c.training]}, [
+        load_system("poor", str(systems["poor"]))])  # fmt: skip
+    order = {name: 20.0 - i for i, name in enumerate(found.groups["unseen"])}
+    found.values["poor"] = {name: [{"psnr": value}] for name, value in order.items()}
+    shown = [picture.case for picture in worst_pictures(found, cases, 2)]
+    assert shown == sorted(order, key=order.__getitem__)[:2]
+
+
+class Bright(torch.nn.Module):
+    def forward(self, x):
+        return torch.cat([torch.zeros_like(x), x - 0.5], dim=1)
+
+
+def test_what_the_judge_finds_is_held_against_the_same_class_of_the_map(dataset):
+    image, label = next(iter(load_real(dataset).values())).read()
+    drawn = Volume((label == 1).astype(np.float32), image.affine)
+    values = Measurer([], FrozenSegmenter(Bright()), targets={1: 1}).faithfulness([], drawn, label)
+    assert (values["dice"], values["jaccard"], values["hd95"], values["asd"]) == (1, 1, 0, 0)
 
 
 def test_faithfulness_is_held_against_the_real_images(results):
@@ -627,6 +683,13 @@ def test_samples_without_a_datalist_are_told_by_their_records_and_links_by_their
     assert {len(files) for files in system.volumes.values()} == {3} and len(system.volumes) == 12
     one = load_system("x", str(made / "phantom_000_s0*.nii.gz"))
     assert list(one.volumes) == ["phantom_000"]
+
+
+def test_samples_are_in_the_order_of_their_numbers(dataset, tmp_path):
+    noisy(tmp_path / "made", dataset, noise=0.1, samples=11)
+    (tmp_path / "made" / "datalist.json").unlink()
+    for files in load_system("x", str(tmp_path / "made")).volumes.values():
+        assert [path.name.split("_s")[1].split("_")[0] for path in files] == [str(i) for i in range(11)]
 
 
 def test_what_the_record_says_goes_before_the_split(dataset, tmp_path, caplog):

@@ -137,7 +137,7 @@ class Measurer:
             return {}
 
         def compute() -> Arrays:
-            moved: Any = tensor(volume).to(next(judge.parameters()).device)
+            moved: Any = tensor(volume).to(next(judge.parameters(), torch.zeros(0)).device)
             found = judge.segment(moved).cpu().numpy()[0]
             scores = [_overlap(found == own, label == other, volume.spacing) for own, other in self.targets.items()]
             per_class = {
