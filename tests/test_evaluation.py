@@ -15,7 +15,7 @@ import pytest
 import torch
 from semsynth.cli import _join_lists, main
 from semsynth.errors import InputError
-from semsynth.evaluation import evaluate, run
+from semsynth.evaluation import collect, evaluate, groups
 from semsynth.evaluation.files import worst_pictures
 from semsynth.evaluation.measure import Measurer, Memory
 from semsynth.evaluation.painting import average_means, class_means, paint
@@ -251,8 +251,8 @@ def test_training_means_are_those_of_the_training_cases_alone(dataset):
     for case in cases.values():
         image, label = case.read()
         means += [class_means(image.data, label, 4)] if case.training else []
-    assert run._training_means(cases) == pytest.approx(np.mean(means, axis=0))
-    assert run._training_means({n: c for n, c in cases.items() if not c.training}) is None
+    assert collect.training_means(cases) == pytest.approx(np.mean(means, axis=0))
+    assert collect.training_means({n: c for n, c in cases.items() if not c.training}) is None
 
 
 # ---- draws
@@ -697,13 +697,15 @@ def test_what_the_record_says_goes_before_the_split(dataset, tmp_path, caplog):
     new = noisy(tmp_path / "new", dataset, noise=0.1, splits=("training",), record={"trained_on": False})
     cases, systems = load_real(dataset), {n: load_system(n, str(p)) for n, p in (("seen", seen), ("new", new))}
     names = sorted(systems["seen"].volumes)
-    assert set(run._groups(names, cases, [systems["seen"]])) == {"training"}
-    assert set(run._groups(names, cases, [systems["new"]])) == {"unseen"} and "not by the datalist's" in caplog.text
-    assert set(run._groups(names, cases, list(systems.values()))) == {"mixed"}
+    assert set(groups.group_cases(names, cases, [systems["seen"]])) == {"training"}
+    assert (
+        set(groups.group_cases(names, cases, [systems["new"]])) == {"unseen"} and "not by the datalist's" in caplog.text
+    )
+    assert set(groups.group_cases(names, cases, list(systems.values()))) == {"mixed"}
     unknown = {name: replace(case, training=None) for name, case in cases.items()}
     silent = replace(systems["new"], records={})
     for those in ([silent], [silent, systems["new"]]):
-        assert set(run._groups(names, unknown, those)) == {"all"}
+        assert set(groups.group_cases(names, unknown, those)) == {"all"}
 
 
 def test_a_stray_case_does_not_take_the_other_groups_numbers_away(dataset, systems, judge_file, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -11,6 +12,8 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from .errors import InputError
+
+T = TypeVar("T")
 
 
 def start(seed: int | None = None) -> None:
@@ -68,6 +71,15 @@ def all_true(value: bool, device: torch.device) -> bool:
     flag = torch.tensor(int(value), device=device)
     dist.all_reduce(flag, op=dist.ReduceOp.MIN)
     return bool(flag.item())
+
+
+def gather(value: T) -> list[T]:
+    """The value of each process, in their order; of the only one without a process group."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return [value]
+    values: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
 
 
 def distribute(module: nn.Module, device: torch.device) -> DistributedDataParallel:

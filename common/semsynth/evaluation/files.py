@@ -20,10 +20,8 @@ from .layout import Facts
 from .scores import (
     CONSISTENT,
     FAITHFUL,
-    FLOOR,
-    PAINTED_OWN,
-    PAINTED_TRAINING,
     PAIRED,
+    ROWS,
     Collected,
     Difference,
     Score,
@@ -55,7 +53,7 @@ def write_results(results: Results, found: Collected, facts: Facts, pictures: It
         pictures: for the HTML page, taken one at a time.
     """
     output = results.output
-    rows = [row for row in (FLOOR, PAINTED_TRAINING, PAINTED_OWN) if any(map(bool, found.values.get(row, {}).values()))]
+    rows = [row for row in ROWS if any(map(bool, found.values.get(row, {}).values()))]
     rows += [system.name for system in found.systems]
     values = [
         CaseValues(case, row, group, found.mean(row, case))

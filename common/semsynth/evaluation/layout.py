@@ -10,20 +10,17 @@ from typing import Any
 from ..networks.features import PLANES
 from ..networks.frozen import FrozenSegmenter
 from ..tables import NOTHING, Cell, Column, Table
+from .groups import ALL, MIXED, TRAINING, UNSEEN
 from .scores import (
-    ALL,
     CONDITIONAL,
     CONSISTENT,
     DIGITS,
     DISTRIBUTION,
     FAITHFUL,
     FLOOR,
-    MIXED,
     PAINTED_OWN,
     PAINTED_TRAINING,
     PAIRED,
-    TRAINING,
-    UNSEEN,
     Collected,
     Difference,
     Score,

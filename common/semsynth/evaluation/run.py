@@ -3,49 +3,25 @@
 from __future__ import annotations
 
 import logging
-import math
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from tqdm import tqdm
 
 from ..errors import InputError
 from ..labels import ENDO
 from ..metrics import lpips
 from ..networks.features import EXTRACTORS, FeatureExtractor, FeaturesUnavailable, load_features
 from ..networks.frozen import FrozenSegmenter
-from ..volumes import Volume, sha256
+from .collect import collect
 from .files import Results, worst_pictures, write_results
+from .groups import group_cases, other_maps
 from .layout import Facts, Layout
-from .measure import Measurer, Memory, similarities
-from .painting import average_means, class_means, paint
-from .scores import (
-    ALL,
-    CONDITIONAL,
-    CONSISTENT,
-    FAITHFUL,
-    FLOOR,
-    MIXED,
-    PAINTED_OWN,
-    PAINTED_TRAINING,
-    PAIRED,
-    TRAINING,
-    UNSEEN,
-    Collected,
-    Distribution,
-    Score,
-    differences,
-    distributions,
-    paired_scores,
-)
-from .sources import RealCase, load_real
-from .systems import System, check_grids, load_system, pair
-from .uncertainty import conditional_mse, largest_n, make_draws
+from .measure import Measurer, Memory
+from .scores import ROWS, Collected, all_distributions, all_scores, differences
+from .sources import load_real
+from .systems import check_grids, load_system, pair
 
 logger = logging.getLogger(__name__)
 DEFAULT_EXTRACTORS = ("medicalnet_resnet34", "efficientnet_lite0", "la_unet_judge")
@@ -130,12 +106,12 @@ def evaluate(
     memory = Memory(Path(output) / "measured")
     measurer = Measurer(networks, judge, targets=targets or {1: ENDO}, with_lpips=with_lpips and "lpips" not in reasons,
                         memory=memory, device=device)  # fmt: skip
-    found = Collected(_groups(painted, cases, systems), systems, _other_maps(cases, systems, painted))
+    found = Collected(group_cases(painted, cases, systems), systems, other_maps(cases, systems, painted))
     counts = ", ".join(f"{group}: {len(members)} cases" for group, members in found.groups.items())
     logger.info("%s; %d real images in all", counts, len(cases))
     collect(found, cases, painted, measurer)
-    spread, without = _distributions(found, cases, networks, draws, n, seed)
-    scores = _scores(found, spread, judge)
+    spread, without = all_distributions(found, list(cases), networks, draws, n, seed)
+    scores = all_scores(found, spread, judge)
     compared = differences(found, COMPARED, spread, judge)
     facts = Facts({e.name: e.about() for e in networks}, absent, reasons, without, judge, found.other_maps)
     results = Results(Layout(found, scores, facts).tables(compared), scores, compared, Path(output))
@@ -151,7 +127,7 @@ def _check_settings(
 ) -> None:  # fmt: skip
     if not synthetic:
         raise InputError("no system to evaluate; give --synthetic NAME=FOLDER")
-    taken = sorted(set(synthetic) & {FLOOR, PAINTED_TRAINING, PAINTED_OWN})
+    taken = sorted(set(synthetic) & set(ROWS))
     if taken:
         raise InputError(f"a system cannot be called {taken[0]!r}, which is a row of the tables; rename it")
     for option, names, known in (("weights", weights, EXTRACTORS), ("in-loss", in_loss, tuple(synthetic))):
@@ -177,166 +153,3 @@ def _reasons(judge: FrozenSegmenter | None, with_lpips: bool) -> dict[str, str]:
     else:
         reasons["lpips"] = "it was not asked for (--lpips)"
     return reasons
-
-
-def _groups(painted: Sequence[str], cases: Mapping[str, RealCase], systems: Sequence[System]) -> dict[str, list[str]]:
-    """Cases by who was trained on them: what a system's own record says goes before the split that a case is in."""
-    groups: dict[str, list[str]] = {UNSEEN: [], TRAINING: [], MIXED: [], ALL: []}
-    other = []
-    for case in painted:
-        records = [system.trained_on(case) for system in systems]
-        said = {cases[case].training if record is None else record for record in records}
-        group = UNSEEN if said == {False} else TRAINING if said == {True} else MIXED if True in said else ALL
-        groups[group].append(case)
-        split = cases[case].training
-        other += [case] if split is not None and any(r is not None and r != split for r in records) else []
-    if other:
-        logger.warning("%d cases are grouped by what the systems' records say of their training, not by the datalist's "
-                       "splits: %s…", len(other), ", ".join(other[:3]))  # fmt: skip
-    if groups[ALL]:
-        logger.warning("nobody says whether the systems were trained on %d of these cases; give --train-real",
-                       len(groups[ALL]))  # fmt: skip
-    return {group: members for group, members in groups.items() if members}
-
-
-def _other_maps(cases: Mapping[str, RealCase], systems: Sequence[System], painted: Sequence[str]) -> list[str]:
-    """Systems whose volumes were made from other label maps than those that they are scored with."""
-    found = []
-    hashes = {case: sha256(label) for case in painted if (label := cases[case].label) is not None}
-    for system in systems:
-        stated = {case: system.records.get(case, {}).get("label_sha256") for case in hashes}
-        different = [case for case, value in stated.items() if value is not None and value != hashes[case]]
-        if different:
-            found.append(system.name)
-            logger.warning("%s: %d of %d cases were made from other label maps than --real has: painting does not know "
-                           "what it knows, and faithfulness is to another map", system.name, len(different),
-                           len(hashes))  # fmt: skip
-    return found
-
-
-# ---- measuring
-
-
-def collect(found: Collected, cases: Mapping[str, RealCase], painted: Sequence[str], measurer: Measurer) -> None:
-    """Measure every volume once: real images, paintings, and every system's samples."""
-    known = _training_means(cases)
-    references = [case for case in cases if case not in set(painted)] if measurer.extractors else []
-    total = len(references) + len(painted) + sum(len(s.volumes[case]) for s in found.systems for case in painted)
-    interval = 0.1 if sys.stderr.isatty() else 30.0
-    with tqdm(total=total, desc="evaluation", unit="volume", mininterval=interval) as bar:
-        for case in [*painted, *references]:
-            image, label = cases[case].read()
-            key = _key(cases[case])
-            real = found.features.setdefault(FLOOR, {})
-            real[case] = [measurer.features(key, image)]
-            if case in set(painted):
-                _painted_case(found, cases[case], (image, label, key), known, measurer, bar)
-            bar.update()
-
-
-def _training_means(cases: Mapping[str, RealCase]) -> NDArray[np.float64] | None:
-    """Class means over the training cases that have label maps; None where there are none."""
-    means = []
-    for case in cases.values():
-        if case.training and case.label is not None:
-            image, label = case.read()
-            assert label is not None
-            means.append(class_means(image.data, label, int(label.max()) + 1))
-    return average_means(means) if means else None
-
-
-def _key(case: RealCase) -> list[Any]:
-    return [sha256(case.image), None if case.label is None else sha256(case.label), case.content]
-
-
-def _painted_case(
-    found: Collected,
-    case: RealCase,
-    truth: tuple[Volume, NDArray[np.int64] | None, list[Any]],
-    known: NDArray[np.float64] | None,
-    measurer: Measurer,
-    bar: Any,
-) -> None:
-    image, label, key = truth
-
-    def add(row: str, name: list[Any], volume: Volume) -> None:
-        values = {} if row == FLOOR else measurer.paired([*key, *name], volume, image)
-        if label is not None:
-            values |= measurer.faithfulness([*key, *name], volume, label)
-        found.values.setdefault(row, {}).setdefault(case.case, []).append(values)
-        if row != FLOOR:
-            features = measurer.features([*key, *name], volume)
-            found.features.setdefault(row, {}).setdefault(case.case, []).append(features)
-
-    add(FLOOR, [], image)
-    if label is not None:
-        own = class_means(image.data, label, int(label.max()) + 1)
-        for row, means in ((PAINTED_TRAINING, known), (PAINTED_OWN, own)):
-            if means is not None:
-                add(row, ["painting", np.round(means, 6).tolist()], Volume(paint(label, means), image.affine))
-    for system in found.systems:
-        samples = []
-        for path in system.volumes[case.case]:
-            volume = case.read_synthetic(path, image)
-            samples.append(volume.data)
-            add(system.name, [sha256(path)], volume)
-            bar.update()
-        if len(samples) > 1:
-            _conditional(found, system.name, case.case, np.stack(samples), image)
-
-
-def _conditional(found: Collected, row: str, case: str, samples: NDArray[np.floating], image: Volume) -> None:
-    a, _ = conditional_mse(samples, image.data)
-    mean = torch.from_numpy(samples.mean(axis=0, dtype=np.float32))[None, None]
-    truth = torch.from_numpy(np.ascontiguousarray(image.data))[None, None]
-    values = {name: float(value) for name, value in similarities(mean, truth).items()}
-    limit = {"psnr": -10 * math.log10(a), "rmse": math.sqrt(a)} if a > 0 else {"psnr": math.nan, "rmse": math.nan}
-    found.conditional.setdefault(row, {})[case] = values | limit
-
-
-# ---- scoring
-
-
-def _distributions(
-    found: Collected,
-    cases: Mapping[str, RealCase],
-    networks: Sequence[FeatureExtractor],
-    draws: int,
-    n: int | None,
-    seed: int,
-) -> tuple[list[Distribution], dict[str, str]]:
-    """Over the same draws for all systems of a group, with one n for all groups, because FID depends on it.
-
-    Returns:
-        The metrics, and for groups without them the reason.
-    """
-    possible = {group: largest_n(members, list(cases)) for group, members in found.groups.items()}
-    # a few stray cases in one group must not take the others' n away
-    size = min(value for value in possible.values() if value >= max(possible.values()) / 2) if n is None else n
-    result: list[Distribution] = []
-    absent: dict[str, str] = {}
-    for group, members in found.groups.items():
-        try:
-            drawn = make_draws(members, list(cases), size, draws, seed)
-        except InputError as error:
-            if n is not None:
-                raise
-            absent[group] = str(error)
-            if networks:
-                logger.warning("%s: no distribution metrics: %s", group, error)
-            continue
-        result += [item for network in networks for item in distributions(found, group, drawn, network)]
-    return result, absent
-
-
-def _scores(found: Collected, spread: Sequence[Distribution], judge: FrozenSegmenter | None) -> list[Score]:
-    rows = [row for row in (PAINTED_TRAINING, PAINTED_OWN) if row in found.values]
-    rows += [system.name for system in found.systems]
-    means = [f"{row}, {CONDITIONAL}" for row in found.conditional]
-    several = dict.fromkeys(
-        name for row in found.values.values() for case in row.values() for values in case for name in values
-        if " of class " in name
-    )  # fmt: skip
-    scores = paired_scores(found, [*PAIRED, *CONSISTENT], rows) + paired_scores(found, PAIRED, means)
-    scores += paired_scores(found, [*FAITHFUL, *several], [FLOOR, *rows], judge)
-    return scores + [score for item in spread for score in item.scores(found.systems)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,18 +14,20 @@ import torch
 from numpy.typing import NDArray
 from scipy.stats import wilcoxon
 
+from ..errors import InputError
 from ..metrics import fid, kid, mmd2
 from ..networks.features import PLANES, FeatureExtractor, Features
 from ..networks.frozen import FrozenSegmenter
 from ..tables import Column
 from .systems import System
-from .uncertainty import Draw, Interval, over_draws
+from .uncertainty import Draw, Interval, largest_n, make_draws, over_draws
 
+logger = logging.getLogger(__name__)
 FLOOR = "real images"
 PAINTED_TRAINING = "painting, training means"
 PAINTED_OWN = "painting, own means"
 CONDITIONAL = "conditional mean"
-UNSEEN, TRAINING, MIXED, ALL = "unseen", "training", "mixed", "all"
+ROWS = (FLOOR, PAINTED_TRAINING, PAINTED_OWN)  # that are no systems
 SLICE_DRAWS = 20  # slice-wise FID has hundreds of rows a side: a tenth of a second each, in three planes and every row
 
 PAIRED = {
@@ -215,8 +218,54 @@ def distributions(
     return results
 
 
+def all_distributions(
+    found: Collected,
+    cases: Sequence[str],
+    networks: Sequence[FeatureExtractor],
+    draws: int,
+    n: int | None,
+    seed: int,
+) -> tuple[list[Distribution], dict[str, str]]:
+    """Over the same draws for all systems of a group, with one n for all groups, because FID depends on it.
+
+    Returns:
+        The metrics, and for groups without them the reason.
+    """
+    possible = {group: largest_n(members, cases) for group, members in found.groups.items()}
+    # a few stray cases in one group must not take the others' n away
+    size = min(value for value in possible.values() if value >= max(possible.values()) / 2) if n is None else n
+    result: list[Distribution] = []
+    absent: dict[str, str] = {}
+    for group, members in found.groups.items():
+        try:
+            drawn = make_draws(members, cases, size, draws, seed)
+        except InputError as error:
+            if n is not None:
+                raise
+            absent[group] = str(error)
+            if networks:
+                logger.warning("%s: no distribution metrics: %s", group, error)
+            continue
+        result += [item for network in networks for item in distributions(found, group, drawn, network)]
+    return result, absent
+
+
 def _on_arrays(metric: Callable[..., Any]) -> Callable[..., float]:
     return lambda y_pred, y: float(metric(torch.from_numpy(y_pred), torch.from_numpy(y)))
+
+
+def all_scores(found: Collected, spread: Sequence[Distribution], judge: FrozenSegmenter | None) -> list[Score]:
+    """Everything that tables show but differences."""
+    rows = [row for row in ROWS[1:] if row in found.values]
+    rows += [system.name for system in found.systems]
+    means = [f"{row}, {CONDITIONAL}" for row in found.conditional]
+    several = dict.fromkeys(
+        name for row in found.values.values() for case in row.values() for values in case for name in values
+        if " of class " in name
+    )  # fmt: skip
+    scores = paired_scores(found, [*PAIRED, *CONSISTENT], rows) + paired_scores(found, PAIRED, means)
+    scores += paired_scores(found, [*FAITHFUL, *several], [FLOOR, *rows], judge)
+    return scores + [score for item in spread for score in item.scores(found.systems)]
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from ignite.engine import Engine, Events
 from torch.nn.parallel import DistributedDataParallel
 
 from ..checkpoints import CheckpointFolder, not_finite, random_state, set_random_state
-from ..distributed import all_true, rank, world_size
+from ..distributed import all_true, gather, rank, world_size
 from ..errors import InputError
 from ..provenance import TrainingRecord, changed_keys
 
@@ -101,7 +101,7 @@ class TrainingCheckpoint:
             self._exit(engine)
 
     def _save(self, engine: Engine) -> None:
-        streams = _gather(random_state())  # every process has its own
+        streams = gather(random_state())  # every process has its own
         if rank() == 0:
             path = self.files.save(
                 self.state(engine) | {"random": streams}, epoch=engine.state.epoch, iteration=engine.state.iteration
@@ -247,17 +247,9 @@ class TrainingCheckpoint:
         raise error
 
 
-def _gather(value: Any) -> list[Any]:
-    if not (dist.is_available() and dist.is_initialized()):
-        return [value]
-    everyone: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(everyone, value)
-    return everyone
-
-
 def _same_everywhere(position: tuple[int, int], path: Path) -> None:
     """Raise if processes have found different checkpoints: they would train apart."""
-    everyone = _gather(position)
+    everyone = gather(position)
     if len(set(everyone)) > 1:
         raise InputError(
             f"{path}: the processes find checkpoints of different age (epoch, iteration: {everyone}); put run_dir on a "

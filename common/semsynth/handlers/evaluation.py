@@ -6,17 +6,16 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from ignite.engine import Engine, Events
 from monai.metrics import compute_dice
 from monai.utils.enums import CommonKeys as Keys
 from numpy.typing import NDArray
 
-from ..distributed import rank
+from ..distributed import gather, rank, world_size
 from ..errors import InputError
 from ..labels import ENDO
 from ..metrics.frechet import fid
@@ -27,7 +26,6 @@ from ..networks.frozen import FrozenSegmenter
 from ..preprocessing import CropContentd, LoadIntensityd
 
 logger = logging.getLogger(__name__)
-T = TypeVar("T")
 PairedMetric = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 PAIRED: dict[str, PairedMetric] = {"mae": mae, "ms_ssim": ms_ssim, "psnr": psnr, "rmse": rmse, "ssim": ssim}
 JUDGED = {Keys.PRED: "judge_dice", Keys.LABEL: "judge_dice_real"}
@@ -122,9 +120,9 @@ class EvaluationHandler:
         self.cases = {}
         if self.images is None or self.reference is not None or not self.extractors:
             return
-        world = len(gathered(None))
+        world = world_size()
         own = {i: self._describe(_load(self.images[i])) for i in range(rank() % world, len(self.images), world)}
-        every = {i: rows for part in gathered(own) for i, rows in part.items()}
+        every = {i: rows for part in gather(own) for i, rows in part.items()}
         self.reference = {
             name: np.stack([every[i][name] for i in sorted(every)]) if every else np.zeros((0, e.dimension), np.float32)
             for name, e in self.extractors.items()
@@ -182,7 +180,7 @@ class EvaluationHandler:
     def _compute(self, engine: Engine) -> None:
         state: Any = engine.state
         cases: dict[str, Scores] = {}
-        for part in gathered(self.cases):
+        for part in gather(self.cases):
             for name, scores in part.items():
                 cases.setdefault(name, scores)
         state.metric_about = {}
@@ -229,15 +227,6 @@ class EvaluationHandler:
         if key not in self.warned:
             self.warned.add(key)
             logger.warning("%s", message)
-
-
-def gathered(value: T) -> list[T]:
-    """The value of each process, in their order; of the only one without a process group."""
-    if not (dist.is_available() and dist.is_initialized()):
-        return [value]
-    values: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(values, value)
-    return values
 
 
 def _entry(item: str | Path | Mapping[str, Any]) -> dict[str, Any]:

@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch.distributed as dist
 from ignite.engine import Engine, Events
 from monai.utils.enums import CommonKeys as Keys
 
 from .. import __version__
 from ..datalists import read_datalist
-from ..distributed import rank
+from ..distributed import gather, rank
 from ..errors import InputError
 from ..headers import read_header
 from ..labels import class_names
@@ -119,13 +118,9 @@ class SyntheticWriter:
         }  # fmt: skip
 
     def _finish(self, engine: Engine) -> None:
-        entries = self.entries
-        if dist.is_available() and dist.is_initialized():
-            gathered: list[Any] = [None] * dist.get_world_size()
-            dist.all_gather_object(gathered, entries)
-            entries = [entry for part in gathered for entry in part]
-            if dist.get_rank() != 0:
-                return
+        entries = [entry for part in gather(self.entries) for entry in part]
+        if rank() != 0:
+            return
         names = {str(i): name for i, name in class_names(self.num_classes).items()}
         content: dict[str, Any] = {
             "name": f"synthetic, {self.origin['bundle']} {self.origin['version']}",

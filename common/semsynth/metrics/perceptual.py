@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 
 from ..errors import InputError
+from .consistency import PLANES
 from .similarity import check_pair
 
 BACKBONES = {
@@ -22,7 +23,7 @@ BACKBONES = {
 """Weights file of each backbone, as torchvision names it."""
 
 SMALLEST = 32  # in-plane voxels; below, the backbones' poolings have nothing left
-AXES = {"sagittal": 2, "coronal": 3, "axial": 4}
+AXES = {plane: 2 + axis for axis, plane in enumerate(PLANES)}
 
 
 @torch.no_grad()

@@ -17,8 +17,6 @@ from torch import nn
 from ..errors import InputError
 from ..volumes import sha256
 
-PLANES = ("sagittal", "coronal", "axial")
-"""The planes that axes 0, 1 and 2 of a RAS volume are normal to."""
 SPACING_TOLERANCE = 1e-3
 
 

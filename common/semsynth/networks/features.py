@@ -11,9 +11,9 @@ from monai.networks.utils import pixelunshuffle
 from torch.nn import functional as F
 
 from ..errors import InputError
+from ..metrics.consistency import PLANES
 from ..volumes import sha256
 from .extractor import (
-    PLANES,
     Embedding,
     FeatureExtractor,
     Features,
@@ -48,7 +48,7 @@ class JudgeEncoder(FeatureExtractor):
     vector is brought to length 1, averaged over the volume and scaled so that all levels weigh alike and the whole
     vector's mean square is at most 1. The deepest level alone says less: measured as for the slice-wise network, FID
     over that of the real volumes was 8.8 for maps painted with class means, 3.3 with the deepest level alone, 3.4 with
-    all levels as they are. It does not see texture (0.89 for a blur of 0.7 voxels, 1.13 for noise of 0.03, both within
+    all levels as they are. It hardly sees texture (0.89 for a blur of 0.7 voxels, 1.13 for noise of 0.03, both within
     the spread of real draws): never read it alone. Whoever trains with a judge must not be scored with the same one.
 
     :meth:`maps` gives the four levels as they are.

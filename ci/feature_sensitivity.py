@@ -1,0 +1,66 @@
+"""What feature networks notice: FID of changed real volumes, as a multiple of the unchanged ones' own.
+
+    python ci/feature_sensitivity.py DATASET_DIR --judge bundles/la_unet/models/judge.pt [--measured FOLDER]
+
+DATASET_DIR is what ``semsynth prepare`` wrote. The validation cases are painted with the training cases' class means,
+blurred, or given noise, and held against real images of other cases; mean and 2.5-97.5 % range of the ratio over draws.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+from scipy.ndimage import gaussian_filter
+from semsynth.evaluation import open_extractors
+from semsynth.evaluation.measure import Measurer, Memory
+from semsynth.evaluation.painting import average_means, class_means, paint
+from semsynth.evaluation.sources import load_real
+from semsynth.evaluation.uncertainty import Interval, largest_n, make_draws, over_draws
+from semsynth.metrics import fid
+from semsynth.volumes import Volume, sha256
+from torch import from_numpy
+from tqdm import tqdm
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("dataset_dir", type=Path)
+    parser.add_argument("--judge", required=True, help="weights of la_unet_judge")
+    parser.add_argument("--measured", help="an evaluation's folder of finished measurements, to use and to add to")
+    parser.add_argument("--draws", type=int, default=50)
+    options = parser.parse_args()
+    networks, _ = open_extractors(["efficientnet_lite0", "la_unet_judge"], {"la_unet_judge": options.judge})
+    measurer = Measurer(networks, targets={}, memory=Memory(options.measured))
+    cases = load_real(options.dataset_dir)
+    read = {name: case.read() for name, case in cases.items() if case.training}
+    means = average_means(class_means(image.data, label, int(label.max()) + 1) for image, label in read.values())
+    unseen = [name for name, case in cases.items() if not case.training]
+    rows: dict[str, dict] = {name: {} for name in ("real", "painted", "blurred, σ 0.7 voxels", "noise of 0.03")}
+    for name, case in tqdm(cases.items(), mininterval=10):
+        image, label = case.read()
+        key = [sha256(case.image), None if case.label is None else sha256(case.label), case.content]
+        rows["real"][name] = measurer.features(key, image)
+        if name in unseen:
+            noise = 0.03 * np.random.default_rng(list(name.encode())).standard_normal(image.data.shape)
+            changed = (paint(label, means), gaussian_filter(image.data, 0.7), (image.data + noise).clip(0, 1))
+            for row, data in zip(list(rows)[1:], changed, strict=True):
+                volume = Volume(data.astype(np.float32), image.affine)
+                rows[row][name] = measurer.features(["sensitivity", row, *key], volume)
+    n = largest_n(unseen, list(cases))
+    draws = make_draws(unseen, list(cases), n, options.draws, seed=0)
+    for network in networks:
+        features = {
+            row: (lambda case, sample, f=found, e=network.name: f[case][e].volume[None]) for row, found in rows.items()
+        }
+        metric = lambda a, b: float(fid(from_numpy(a), from_numpy(b)))  # noqa: E731
+        values = over_draws(features, features["real"], draws, metric)
+        for row in list(rows)[1:]:
+            ratio = Interval.of(values[row] / values["real"])
+            print(f"{network.name:<20}{row:<24}{ratio.mean:6.2f} [{ratio.low:.2f}, {ratio.high:.2f}]  (n = {n})")
+
+
+if __name__ == "__main__":
+    main()

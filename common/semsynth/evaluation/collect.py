@@ -1,0 +1,97 @@
+"""One case after the other: real image, paintings, and every system's samples."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from ..volumes import Volume, sha256
+from .measure import Measurer, similarities
+from .painting import average_means, class_means, paint
+from .scores import FLOOR, PAINTED_OWN, PAINTED_TRAINING, Collected
+from .sources import RealCase
+from .uncertainty import conditional_mse
+
+
+def collect(found: Collected, cases: Mapping[str, RealCase], painted: Sequence[str], measurer: Measurer) -> None:
+    """Measure every volume once: real images, paintings, and every system's samples."""
+    known = training_means(cases)
+    references = [case for case in cases if case not in set(painted)] if measurer.extractors else []
+    total = len(references) + len(painted) + sum(len(s.volumes[case]) for s in found.systems for case in painted)
+    interval = 0.1 if sys.stderr.isatty() else 30.0
+    with tqdm(total=total, desc="evaluation", unit="volume", mininterval=interval) as bar:
+        for case in [*painted, *references]:
+            image, label = cases[case].read()
+            key = _key(cases[case])
+            real = found.features.setdefault(FLOOR, {})
+            real[case] = [measurer.features(key, image)]
+            if case in set(painted):
+                _painted_case(found, cases[case], (image, label, key), known, measurer, bar)
+            bar.update()
+
+
+def training_means(cases: Mapping[str, RealCase]) -> NDArray[np.float64] | None:
+    """Class means over the training cases that have label maps; None where there are none."""
+    means = []
+    for case in cases.values():
+        if case.training and case.label is not None:
+            image, label = case.read()
+            assert label is not None
+            means.append(class_means(image.data, label, int(label.max()) + 1))
+    return average_means(means) if means else None
+
+
+def _key(case: RealCase) -> list[Any]:
+    return [sha256(case.image), None if case.label is None else sha256(case.label), case.content]
+
+
+def _painted_case(
+    found: Collected,
+    case: RealCase,
+    truth: tuple[Volume, NDArray[np.int64] | None, list[Any]],
+    known: NDArray[np.float64] | None,
+    measurer: Measurer,
+    bar: Any,
+) -> None:
+    image, label, key = truth
+
+    def add(row: str, name: list[Any], volume: Volume) -> None:
+        values = {} if row == FLOOR else measurer.paired([*key, *name], volume, image)
+        if label is not None:
+            values |= measurer.faithfulness([*key, *name], volume, label)
+        found.values.setdefault(row, {}).setdefault(case.case, []).append(values)
+        if row != FLOOR:
+            features = measurer.features([*key, *name], volume)
+            found.features.setdefault(row, {}).setdefault(case.case, []).append(features)
+
+    add(FLOOR, [], image)
+    if label is not None:
+        own = class_means(image.data, label, int(label.max()) + 1)
+        for row, means in ((PAINTED_TRAINING, known), (PAINTED_OWN, own)):
+            if means is not None:
+                add(row, ["painting", np.round(means, 6).tolist()], Volume(paint(label, means), image.affine))
+    for system in found.systems:
+        samples = []
+        for path in system.volumes[case.case]:
+            volume = case.read_synthetic(path, image)
+            samples.append(volume.data)
+            add(system.name, [sha256(path)], volume)
+            bar.update()
+        if len(samples) > 1:
+            _conditional(found, system.name, case.case, np.stack(samples), image)
+
+
+def _conditional(found: Collected, row: str, case: str, samples: NDArray[np.floating], image: Volume) -> None:
+    a, _ = conditional_mse(samples, image.data)
+    mean = torch.from_numpy(samples.mean(axis=0, dtype=np.float32))[None, None]
+    truth = torch.from_numpy(np.ascontiguousarray(image.data))[None, None]
+    values = {name: float(value) for name, value in similarities(mean, truth).items()}
+    limit = {"psnr": -10 * math.log10(a), "rmse": math.sqrt(a)} if a > 0 else {"psnr": math.nan, "rmse": math.nan}
+    found.conditional.setdefault(row, {})[case] = values | limit
