@@ -7,8 +7,9 @@ import torch
 from semsynth.errors import InputError
 from semsynth.inferers import NoisyWindowInferer
 from semsynth.networks.discriminators import ConditionalPatchDiscriminator
+from semsynth.networks.noise import white_noise
 from semsynth.networks.normalization import VolumeInstanceNorm
-from semsynth.networks.pix2pix import Pix2PixGenerator, white_noise
+from semsynth.networks.pix2pix import Pix2PixGenerator
 from torch import nn
 
 

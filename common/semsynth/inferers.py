@@ -11,7 +11,7 @@ from monai.inferers import SlidingWindowInferer
 from monai.utils import fall_back_tuple
 
 from .errors import InputError, is_out_of_memory
-from .networks.pix2pix import white_noise
+from .networks.noise import gaussian_noise, white_noise
 
 
 class NoisyWindowInferer(SlidingWindowInferer):
@@ -22,12 +22,13 @@ class NoisyWindowInferer(SlidingWindowInferer):
     Args:
         noise: whether the network has a noise input (if not, this is MONAI's inferer).
         noise_seed: as the network's.
+        normal: whether the network's noise has a normal distribution, not a uniform one.
         kwargs: all that ``monai.inferers.SlidingWindowInferer`` takes.
     """
 
-    def __init__(self, *, noise: bool, noise_seed: int = 0, **kwargs: Any) -> None:
+    def __init__(self, *, noise: bool, noise_seed: int = 0, normal: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.noise, self.noise_seed = noise, noise_seed
+        self.noise, self.noise_seed, self.normal = noise, noise_seed, normal
 
     def __call__(  # type: ignore[override]
         self, inputs: torch.Tensor, network: Callable[..., torch.Tensor], *args: Any, **kwargs: Any
@@ -35,7 +36,8 @@ class NoisyWindowInferer(SlidingWindowInferer):
         """Label map ``(B, 1, H, W, D)`` → intensities in [0, 1], ``(B, 1, H, W, D)``."""
         x = inputs.to(torch.float32)  # MONAI adds windows up in the input's type
         if self.noise:
-            x = torch.cat([x, white_noise(x, self.noise_seed)], dim=1)
+            make = gaussian_noise if self.normal else white_noise
+            x = torch.cat([x, make(x, self.noise_seed)], dim=1)
         result = super().__call__(x, network, *args, **kwargs)
         assert isinstance(result, torch.Tensor)
         return result

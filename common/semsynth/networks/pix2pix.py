@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from ..errors import InputError
 from ..labels import one_hot
+from .noise import white_noise
 from .normalization import VolumeInstanceNorm
 
 Norm: TypeAlias = str | tuple[str, dict[str, Any]]
@@ -106,29 +107,6 @@ class Pix2PixGenerator(nn.Module):
         if self.scalar:
             return label.to(dtype) * (2.0 / (self.num_classes - 1)) - 1.0
         return one_hot(label, self.num_classes, dtype)
-
-
-def white_noise(like: torch.Tensor, seed: int) -> torch.Tensor:
-    """White noise of mean 0 and variance 1 (uniform), ``(B, 1, H, W, D)``: a hash of position and seed.
-
-    Not drawn from a generator: it is the same on every device and in an exported graph, and a voxel's value does not
-    depend on the volume's size. Items of a batch get different fields.
-
-    Args:
-        like: a tensor ``(B, C, H, W, D)`` whose size, device and type are taken.
-        seed: any whole number.
-    """
-    h = torch.full([1, 1, 1, 1, 1], seed, device=like.device, dtype=torch.int64)
-    for axis in (0, 2, 3, 4):
-        shape = [1, 1, 1, 1, 1]
-        shape[axis] = like.shape[axis]
-        h = h * 1000003 + torch.arange(like.shape[axis], device=like.device).view(shape)
-        h = (h ^ (h >> 15)) * 2246822519 & 0xFFFFFFFF  # the mixing steps of xxHash's 32-bit avalanche
-        h = (h ^ (h >> 13)) * 3266489917 & 0xFFFFFFFF
-        h = h ^ (h >> 16)
-    uniform = h.to(torch.float32) * (1.0 / 0xFFFFFFFF)
-    noise: torch.Tensor = ((uniform - 0.5) * 12.0**0.5).to(like.dtype)
-    return noise
 
 
 class _Up(nn.Module):
