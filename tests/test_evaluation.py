@@ -29,7 +29,14 @@ from semsynth.evaluation.scores import (
 )
 from semsynth.evaluation.sources import RealCase, load_real
 from semsynth.evaluation.systems import load_system, pair
-from semsynth.evaluation.uncertainty import Interval, conditional_mse, largest_n, make_draws, over_draws
+from semsynth.evaluation.uncertainty import (
+    Interval,
+    conditional_mse,
+    largest_n,
+    make_draws,
+    over_draws,
+    pairwise_distance,
+)
 from semsynth.metrics import psnr
 from semsynth.networks.features import Features
 from semsynth.networks.frozen import FrozenSegmenter, load_segmenter
@@ -376,6 +383,31 @@ def test_painting_rows_are_in_every_paired_table(results):
     for title in ("Similarity to the real image, unseen", "Similarity to the real image, label maps of training"):
         names = [row[0].text for row in table(results, title).rows]
         assert names[:2] == [PAINTED_TRAINING, PAINTED_OWN] and "good, conditional mean" in names
+
+
+def test_the_pairwise_distance_is_that_of_all_pairs():
+    samples = np.random.default_rng(0).random((4, 9, 8, 17)).astype(np.float32)
+    pairs = [np.mean((samples[i] - samples[j]) ** 2) for i in range(4) for j in range(i)]
+    assert pairwise_distance(samples) == pytest.approx(np.sqrt(np.mean(pairs)), rel=1e-5)
+    with pytest.raises(InputError, match="needs 2 or more per label map, got 1"):
+        pairwise_distance(samples[:1])
+
+
+def test_noise_hardly_counts_in_the_distance_of_averages_and_brightness_does():
+    rng = np.random.default_rng(0)
+    noise = rng.normal(size=(4, 24, 20, 16)) * 0.1
+    brightness = np.broadcast_to(np.arange(4.0)[:, None, None, None] * 0.1, noise.shape)
+    assert pairwise_distance(noise) == pytest.approx(0.1 * np.sqrt(2), rel=0.02)
+    assert pairwise_distance(noise, block=8) < 0.01
+    assert pairwise_distance(brightness, block=8) == pytest.approx(pairwise_distance(brightness), rel=1e-6)
+    assert pairwise_distance(noise[:, :3, :2], block=8) > 0  # an axis shorter than a block
+
+
+def test_samples_of_one_map_have_a_table_of_their_diversity(results):
+    rows = [s for s in results.scores if s.metric == "distance"]
+    assert {(s.group, s.row) for s in rows} == {(g, "good") for g in ("unseen", "training")}
+    assert all(s.value > 0 for s in rows)
+    assert "Diversity" in results.text()
 
 
 def test_a_stochastic_system_has_a_row_for_its_conditional_mean(results):

@@ -19,6 +19,7 @@ from .volumes import stem
 
 logger = logging.getLogger(__name__)
 SPLITS = ("training", "validation", "testing")
+NAMES = ("case", "source_case")  # texts of an entry that are no paths
 
 
 def check_names(names: Sequence[str], source: str | Path) -> None:
@@ -299,7 +300,7 @@ def _check_count(path: Path, content: Mapping[str, Any], num_classes: int | None
 
 def absolute(entry: Mapping[str, Any], root: Path, name: str) -> dict[str, Any]:
     """An entry with absolute paths, and ``name`` as its case where it states none."""
-    paths = {k: str(root / v) if isinstance(v, str) and k != "case" else v for k, v in entry.items()}
+    paths = {k: str(root / v) if isinstance(v, str) and k not in NAMES else v for k, v in entry.items()}
     return paths | {"case": str(entry.get("case", name))}
 
 

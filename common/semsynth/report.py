@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -131,34 +131,73 @@ def overlay_edges(image: NDArray[np.floating], label: NDArray[np.integer]) -> ND
 
 
 def save_comparison(
-    synthetic: str | Path, output: str | Path, *, real: str | Path | None = None, cases: int = 3
+    synthetic: str | Path | Mapping[str, str | Path],
+    output: str | Path,
+    *,
+    real: str | Path | None = None,
+    cases: int = 3,
+    samples: int = 1,
+    planes: Sequence[str] = PLANES,
 ) -> Path:
-    """Draw label map, synthetic and real volume of the first cases of a synthetic data set.
+    """Draw label map, synthetic and real volume of the first cases of one or several synthetic data sets.
 
     Args:
-        synthetic: folder with the ``datalist.json`` that :class:`semsynth.handlers.SyntheticWriter` wrote.
+        synthetic: folder with the ``datalist.json`` that :class:`semsynth.handlers.SyntheticWriter` wrote, or name →
+            such folders, whose volumes stand side by side; a label map that is another than the column before has is
+            drawn in front of its volume.
         output: the PNG.
         real: datalist (or its folder) with an ``image`` for each case name; None leaves the real column out.
-        cases: how many.
+        cases: how many, of those that all folders have.
+        samples: how many volumes of each map, of each folder.
+        planes: of axial, coronal, sagittal.
 
     Raises:
-        InputError: nothing to draw, or a case without its real image.
+        InputError: nothing to draw, a case without its real image, or an unknown plane.
     """
-    entries = load_datalist(Path(synthetic) / "datalist.json")[:cases]
+    unknown = [name for name in planes if name not in PLANES]
+    if unknown or not planes:
+        raise InputError(f"planes must be of {', '.join(PLANES)}, got {', '.join(planes) or 'none'}")
+    folders = synthetic if isinstance(synthetic, Mapping) else {"synthetic": synthetic}
+    systems = {name: _by_case(Path(folder)) for name, folder in folders.items()}
+    shared = [case for case in next(iter(systems.values())) if all(case in system for system in systems.values())]
+    if not shared or min(cases, samples) < 1:
+        names = ", ".join(map(str, folders.values()))
+        raise InputError(f"{names}: have no case in common to draw {cases} of, {samples} sample(s) each; give folders "
+                         "that were made from the same cases")  # fmt: skip
     images = _real_images(real) if real is not None else {}
-    missing = [entry["case"] for entry in entries if real is not None and entry["case"] not in images]
+    missing = [case for case in shared[:cases] if real is not None and case not in images]
     if missing:
         raise InputError(f"{real}: has no image for {', '.join(missing)}")
-    rows = []
-    for entry in entries:
-        label = read_volume(entry["label"]).canonical()
-        panels = [Panel("label map", label.data, is_label=True)]
-        panels.append(Panel("synthetic", read_volume(entry["image"]).canonical().data))
-        if real is not None:
-            image = read_volume(images[entry["case"]]).canonical().data
-            panels.append(Panel("real", (image - image.min()) / max(float(np.ptp(image)), 1e-6)))
-        rows.append(Row(entry["case"], panels, label.spacing, centre_of(label.data)))
-    return save_planes(output, rows)
+    chosen = [{name: system[case][:samples] for name, system in systems.items()} for case in shared[:cases]]
+    rows = [_comparison(case, made, images.get(case)) for case, made in zip(shared, chosen, strict=False)]
+    return save_planes(output, rows, planes=planes)
+
+
+def _by_case(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """Entries of a synthetic data set by the case that they were made from, samples in their order."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for entry in load_datalist(folder / "datalist.json"):
+        found.setdefault(entry.get("source_case", entry["case"]), []).append(entry)
+    return {case: sorted(entries, key=lambda entry: entry.get("sample", 0)) for case, entries in found.items()}
+
+
+def _comparison(case: str, made: Mapping[str, Sequence[Mapping[str, Any]]], image: str | None) -> Row:
+    panels: list[Panel] = []
+    first = shown = None
+    for name, entries in made.items():
+        label = read_volume(entries[0]["label"]).canonical()
+        first = first or label
+        if shown is None or not np.array_equal(shown, label.data):
+            panels.append(Panel("label map", label.data, is_label=True))
+            shown = label.data
+        for i, entry in enumerate(entries):
+            title = f"{name} {i + 1}" if len(entries) > 1 else name
+            panels.append(Panel(title, read_volume(entry["image"]).canonical().data))
+    if image is not None:
+        data = read_volume(image).canonical().data
+        panels.append(Panel("real", (data - data.min()) / max(float(np.ptp(data)), 1e-6)))
+    assert first is not None
+    return Row(case, panels, first.spacing, centre_of(first.data))
 
 
 def _real_images(source: str | Path) -> dict[str, str]:

@@ -15,9 +15,9 @@ from tqdm import tqdm
 from ..volumes import Volume, sha256
 from .measure import Measurer, similarities
 from .painting import average_means, class_means, paint
-from .scores import FLOOR, PAINTED_OWN, PAINTED_TRAINING, Collected
+from .scores import DIVERSE_BLOCKS, FLOOR, PAINTED_OWN, PAINTED_TRAINING, Collected
 from .sources import RealCase
-from .uncertainty import conditional_mse
+from .uncertainty import conditional_mse, pairwise_distance
 
 
 def collect(found: Collected, cases: Mapping[str, RealCase], painted: Sequence[str], measurer: Measurer) -> None:
@@ -95,3 +95,5 @@ def _conditional(found: Collected, row: str, case: str, samples: NDArray[np.floa
     values = {name: float(value) for name, value in similarities(mean, truth).items()}
     limit = {"psnr": -10 * math.log10(a), "rmse": math.sqrt(a)} if a > 0 else {"psnr": math.nan, "rmse": math.nan}
     found.conditional.setdefault(row, {})[case] = values | limit
+    distances = {name: pairwise_distance(samples, block=block) for name, block in DIVERSE_BLOCKS.items()}
+    found.diversity.setdefault(row, {})[case] = distances

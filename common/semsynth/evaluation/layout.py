@@ -16,6 +16,7 @@ from .scores import (
     CONSISTENT,
     DIGITS,
     DISTRIBUTION,
+    DIVERSE,
     FAITHFUL,
     FLOOR,
     PAINTED_OWN,
@@ -78,7 +79,7 @@ class Layout:
             result += [self.paper_table(group), self.paired(group)]
             result += [self.distribution(group, name) for name in self.facts.extractors]
             result += [self.absent(group, name, why) for name, why in self.facts.unavailable.items()]
-            result += [self.faithfulness(group), self.consistency(group)]
+            result += [self.faithfulness(group), self.consistency(group), *self.diversity(group)]
             result += self.differences(group, [d for d in differences if d.group == group])
         return result
 
@@ -232,6 +233,15 @@ class Layout:
                  "1 is ideal, below is smoother than the real image, above rougher",)  # fmt: skip
         return Table(f"Inter-slice consistency, {self._group(group)}", [Column("system"), *CONSISTENT.values()], rows,
                      notes)  # fmt: skip
+
+    def diversity(self, group: str) -> list[Table]:
+        """How far apart the samples of one label map are, where there are several."""
+        systems = [row for row in self.systems() if row in self.found.diversity]
+        rows = [[Cell(self.title(group, row)), *(self._mean(group, row, m) for m in DIVERSE)] for row in systems]
+        notes = ("mean ± standard deviation over cases; a distance of its own is no merit: white noise has a large one, "
+                 "but hardly any of averages over cubes",)  # fmt: skip
+        table = Table(f"Diversity, {self._group(group)}", [Column("system"), *DIVERSE.values()], rows, notes)
+        return [table] if rows else []
 
     def differences(self, group: str, found: Sequence[Difference]) -> list[Table]:
         """Systems against painting and against each other: a row per metric, a column per pair."""

@@ -50,6 +50,13 @@ CONSISTENT = {
                               "smoother, above is rougher")
     for plane in PLANES
 }  # fmt: skip
+DIVERSE_BLOCKS = {"distance": 1, "distance_coarse": 8}
+DIVERSE = {
+    "distance": Column("pairwise distance", "", "root mean square difference of two samples of one label map, "
+                       "intensities in [0, 1]"),
+    "distance_coarse": Column("of averages over 8³ voxels", "", "the same after averaging over cubes of 8 voxels: "
+                              "brightness and contrast stay, noise does not"),
+}  # fmt: skip
 DISTRIBUTION: Mapping[str, tuple[Column, Callable[..., Any]]] = {
     "fid": (Column("FID", "lower", "Fréchet distance of features (paper 1, eq. 3)"), fid),
     "kid": (Column("KID", "lower", "MMD² with the cubic polynomial kernel, unbiased: may be negative"), kid),
@@ -68,6 +75,7 @@ class Collected:
         other_maps: names of systems whose volumes were made from other label maps than those of the real cases.
         values: row → case → per sample metric → number. Under :data:`FLOOR` what the judge finds in the real images.
         conditional: row → case → metric → number, of the conditional mean.
+        diversity: row → case → metric → number, between the samples of one map.
         features: row → case → per sample extractor → features. Under :data:`FLOOR` those of the real images.
     """
 
@@ -76,6 +84,7 @@ class Collected:
     other_maps: Sequence[str] = ()
     values: dict[str, dict[str, list[dict[str, float]]]] = field(default_factory=dict)
     conditional: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
+    diversity: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
     features: dict[str, dict[str, list[dict[str, Features]]]] = field(default_factory=dict)
 
     def mean(self, row: str, case: str) -> dict[str, float]:
@@ -93,6 +102,7 @@ class Collected:
     def per_case(self, row: str, group: str, metric: str) -> NDArray[np.float64]:
         """One value per case of a group, NaN where there is none."""
         table = self.conditional[row.removesuffix(f", {CONDITIONAL}")] if row.endswith(f", {CONDITIONAL}") else None
+        table = self.diversity.get(row, {}) if metric in DIVERSE else table
         rows = [table.get(case, {}) if table is not None else self.mean(row, case) for case in self.groups[group]]
         return np.array([values.get(metric, math.nan) for values in rows], dtype=np.float64)
 
@@ -264,6 +274,7 @@ def all_scores(found: Collected, spread: Sequence[Distribution], judge: FrozenSe
         if " of class " in name
     )  # fmt: skip
     scores = paired_scores(found, [*PAIRED, *CONSISTENT], rows) + paired_scores(found, PAIRED, means)
+    scores += paired_scores(found, DIVERSE, found.diversity)
     scores += paired_scores(found, [*FAITHFUL, *several], [FLOOR, *rows], judge)
     return scores + [score for item in spread for score in item.scores(found.systems)]
 

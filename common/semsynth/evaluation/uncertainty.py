@@ -147,3 +147,30 @@ def conditional_mse(samples: NDArray[np.floating], real: NDArray[np.floating]) -
     mean = total / count
     b = float(np.maximum(squares / count - np.square(mean), 0).mean()) * count / (count - 1)
     return float(np.square(mean - real).mean()) - b / count, b
+
+
+def pairwise_distance(samples: NDArray[np.floating], *, block: int = 1) -> float:
+    """Root mean square difference of two samples of one label map, over all pairs and voxels.
+
+    Twice the unbiased variance over samples is the mean squared difference of a pair, so no pair has to be formed.
+
+    Args:
+        samples: ``(S, H, W, D)``, S of 2 or more.
+        block: samples are first averaged over cubes of this many voxels along each axis (as many as an axis has): noise
+            averages out, brightness and contrast do not.
+
+    Raises:
+        InputError: for fewer than 2 samples.
+    """
+    if len(samples) < 2:
+        raise InputError(f"a distance between samples needs 2 or more per label map, got {len(samples)}")
+    sizes = [min(block, length) for length in samples.shape[1:]]
+    cut = [slice(None, length // size * size) for length, size in zip(samples.shape[1:], sizes, strict=True)]
+    split = [part for length, size in zip(samples.shape[1:], sizes, strict=True) for part in (length // size, size)]
+    total = squares = np.zeros(split[::2])
+    for sample in samples:  # one copy in float64 at a time
+        mean = sample[tuple(cut)].astype(np.float64).reshape(split).mean(axis=(1, 3, 5))
+        total, squares = total + mean, squares + mean**2
+    count = len(samples)
+    variance = np.maximum(squares / count - (total / count) ** 2, 0).mean() * count / (count - 1)
+    return float(np.sqrt(2 * variance))
