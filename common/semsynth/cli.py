@@ -198,18 +198,38 @@ def choose_k(
     return table(scores) + "".join(written)
 
 
-def picture(*, synthetic: str, output: str, real: str | None = None, cases: int = 3) -> str:
+def picture(
+    *,
+    synthetic: str | Sequence[str],
+    output: str,
+    real: str | None = None,
+    cases: int = 3,
+    samples: int = 1,
+    planes: str | Sequence[str] = "axial,coronal,sagittal",
+) -> str:
     """One PNG of label map, synthetic and (where there is one) real volume, in three planes.
 
     Args:
-        synthetic: folder that a bundle's inference wrote (with its datalist.json).
+        synthetic: folder that a bundle's inference wrote (with its datalist.json), or several as NAME=FOLDER, whose
+            volumes stand side by side.
         output: the PNG to write.
         real: datalist (or its folder) with the real images of the same case names.
         cases: how many cases, the first ones by name.
+        samples: how many volumes of each map, where there are several.
+        planes: with commas, of axial, coronal and sagittal.
     """
     from .report import save_comparison
 
-    return str(save_comparison(str(synthetic), str(output), real=real, cases=_int("cases", cases)))
+    folders = _pairs("synthetic", synthetic, alone="synthetic")
+    several = [name for name, values in folders.items() if len(values) > 1]
+    if several:
+        raise InputError(
+            f"--synthetic {several[0]}: {len(folders[several[0]])} folders of one name; name each NAME=FOLDER"
+        )
+    return str(save_comparison(
+        {name: values[0] for name, values in folders.items()}, str(output), real=real, cases=_int("cases", cases),
+        samples=_int("samples", samples), planes=_words(planes),
+    ))  # fmt: skip
 
 
 def weights(*, checkpoint: str, output: str, name: str = "network") -> str:
@@ -223,6 +243,46 @@ def weights(*, checkpoint: str, output: str, name: str = "network") -> str:
     from .handlers.weights import extract_weights
 
     return str(extract_weights(str(checkpoint), str(output), name=name))
+
+
+def convert(
+    *,
+    weights: str,
+    output: str,
+    name: str | None = None,
+    groups: int | None = None,
+    eps: float | None = None,
+    slope: float | None = None,
+    blocks_only: bool = False,
+    overwrite: bool = False,
+) -> str:
+    """Weights of MONAI's or monai-generative's SPADE, SPADE residual block or SPADENet as ours, with the same output.
+
+    What they are is recognised by the names of their tensors; they must be of a 3D network. The card beside the result
+    (.json) says from which file it came, and with which arguments to build the module that it belongs to.
+
+    Args:
+        weights: state dict, or a checkpoint that holds one; nothing in it is executed.
+        output: the file to write, for example model.pt; its card is model.json.
+        name: entry of a checkpoint, or what stands before the keys, for example generator or decoder.blocks.0.
+        groups: number of groups, where SPADE's base norm was a group norm; without it instance norm, the default there.
+        eps: of the base norm; 1e-5 unless said otherwise.
+        slope: negative slope of the residual blocks' activations; 0.2 unless said otherwise.
+        blocks_only: of a SPADENet the residual blocks alone; its other layers, some of one input size, do not fit.
+        overwrite: replace the file and its card where they are there.
+    """
+    from .convert import convert_file
+
+    settings = {
+        "groups": None if groups is None else _int("groups", groups),
+        "eps": None if eps is None else _float("eps", eps),
+        "slope": None if slope is None else _float("slope", slope),
+        "blocks_only": True if blocks_only else None,
+    }
+    given = {key: value for key, value in settings.items() if value is not None}
+    return str(convert_file(
+        str(weights), str(output), name=None if name is None else str(name), overwrite=bool(overwrite), **given,
+    ))  # fmt: skip
 
 
 def evaluate(
@@ -301,7 +361,7 @@ class _FailedCheck(Exception):  # noqa: N818 - a result, not a mistake
     """What ``semsynth check`` prints where it found errors."""
 
 
-LISTS = ("--synthetic", "--weights", "--in-loss")  # options of evaluate that take several values
+LISTS = ("--synthetic", "--weights", "--in-loss")  # options of evaluate and picture that take several values
 COMMANDS: dict[str, Callable[..., str]] = {
     "phantom": phantom,
     "check": check,
@@ -310,6 +370,7 @@ COMMANDS: dict[str, Callable[..., str]] = {
     "evaluate": evaluate,
     "picture": picture,
     "weights": weights,
+    "convert": convert,
 }
 
 
@@ -408,7 +469,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if arguments:
             _check_options(arguments)
-        arguments = _join_lists(arguments) if arguments[:1] == ["evaluate"] else arguments
+        arguments = _join_lists(arguments) if arguments[:1] in (["evaluate"], ["picture"]) else arguments
         fire.Fire(COMMANDS, command=arguments or ["--help"], name="semsynth")
     except _FailedCheck as result:
         print(result)

@@ -17,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from .distributed import all_true
 from .errors import InputError, is_out_of_memory
+from .labels import plain
 from .losses import ConditionalGANLoss
 
 logger = logging.getLogger(__name__)
@@ -187,7 +188,7 @@ class MixedPrecisionTrainer(SupervisedTrainer):
         if batchdata is None:
             raise InputError("the data loader gave no batch")
         try:
-            inputs, target = (_plain(x) for x in engine.prepare_batch(
+            inputs, target = (plain(x) for x in engine.prepare_batch(
                 batchdata, engine.state.device, engine.non_blocking, **engine.to_kwargs)[:2])  # fmt: skip
             engine.state.output = {Keys.IMAGE: inputs, Keys.LABEL: target}
             self._train_on(engine, inputs, target)
@@ -318,18 +319,37 @@ class AdversarialTrainer(MixedPrecisionTrainer):
         )
         judge.requires_grad_(False)
         with torch.autocast(**self.autocast):
-            fake: torch.Tensor = engine.inferer(label, self.network)
+            made = self._synthesize(engine, label, real)
+            fake: torch.Tensor = made[0]
             engine.state.output[Keys.PRED] = fake.detach()  # type: ignore[index]
             engine.fire_event(IterationEvents.FORWARD_COMPLETED)
-            terms = self.loss_function.generator(judge, label, fake, real)
+            terms = self.loss_function.generator(judge, label, fake, real, *made[1:])
         self._optimize(self.learners["network"], terms, step=step)
         judge.requires_grad_(True)
         return fake
+
+    def _synthesize(self, engine: SupervisedTrainer, label: torch.Tensor, real: torch.Tensor) -> tuple[Any, ...]:
+        """The generated image, and what else the generator's loss takes."""
+        return (engine.inferer(label, self.network),)
 
     def _discriminator_step(self, label: torch.Tensor, fake: torch.Tensor, real: torch.Tensor, *, step: bool) -> None:
         with torch.autocast(**self.autocast):
             terms = self.loss_function.discriminator(self.discriminator, label, fake, real)
         self._optimize(self.learners["discriminator"], terms, step=step)
+
+
+class VariationalGANTrainer(AdversarialTrainer):
+    """Adversarial training of a generator that takes its style from the real image (a VAE-GAN; Park et al. 2019).
+
+    The network is called with label map and real image and gives a
+    :class:`~semsynth.networks.spade_gan.Reconstruction`; its posterior goes to the loss.
+    """
+
+    def _synthesize(self, engine: SupervisedTrainer, label: torch.Tensor, real: torch.Tensor) -> tuple[Any, ...]:
+        made = engine.inferer(label, self.network, real)
+        if isinstance(made, torch.Tensor):  # a generator without style
+            return (made,)
+        return made.pred, (made.mean, made.log_variance)
 
 
 def _memory_advice(engine: Engine, error: Exception) -> str:
@@ -341,11 +361,6 @@ def _memory_advice(engine: Engine, error: Exception) -> str:
         f"patch_size, a smaller batch_size with more accumulation_steps{amp}, a smaller cache_rate (CPU memory); "
         "then go on with --resume True"
     )
-
-
-def _plain(x: torch.Tensor) -> torch.Tensor:
-    """The bare tensor: MetaTensor's bookkeeping costs time in every operation of a training step."""
-    return x.as_tensor() if hasattr(x, "as_tensor") else x
 
 
 class LossTerms:

@@ -20,6 +20,12 @@ def one_hot(label: torch.Tensor, count: int, dtype: torch.dtype = torch.float32)
     return (label == classes).to(dtype)
 
 
+def plain(x: torch.Tensor) -> torch.Tensor:
+    """The bare tensor: MetaTensor's bookkeeping costs time in every operation, and stands in the way of some."""
+    bare: torch.Tensor = x.as_tensor() if hasattr(x, "as_tensor") else x
+    return bare
+
+
 def check_range(label: torch.Tensor, count: int, *, source: str = "label map") -> None:
     """Raise unless every class index of ``label`` is an integer in 0…count−1.
 

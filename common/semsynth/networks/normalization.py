@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 
@@ -36,3 +39,163 @@ class VolumeInstanceNorm(nn.Module):
         y = x.reshape(1, b * c, h, w, d)
         y = F.batch_norm(y, None, None, self.weight.repeat(b), self.bias.repeat(b), True, 0.0, self.eps)
         return y.reshape(b, c, h, w, d)
+
+
+def affine_free_norm(x: torch.Tensor, groups: int, eps: float) -> torch.Tensor:
+    """Group normalisation without weights, its statistics in float32 whatever the features' type.
+
+    Args:
+        x: ``(B, C, h, w, d)``.
+        groups: of the channels; C gives instance normalisation. A group of one value becomes 0.
+        eps: added to the variance.
+
+    Returns:
+        The same shape and type.
+    """
+    if x.device.type != "cpu":  # there, half-precision features would get half-precision statistics
+        return F.group_norm(x.float(), groups, eps=eps).to(x.dtype) if _counts(x, groups) else torch.zeros_like(x)
+    return _group_norm(x, groups, eps)[0]
+
+
+def modulate(x: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor, *, groups: int, eps: float) -> torch.Tensor:
+    """``affine_free_norm(x) · scale + shift`` in one pass after the statistics.
+
+    Training keeps ``x`` and ``scale``, not the normalised features, which are computed again in the backward pass.
+
+    Args:
+        x: ``(B, C, h, w, d)``.
+        scale, shift: the same shape, batch size B or 1.
+        groups, eps: as of :func:`affine_free_norm`.
+
+    Returns:
+        ``(B, C, h, w, d)`` of the type of ``x``.
+    """
+    scale, shift = _laid_out_as(x, scale.to(x.dtype)), _laid_out_as(x, shift.to(x.dtype))
+    if _plain(x, scale) or shift.shape != scale.shape:
+        normalised = affine_free_norm(x, groups, eps)
+        reuse = not (torch.is_grad_enabled() or torch.compiler.is_compiling()) and scale.shape[0] <= x.shape[0]
+        return torch.addcmul(shift, normalised, scale, out=normalised if reuse else None)
+    return modulate_jointly(x, torch.cat([scale, shift], dim=1), groups=groups, eps=eps)
+
+
+def modulate_jointly(x: torch.Tensor, scale_shift: torch.Tensor, *, groups: int, eps: float) -> torch.Tensor:
+    """:func:`modulate` with scale and shift in one tensor, ``(B, 2·C, h, w, d)``, whose gradient comes in one too."""
+    scale_shift = scale_shift.to(x.dtype)
+    if _plain(x, scale_shift):
+        return modulate(x, *scale_shift.chunk(2, dim=1), groups=groups, eps=eps)
+    result: torch.Tensor = _Modulate.apply(x, scale_shift, groups, eps)
+    return result
+
+
+def _laid_out_as(x: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """In the memory format of x; half of the channels of such a volume is left as it is."""
+    form = memory_format(x)
+    same = value.is_contiguous() or value.stride(1) != 1
+    return value if same == (form == torch.contiguous_format) else value.contiguous(memory_format=form)
+
+
+def _plain(x: torch.Tensor, scale: torch.Tensor) -> bool:
+    """Whether autograd's own backward pass is to be used."""
+    elsewhere = torch.compiler.is_compiling() or not torch.is_grad_enabled() or x.device.type != "cpu"
+    return elsewhere or scale.shape[0] != x.shape[0]
+
+
+class _Modulate(torch.autograd.Function):
+    """:func:`modulate` with a backward pass that recomputes what is cheap.
+
+    On a processor a new volume costs more than what is computed in it (the system gives out its pages one by one):
+    both passes write into volumes that are there.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, scale_shift: torch.Tensor, groups: int, eps: float) -> Any:
+        normalised, _, _ = _group_norm(x, groups, eps)
+        ctx.save_for_backward(x, scale_shift)
+        ctx.groups, ctx.eps = groups, eps
+        scale, shift = scale_shift.chunk(2, dim=1)
+        return torch.addcmul(shift, normalised, scale, out=normalised)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: torch.Tensor) -> Any:
+        x, scale_shift = ctx.saved_tensors
+        normalised, _, rstd = _group_norm(x, ctx.groups, ctx.eps)
+        grad = grad.contiguous(memory_format=memory_format(x))
+        scale = scale_shift.chunk(2, dim=1)[0]
+        d_scale_shift = torch.empty_like(scale_shift)
+        d_scale, d_shift = d_scale_shift.chunk(2, dim=1)
+        torch.mul(grad, normalised, out=d_scale)
+        d_x = None
+        if ctx.needs_input_grad[0]:
+            d_normalised = grad * scale
+            # d_x = rstd (d_n - mean(d_n) - n mean(d_n n)), means over each group; eq. as of batch normalisation
+            first = _group_mean(d_normalised, ctx.groups)
+            second = _group_mean(torch.mul(d_normalised, normalised, out=d_shift), ctx.groups)
+            factor, offset = _per_channel(rstd, x), _per_channel(-first * rstd, x)
+            d_x = torch.addcmul(offset.to(x.dtype), d_normalised, factor.to(x.dtype), out=d_normalised)
+            d_x.addcmul_(normalised, _per_channel(-second * rstd, x).to(x.dtype))
+        d_shift.copy_(grad)
+        return d_x, d_scale_shift, None, None
+
+
+def _group_mean(x: torch.Tensor, groups: int) -> torch.Tensor:
+    """``(B, C, h, w, d)`` → ``(B, groups)``, summed in float32 or better; the sums of the planes are rounded."""
+    total = x.sum(dim=(3, 4)).sum(dim=2, dtype=torch.promote_types(x.dtype, torch.float32))
+    return total.view(x.shape[0], groups, -1).mean(dim=2) / x[0, 0].numel()
+
+
+def _per_channel(values: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """``(B, groups)`` → ``(B, C, 1, 1, 1)``."""
+    repeated = values.repeat_interleave(x.shape[1] // values.shape[1], dim=1)
+    return repeated[:, :, None, None, None]
+
+
+def _group_norm(x: torch.Tensor, groups: int, eps: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    # float32 weights make the kernel keep float32 statistics for half-precision features
+    b, c = x.shape[0], x.shape[1]
+    ones, zeros = torch.ones(c, device=x.device), torch.zeros(c, device=x.device)
+    if x.dtype == torch.float64:
+        ones, zeros = ones.double(), zeros.double()
+    x = x.contiguous(memory_format=memory_format(x))
+    result: Any = torch.native_group_norm(x, ones, zeros, b, c, x[0, 0].numel(), groups, eps)
+    return result[0], result[1], result[2]
+
+
+def leaky_relu_(x: torch.Tensor, slope: float) -> torch.Tensor:
+    """``F.leaky_relu`` in place, whose backward pass is in place too: only where one convolution takes the result.
+
+    (A convolution's gradient belongs to nobody else. Of a label branch's wide features it is the largest volume.)
+    """
+    if torch.compiler.is_compiling() or not torch.is_grad_enabled() or not x.requires_grad:
+        return F.leaky_relu(x, slope, inplace=True)
+    result: torch.Tensor = _LeakyReLU.apply(x, slope)
+    return result
+
+
+class _LeakyReLU(torch.autograd.Function):
+    """:func:`leaky_relu_`."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, slope: float) -> Any:
+        ctx.mark_dirty(x)
+        y = F.leaky_relu_(x, slope)
+        ctx.save_for_backward(y)
+        ctx.slope = slope
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: torch.Tensor) -> Any:
+        (y,) = ctx.saved_tensors
+        return torch.ops.aten.leaky_relu_backward.grad_input(grad, y, ctx.slope, True, grad_input=grad), None
+
+
+def memory_format(x: torch.Tensor) -> torch.memory_format:
+    """Of ``(B, C, h, w, d)``: channels-last, or, where that is the same or neither is the case, contiguous."""
+    last = x.is_contiguous(memory_format=torch.channels_last_3d) and not x.is_contiguous()
+    return torch.channels_last_3d if last else torch.contiguous_format
+
+
+def _counts(x: torch.Tensor, groups: int) -> bool:
+    """Whether a group holds more than one value."""
+    return x[0].numel() > groups
