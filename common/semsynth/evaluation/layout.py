@@ -238,8 +238,8 @@ class Layout:
         """How far apart the samples of one label map are, where there are several."""
         systems = [row for row in self.systems() if row in self.found.diversity]
         rows = [[Cell(self.title(group, row)), *(self._mean(group, row, m) for m in DIVERSE)] for row in systems]
-        notes = ("mean ± standard deviation over cases; a distance of its own is no merit: white noise has a large one, "
-                 "but hardly any of averages over cubes",)  # fmt: skip
+        notes = ("mean ± standard deviation over cases; a distance is no merit of its own: white noise has a large "
+                 "one, but hardly any of averages over cubes",)  # fmt: skip
         table = Table(f"Diversity, {self._group(group)}", [Column("system"), *DIVERSE.values()], rows, notes)
         return [table] if rows else []
 

@@ -1,4 +1,4 @@
-"""Ignite handlers: checkpoints, initial weights, progress, previews, evaluation, volumes on disk."""
+"""Ignite handlers: checkpoints, initial weights, progress, previews, evaluation, styles, volumes on disk."""
 
 from .checkpoint import TrainingCheckpoint
 from .evaluation import EvaluationHandler
@@ -8,6 +8,7 @@ from .progress import ProgressHandler
 from .ranked import RankedSegmentations
 from .samples import SampleSeeds
 from .segmentation import SegmentationWriter
+from .style import StyleFrom
 from .synthetic import SyntheticWriter
 from .weights import SaveBestWeights, SaveFinalWeights
 
@@ -21,6 +22,7 @@ __all__ = [
     "SaveBestWeights",
     "SaveFinalWeights",
     "SegmentationWriter",
+    "StyleFrom",
     "SyntheticWriter",
     "TrainingCheckpoint",
 ]

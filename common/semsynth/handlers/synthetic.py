@@ -40,6 +40,7 @@ class SyntheticWriter:
         num_classes: of the label maps; goes into the datalist.
         seed: what sample 0 was drawn with (sample i with seed + i), or None for a deterministic network.
         dtype: how intensities are stored.
+        style_from: the image whose style all volumes have, if there is one; it goes into their records.
     """
 
     def __init__(
@@ -51,9 +52,11 @@ class SyntheticWriter:
         num_classes: int,
         seed: int | None = None,
         dtype: StorageType = "int16",
+        style_from: str | Path | None = None,
     ) -> None:
         self.output_dir, self.weights = Path(output_dir), Path(weights)
         self.metadata, self.num_classes, self.seed, self.dtype = Path(metadata), num_classes, seed, dtype
+        self.style_from = None if style_from is None else Path(style_from)
 
     def attach(self, engine: Engine) -> None:
         """Follow ``engine``, an evaluator whose output is decollated and whose data has ``case`` names."""
@@ -84,6 +87,8 @@ class SyntheticWriter:
             "weights_sha256": sha256(self.weights),
             "in_loss": card.get("in_loss", []),
         }
+        if self.style_from is not None:
+            self.origin |= {"style_from": self.style_from.name, "style_from_sha256": sha256(self.style_from)}
         names = card.get("training_cases")
         self.seen = None if names is None else {case["name"] for case in names}
 

@@ -1,0 +1,100 @@
+"""Volumes in the style of a given image, and spade_gan3d's samples."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import bundle_runs
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from ignite.engine import Engine
+from monai.bundle import ConfigParser
+from semsynth.errors import InputError
+from semsynth.handlers import StyleFrom
+from semsynth.networks.pix2pix import Pix2PixGenerator
+from semsynth.networks.spade_gan import SPADEGenerator
+from semsynth.volumes import read_volume, sha256
+
+BUNDLE = Path(__file__).resolve().parents[1] / "bundles" / "spade_gan3d"
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """Random weights of the tiny network, whose styles matter as much as trained ones do."""
+    network = ConfigParser(bundle_runs.read(BUNDLE, "inference", "tiny")).get_parsed_content("network_def")
+    torch.manual_seed(0)
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    path = tmp_path_factory.mktemp("weights") / "model.pt"
+    torch.save(network.state_dict(), path)
+    return path
+
+
+def image_file(path: Path, *, noise: float, spacing: float = 3.0, pad: int = 0) -> Path:
+    """A bright ball on grey, with noise."""
+    grid = np.indices((20, 20, 20)) - 10.0
+    volume = 200.0 + 600.0 * ((grid**2).sum(axis=0) < 36) + np.random.default_rng(0).normal(size=(20, 20, 20)) * noise
+    volume = np.pad(np.clip(volume, 1.0, None), pad)
+    affine = np.diag([spacing, spacing, spacing, 1.0])
+    affine[:3, 3] = -spacing * pad
+    nib.save(nib.Nifti1Image(volume.astype(np.float32), affine), path)
+    return path
+
+
+def synthesise(weights, dataset, output, **options):
+    paths = {"dataset_dir": dataset, "output_dir": output, "weights": weights}
+    inference = bundle_runs.workflow(BUNDLE, ["inference"], "infer", paths, style_spacing=[3.0, 3.0, 3.0], **options)
+    inference.run()
+    inference.finalize()
+    entries = json.loads((output / "datalist.json").read_text())["training"]
+    return [read_volume(output / entry["image"]).data for entry in entries]
+
+
+def encoded(image: Path, spacing: float = 3.0) -> torch.Tensor:
+    torch.manual_seed(0)
+    network = SPADEGenerator(4, channels=(4, 4), style_channels=3, encoder_channels=(4, 4)).eval()
+    engine = Engine(lambda engine, batch: None)
+    StyleFrom(network, image, spacing=(spacing,) * 3).attach(engine)
+    engine.run([0])
+    assert network.style.shape == (1, 3) and not network.style.requires_grad
+    return network.style
+
+
+def test_the_style_of_an_image_changes_the_volume_and_stands_in_its_record(weights, tiny_dataset, tmp_path):
+    smooth, noisy = (image_file(tmp_path / f"{noise}.nii.gz", noise=noise) for noise in (1.0, 80.0))
+    drawn, other = synthesise(weights, tiny_dataset, tmp_path / "drawn", num_samples=2)
+    a, second = synthesise(weights, tiny_dataset, tmp_path / "a", num_samples=2, style_from=str(smooth))
+    (b,) = synthesise(weights, tiny_dataset, tmp_path / "b", style_from=str(noisy))
+    for one, two in ((drawn, other), (drawn, a), (a, b), (a, second)):
+        assert np.abs(one - two).mean() > 1e-3
+    record = json.loads(next((tmp_path / "b").glob("*_synthetic.json")).read_text())
+    assert (record["style_from"], record["style_from_sha256"]) == (noisy.name, sha256(noisy))
+    assert "style_from" not in json.loads(next((tmp_path / "drawn").glob("*_synthetic.json")).read_text())
+
+
+def test_the_same_style_and_seed_give_the_same_volume(weights, tiny_dataset, tmp_path):
+    image = str(image_file(tmp_path / "image.nii.gz", noise=20.0))
+    one, two = (synthesise(weights, tiny_dataset, tmp_path / name, style_from=image)[0] for name in "ab")
+    assert np.array_equal(one, two)
+
+
+def test_zeros_around_an_image_and_its_scale_do_not_change_its_style(tmp_path):
+    plain, padded = (encoded(image_file(tmp_path / f"{pad}.nii.gz", noise=20.0, pad=pad)) for pad in (0, 6))
+    assert torch.allclose(plain, padded, atol=1e-4)
+    other = encoded(image_file(tmp_path / "other.nii.gz", noise=80.0))
+    assert not torch.allclose(plain, other, atol=1e-2)
+
+
+def test_an_image_is_brought_to_the_spacing_that_the_network_knows(tmp_path):
+    image = image_file(tmp_path / "image.nii.gz", noise=80.0)
+    assert not torch.allclose(encoded(image), encoded(image, spacing=6.0), atol=1e-2)
+
+
+def test_a_network_without_styles_and_a_missing_image_are_refused(tmp_path):
+    with pytest.raises(InputError, match=r"style_from x\.nii: Pix2PixGenerator has no styles"):
+        StyleFrom(Pix2PixGenerator(4, channels=(4, 4)), "x.nii")
+    with pytest.raises(InputError, match=r"nowhere\.nii"):
+        encoded(tmp_path / "nowhere.nii")
