@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from monai.inferers import SlidingWindowInferer
 from monai.utils import fall_back_tuple
+from torch.nn import functional as F
 
 from .errors import InputError, is_out_of_memory
 from .networks.noise import gaussian_noise, white_noise
@@ -23,24 +24,33 @@ class NoisyWindowInferer(SlidingWindowInferer):
         noise: whether the network has a noise input (if not, this is MONAI's inferer).
         noise_seed: as the network's.
         normal: whether the network's noise has a normal distribution, not a uniform one.
+        multiple: volumes are padded to a multiple of it, by repeating the border, and the result is cropped back, so
+            that windows begin at multiples of it where roi_size and overlap are such: a network that takes every s-th
+            voxel of the noise then takes the same ones in all windows.
         kwargs: all that ``monai.inferers.SlidingWindowInferer`` takes.
     """
 
-    def __init__(self, *, noise: bool, noise_seed: int = 0, normal: bool = False, **kwargs: Any) -> None:
+    def __init__(
+        self, *, noise: bool, noise_seed: int = 0, normal: bool = False, multiple: int = 1, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
-        self.noise, self.noise_seed, self.normal = noise, noise_seed, normal
+        self.noise, self.noise_seed, self.normal, self.multiple = noise, noise_seed, normal, multiple
 
     def __call__(  # type: ignore[override]
         self, inputs: torch.Tensor, network: Callable[..., torch.Tensor], *args: Any, **kwargs: Any
     ) -> torch.Tensor:
         """Label map ``(B, 1, H, W, D)`` → intensities in [0, 1], ``(B, 1, H, W, D)``."""
+        h, w, d = inputs.shape[2:]
         x = inputs.to(torch.float32)  # MONAI adds windows up in the input's type
+        if self.multiple > 1:
+            padding = [side for length in (d, w, h) for side in (0, -length % self.multiple)]
+            x = F.pad(x, padding, mode="replicate")
         if self.noise:
             make = gaussian_noise if self.normal else white_noise
             x = torch.cat([x, make(x, self.noise_seed)], dim=1)
         result = super().__call__(x, network, *args, **kwargs)
         assert isinstance(result, torch.Tensor)
-        return result
+        return result[:, :, :h, :w, :d]
 
 
 class WholeOrWindowInferer(SlidingWindowInferer):

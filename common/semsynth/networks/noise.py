@@ -15,7 +15,7 @@ def white_noise(like: torch.Tensor, seed: int) -> torch.Tensor:
         like: a tensor ``(B, C, H, W, D)`` whose size, device and type are taken.
         seed: any whole number.
     """
-    h = torch.full([1, 1, 1, 1, 1], seed, device=like.device, dtype=torch.int64)
+    h = torch.full([1, 1, 1, 1, 1], seed % 2**63, device=like.device, dtype=torch.int64)
     for axis in (0, 2, 3, 4):
         shape = [1, 1, 1, 1, 1]
         shape[axis] = like.shape[axis]

@@ -41,6 +41,10 @@ class VolumeInstanceNorm(nn.Module):
         return y.reshape(b, c, h, w, d)
 
 
+MEAN_OVER_SPREAD = 100.0
+"""Above it, what cancels is 1e-3 of the variance and more."""
+
+
 def affine_free_norm(x: torch.Tensor, groups: int, eps: float) -> torch.Tensor:
     """Group normalisation without weights, its statistics in float32 whatever the features' type.
 
@@ -158,7 +162,17 @@ def _group_norm(x: torch.Tensor, groups: int, eps: float) -> tuple[torch.Tensor,
         ones, zeros = ones.double(), zeros.double()
     x = x.contiguous(memory_format=memory_format(x))
     result: Any = torch.native_group_norm(x, ones, zeros, b, c, x[0, 0].numel(), groups, eps)
+    if _cancels(x, result[1], result[2]):
+        x = x - _per_channel(result[1], x).to(x.dtype)
+        result = torch.native_group_norm(x, ones, zeros, b, c, x[0, 0].numel(), groups, eps)
     return result[0], result[1], result[2]
+
+
+def _cancels(x: torch.Tensor, mean: torch.Tensor, rstd: torch.Tensor) -> bool:
+    """Whether means so far above the spread have spoilt it: channels-last, PyTorch takes E[x²] - E[x]² in float32."""
+    if torch.compiler.is_compiling() or x.dtype != torch.float32 or memory_format(x) == torch.contiguous_format:
+        return False
+    return bool((mean.abs() * rstd).amax() > MEAN_OVER_SPREAD)
 
 
 def leaky_relu_(x: torch.Tensor, slope: float) -> torch.Tensor:

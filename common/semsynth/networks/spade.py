@@ -79,6 +79,8 @@ class SPADEOptions:
             raise InputError(f"recompute must be null, labels or all, got {self.recompute!r}")
         if self.kernel_size < 1 or self.kernel_size % 2 == 0:
             raise InputError(f"SPADE's kernel_size must be odd, got {self.kernel_size}")
+        if self.label_slope < 0:
+            raise InputError(f"SPADE's label_slope must be 0 or more, got {self.label_slope}")
         if self.hidden < 1 or self.groups < 1:
             raise InputError(f"SPADE needs hidden and groups of 1 or more, got {self.hidden} and {self.groups}")
 
@@ -115,7 +117,9 @@ class SPADE(nn.Module):
             x = x.contiguous(memory_format=torch.channels_last_3d)  # not what float32 kernels give for small volumes
         x = leaky_relu_(x, self.options.label_slope)
         if self.options.normalized_modulation:
-            y = affine_free_norm(self.gamma_beta(x), 2 * self.channels, 1e-5)
+            y = self.gamma_beta(x)
+            # one pass more, and ten times fewer lost digits where the mean is far above the spread
+            y = affine_free_norm(y - y.mean(dim=(2, 3, 4), keepdim=True), 2 * self.channels, 1e-5)
             return y.add_(self.offset.to(y.dtype).view(1, -1, 1, 1, 1))
         convolution = self.gamma_beta
         bias = None if convolution.bias is None else convolution.bias + self.offset  # 1 + γ without a pass of its own
@@ -133,16 +137,17 @@ class SPADE(nn.Module):
             ``(B, C, h, w, d)`` of the features' type.
 
         Raises:
-            InputError: when the label encoding has another resolution.
+            InputError: when label encoding or modulation has another resolution.
         """
-        if isinstance(condition, Modulation):
-            return modulate(x, *condition, groups=self.groups, eps=self.options.eps)
-        if condition.shape[2:] != x.shape[2:]:
+        given = condition.scale if isinstance(condition, Modulation) else condition
+        if given.shape[2:] != x.shape[2:]:
             raise InputError(
-                f"SPADE got features of {tuple(x.shape[2:])} voxels and a label encoding of "
-                f"{tuple(condition.shape[2:])}; bring it to their resolution first "
+                f"SPADE got features of {tuple(x.shape[2:])} voxels and a label encoding, or modulation, of "
+                f"{tuple(given.shape[2:])}; bring the labels to their resolution first "
                 "(semsynth.networks.spade.label_pyramid)"
             )
+        if isinstance(condition, Modulation):
+            return modulate(x, *condition, groups=self.groups, eps=self.options.eps)
         recompute = self.options.recompute if torch.is_grad_enabled() else None
         if recompute == "all":
             result: torch.Tensor = _again(self._from_label, x, condition)
@@ -294,23 +299,26 @@ def label_pyramid(
     if min(strides, default=1) < 1:
         raise InputError(f"strides must be 1 or more, got {tuple(strides)}")
     levels: dict[int, torch.Tensor] = {}
-    encoded = one_hot(label, num_classes, dtype) if mode == "fractions" or 1 in strides else None
+    # half precision is not pooled on every device
+    full = dtype if dtype == torch.float64 else torch.float32
+    encoded = one_hot(label, num_classes, full) if mode == "fractions" or 1 in strides else None
     for stride in sorted(set(strides)):
         if stride == 1:
             assert encoded is not None
-            levels[1] = encoded
+            levels[1] = encoded.to(dtype)
         elif mode == "nearest":
             size = [-(-length // stride) for length in label.shape[2:]]
             levels[stride] = one_hot(F.interpolate(label.float(), size=size, mode="nearest"), num_classes, dtype)
         else:
             assert encoded is not None
-            levels[stride] = _fractions(encoded, stride)
+            levels[stride] = _fractions(encoded, stride).to(dtype)
     return levels
 
 
 def _fractions(encoded: torch.Tensor, stride: int) -> torch.Tensor:
     # the windows at the far border are smaller, and averaged over what lies inside: exactly the fractions there
-    return F.avg_pool3d(encoded, stride, stride, ceil_mode=True, count_include_pad=False)
+    kernel = [min(stride, length) for length in encoded.shape[2:]]
+    return F.avg_pool3d(encoded, kernel, kernel, ceil_mode=True, count_include_pad=False)
 
 
 def noise_like(x: torch.Tensor, seed: int | None) -> torch.Tensor:

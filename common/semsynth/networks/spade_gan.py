@@ -27,7 +27,7 @@ from .spade import (
 )
 
 STYLE_WEIGHT = 0.005
-"""Of one training step in the running moments of styles: they are those of the last few hundred steps."""
+"""Of one image in the running mean and covariance of styles: they are those of the last few hundred images."""
 
 
 class Reconstruction(NamedTuple):
@@ -88,9 +88,9 @@ class StyleEncoder(nn.Module):
 
     def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Intensities in [0, 1], ``(B, 1, H, W, D)`` → mean and log σ², ``(B, Z)`` each, float32."""
-        x = image * 2.0 - 1.0
-        detail = x - F.avg_pool3d(x, 3, stride=1, padding=1, count_include_pad=False)
-        x = torch.cat([x, detail * 8.0], dim=1)
+        x = image.float() * 2.0 - 1.0
+        detail = x - F.avg_pool3d(F.pad(x, [1] * 6, mode="replicate"), 3, stride=1)
+        x = torch.cat([x, detail * 8.0], dim=1).to(self.posterior.weight.dtype)
         pooled = []
         for level in self.levels:
             x = F.leaky_relu(level(x), 0.2)
@@ -121,14 +121,15 @@ class SPADEGenerator(nn.Module):
         labels: how the map is brought to the coarser levels: ``"fractions"`` or ``"nearest"``.
         noise: white noise in every block and in the head, from which texture can be made; a new field in every
             training step, outside training one per ``noise_seed``.
-        noise_seed: which noise, and which style where no image gives one: any whole number.
+        noise_seed: which noise, and which style where no image gives one (one for all maps of a batch): any whole
+            number.
         style_scale: 1 draws styles as they are in the training set, less draws them nearer to the typical one, which 0
             gives.
     """
 
     style: torch.Tensor | None
     style_mean: torch.Tensor
-    style_moment: torch.Tensor
+    style_covariance: torch.Tensor
 
     def __init__(
         self,
@@ -167,7 +168,7 @@ class SPADEGenerator(nn.Module):
         self.head = nn.Conv3d(channels[-1], 1, 3, padding=1)
         self.style = None
         self.register_buffer("style_mean", torch.zeros(style_channels))
-        self.register_buffer("style_moment", torch.eye(style_channels))
+        self.register_buffer("style_covariance", torch.eye(style_channels))
         self.register_load_state_dict_pre_hook(_default_styles)
 
     def forward(self, image: torch.Tensor, real: torch.Tensor | None = None) -> Any:
@@ -215,6 +216,7 @@ class SPADEGenerator(nn.Module):
             Intensities in [0, 1], ``(B, 1, H, W, D)``.
         """
         size, x, blocks, head = modulation
+        style = None if style is None else style.to(self.start.weight.dtype)
         if not isinstance(modulation, LabelModulation):
             x = self.start(x)
         if style is not None and style.shape[0] > x.shape[0]:
@@ -243,7 +245,7 @@ class SPADEGenerator(nn.Module):
 
     @torch.no_grad()
     def count_styles(self, mean: torch.Tensor, log_variance: torch.Tensor, weight: float = STYLE_WEIGHT) -> None:
-        """Take posteriors into the running moments of the training set's styles, which styles are drawn from.
+        """Take posteriors into the mean and covariance of the training set's styles, which styles are drawn from.
 
         The KL term leaves a gap between N(0, 1) and what the encoder gives over all images; a style from that gap was
         never trained on (Ghosh et al. 2020, section 4, ex-post density estimation, there as here with one Gaussian).
@@ -252,17 +254,26 @@ class SPADEGenerator(nn.Module):
             mean, log_variance: ``(B, Z)``.
             weight: of this batch.
         """
-        moment = mean.T @ mean / len(mean) + torch.diag(log_variance.exp().mean(dim=0))
-        self.style_mean.lerp_(mean.mean(dim=0), weight)
-        self.style_moment.lerp_(moment, weight)
+        for centre, spread in zip(mean.float(), log_variance.float().exp(), strict=True):
+            apart = centre - self.style_mean
+            self.style_mean += weight * apart
+            # not by sums of squares: mean and covariance also have to survive in float16
+            self.style_covariance += weight * torch.outer(apart, apart)
+            self.style_covariance.lerp_(torch.diag(spread), weight)
 
     def draw_style(self, like: torch.Tensor, seed: int) -> torch.Tensor:
-        """Styles ``(B, Z)`` as they are in the training set, a function of seed and place in the batch alone."""
-        places = like.new_zeros([like.shape[0], 1, self.style_channels, 1, 1], dtype=torch.float32)
+        """The style ``(1, Z)`` of a seed, distributed as styles are in the training set.
+
+        Args:
+            like: any tensor on the device where it is wanted.
+            seed: any whole number.
+        """
+        places = like.new_zeros([1, 1, self.style_channels, 1, 1], dtype=torch.float32)
         normal = gaussian_noise(places, _stream(seed, 0))[:, 0, :, 0, 0]
-        mean, moment = self.style_mean.float(), self.style_moment.float()
-        covariance = moment - torch.outer(mean, mean) + 1e-4 * torch.eye(len(mean), device=mean.device)
-        style: torch.Tensor = mean + self.style_scale * normal @ torch.linalg.cholesky(covariance).T
+        with torch.autocast(like.device.type, enabled=False):
+            values, vectors = torch.linalg.eigh(self.style_covariance.float())
+            root = (vectors * values.clamp(min=0.0).sqrt()) @ vectors.T  # the one root whose signs are not arbitrary
+            style: torch.Tensor = self.style_mean.float() + self.style_scale * normal @ root
         return style
 
     def _noise(self, x: torch.Tensor, level: int, field: torch.Tensor | None) -> torch.Tensor:
@@ -276,9 +287,8 @@ class SPADEGenerator(nn.Module):
     def _style(self, image: torch.Tensor) -> torch.Tensor | None:
         if not self.style_channels:
             return None
-        if self.style is not None:
-            return self.style.to(image.device).expand(image.shape[0], -1)
-        return self.draw_style(image, self.noise_seed)
+        style = self.draw_style(image, self.noise_seed) if self.style is None else self.style.to(image.device)
+        return style.expand(image.shape[0], -1)
 
     def _conditions(self, label: torch.Tensor) -> tuple[tuple[int, int, int], torch.Tensor, list[torch.Tensor], Any]:
         """Size, and the label encoding for start, blocks and head."""
@@ -293,11 +303,11 @@ class SPADEGenerator(nn.Module):
 
 def _stream(seed: int, number: int) -> int:
     """A seed of its own for the style and for each level, so that they do not share their noise."""
-    return seed * 64 + number + 1  # 0 would hash the first voxel to 0
+    return (seed * 64 + number + 1) % 2**62  # 0 would hash the first voxel to 0
 
 
 def _default_styles(module: SPADEGenerator, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Weights that were saved without moments of styles: those of N(0, 1)."""
+    """Weights that were saved without mean and covariance of styles: those of N(0, 1)."""
     if f"{prefix}start.weight" in state:
         state.setdefault(f"{prefix}style_mean", torch.zeros_like(module.style_mean))
-        state.setdefault(f"{prefix}style_moment", torch.eye(len(module.style_mean)))
+        state.setdefault(f"{prefix}style_covariance", torch.eye(len(module.style_mean)))
