@@ -7,7 +7,7 @@ import torch
 from semsynth.errors import InputError
 from semsynth.inferers import NoisyWindowInferer
 from semsynth.networks.discriminators import ConditionalPatchDiscriminator
-from semsynth.networks.noise import white_noise
+from semsynth.networks.noise import gaussian_noise, white_noise
 from semsynth.networks.normalization import VolumeInstanceNorm
 from semsynth.networks.pix2pix import Pix2PixGenerator
 from torch import nn
@@ -153,6 +153,20 @@ def test_windows_of_one_volume_share_its_noise():
     network = generator(noise=True, noise_seed=3)
     whole = NoisyWindowInferer(noise=True, noise_seed=3, roi_size=(24, 24, 24))(label, network)
     assert torch.allclose(whole, network(label), atol=1e-5)
+
+
+def test_windows_begin_at_multiples_where_a_network_takes_every_nth_voxel_of_the_noise():
+    label, seen = label_map(21, 18, 16), []
+    windows = NoisyWindowInferer(noise=True, normal=True, multiple=8, roi_size=(16, 16, 16), overlap=0.5)
+
+    def coarse_noise(x):
+        seen.append(x[:, 1:2, ::8, ::8, ::8])
+        return x[:, :1].clone()
+
+    assert torch.allclose(windows(label, coarse_noise), label.float(), atol=1e-5)
+    whole = gaussian_noise(torch.zeros(1, 1, 24, 24, 16), 0)[:, :, ::8, ::8, ::8]
+    for window in seen:
+        assert all((whole - value).abs().min() < 1e-6 for value in window.flatten()), "voxels between the coarse ones"
 
 
 def test_a_thin_stack_can_be_judged():

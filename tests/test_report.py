@@ -64,3 +64,43 @@ def test_a_case_without_its_real_image_is_named(tmp_path):
     (tmp_path / "other.json").write_text(json.dumps({"training": []}))
     with pytest.raises(InputError, match="has no image for a"):
         save_comparison(tmp_path / "s", tmp_path / "a.png", real=tmp_path / "other.json")
+
+
+def sampled_data_set(folder, label, seed):
+    """Two samples of one label map, as a bundle's inference writes them."""
+    folder.mkdir()
+    write_label(folder / "label.nii.gz", label, np.eye(4))
+    entries = []
+    for i in range(2):
+        image = np.random.default_rng(seed + i).random(label.shape).astype(np.float32)
+        write_image(folder / f"c_s{i}.nii.gz", image, np.eye(4), "float32")
+        entries.append({"case": f"c_s{i}", "source_case": "c", "sample": i, "image": f"c_s{i}.nii.gz",
+                        "label": "label.nii.gz"})  # fmt: skip
+    (folder / "datalist.json").write_text(json.dumps({"training": entries[::-1]}))
+    return folder
+
+
+def test_several_systems_and_samples_stand_side_by_side_with_each_others_label_map(tmp_path, monkeypatch):
+    label = np.zeros((8, 8, 8), np.uint8)
+    label[2:5, 2:5, 2:5] = 1
+    a, same, other = (sampled_data_set(tmp_path / name, values, seed) for name, values, seed in
+                      (("a", label, 0), ("b", label, 5), ("c", label * 2, 9)))  # fmt: skip
+    drawn = {}
+    monkeypatch.setattr("semsynth.report.save_planes", lambda path, rows, **kwargs: drawn.update(rows=rows, **kwargs))
+    save_comparison({"one": a, "two": same, "three": other}, tmp_path / "x.png", samples=2, planes=["axial"])
+    (row,) = drawn["rows"]
+    titles = ["label map", "one 1", "one 2", "two 1", "two 2", "label map", "three 1", "three 2"]
+    assert [panel.title for panel in row.panels] == titles and row.name == "c" and drawn["planes"] == ["axial"]
+    first = np.random.default_rng(0).random((8, 8, 8))
+    assert np.allclose(row.panels[1].volume, first, atol=1e-3), "samples stand in their order"
+    assert row.panels[5].volume.max() == 2
+
+
+def test_pictures_of_nothing_and_of_unknown_planes_are_refused(tmp_path):
+    a = sampled_data_set(tmp_path / "a", np.ones((8, 8, 8), np.uint8), 0)
+    b = sampled_data_set(tmp_path / "b", np.ones((8, 8, 8), np.uint8), 0)
+    (b / "datalist.json").write_text((b / "datalist.json").read_text().replace('"c"', '"d"'))
+    with pytest.raises(InputError, match="no case in common"):
+        save_comparison({"a": a, "b": b}, tmp_path / "x.png")
+    with pytest.raises(InputError, match="planes must be of axial, coronal, sagittal, got oblique"):
+        save_comparison(a, tmp_path / "x.png", planes=["oblique"])
