@@ -103,13 +103,16 @@ def test_any_size_comes_back_as_it_went_in_with_intensities_in_0_1(size, argumen
     for mode in (network.eval(), network.train()):
         out = mode(label_map(*size, batch=2))
         assert out.shape == (2, 1, *size) and out.dtype == torch.float32
-        assert out.min() >= 0 and out.max() <= 1 and out.isfinite().all() and out.std() > 1e-4
+        assert out.min() >= 0 and out.max() <= 1 and out.isfinite().all()
+        assert out.std() > 1e-4 or size == (1, 1, 1), "one voxel has no spread that a norm could keep"
 
 
-def test_padding_is_the_repeated_border_so_a_padded_map_gives_the_same_volume():
-    network, label = generator(), label_map(7, 8, 2)
+def test_a_map_padded_to_whole_coarse_voxels_gives_the_same_borders_labels():
+    network, label = generator(labels="fractions"), label_map(7, 8, 2)
     by_hand = F.pad(label.float(), [0, 2, 0, 0, 0, 1], mode="replicate")
-    close(network(label), network(by_hand)[:, :, :7, :8, :2])
+    ours, padded = network.modulation(label), network.modulation(by_hand)
+    close(ours.start, padded.start)
+    assert ours.head.scale.shape[2:] == (7, 8, 2), "padding would have a say in the statistics"
 
 
 def test_sixteen_is_the_coarsest_stride_of_five_widths():
@@ -119,7 +122,7 @@ def test_sixteen_is_the_coarsest_stride_of_five_widths():
     for part in network.blocks:
         part.register_forward_hook(lambda _, given, output: levels.append((output.shape[1], *output.shape[2:])))
     assert network(label_map(20, 5, 32)).shape == (1, 1, 20, 5, 32)
-    assert levels == [(8, 2, 1, 2), (8, 4, 2, 4), (4, 8, 4, 8), (4, 16, 8, 16)]
+    assert levels == [(8, 2, 1, 2), (8, 3, 1, 4), (4, 5, 2, 8), (4, 10, 3, 16)], "no more than covers the volume"
 
 
 def test_map_and_seed_make_the_volume_and_the_global_random_numbers_are_left_alone():
@@ -173,9 +176,8 @@ def test_a_second_channel_takes_the_place_of_the_networks_noise(training):
         assert torch.equal(first, again) and differ(first, network(torch.cat([label, -field], dim=1)))
         cached = network.decode(network.modulation(label), network.draw_style(label, 0), field)
     close(cached, first)
-    padded = F.pad(field, [0, 1, 0, 2, 0, 3], mode="replicate")
     for given, stride in zip(fields, (4, 2, 1), strict=False):
-        assert torch.equal(given, padded[:, :, ::stride, ::stride, ::stride])
+        assert torch.equal(given, field[:, :, ::stride, ::stride, ::stride])
     quiet = generator(noise=False)
     assert torch.equal(quiet(torch.cat([label, field], dim=1)), quiet(label))
 

@@ -63,7 +63,7 @@ class SPADEOptions:
         InputError: for a value that is none of these.
     """
 
-    hidden: int = 32
+    hidden: int = 16
     kernel_size: int = 3
     norm: Literal["group", "instance"] = "group"
     groups: int = 8

