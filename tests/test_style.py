@@ -13,7 +13,7 @@ import torch
 from ignite.engine import Engine
 from monai.bundle import ConfigParser
 from semsynth.errors import InputError
-from semsynth.handlers import StyleFrom
+from semsynth.handlers import SampleSeeds, StyleFrom
 from semsynth.networks.pix2pix import Pix2PixGenerator
 from semsynth.networks.spade_gan import SPADEGenerator
 from semsynth.volumes import read_volume, sha256
@@ -98,3 +98,17 @@ def test_a_network_without_styles_and_a_missing_image_are_refused(tmp_path):
         StyleFrom(Pix2PixGenerator(4, channels=(4, 4)), "x.nii")
     with pytest.raises(InputError, match=r"nowhere\.nii"):
         encoded(tmp_path / "nowhere.nii")
+
+
+def test_maps_of_one_seed_have_styles_of_their_own(weights, tiny_dataset, tmp_path):
+    class Net:
+        noise_seed = -1
+
+    net, seen = Net(), {}
+    engine = Engine(lambda engine, batch: seen.setdefault((batch["case"][0], net.noise_seed), None))
+    SampleSeeds([net], seed=3, per_case=True).attach(engine)
+    engine.run([{"case": [f"{case}_s{i}"], "source_case": [case], "sample": [i]} for case in "ab" for i in range(2)])
+    engine.run([{"case": ["a"]}])
+    seeds = [seed for _, seed in seen]
+    assert len(set(seeds[:4])) == 4 and seeds[1] == seeds[0] + 1
+    assert seeds[4] == seeds[0], "the first sample is what one sample alone is"
