@@ -82,11 +82,25 @@ def gather(value: T) -> list[T]:
     return values
 
 
+def concatenate(value: torch.Tensor) -> torch.Tensor:
+    """The tensors of all processes along the first dimension, in their order; without gradients.
+
+    Args:
+        value: of one shape and type in all processes.
+    """
+    if not (dist.is_available() and dist.is_initialized()):
+        return value
+    values = [torch.empty_like(value, memory_format=torch.contiguous_format) for _ in range(dist.get_world_size())]
+    dist.all_gather(values, value.detach().contiguous())
+    return torch.cat(values)
+
+
 def distribute(module: nn.Module, device: torch.device) -> DistributedDataParallel:
     """Wrap a network for training in several processes.
 
     Buffers are not broadcast: a discriminator runs twice before its backward pass, and a broadcast in between would
-    change what the first run needs. (Each process's running statistics are its own; the first process's are saved.)
+    change what the first run needs. (Each process's running statistics are its own unless the network counts over all
+    of them, see :func:`concatenate`; the first process's are saved.)
     """
     start()
     return DistributedDataParallel(

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from ..distributed import concatenate
 from ..errors import InputError
 from ..labels import plain
 from .noise import gaussian_noise
@@ -190,7 +191,7 @@ class SPADEGenerator(nn.Module):
             return self.decode(modulation, self._style(image), field)
         mean, log_variance = self.encoder(plain(real))
         if self.training:
-            self.count_styles(mean.detach(), log_variance.detach())
+            self.count_styles(concatenate(mean), concatenate(log_variance))
         style = mean + torch.exp(0.5 * log_variance) * torch.randn_like(mean)
         return Reconstruction(self.decode(modulation, style), mean, log_variance)
 
