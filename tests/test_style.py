@@ -12,6 +12,7 @@ import pytest
 import torch
 from ignite.engine import Engine
 from monai.bundle import ConfigParser
+from semsynth.datalists import load_label_maps
 from semsynth.errors import InputError
 from semsynth.handlers import SampleSeeds, StyleFrom
 from semsynth.networks.pix2pix import Pix2PixGenerator
@@ -112,3 +113,40 @@ def test_maps_of_one_seed_have_styles_of_their_own(weights, tiny_dataset, tmp_pa
     seeds = [seed for _, seed in seen]
     assert len(set(seeds[:4])) == 4 and seeds[1] == seeds[0] + 1
     assert seeds[4] == seeds[0], "the first sample is what one sample alone is"
+
+
+def test_each_map_in_the_style_of_its_own_image(weights, tiny_dataset, tmp_path):
+    entry = json.loads((tiny_dataset / "datalist.json").read_text())["testing"][0]
+    image = tiny_dataset / entry["image"]
+    own = synthesise(weights, tiny_dataset, tmp_path / "own", style_from="own", num_samples=2)
+    given = synthesise(weights, tiny_dataset, tmp_path / "given", style_from=str(image), num_samples=2)
+    drawn = synthesise(weights, tiny_dataset, tmp_path / "drawn", num_samples=2)
+    assert np.array_equal(own[0], given[0]) and np.array_equal(own[1], given[1])
+    assert np.abs(own[0] - drawn[0]).mean() > 1e-3
+    record = json.loads(next((tmp_path / "own").glob("*_s0_synthetic.json")).read_text())
+    assert (record["style_from"], record["style_from_sha256"]) == (image.name, sha256(image))
+
+
+def test_the_style_changes_with_the_case(tmp_path):
+    torch.manual_seed(0)
+    network = SPADEGenerator(4, channels=(4, 4), style_channels=3, encoder_channels=(4, 4)).eval()
+    images = [str(image_file(tmp_path / f"{noise}.nii.gz", noise=noise)) for noise in (5.0, 80.0)]
+    seen = []
+    engine = Engine(lambda engine, batch: seen.append(network.style.clone()))
+    StyleFrom(network, "own", spacing=(3.0, 3.0, 3.0)).attach(engine)
+    engine.run([{"style_from": [image]} for image in images])
+    assert all(torch.equal(a, encoded(Path(image))) for a, image in zip(seen, images, strict=True))
+    assert not torch.allclose(seen[0], seen[1], atol=1e-2)
+    with pytest.raises(InputError, match="set the dataloader's batch_size to 1"):
+        engine.run([{"style_from": images}])
+
+
+def test_own_styles_need_the_datalists_images(weights, tiny_dataset, tmp_path):
+    with pytest.raises(InputError, match=r"style_from own .* names maps alone; leave label_maps out"):
+        load_label_maps(tiny_dataset, "maps/*.nii.gz", style_from="own")
+    content = json.loads((tiny_dataset / "datalist.json").read_text())
+    bare = [{"case": e["case"], "label": str(tiny_dataset / e["label"])} for e in content["testing"]]
+    (tmp_path / "datalist.json").write_text(json.dumps({"num_classes": content["num_classes"], "testing": bare}))
+    assert "style_from" not in load_label_maps(tmp_path)[0]
+    with pytest.raises(InputError, match="image"):
+        load_label_maps(tmp_path, style_from="own")

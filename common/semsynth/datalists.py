@@ -20,6 +20,8 @@ from .volumes import stem
 logger = logging.getLogger(__name__)
 SPLITS = ("training", "validation", "testing")
 NAMES = ("case", "source_case")  # texts of an entry that are no paths
+OWN_STYLE = "own"
+"""``style_from`` of an inference that gives each volume the style of the very image that its label map belongs to."""
 
 
 def check_names(names: Sequence[str], source: str | Path) -> None:
@@ -227,6 +229,7 @@ def load_label_maps(
     num_classes: int | None = None,
     metadata: str | Path | None = None,
     num_samples: int = 1,
+    style_from: str | Path | None = None,
 ) -> list[dict[str, Any]]:
     """Label maps to synthesise from, as ``{"case", "image"}`` entries (a generator's input is called ``image``).
 
@@ -237,21 +240,32 @@ def load_label_maps(
         num_classes, metadata: as in :func:`load_datalist`.
         num_samples: how many volumes to draw per map. From two on, each map stands in the list as often, as case
             ``<case>_s0``, ``<case>_s1`` …, with the map's name under ``source_case`` and the number under ``sample``.
+        style_from: ``"own"`` adds each case's own image under ``style_from``; anything else is passed over.
 
     Raises:
-        InputError: no label maps, two cases of one name, or maps that cannot be used, all listed.
+        InputError: no label maps, two cases of one name, or maps that cannot be used, all listed; with ``"own"``, a
+            pattern or an entry without an image.
     """
     if num_samples < 1:
         raise InputError(f"num_samples must be 1 or more, got {num_samples}")
+    own = style_from == OWN_STYLE
+    if own and pattern is not None:
+        raise InputError(
+            f"style_from {OWN_STYLE} takes the image that the datalist has for each label map, and {pattern} names "
+            "maps alone; leave label_maps out, or give style_from a file"
+        )
     if pattern is None:
         path = Path(dataset_dir) / "datalist.json"
         wanted = [key for key in SPLITS if read_datalist(path).get(key)] if split == "all" else [split]
         entries = [
             entry
             for key in wanted
-            for entry in load_datalist(path, key, num_classes=num_classes, needs=("label",), metadata=metadata)
+            for entry in load_datalist(
+                path, key, num_classes=num_classes, needs=("label", "image") if own else ("label",), metadata=metadata
+            )
         ]
-        return _repeat([{"case": entry["case"], "image": entry["label"]} for entry in entries], num_samples)
+        maps = [{"case": e["case"], "image": e["label"]} | ({"style_from": e["image"]} if own else {}) for e in entries]
+        return _repeat(maps, num_samples)
     found = named_files(pattern, "label maps")
     report = check_cases([Entry(name, {"label": path}) for name, path in found], Rules(num_classes))
     if metadata is not None and _speaks_of(metadata, num_classes):

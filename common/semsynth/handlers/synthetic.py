@@ -14,7 +14,7 @@ from ignite.engine import Engine, Events
 from monai.utils.enums import CommonKeys as Keys
 
 from .. import __version__
-from ..datalists import read_datalist
+from ..datalists import OWN_STYLE, read_datalist
 from ..distributed import gather, rank
 from ..errors import InputError
 from ..headers import read_header
@@ -40,7 +40,8 @@ class SyntheticWriter:
         num_classes: of the label maps; goes into the datalist.
         seed: what sample 0 was drawn with (sample i with seed + i), or None for a deterministic network.
         dtype: how intensities are stored.
-        style_from: the image whose style all volumes have, if there is one; it goes into their records.
+        style_from: the image whose style all volumes have, or ``"own"`` for that which the batch has under
+            ``style_from``; it goes into their records.
     """
 
     def __init__(
@@ -56,7 +57,7 @@ class SyntheticWriter:
     ) -> None:
         self.output_dir, self.weights = Path(output_dir), Path(weights)
         self.metadata, self.num_classes, self.seed, self.dtype = Path(metadata), num_classes, seed, dtype
-        self.style_from = None if style_from is None else Path(style_from)
+        self.style_from, self.own_styles = None if style_from is None else Path(style_from), style_from == OWN_STYLE
 
     def attach(self, engine: Engine) -> None:
         """Follow ``engine``, an evaluator whose output is decollated and whose data has ``case`` names."""
@@ -87,8 +88,8 @@ class SyntheticWriter:
             "weights_sha256": sha256(self.weights),
             "in_loss": card.get("in_loss", []),
         }
-        if self.style_from is not None:
-            self.origin |= {"style_from": self.style_from.name, "style_from_sha256": sha256(self.style_from)}
+        if self.style_from is not None and not self.own_styles:
+            self.origin |= _style_record(self.style_from)
         names = card.get("training_cases")
         self.seen = None if names is None else {case["name"] for case in names}
 
@@ -114,7 +115,8 @@ class SyntheticWriter:
     def _record(self, entry: Mapping[str, Any], label: Path) -> dict[str, Any]:
         case, sample = str(entry.get("source_case", entry["case"])), int(entry.get("sample", 0))
         several = {"source_case": case, "sample": sample} if "sample" in entry else {}
-        return self.origin | several | {
+        style = _style_record(Path(entry["style_from"])) if self.own_styles else {}
+        return self.origin | several | style | {
             "case": entry["case"],
             "seed": None if self.seed is None else self.seed + sample,
             "trained_on": None if self.seen is None else case_hash(case) in self.seen,
@@ -136,3 +138,7 @@ class SyntheticWriter:
         }
         path = write_text(self.output_dir / "datalist.json", json.dumps(content, indent=1))
         logger.info("%d synthetic volumes, listed in %s", len(content["training"]), path)
+
+
+def _style_record(image: Path) -> dict[str, str]:
+    return {"style_from": image.name, "style_from_sha256": sha256(image)}
