@@ -101,7 +101,7 @@ def test_a_network_without_styles_and_a_missing_image_are_refused(tmp_path):
         encoded(tmp_path / "nowhere.nii")
 
 
-def test_maps_of_one_seed_have_styles_of_their_own(weights, tiny_dataset, tmp_path):
+def test_maps_of_one_seed_have_styles_of_their_own():
     class Net:
         noise_seed = -1
 
@@ -141,12 +141,12 @@ def test_the_style_changes_with_the_case(tmp_path):
         engine.run([{"style_from": images}])
 
 
-def test_own_styles_need_the_datalists_images(weights, tiny_dataset, tmp_path):
+def test_own_styles_need_the_datalists_images(tiny_dataset, tmp_path):
     with pytest.raises(InputError, match=r"style_from own .* names maps alone; leave label_maps out"):
         load_label_maps(tiny_dataset, "maps/*.nii.gz", style_from="own")
     content = json.loads((tiny_dataset / "datalist.json").read_text())
     bare = [{"case": e["case"], "label": str(tiny_dataset / e["label"])} for e in content["testing"]]
     (tmp_path / "datalist.json").write_text(json.dumps({"num_classes": content["num_classes"], "testing": bare}))
     assert "style_from" not in load_label_maps(tmp_path)[0]
-    with pytest.raises(InputError, match="image"):
+    with pytest.raises(InputError, match="needs 'image'"):
         load_label_maps(tmp_path, style_from="own")

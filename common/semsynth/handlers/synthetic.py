@@ -57,7 +57,7 @@ class SyntheticWriter:
     ) -> None:
         self.output_dir, self.weights = Path(output_dir), Path(weights)
         self.metadata, self.num_classes, self.seed, self.dtype = Path(metadata), num_classes, seed, dtype
-        self.style_from, self.own_styles = None if style_from is None else Path(style_from), style_from == OWN_STYLE
+        self.style_from = style_from
 
     def attach(self, engine: Engine) -> None:
         """Follow ``engine``, an evaluator whose output is decollated and whose data has ``case`` names."""
@@ -88,7 +88,7 @@ class SyntheticWriter:
             "weights_sha256": sha256(self.weights),
             "in_loss": card.get("in_loss", []),
         }
-        if self.style_from is not None and not self.own_styles:
+        if self.style_from is not None and self.style_from != OWN_STYLE:
             self.origin |= _style_record(self.style_from)
         names = card.get("training_cases")
         self.seen = None if names is None else {case["name"] for case in names}
@@ -115,7 +115,7 @@ class SyntheticWriter:
     def _record(self, entry: Mapping[str, Any], label: Path) -> dict[str, Any]:
         case, sample = str(entry.get("source_case", entry["case"])), int(entry.get("sample", 0))
         several = {"source_case": case, "sample": sample} if "sample" in entry else {}
-        style = _style_record(Path(entry["style_from"])) if self.own_styles else {}
+        style = _style_record(entry["style_from"]) if self.style_from == OWN_STYLE else {}
         return self.origin | several | style | {
             "case": entry["case"],
             "seed": None if self.seed is None else self.seed + sample,
@@ -140,5 +140,5 @@ class SyntheticWriter:
         logger.info("%d synthetic volumes, listed in %s", len(content["training"]), path)
 
 
-def _style_record(image: Path) -> dict[str, str]:
-    return {"style_from": image.name, "style_from_sha256": sha256(image)}
+def _style_record(image: str | Path) -> dict[str, str]:
+    return {"style_from": Path(image).name, "style_from_sha256": sha256(Path(image))}
