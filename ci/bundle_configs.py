@@ -69,18 +69,29 @@ def config_path(bundle: Path, name: str) -> Path:
     return bundle / "configs" / f"{name}.json"
 
 
+def stages(bundle: Path) -> list[str]:
+    """train, inference and whatever else stands alone (the training of an earlier stage): what has ``imports``."""
+    further = [
+        p.stem
+        for p in sorted(bundle.glob("configs/*.json"))
+        if p.stem not in ("metadata", "train", "inference") and "imports" in json.loads(p.read_text(encoding="utf-8"))
+    ]
+    return ["train", "inference", *further]
+
+
 def overlays(bundle: Path) -> list[str]:
-    """Names of the configs that are merged onto train.json or inference.json."""
-    return [p.stem for p in sorted(bundle.glob("configs/*.json")) if p.stem not in ("metadata", "train", "inference")]
+    """Names of the configs that are merged onto train.json, inference.json or another that stands alone."""
+    alone = ("metadata", *stages(bundle))
+    return [p.stem for p in sorted(bundle.glob("configs/*.json")) if p.stem not in alone]
 
 
 def bases(bundle: Path, overlay: str) -> list[str]:
-    """What an overlay goes onto: train and inference as far as its ``_desc_`` names them, else the first that fits."""
+    """What an overlay goes onto: of :func:`stages` those that its ``_desc_`` names, else the first that fits."""
     about = str(json.loads(config_path(bundle, overlay).read_text(encoding="utf-8")).get("_desc_", ""))
-    named = [base for base in ("train", "inference") if re.search(rf"(?<![\w.]){base}\.json", about)]
+    named = [base for base in stages(bundle) if re.search(rf"(?<![\w.]){base}\.json", about)]
     if named:
         return named
-    for base in ("train", "inference"):
+    for base in stages(bundle):
         try:
             read(bundle, base, overlay)
         except (KeyError, IndexError, ValueError):
@@ -90,9 +101,9 @@ def bases(bundle: Path, overlay: str) -> list[str]:
 
 
 def combinations(bundle: Path) -> Iterator[tuple[str, ...]]:
-    """train, inference, and every overlay on each of its bases."""
-    yield ("train",)
-    yield ("inference",)
+    """What stands alone, and every overlay on each of its bases."""
+    for name in stages(bundle):
+        yield (name,)
     for overlay in overlays(bundle):
         yield from ((base, overlay) for base in bases(bundle, overlay))
 
@@ -213,7 +224,7 @@ def check_overlays(bundle: Path) -> list[str]:
     found: list[str] = []
     for overlay in overlays(bundle):
         if not bases(bundle, overlay):
-            found.append(f"{overlay}.json: fits neither onto train.json nor onto inference.json")
+            found.append(f"{overlay}.json: fits onto none of the configs that stand alone")
     unread: dict[str, list[set[str]]] = {}
     for names in combinations(bundle):
         label = " + ".join(f"{name}.json" for name in names)

@@ -21,6 +21,7 @@ from bundle_configs import (
     overlays,
     read,
     root_cause,
+    stages,
     weights_path,
 )
 from monai.bundle import ConfigParser, ConfigWorkflow, ckpt_export, load, verify_net_in_out
@@ -167,8 +168,8 @@ def _snapshot(bundle: Path) -> dict[str, tuple[int, int]]:
 
 def workflow(bundle: Path, names: Sequence[str], kind: str, paths: Mapping[str, Any], **options: Any) -> ConfigWorkflow:
     """A workflow of merged configs, initialised, with those ``paths`` set that the configs have."""
-    if "tiny" not in names and names[0] in bases(bundle, "tiny"):
-        names = [*names, "tiny"]
+    tiny = [name for name in overlays(bundle) if name.startswith("tiny") and names[0] in bases(bundle, name)]
+    names = [*names, *(name for name in tiny[:1] if name not in names)]
     config = read(bundle, *names)
     overrides = {key: str(value) for key, value in paths.items() if key in config}
     files = [str(config_path(bundle, name)) for name in names]
@@ -179,7 +180,12 @@ def workflow(bundle: Path, names: Sequence[str], kind: str, paths: Mapping[str, 
 
 def run_training(bundle: Path, dataset: Path, work: Path) -> list[str]:
     """Train one epoch; the weights and whatever else it writes go to ``work``."""
+    for stage in stages(bundle)[2:]:
+        first = workflow(bundle, [stage], "train", {"dataset_dir": dataset, "run_dir": work / stage})
+        first.run()
+        first.finalize()
     paths = {"dataset_dir": dataset, "run_dir": work / "run", "weights": work / "none.pt"}
+    paths |= {"autoencoder_weights": work / "train_autoencoder" / "model_final.pt"}
     training = workflow(bundle, ["train"], "train", paths)
     missing = training.check_properties() or []
     training.run()

@@ -19,6 +19,7 @@ from .distributed import all_true
 from .errors import InputError, is_out_of_memory
 from .labels import plain
 from .losses import ConditionalGANLoss
+from .losses_autoencoder import AutoencoderLoss
 
 logger = logging.getLogger(__name__)
 LOSSES = "losses"
@@ -50,6 +51,22 @@ class PrepareSynthesisBatch(PrepareBatch):
         if image is None:
             return label, None
         return label, image.to(device=device, non_blocking=non_blocking, **kwargs)
+
+
+class PrepareReconstructionBatch(PrepareSynthesisBatch):
+    """As there, and the image once more as the network's second input: for the validation of an autoencoder."""
+
+    def __call__(  # type: ignore[override]  # noqa: D102
+        self,
+        batchdata: dict[str, torch.Tensor],
+        device: str | torch.device | None = None,
+        non_blocking: bool = False,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor | None, tuple[Any, ...], dict[str, Any]]:
+        label, image = super().__call__(batchdata, device, non_blocking, **kwargs)
+        if image is None:
+            raise InputError(f"an autoencoder needs images, and this batch has none under {self.image_key!r}")
+        return label, image, (plain(image),), {}
 
 
 class StepGuard:
@@ -313,20 +330,30 @@ class AdversarialTrainer(MixedPrecisionTrainer):
     def _generator_step(
         self, engine: SupervisedTrainer, label: torch.Tensor, real: torch.Tensor, *, step: bool
     ) -> torch.Tensor:
-        # the bare module: frozen parameters give a distributed wrapper nothing to wait for
-        judge = (
-            self.discriminator.module if isinstance(self.discriminator, DistributedDataParallel) else self.discriminator
-        )
-        judge.requires_grad_(False)
+        judge = self._judge()
+        if judge is not None:
+            judge.requires_grad_(False)
         with torch.autocast(**self.autocast):
             made = self._synthesize(engine, label, real)
             fake: torch.Tensor = made[0]
             engine.state.output[Keys.PRED] = fake.detach()  # type: ignore[index]
             engine.fire_event(IterationEvents.FORWARD_COMPLETED)
-            terms = self.loss_function.generator(judge, label, fake, real, *made[1:])
+            terms = self._generator_terms(judge, label, fake, real, *made[1:])
         self._optimize(self.learners["network"], terms, step=step)
-        judge.requires_grad_(True)
+        if judge is not None:
+            judge.requires_grad_(True)
         return fake
+
+    def _generator_terms(
+        self, judge: Any, label: torch.Tensor, fake: torch.Tensor, real: torch.Tensor, *more: Any
+    ) -> dict[str, torch.Tensor]:
+        return self.loss_function.generator(judge, label, fake, real, *more)
+
+    def _judge(self) -> nn.Module | None:
+        """What judges the generated image: bare, for frozen parameters give a wrapper nothing to wait for."""
+        wrapped = isinstance(self.discriminator, DistributedDataParallel)
+        judge: nn.Module = self.discriminator.module if wrapped else self.discriminator  # type: ignore[assignment]
+        return judge
 
     def _synthesize(self, engine: SupervisedTrainer, label: torch.Tensor, real: torch.Tensor) -> tuple[Any, ...]:
         """The generated image, and what else the generator's loss takes."""
@@ -334,8 +361,13 @@ class AdversarialTrainer(MixedPrecisionTrainer):
 
     def _discriminator_step(self, label: torch.Tensor, fake: torch.Tensor, real: torch.Tensor, *, step: bool) -> None:
         with torch.autocast(**self.autocast):
-            terms = self.loss_function.discriminator(self.discriminator, label, fake, real)
+            terms = self._discriminator_terms(label, fake, real)
         self._optimize(self.learners["discriminator"], terms, step=step)
+
+    def _discriminator_terms(
+        self, label: torch.Tensor, fake: torch.Tensor, real: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        return self.loss_function.discriminator(self.discriminator, label, fake, real)
 
 
 class VariationalGANTrainer(AdversarialTrainer):
@@ -350,6 +382,45 @@ class VariationalGANTrainer(AdversarialTrainer):
         if isinstance(made, torch.Tensor):  # a generator without style
             return (made,)
         return made.pred, (made.mean, made.log_variance)
+
+
+class AutoencoderTrainer(VariationalGANTrainer):
+    """Training of a KL autoencoder whose adversarial part begins after a warm-up.
+
+    Until then neither is the discriminator judged by nor trained: it would learn to tell blurred reconstructions, which
+    need no discriminator.
+
+    Args:
+        warm_up_epochs: how many epochs go before it (10 in the paper).
+        kwargs: all else that :class:`AdversarialTrainer` takes; ``loss_function`` is a
+            :class:`semsynth.losses_autoencoder.AutoencoderLoss`.
+    """
+
+    loss_function: AutoencoderLoss
+
+    def __init__(self, *, warm_up_epochs: int = 10, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.warm_up_epochs = warm_up_epochs
+
+    @property
+    def adversarial(self) -> bool:
+        """Whether the adversarial part takes part in this step."""
+        return self.state.epoch > self.warm_up_epochs and self.loss_function.adversarial_weight > 0
+
+    def _judge(self) -> nn.Module | None:
+        return super()._judge() if self.adversarial else None
+
+    def _discriminator_step(self, label: torch.Tensor, fake: torch.Tensor, real: torch.Tensor, *, step: bool) -> None:
+        if self.adversarial:
+            super()._discriminator_step(label, fake, real, step=step)
+
+    def _discriminator_terms(
+        self, label: torch.Tensor, fake: torch.Tensor, real: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        terms = super()._discriminator_terms(label, fake, real)
+        if self.state.iteration % self.loss_function.r1_interval == 0:
+            terms |= self.loss_function.penalty(self.discriminator, label, real)
+        return terms
 
 
 def _memory_advice(engine: Engine, error: Exception) -> str:

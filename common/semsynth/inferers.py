@@ -7,7 +7,7 @@ from copy import copy
 from typing import Any
 
 import torch
-from monai.inferers import SlidingWindowInferer
+from monai.inferers import SimpleInferer, SlidingWindowInferer
 from monai.utils import fall_back_tuple
 from torch.nn import functional as F
 
@@ -88,3 +88,14 @@ class WholeOrWindowInferer(SlidingWindowInferer):
             ) from error
         assert isinstance(result, torch.Tensor)
         return result
+
+
+class ReconstructionInferer(SimpleInferer):
+    """An autoencoder's reconstruction of an image, without the posterior that it was drawn from."""
+
+    def __call__(  # type: ignore[override]
+        self, inputs: torch.Tensor, network: Callable[..., Any], real: torch.Tensor
+    ) -> torch.Tensor:
+        """Label map and image, ``(B, 1, H, W, D)`` each → intensities in [0, 1], the same shape."""
+        pred: torch.Tensor = network(inputs, real).pred
+        return pred.clamp(0.0, 1.0)

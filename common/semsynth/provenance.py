@@ -74,6 +74,15 @@ def case_hash(name: str) -> str:
     return hashlib.sha256(f"semsynth:{name}".encode()).hexdigest()[:16]
 
 
+def weights_hash(state: Mapping[str, torch.Tensor]) -> str:
+    """SHA-256 of a state dict's names and values."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        digest.update(name.encode())
+        digest.update(state[name].detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
 def _hashes(entries: Sequence[Mapping[str, Any]], image_key: str) -> list[tuple[str, dict[str, str]]]:
     """Name and hashes per entry, in its order; without "image" where there is no file."""
     fallback = name_cases([Path(str(entry.get(image_key, ""))) for entry in entries])

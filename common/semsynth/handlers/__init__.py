@@ -1,5 +1,6 @@
-"""Ignite handlers: checkpoints, initial weights, progress, previews, evaluation, styles, volumes on disk."""
+"""Ignite handlers: checkpoints, averages, initial weights, progress, previews, evaluation, styles, volumes on disk."""
 
+from .average import MovingAverage
 from .checkpoint import TrainingCheckpoint
 from .evaluation import EvaluationHandler
 from .initial import InitWeights
@@ -15,6 +16,7 @@ from .weights import SaveBestWeights, SaveFinalWeights
 __all__ = [
     "EvaluationHandler",
     "InitWeights",
+    "MovingAverage",
     "PreviewHandler",
     "ProgressHandler",
     "RankedSegmentations",

@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 from ignite.engine import Engine, Events
-from monai.transforms import CropForeground, ScaleIntensity
+from monai.transforms import CropForeground, CropForegroundd, ScaleIntensity, Spacingd
 
 from ..datalists import OWN_STYLE
 from ..errors import InputError
 from ..networks.extractor import at_spacing
-from ..preprocessing import LoadIntensityd
+from ..preprocessing import LoadIntensityd, LoadLabelMapd, SameGridd
 
 logger = logging.getLogger(__name__)
 
@@ -28,20 +28,35 @@ class StyleFrom:
     cut off, minimum to 0 and maximum to 1.
 
     Args:
-        network: has ``encode(image) -> (mean, log σ²)`` and takes the attribute ``style``, ``(1, Z)``.
+        network: has ``encode(image) -> (mean, log σ²)``, or ``encode(image, label map)`` and ``style_needs_labels``
+            true; takes the attribute ``style``, ``(1, Z)``.
         image: file of the image; ``"own"``; or None to draw styles by their seeds.
+        label_map: the image's, for networks whose style is told by class; with ``"own"`` it is the map itself.
         spacing: mm per voxel that the network was trained at.
 
     Raises:
-        InputError: for a network without styles, when there is an image; for a batch of several cases with ``"own"``.
+        InputError: for a network without styles, or one that needs a label map and has none, when there is an image;
+            for a batch of several cases with ``"own"``.
     """
 
     def __init__(
-        self, network: Any, image: str | Path | None = None, *, spacing: Sequence[float] = (1.0, 1.0, 1.0)
+        self,
+        network: Any,
+        image: str | Path | None = None,
+        *,
+        label_map: str | Path | None = None,
+        spacing: Sequence[float] = (1.0, 1.0, 1.0),
     ) -> None:
         if image is not None and not hasattr(network, "encode"):
             raise InputError(f"style_from {image}: {type(network).__name__} has no styles; leave style_from at null")
+        self.by_class = bool(getattr(network, "style_needs_labels", False))
+        if self.by_class and image not in (None, OWN_STYLE) and label_map is None:
+            raise InputError(
+                f"style_from {image}: a style is the intensity in each class here; give the image's label map as "
+                "style_map"
+            )
         self.network, self.image, self.spacing = network, image, tuple(spacing)
+        self.label_map = label_map
 
     def attach(self, engine: Engine) -> None:
         """Follow ``engine``, an evaluator."""
@@ -51,7 +66,7 @@ class StyleFrom:
             engine.add_event_handler(Events.STARTED, self._encode_one)
 
     def _encode_one(self, engine: Engine) -> None:
-        self._encode(str(self.image))
+        self._encode(str(self.image), self.label_map)
         logger.info("style of %s: %d values of spread %.2f", self.image, self.network.style.shape[1],
                     float(self.network.style.std()))  # fmt: skip
 
@@ -60,11 +75,21 @@ class StyleFrom:
         images = set(batch["style_from"])
         if len(images) > 1:
             raise InputError("several cases in one batch would share a style: set the dataloader's batch_size to 1")
-        self._encode(images.pop())
+        (label_map,) = batch["image"].meta["filename_or_obj"] if self.by_class else (None,)
+        self._encode(images.pop(), label_map)
 
     @torch.no_grad()
-    def _encode(self, image: str) -> None:
-        content: Any = CropForeground()(LoadIntensityd("image")({"image": image})["image"])
-        content = ScaleIntensity()(at_spacing(content, self.spacing).float())
+    def _encode(self, image: str, label_map: str | Path | None) -> None:
         device = next(self.network.parameters()).device
-        self.network.style = self.network.encode(content[None].to(device))[0]
+        item: Any = LoadIntensityd("image")({"image": image})
+        if not self.by_class:
+            content: Any = CropForeground()(item["image"])
+            content = ScaleIntensity()(at_spacing(content, self.spacing).float())
+            self.network.style = self.network.encode(content[None].to(device))[0]
+            return
+        keys = ["image", "label"]
+        item = LoadLabelMapd("label", self.network.num_classes)(item | {"label": str(label_map)})
+        item = CropForegroundd(keys, source_key="image")(SameGridd(keys)(item))
+        item = Spacingd(keys, self.spacing, mode=("bilinear", "nearest"), padding_mode="border")(item)
+        content = ScaleIntensity()(item["image"].float())
+        self.network.style = self.network.encode(content[None].to(device), item["label"][None].to(device))[0]

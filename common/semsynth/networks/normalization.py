@@ -50,15 +50,34 @@ def affine_free_norm(x: torch.Tensor, groups: int, eps: float) -> torch.Tensor:
 
     Args:
         x: ``(B, C, h, w, d)``.
-        groups: of the channels; C gives instance normalisation. A group of one value becomes 0.
+        groups: of the channels; C gives instance normalisation, 0 :func:`voxel_norm`. A group of one value becomes 0.
         eps: added to the variance.
 
     Returns:
         The same shape and type.
     """
+    if groups == 0:
+        return voxel_norm(x, eps)
     if x.device.type != "cpu":  # there, half-precision features would get half-precision statistics
         return F.group_norm(x.float(), groups, eps=eps).to(x.dtype) if _counts(x, groups) else torch.zeros_like(x)
     return _group_norm(x, groups, eps)[0]
+
+
+def voxel_norm(x: torch.Tensor, eps: float) -> torch.Tensor:
+    """Every voxel's channels brought to mean 0 and variance 1 (Ba et al. 2016, layer norm, at each place by itself).
+
+    No voxel knows of another one: a network of convolutions and this norm gives the same for a part of a volume as for
+    the whole, as far from the part's border as its convolutions reach.
+
+    Args:
+        x: ``(B, C, h, w, d)``.
+        eps: added to the variance.
+
+    Returns:
+        The same shape and type; statistics in float32.
+    """
+    normalised = F.layer_norm(x.permute(0, 2, 3, 4, 1), [x.shape[1]], eps=eps)
+    return normalised.permute(0, 4, 1, 2, 3)
 
 
 def modulate(x: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor, *, groups: int, eps: float) -> torch.Tensor:
@@ -75,6 +94,8 @@ def modulate(x: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor, *, group
         ``(B, C, h, w, d)`` of the type of ``x``.
     """
     scale, shift = _laid_out_as(x, scale.to(x.dtype)), _laid_out_as(x, shift.to(x.dtype))
+    if groups == 0:
+        return torch.addcmul(shift, voxel_norm(x, eps), scale)
     if _plain(x, scale) or shift.shape != scale.shape:
         normalised = affine_free_norm(x, groups, eps)
         reuse = not (torch.is_grad_enabled() or torch.compiler.is_compiling()) and scale.shape[0] <= x.shape[0]
@@ -85,6 +106,9 @@ def modulate(x: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor, *, group
 def modulate_jointly(x: torch.Tensor, scale_shift: torch.Tensor, *, groups: int, eps: float) -> torch.Tensor:
     """:func:`modulate` with scale and shift in one tensor, ``(B, 2·C, h, w, d)``, whose gradient comes in one too."""
     scale_shift = scale_shift.to(x.dtype)
+    if groups == 0:
+        scale, shift = scale_shift.chunk(2, dim=1)
+        return torch.addcmul(shift, voxel_norm(x, eps), scale)
     if _plain(x, scale_shift):
         return modulate(x, *scale_shift.chunk(2, dim=1), groups=groups, eps=eps)
     result: torch.Tensor = _Modulate.apply(x, scale_shift, groups, eps)

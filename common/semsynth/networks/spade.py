@@ -48,13 +48,16 @@ class SPADEOptions:
     Attributes:
         hidden: width of the label branch between label map and γ, β (128 in the paper).
         kernel_size: of the label branch's two convolutions, odd.
-        norm: ``"group"`` or ``"instance"``, parameter-free.
+        norm: ``"group"``, ``"instance"`` or ``"voxel"``, parameter-free. The last one normalises each voxel over its
+            channels (:func:`~semsynth.networks.normalization.voxel_norm`): it knows nothing of the rest of the volume.
         groups: of the group norm; fewer where the channels cannot be divided by it.
         eps: added to the variance.
         label_slope: negative slope of the label branch's activation (0: ReLU, as in the paper; 0.01: MONAI's).
         normalized_modulation: γ and β each go through an instance norm, as in MONAI's and monai-generative's ``SPADE``,
             whose convolutions inherit it. Then γ has mean 0 and variance 1 in every volume, whatever the weights: an
             option for weights from there, not a recommendation.
+        affine: the norm has a weight and a bias per channel of its own, as in MONAI's ``SPADEDiffusionModelUNet``. They
+            become part of scale and shift, and so cost nothing where those are kept.
         recompute: what is computed again in the backward pass, not stored: None, ``"labels"`` (the label branch up to γ
             and β; they are stored) or ``"all"`` (γ, β and the normalisation too, so that a normalisation keeps its
             input only).
@@ -65,16 +68,17 @@ class SPADEOptions:
 
     hidden: int = 16
     kernel_size: int = 3
-    norm: Literal["group", "instance"] = "group"
+    norm: Literal["group", "instance", "voxel"] = "group"
     groups: int = 8
     eps: float = 1e-5
     label_slope: float = 0.0
     normalized_modulation: bool = False
+    affine: bool = False
     recompute: Literal["labels", "all"] | None = None
 
     def __post_init__(self) -> None:
-        if self.norm not in ("group", "instance"):
-            raise InputError(f"SPADE's norm must be group or instance, got {self.norm!r}")
+        if self.norm not in ("group", "instance", "voxel"):
+            raise InputError(f"SPADE's norm must be group, instance or voxel, got {self.norm!r}")
         if self.recompute not in (None, "labels", "all"):
             raise InputError(f"recompute must be null, labels or all, got {self.recompute!r}")
         if self.kernel_size < 1 or self.kernel_size % 2 == 0:
@@ -83,6 +87,10 @@ class SPADEOptions:
             raise InputError(f"SPADE's label_slope must be 0 or more, got {self.label_slope}")
         if self.hidden < 1 or self.groups < 1:
             raise InputError(f"SPADE needs hidden and groups of 1 or more, got {self.hidden} and {self.groups}")
+
+    def groups_of(self, channels: int) -> int:
+        """Into how many groups the norm takes these channels; 0 for a norm of each voxel."""
+        return {"instance": channels, "voxel": 0}.get(self.norm, _groups(channels, self.groups))
 
 
 class SPADE(nn.Module):
@@ -98,12 +106,14 @@ class SPADE(nn.Module):
         super().__init__()
         self.options = options = options or SPADEOptions()
         self.label_channels, self.channels = label_channels, channels
-        self.groups = channels if options.norm == "instance" else _groups(channels, options.groups)
+        self.groups = options.groups_of(channels)
         padding = options.kernel_size // 2
         self.shared = nn.Conv3d(label_channels, options.hidden, options.kernel_size, padding=padding)
         self.gamma_beta = nn.Conv3d(options.hidden, 2 * channels, options.kernel_size, padding=padding)
         offset = torch.cat([torch.ones(channels), torch.zeros(channels)])
         self.register_buffer("offset", offset, persistent=False)
+        self.weight = nn.Parameter(torch.ones(channels)) if options.affine else None
+        self.bias = nn.Parameter(torch.zeros(channels)) if options.affine else None
 
     offset: torch.Tensor
 
@@ -112,6 +122,15 @@ class SPADE(nn.Module):
         return Modulation(*self._scale_shift(label).chunk(2, dim=1))
 
     def _scale_shift(self, label: torch.Tensor) -> torch.Tensor:
+        y = self._one_plus_gamma_beta(label)
+        if self.weight is None or self.bias is None:
+            return y
+        # (n · weight + bias) (1 + γ) + β = n · weight (1 + γ) + (bias (1 + γ) + β)
+        scale, shift = y.chunk(2, dim=1)
+        weight, bias = (p.to(y.dtype).view(1, -1, 1, 1, 1) for p in (self.weight, self.bias))
+        return torch.cat([scale * weight, torch.addcmul(shift, scale, bias)], dim=1)
+
+    def _one_plus_gamma_beta(self, label: torch.Tensor) -> torch.Tensor:
         x = self.shared(label)
         if memory_format(self.gamma_beta.weight) == torch.channels_last_3d:
             x = x.contiguous(memory_format=torch.channels_last_3d)  # not what float32 kernels give for small volumes

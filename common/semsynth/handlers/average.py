@@ -1,0 +1,30 @@
+"""The moving average of a network's weights, which is better than any of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ignite.engine import Engine, Events
+from ignite.handlers import EMAHandler
+
+
+class MovingAverage(EMAHandler):
+    """Ignite's ``EMAHandler``, for a trainer whose weights are loaded when it starts.
+
+    The average starts from the weights that the training starts from, so this comes behind the handlers that initialise
+    them; and before :class:`~semsynth.handlers.TrainingCheckpoint`, which has ``ema_model`` among its objects and goes
+    on with it, and which is to save it with the last step in it.
+
+    Args:
+        args, kwargs: as ``ignite.handlers.EMAHandler``: model, momentum (one minus the decay), momentum_warmup and
+            warmup_iters, handle_buffers.
+    """
+
+    def attach(self, engine: Engine, *args: Any, **kwargs: Any) -> None:
+        """Follow ``engine``."""
+        engine.add_event_handler(Events.STARTED, self._start)
+        super().attach(engine, *args, **kwargs)
+
+    def _start(self, engine: Engine) -> None:
+        if engine.state.iteration == 0:
+            self.ema_model.load_state_dict(self.model.state_dict())

@@ -1,0 +1,379 @@
+"""Autoencoder with a KL-regularised latent and a SPADE decoder: the first stage of latent diffusion.
+
+Rombach et al. 2022 (latent diffusion, section 3.1), with the label map in the decoder (Al-Sanaani et al., fig. 1A).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from ..errors import InputError
+from ..labels import plain
+from .residual import Attention, Downsample, Norm, Resampling, ResBlock, Upsample, check_resampling
+from .spade import BlockModulation, Sampling, SPADEOptions, label_pyramid
+from .spade_gan import Reconstruction
+
+LabelEncoding: TypeAlias = Literal["subvoxels", "fractions", "nearest"]
+
+
+class DecoderModulation(NamedTuple):
+    """All that the decoder computes from a label map.
+
+    Attributes:
+        size: H, W, D of the label map.
+        blocks: one per residual block, in the order in which the decoder runs them.
+    """
+
+    size: tuple[int, int, int]
+    blocks: list[BlockModulation]
+
+
+class SPADEAutoencoder(nn.Module):
+    """Image → latent → image, the way back guided by the label map.
+
+    Any volume size: each level has as many voxels as it takes to cover the volume.
+
+    With ``norm="voxel"`` (the default here) and no attention the decoder is a local function of latent and label map:
+    a crop trains what a whole volume uses, and overlapping tiles give the whole volume's voxels.
+
+    Args:
+        num_classes: C, of the label map.
+        channels: width of each residual level, from fine to coarse (four levels in the paper).
+        strides: by how much each level is coarser than the one before, 1 or 2; of the first, than the image. Their
+            product is the compression along each axis. A first level of stride 2 has 2³ voxels as channels of one, at
+            the decoder's end too: four times as fast at equal arithmetic, which at full resolution is all memory.
+        latent_channels: of the latent (8 in the paper).
+        blocks: residual blocks per level, one number for all or one per level; encoder and decoder alike.
+        spade: arguments of :class:`~semsynth.networks.spade.SPADEOptions`; norm, groups and eps hold for the norms
+            without labels too.
+        labels: how the map is brought to the coarser levels: ``"fractions"``, ``"nearest"``, or ``"subvoxels"``:
+            fractions too, but at stride 2 the 2³ voxels of each class as channels of their own, which loses nothing.
+        attention: which levels have self-attention after each block; None for no level.
+        middle: one more block, self-attention and block at the coarsest level, in the encoder and in the decoder.
+        last_norm: a norm before the last convolution of encoder and of decoder, as in MONAI's. With ``norm="voxel"`` it
+            would take the intensity from each voxel just before it is to be told.
+        norm_eps: of the norms without labels, for weights from elsewhere; None: that of ``spade``.
+        resampling: ``"aligned"`` or ``"strided"``, see :class:`~semsynth.networks.residual.Downsample`; with
+            ``"strided"`` the widths change in the residual blocks, as in MONAI's.
+
+    Raises:
+        InputError: for numbers of levels that differ, or strides that are neither 1 nor 2.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        channels: Sequence[int] = (32, 32, 64, 64),
+        strides: Sequence[int] = (2, 1, 2, 1),
+        latent_channels: int = 8,
+        blocks: int | Sequence[int] = 1,
+        spade: dict[str, Any] | None = None,
+        labels: LabelEncoding = "subvoxels",
+        attention: Sequence[bool] | None = None,
+        middle: bool = False,
+        last_norm: bool = False,
+        norm_eps: float | None = None,
+        resampling: Resampling = "aligned",
+    ) -> None:
+        super().__init__()
+        levels = len(channels)
+        counts = [blocks] * levels if isinstance(blocks, int) else list(blocks)
+        attention = [False] * levels if attention is None else list(attention)
+        if not levels or not levels == len(strides) == len(counts) == len(attention):
+            raise InputError(
+                f"channels, strides, blocks and attention must have one entry per level, got {levels}, {len(strides)}, "
+                f"{len(counts)} and {len(attention)}"
+            )
+        if any(stride not in (1, 2) for stride in strides) or num_classes < 2 or latent_channels < 1:
+            raise InputError(
+                f"needs strides of 1 or 2, 2 or more classes and 1 or more latent channels, got {tuple(strides)}, "
+                f"{num_classes} and {latent_channels}"
+            )
+        check_resampling(resampling)
+        options = SPADEOptions(**({"norm": "voxel"} | (spade or {})))
+        unlabelled = options if norm_eps is None else replace(options, eps=norm_eps)
+        self.num_classes, self.latent_channels = num_classes, latent_channels
+        self.labels: LabelEncoding = labels
+        self.strides = [math.prod(strides[: i + 1]) for i in range(levels)]
+        self.encoder = _Encoder(
+            channels, strides, counts, attention, unlabelled, latent_channels, middle, last_norm, resampling
+        )
+        label_channels = {
+            stride: num_classes * (8 if stride == 2 and labels == "subvoxels" else 1) for stride in self.strides
+        }
+        self.decoder = _Decoder(
+            channels,
+            strides,
+            counts,
+            attention,
+            options,
+            unlabelled,
+            latent_channels,
+            middle,
+            last_norm,
+            resampling,
+            label_channels,
+        )
+
+    @property
+    def stride(self) -> int:
+        """Voxels of the image per voxel of the latent, along each axis."""
+        return self.strides[-1]
+
+    def forward(self, image: torch.Tensor, real: torch.Tensor) -> Reconstruction:
+        """Image → latent, drawn from its posterior in training and its mean otherwise → image.
+
+        Args:
+            image: class indices ``(B, 1, H, W, D)``. (The name is what MONAI's tools call a network's input.)
+            real: intensities in [0, 1], ``(B, 1, H, W, D)``.
+
+        Returns:
+            Reconstruction, about in [0, 1], with mean and log σ² ``(B, Z, h, w, d)``.
+        """
+        mean, log_variance = self.encode(real)
+        latent = mean
+        if self.training:
+            latent = mean + torch.exp(0.5 * log_variance) * torch.randn_like(mean)
+        return Reconstruction(self.decode(latent, image), mean, log_variance)
+
+    def encode(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Posterior of the latent.
+
+        Args:
+            image: intensities in [0, 1], ``(B, 1, H, W, D)``.
+
+        Returns:
+            Mean and log σ² in [-30, 4], ``(B, Z, ⌈H/s⌉, ⌈W/s⌉, ⌈D/s⌉)`` each, float32.
+        """
+        x = plain(image).to(self.encoder.head.weight.dtype) * 2.0 - 1.0
+        mean, log_variance = self.encoder(x).float().chunk(2, dim=1)
+        return mean, log_variance.clamp(-30.0, 4.0)
+
+    def modulation(self, label: torch.Tensor) -> DecoderModulation:
+        """All that depends on the label map alone, for any number of :meth:`decode`.
+
+        Args:
+            label: class indices ``(B, 1, H, W, D)``.
+        """
+        size, levels = self._encoded(label)
+        return DecoderModulation(size, self.decoder.modulation(levels))
+
+    def decode(self, latent: torch.Tensor, condition: torch.Tensor | DecoderModulation) -> torch.Tensor:
+        """Image of a latent.
+
+        Args:
+            latent: ``(B, Z, ⌈H/s⌉, ⌈W/s⌉, ⌈D/s⌉)``.
+            condition: label map, class indices ``(B or 1, 1, H, W, D)``, or :meth:`modulation` of it.
+
+        Returns:
+            Intensities, about in [0, 1], ``(B, 1, H, W, D)``, float32.
+
+        Raises:
+            InputError: for a latent that does not cover the label map.
+        """
+        if isinstance(condition, DecoderModulation):
+            size = condition.size
+            given: list[Any] = condition.blocks
+        else:
+            size, levels = self._encoded(condition)
+            given = self.decoder.conditions(levels)
+        needed = cover(size, self.stride)
+        if list(latent.shape[2:]) != needed:
+            raise InputError(
+                f"a label map of {size} voxels needs a latent of {tuple(needed)}, got {tuple(latent.shape[2:])}"
+            )
+        x = self.decoder(plain(latent).to(self.decoder.head.weight.dtype), given, size, self.strides)
+        if self.strides[0] == 2:
+            x = _voxels(x, size)
+        image: torch.Tensor = x.float() * 0.5 + 0.5
+        return image
+
+    def _encoded(self, label: torch.Tensor) -> tuple[tuple[int, int, int], dict[int, torch.Tensor]]:
+        label = plain(label)
+        size = (label.shape[2], label.shape[3], label.shape[4])
+        return size, encode_labels(
+            label, self.num_classes, self.strides, mode=self.labels, dtype=self.decoder.head.weight.dtype
+        )
+
+
+class _Encoder(nn.Module):
+    def __init__(
+        self,
+        channels: Sequence[int],
+        strides: Sequence[int],
+        blocks: Sequence[int],
+        attention: Sequence[bool],
+        options: SPADEOptions,
+        latent_channels: int,
+        middle: bool,
+        last_norm: bool,
+        resampling: Resampling,
+    ) -> None:
+        super().__init__()
+        aligned = resampling == "aligned"
+        self.start = _start(1, channels[0], strides[0])
+        layers: list[nn.Module] = []
+        width = channels[0]
+        for i, wide in enumerate(channels):
+            if i and strides[i] == 2:
+                layers.append(Downsample(width, wide if aligned else width, resampling))
+                width = wide if aligned else width
+            for _ in range(blocks[i]):
+                layers.append(ResBlock(width, wide, options, zero_last=True))
+                width = wide
+                if attention[i]:
+                    layers.append(Attention(width, options))
+        if middle:
+            layers += [ResBlock(width, width, options), Attention(width, options), ResBlock(width, width, options)]
+        self.layers = nn.ModuleList(layers)
+        self.norm = Norm(width, options) if last_norm else nn.Identity()
+        self.head = nn.Conv3d(width, 2 * latent_channels, 3, padding=1)
+        assert self.head.bias is not None
+        # the map alone gives a fair image: of a latent that starts as mostly noise the decoder learns to make no use
+        nn.init.constant_(self.head.bias[latent_channels:], -4.0)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.start(x)
+        for layer in self.layers:
+            x = layer(x)
+        result: torch.Tensor = self.head(self.norm(x))
+        return result
+
+
+class _Decoder(nn.Module):
+    def __init__(
+        self,
+        channels: Sequence[int],
+        strides: Sequence[int],
+        blocks: Sequence[int],
+        attention: Sequence[bool],
+        options: SPADEOptions,
+        unlabelled: SPADEOptions,
+        latent_channels: int,
+        middle: bool,
+        last_norm: bool,
+        resampling: Resampling,
+        label_channels: dict[int, int],
+    ) -> None:
+        super().__init__()
+        aligned = resampling == "aligned"
+        stride = max(label_channels)
+
+        def block(a: int, b: int) -> ResBlock:
+            return ResBlock(a, b, options, label_channels=label_channels[stride], zero_last=True)
+
+        self.rescale = nn.Conv3d(latent_channels, latent_channels, 1)
+        width = channels[-1]
+        self.start = nn.Conv3d(latent_channels, width, 3, padding=1)
+        layers: list[nn.Module] = []
+        if middle:
+            layers += [block(width, width), Attention(width, unlabelled), block(width, width)]
+        for i in reversed(range(len(channels))):
+            for _ in range(blocks[i]):
+                layers.append(block(width, channels[i]))
+                width = channels[i]
+                if attention[i]:
+                    layers.append(Attention(width, unlabelled))
+            if i and strides[i] == 2:
+                stride //= 2
+                narrow = channels[i - 1] if aligned else width
+                layers.append(Upsample(width, narrow, resampling))
+                width = narrow
+        self.layers = nn.ModuleList(layers)
+        self.norm = Norm(width, unlabelled) if last_norm else nn.Identity()
+        self.head = nn.Conv3d(width, strides[0] ** 3, 3, padding=1)
+
+    def modulation(self, levels: dict[int, torch.Tensor]) -> list[BlockModulation]:
+        """Label encodings by stride → the modulation of each residual block."""
+        encoded = zip(self._blocks(), self.conditions(levels), strict=True)
+        return [block.modulation(level) for block, level in encoded]
+
+    def conditions(self, levels: dict[int, torch.Tensor]) -> list[torch.Tensor]:
+        """The label encoding of each residual block."""
+        strides = sorted(levels, reverse=True)
+        encoded = []
+        for layer in self.layers:
+            if isinstance(layer, Upsample):
+                strides = strides[1:]
+            elif isinstance(layer, ResBlock):
+                encoded.append(levels[strides[0]])
+        return encoded
+
+    def forward(
+        self, x: torch.Tensor, conditions: Sequence[Any], size: Sequence[int], strides: Sequence[int]
+    ) -> torch.Tensor:
+        coarse_to_fine = sorted(set(strides), reverse=True)
+        given = iter(conditions)
+        x = self.start(self.rescale(x))
+        for layer in self.layers:
+            if isinstance(layer, ResBlock):
+                x = layer(x, next(given))
+            elif isinstance(layer, Upsample):
+                coarse_to_fine = coarse_to_fine[1:]
+                x = layer(x, cover(size, coarse_to_fine[0]))
+            else:
+                x = layer(x)
+        result: torch.Tensor = self.head(self.norm(x))
+        return result
+
+    def _blocks(self) -> Iterator[ResBlock]:
+        return (layer for layer in self.layers if isinstance(layer, ResBlock))
+
+
+def _start(channels: int, width: int, stride: int) -> nn.Module:
+    if stride == 1:
+        return nn.Conv3d(channels, width, 3, padding=1)
+    return Downsample(channels, width, "aligned")
+
+
+def cover(size: Sequence[int], stride: int) -> list[int]:
+    """Voxels of a level that it takes to cover the volume."""
+    return [-(-length // stride) for length in size]
+
+
+def encode_labels(
+    label: torch.Tensor, num_classes: int, strides: Sequence[int], *, mode: LabelEncoding, dtype: torch.dtype
+) -> dict[int, torch.Tensor]:
+    """:func:`~semsynth.networks.spade.label_pyramid` of a volume of any size, each level as large as :func:`cover`.
+
+    Args:
+        label: class indices ``(B, 1, H, W, D)``.
+        num_classes, dtype: as there.
+        strides: of the levels.
+        mode: as there, or ``"subvoxels"``, see :class:`SPADEAutoencoder`.
+    """
+    size = label.shape[2:]
+    padding = [side for length in reversed(size) for side in (0, -length % max(strides))]
+    padded = F.pad(label.to(torch.float32), padding, mode="replicate")
+    whole = mode == "subvoxels" and 2 in strides
+    sampling: Sampling = "fractions" if mode == "subvoxels" else mode
+    levels = label_pyramid(padded, num_classes, [1, *strides] if whole else strides, mode=sampling, dtype=dtype)
+    if whole:
+        levels[2] = _channels(levels[1])
+    cut = {}
+    for stride in set(strides):
+        h, w, d = cover(size, stride)
+        cut[stride] = levels[stride][:, :, :h, :w, :d]
+    return cut
+
+
+def _channels(x: torch.Tensor) -> torch.Tensor:
+    """Space to depth: ``(B, C, 2h, 2w, 2d)`` → ``(B, 8·C, h, w, d)``."""
+    b, c, h, w, d = x.shape
+    x = x.reshape(b, c, h // 2, 2, w // 2, 2, d // 2, 2)
+    return x.permute(0, 1, 3, 5, 7, 2, 4, 6).reshape(b, 8 * c, h // 2, w // 2, d // 2)
+
+
+def _voxels(x: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
+    """Depth to space (Shi et al. 2016): ``(B, 8, ⌈H/2⌉, ⌈W/2⌉, ⌈D/2⌉)`` → ``(B, 1, H, W, D)``."""
+    b, _, h, w, d = x.shape
+    x = x.reshape(b, 1, 2, 2, 2, h, w, d).permute(0, 1, 5, 2, 6, 3, 7, 4).reshape(b, 1, 2 * h, 2 * w, 2 * d)
+    return x[:, :, : size[0], : size[1], : size[2]]

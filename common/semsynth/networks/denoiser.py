@@ -1,0 +1,267 @@
+"""Diffusion U-Net with SPADE: what predicts the noise in a latent, given the label map and the time step.
+
+The layout is that of Dhariwal & Nichol 2021 as MONAI's ``SPADEDiffusionModelUNet`` has it, whose weights can be
+converted; SPADE stands in the decoder and, by default, in the middle (Al-Sanaani et al., fig. 1B and C).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from ..errors import InputError
+from .autoencoder import LabelEncoding, encode_labels
+from .residual import Attention, Downsample, Embedding, Norm, Resampling, ResBlock, Upsample, check_resampling
+from .spade import BlockModulation, SPADEOptions
+
+
+class DenoiserModulation(NamedTuple):
+    """All that the denoiser computes from a label map, whatever the time step, the style and the noisy latent.
+
+    Attributes:
+        middle: of the two blocks in the middle; {} where they have no SPADE.
+        up: one per block of the decoder, coarse to fine.
+    """
+
+    middle: list[BlockModulation]
+    up: list[BlockModulation]
+
+
+class SPADEUNet(nn.Module):
+    """Noisy latent, time step, label map and style → the prediction.
+
+    Any latent size: each level has as many voxels as it takes to cover the one above.
+
+    Args:
+        num_classes: C, of the label map.
+        latent_channels: Z, of input and output.
+        channels: width of each level, from fine to coarse.
+        stride: voxels of the label map per voxel of the latent, along each axis: the autoencoder's.
+        blocks: residual blocks per level of the encoder, one number for all or one per level; the decoder has one more.
+        attention: which levels have self-attention after each block; None for none but the middle.
+        head_channels: of each attention head, one number for all levels or one per level (the last one for the middle
+            too); None for one head.
+        spade: arguments of :class:`~semsynth.networks.spade.SPADEOptions`; norm, groups and eps hold for the norms
+            without labels too.
+        labels: how the map is brought to the latent's levels: ``"fractions"`` (thin walls stay) or ``"nearest"``.
+        middle_spade: SPADE in the middle too; False as in MONAI's.
+        middle_attention: self-attention between the two blocks in the middle.
+        style_channels: S, length of the style vector that is embedded beside the time step; 0 for none.
+        embedding: ``"scale_shift"`` or ``"add"``, see :class:`~semsynth.networks.residual.ResBlock`.
+        dropout: in every residual block.
+        resampling: ``"aligned"`` or ``"strided"``, see :class:`~semsynth.networks.residual.Downsample`.
+
+    Raises:
+        InputError: for numbers of levels that differ, or names that are unknown.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        latent_channels: int = 8,
+        channels: Sequence[int] = (64, 96, 128),
+        stride: int = 4,
+        blocks: int | Sequence[int] = 1,
+        attention: Sequence[bool] | None = None,
+        head_channels: int | Sequence[int] | None = None,
+        spade: dict[str, Any] | None = None,
+        labels: LabelEncoding = "fractions",
+        middle_spade: bool = True,
+        middle_attention: bool = True,
+        style_channels: int = 0,
+        embedding: Embedding = "scale_shift",
+        dropout: float = 0.0,
+        resampling: Resampling = "aligned",
+    ) -> None:
+        super().__init__()
+        levels = len(channels)
+        counts = [blocks] * levels if isinstance(blocks, int) else list(blocks)
+        attention = [False] * levels if attention is None else list(attention)
+        heads = list(head_channels) if isinstance(head_channels, Sequence) else [head_channels] * levels
+        if not levels or not levels == len(counts) == len(attention) == len(heads) or num_classes < 2 or stride < 1:
+            raise InputError(
+                "needs channels, blocks, attention and head_channels with one entry per level, 2 or more classes and a "
+                f"stride of 1 or more, got {levels}, {len(counts)}, {len(attention)}, {len(heads)}, {num_classes} and "
+                f"{stride}"
+            )
+        check_resampling(resampling)
+        options = SPADEOptions(**(spade or {}))
+        self.num_classes, self.latent_channels, self.style_channels = num_classes, latent_channels, style_channels
+        self.labels: LabelEncoding = labels
+        self.strides = [stride * 2**level for level in range(levels)]
+        self.width = channels[0]
+        emb = 4 * channels[0]
+        self.time = nn.Sequential(nn.Linear(channels[0], emb), nn.SiLU(), nn.Linear(emb, emb))
+        self.style: nn.Module | None = None
+        if style_channels:
+            self.style = nn.Sequential(nn.Linear(style_channels, emb), nn.SiLU(), nn.Linear(emb, emb))
+
+        def block(a: int, b: int, *, labelled: bool) -> ResBlock:
+            return ResBlock(
+                a, b, options, label_channels=num_classes if labelled else 0, embedding_channels=emb,
+                embedding=embedding, dropout=dropout, zero_last=True,
+            )  # fmt: skip
+
+        aligned = resampling == "aligned"
+        self.start = nn.Conv3d(latent_channels, channels[0], 3, padding=1)
+        down: list[nn.Module] = []
+        width, skips = channels[0], [channels[0]]
+        for i, wide in enumerate(channels):
+            for _ in range(counts[i]):
+                down.append(
+                    _Level(block(width, wide, labelled=False), _attention(wide, options, attention[i], heads[i]))
+                )
+                width = wide
+                skips.append(width)
+            if i < levels - 1:
+                down.append(Downsample(width, width, resampling, before=1))
+                skips.append(width)
+        self.down = nn.ModuleList(down)
+        self.middle = nn.ModuleList([
+            block(width, width, labelled=middle_spade),
+            Attention(width, options, head_channels=heads[-1]) if middle_attention else nn.Identity(),
+            block(width, width, labelled=middle_spade),
+        ])  # fmt: skip
+        up: list[nn.Module] = []
+        for i in reversed(range(levels)):
+            for _ in range(counts[i] + 1):
+                up.append(_Level(
+                    block(width + skips.pop(), channels[i], labelled=True),
+                    _attention(channels[i], options, attention[i], heads[i]),
+                ))  # fmt: skip
+                width = channels[i]
+            if i:
+                narrow = channels[i - 1] if aligned else width
+                up.append(Upsample(width, narrow, resampling))
+                width = narrow
+        self.up = nn.ModuleList(up)
+        self.norm = Norm(width, options)
+        self.head = nn.Conv3d(width, latent_channels, 3, padding=1)
+        nn.init.zeros_(self.head.weight)
+        assert self.head.bias is not None
+        nn.init.zeros_(self.head.bias)
+
+    def encode(self, label: torch.Tensor) -> dict[int, torch.Tensor]:
+        """Class indices ``(B, 1, H, W, D)`` → their encoding at each level, by stride; −1 becomes all zeros."""
+        return encode_labels(label, self.num_classes, self.strides, mode=self.labels, dtype=self.head.weight.dtype)
+
+    def modulation(self, levels: dict[int, torch.Tensor]) -> DenoiserModulation:
+        """All that depends on the label map alone, for any number of passes.
+
+        Args:
+            levels: of :meth:`encode`.
+        """
+        middle, up = self._conditions(levels)
+        return DenoiserModulation(
+            [block.modulation(x) for block, x in zip(self._middle_blocks(), middle, strict=True)],
+            [block.modulation(x) for block, x in zip(self._up_blocks(), up, strict=True)],
+        )
+
+    def forward(
+        self,
+        x: torch.Tensor,
+        timestep: torch.Tensor,
+        condition: dict[int, torch.Tensor] | DenoiserModulation,
+        style: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """One pass.
+
+        Args:
+            x: noisy latent ``(B, Z, h, w, d)``.
+            timestep: ``(B,)``.
+            condition: :meth:`encode` or :meth:`modulation` of the label map, of batch size B or 1.
+            style: ``(B, S)``, standardised; a row of NaN is the null style. None is the null style for all.
+
+        Returns:
+            ``(B, Z, h, w, d)``, float32.
+        """
+        return self.denoise(x, self.embed(timestep, style), condition)
+
+    def embed(self, timestep: torch.Tensor, style: torch.Tensor | None = None) -> torch.Tensor:
+        """Time step ``(B,)`` and style ``(B, S)`` → the vector that every block gets, ``(B, 4·channels[0])``."""
+        dtype = self.head.weight.dtype
+        vector: torch.Tensor = self.time(sinusoids(timestep, self.width).to(dtype))
+        if self.style is not None and style is not None:
+            known = torch.isfinite(style).all(dim=1, keepdim=True)
+            vector = vector + self.style(torch.where(known, style, 0.0).to(dtype)) * known.to(dtype)
+        return vector
+
+    def denoise(
+        self, x: torch.Tensor, embedding: torch.Tensor, condition: dict[int, torch.Tensor] | DenoiserModulation
+    ) -> torch.Tensor:
+        """:meth:`forward` with the vector of :meth:`embed`."""
+        middle, up = condition if isinstance(condition, DenoiserModulation) else self._conditions(condition)
+        x = self.start(x.to(self.head.weight.dtype))
+        skips, sizes = [x], []
+        for layer in self.down:
+            if isinstance(layer, _Level):
+                x = layer(x, None, embedding)
+            else:
+                sizes.append(x.shape[2:])
+                x = layer(x)
+            skips.append(x)
+        x = self.middle[0](x, middle[0], embedding)
+        x = self.middle[2](self.middle[1](x), middle[1], embedding)
+        given = iter(up)
+        for layer in self.up:
+            x = layer(torch.cat([x, skips.pop()], dim=1), next(given), embedding) if isinstance(
+                layer, _Level
+            ) else layer(x, sizes.pop())  # fmt: skip
+        result: torch.Tensor = self.head(F.silu(self.norm(x)))
+        return result.float()
+
+    def _middle_blocks(self) -> list[ResBlock]:
+        return [self.middle[0], self.middle[2]]  # type: ignore[list-item]
+
+    def _up_blocks(self) -> list[ResBlock]:
+        return [layer.block for layer in self.up if isinstance(layer, _Level)]
+
+    def _conditions(self, levels: dict[int, torch.Tensor]) -> tuple[list[Any], list[Any]]:
+        """The label encodings of the blocks in the middle and in the decoder."""
+        strides = sorted(levels, reverse=True)
+        middle, up = [levels[strides[0]]] * 2, []
+        for layer in self.up:
+            if isinstance(layer, _Level):
+                up.append(levels[strides[0]])
+            else:
+                strides = strides[1:]
+        return middle, up
+
+
+class _Level(nn.Module):
+    """A residual block and what follows it."""
+
+    def __init__(self, block: ResBlock, attention: nn.Module) -> None:
+        super().__init__()
+        self.block, self.attention = block, attention
+
+    def forward(self, x: torch.Tensor, condition: Any, embedding: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = self.attention(self.block(x, condition, embedding))
+        return result
+
+
+def _attention(channels: int, options: SPADEOptions, wanted: bool, head_channels: int | None) -> nn.Module:
+    return Attention(channels, options, head_channels=head_channels) if wanted else nn.Identity()
+
+
+def sinusoids(timestep: torch.Tensor, width: int, longest: float = 10000.0) -> torch.Tensor:
+    """Cosines and sines of a time step at ``width / 2`` frequencies (Ho et al. 2020, after Vaswani et al. 2017).
+
+    Args:
+        timestep: ``(B,)``.
+        width: of the result; the last value is 0 where it is odd.
+        longest: period of the slowest over 2π.
+
+    Returns:
+        ``(B, width)``, float32, cosines first.
+    """
+    half = width // 2
+    rates = torch.exp(-math.log(longest) * torch.arange(half, device=timestep.device, dtype=torch.float32) / half)
+    angles = timestep.float()[:, None] * rates
+    return F.pad(torch.cat([angles.cos(), angles.sin()], dim=1), (0, width % 2))

@@ -1,0 +1,209 @@
+"""Noise schedules and samplers of diffusion models: DDPM and DDIM, each written as its algorithm.
+
+A sampler here is a function of the current latent and the network's prediction; where the noise comes from, and what
+the prediction is guided by, is the caller's. Exact against MONAI's schedulers on the same noise where those are exact
+(``tests/test_samplers.py``): with fewer steps than it was trained with, MONAI's DDPM takes the posterior of one step
+where it takes many, and its DDIM's step is T // n where its time steps are (T - 1) / (n - 1) apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from math import sqrt
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import torch
+from monai.networks.schedulers.scheduler import NoiseSchedules
+
+from .errors import InputError
+
+Prediction: TypeAlias = Literal["epsilon", "v"]
+Sampler: TypeAlias = Literal["ddpm", "ddim"]
+SAMPLERS: tuple[Sampler, ...] = ("ddpm", "ddim")
+
+
+class Level(NamedTuple):
+    """A noise level: ``noisy = signal · latent + noise · ε``; ``signal² + noise² = 1``. Of one step, two numbers."""
+
+    signal: Any
+    noise: Any
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Noise level of every time step.
+
+    Attributes:
+        timesteps: T, of the training.
+        kind: one of MONAI's ``NoiseSchedules``: ``"cosine"`` (Nichol & Dhariwal 2021, eq. 17), ``"linear_beta"``,
+            ``"scaled_linear_beta"``, ``"sigmoid_beta"``.
+        prediction: what the network predicts: ``"epsilon"``, the noise (Ho et al. 2020), or ``"v"`` = signal · ε −
+            noise · latent (Salimans & Ho 2022, section 4), which says something at every level: at the last one ε is
+            the input itself.
+
+    Raises:
+        InputError: for names that are unknown, or fewer than 2 time steps.
+    """
+
+    timesteps: int = 1000
+    kind: str = "cosine"
+    prediction: Prediction = "epsilon"
+
+    def __post_init__(self) -> None:
+        if self.kind not in NoiseSchedules.names:
+            raise InputError(f"noise_schedule must be one of {', '.join(NoiseSchedules.names)}, got {self.kind!r}")
+        if self.prediction not in ("epsilon", "v"):
+            raise InputError(f"prediction must be epsilon or v, got {self.prediction!r}")
+        if self.timesteps < 2:
+            raise InputError(f"needs 2 or more time steps, got {self.timesteps}")
+
+    def alphas_cumprod(self) -> torch.Tensor:
+        """signal² at each of the T time steps, ``(T,)`` float64, from nearly 1 to nearly 0.
+
+        In float32 what a step adds, one minus the ratio of two neighbours, would be right to three digits only.
+        """
+        made = NoiseSchedules[self.kind](num_train_timesteps=self.timesteps)
+        betas: torch.Tensor = made[0] if isinstance(made, tuple) else made
+        return torch.cumprod(1.0 - betas.double(), dim=0)
+
+    def level(self, timestep: torch.Tensor) -> Level:
+        """Of time steps ``(B,)``, as ``(B, 1, 1, 1, 1)``."""
+        square = self.alphas_cumprod().to(timestep.device)[timestep].view(-1, 1, 1, 1, 1)
+        return Level(square.sqrt().float(), (1.0 - square).sqrt().float())
+
+    def target(self, latent: torch.Tensor, noise: torch.Tensor, level: Level) -> torch.Tensor:
+        """What the network is to predict of ``level.signal · latent + level.noise · noise``."""
+        return noise if self.prediction == "epsilon" else level.signal * noise - level.noise * latent
+
+    def estimate(self, predicted: torch.Tensor, noisy: torch.Tensor, level: Level) -> tuple[torch.Tensor, torch.Tensor]:
+        """Latent without noise, and the noise, by a prediction (Ho et al. 2020, eq. 15; Salimans & Ho 2022, sec. 4)."""
+        if self.prediction == "epsilon":
+            return (noisy - level.noise * predicted) / level.signal, predicted
+        return level.signal * noisy - level.noise * predicted, level.noise * noisy + level.signal * predicted
+
+    def steps(self, count: int) -> list[int]:
+        """``count`` time steps, evenly spaced from the last one to 0.
+
+        Raises:
+            InputError: for a count outside 1…T.
+        """
+        if not 1 <= count <= self.timesteps:
+            raise InputError(f"steps must be 1 to {self.timesteps} (what the network was trained with), got {count}")
+        if count == 1:
+            return [self.timesteps - 1]
+        return [int(t) for t in torch.linspace(self.timesteps - 1, 0, count, dtype=torch.float64).round()]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of a sampler.
+
+    Attributes:
+        number: 0, 1, …
+        timestep: whose noise level the latent has.
+        square, next_square: signal² now and after it; 1 after the last one.
+    """
+
+    number: int
+    timestep: int
+    square: float
+    next_square: float
+
+    @property
+    def level(self) -> Level:
+        """The latent's noise level."""
+        return Level(sqrt(self.square), sqrt(1.0 - self.square))
+
+
+def ladder(schedule: Schedule, count: int) -> Iterator[Step]:
+    """The steps from pure noise to a latent without noise."""
+    squares = schedule.alphas_cumprod().tolist()
+    ends = [*schedule.steps(count), None]
+    for number, (now, then) in enumerate(pairwise(ends)):
+        assert now is not None
+        yield Step(number, now, squares[now], 1.0 if then is None else squares[then])
+
+
+def ddpm_step(step: Step, noisy: torch.Tensor, clean: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+    """Draw from q(next | noisy, clean) (Ho et al. 2020, eq. 6 and 7; respaced: Nichol & Dhariwal 2021, eq. 19).
+
+    Args:
+        step: from which level to which.
+        noisy: ``(B, Z, h, w, d)``.
+        clean: the estimate of the latent without noise.
+        noise: white, of variance 1; not used in the last step.
+    """
+    alpha = step.square / step.next_square
+    remaining = 1.0 - step.square
+    of_clean = sqrt(step.next_square) * (1.0 - alpha) / remaining
+    of_noisy = sqrt(alpha) * (1.0 - step.next_square) / remaining
+    variance = (1.0 - step.next_square) / remaining * (1.0 - alpha)
+    return of_clean * clean + of_noisy * noisy + sqrt(variance) * noise
+
+
+def ddim_step(
+    step: Step, clean: torch.Tensor, predicted_noise: torch.Tensor, noise: torch.Tensor, eta: float = 0.0
+) -> torch.Tensor:
+    """One step of Song et al. 2021 (DDIM), eq. 12 with σ of eq. 16.
+
+    Args:
+        step: from which level to which.
+        clean, predicted_noise: the estimates, ``(B, Z, h, w, d)``.
+        noise: white, of variance 1; not used where ``eta`` is 0.
+        eta: η; 0 is deterministic.
+    """
+    spread = (1.0 - step.next_square) / (1.0 - step.square) * (1.0 - step.square / step.next_square)
+    sigma = eta * sqrt(spread)
+    direction = sqrt(max(1.0 - step.next_square - sigma**2, 0.0)) * predicted_noise
+    result = sqrt(step.next_square) * clean + direction
+    return result + sigma * noise if eta > 0 else result
+
+
+def sample(
+    schedule: Schedule,
+    noisy: torch.Tensor,
+    predict: Callable[[torch.Tensor, int], torch.Tensor],
+    noise: Callable[[int], torch.Tensor],
+    *,
+    sampler: Sampler = "ddim",
+    steps: int = 50,
+    eta: float = 0.0,
+    clip: float | None = None,
+    watch: Callable[[Iterator[Step]], Iterator[Step]] = lambda steps: steps,
+) -> torch.Tensor:
+    """From noise to a latent.
+
+    Args:
+        schedule: that the network was trained with.
+        noisy: white noise of variance 1, ``(B, Z, h, w, d)``.
+        predict: (noisy latent, time step) → what the network predicts, guided or not.
+        noise: number of a step → white noise of variance 1 for it.
+        sampler: ``"ddpm"`` or ``"ddim"``.
+        steps: how many.
+        eta: of DDIM.
+        clip: largest absolute value of the estimated latent, or None. At the first steps, where there is hardly any
+            signal, the estimate by ε is a small difference of large numbers.
+        watch: wraps the steps, for a progress bar.
+
+    Returns:
+        ``(B, Z, h, w, d)``.
+
+    Raises:
+        InputError: for an unknown sampler, or a number of steps that the schedule does not have.
+    """
+    if sampler not in SAMPLERS:
+        raise InputError(f"sampler must be one of {', '.join(SAMPLERS)}, got {sampler!r}")
+    x = noisy
+    for step in watch(ladder(schedule, steps)):
+        level = step.level
+        clean, predicted_noise = schedule.estimate(predict(x, step.timestep), x, level)
+        if clip is not None:
+            clean = clean.clamp(-clip, clip)
+        if sampler == "ddpm":
+            last = step.next_square == 1.0
+            x = ddpm_step(step, x, clean, torch.zeros_like(x) if last else noise(step.number))
+        else:
+            x = ddim_step(step, clean, predicted_noise, noise(step.number) if eta > 0 else x, eta)
+    return x

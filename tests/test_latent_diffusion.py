@@ -1,0 +1,345 @@
+"""The denoiser, and autoencoder, denoiser and sampler as one network."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from semsynth.errors import InputError
+from semsynth.networks.denoiser import sinusoids
+from semsynth.networks.latent_diffusion import intensity_style
+from tiny_diffusion import denoiser, diffusion, label_map
+from torch.nn import functional as F
+
+# ---- the denoiser
+
+
+def inputs(size: tuple[int, int, int] = (4, 3, 2)) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(2)
+    return torch.randn(1, 3, *size, generator=generator), torch.tensor([400])
+
+
+@pytest.mark.parametrize("size", [(16, 12, 8), (13, 9, 7), (5, 3, 1)])
+@pytest.mark.parametrize("resampling", ["aligned", "strided"])
+def test_any_size_is_denoised(size: tuple[int, int, int], resampling: str) -> None:
+    network = denoiser(resampling=resampling)
+    x, t = inputs(tuple(-(-n // 4) for n in size))  # type: ignore[arg-type]
+    assert network(x, t, network.encode(label_map(size))).shape == x.shape
+
+
+@pytest.mark.parametrize("kwargs", [{}, {"middle_spade": False}, {"middle_attention": False}, {"blocks": (2, 1)}])
+@pytest.mark.parametrize("labels", ["fractions", "nearest"])
+def test_modulation_computed_before_gives_the_same_prediction(kwargs: dict[str, Any], labels: str) -> None:
+    network = denoiser(labels=labels, **kwargs)
+    x, t = inputs()
+    levels = network.encode(label_map())
+    style = torch.randn(1, 8)
+    torch.testing.assert_close(
+        network(x, t, network.modulation(levels), style), network(x, t, levels, style), atol=1e-6, rtol=0
+    )
+    assert len(network.modulation(levels).middle[0]) == (2 if kwargs.get("middle_spade", True) else 0)
+
+
+def test_map_time_and_style_all_have_a_say() -> None:
+    network = denoiser()
+    x, t = inputs()
+    levels, style = network.encode(label_map()), torch.randn(1, 8)
+    first = network(x, t, levels, style)
+    others = [
+        network(x, t, network.encode(label_map(seed=5)), style),
+        network(x, t + 300, levels, style),
+        network(x, t, levels, style + 1),
+        network(x, t, levels, None),
+        network(x, t, network.encode(label_map() * 0 - 1), style),
+    ]
+    for other in others:
+        assert (other - first).abs().max() > 1e-3
+
+
+def test_the_map_reaches_middle_and_decoder() -> None:
+    network = denoiser()
+    x, t = inputs()
+    levels = network.encode(label_map())
+    for stride in network.strides:
+        changed = levels | {stride: levels[stride].flip(1)}
+        assert (network(x, t, changed) - network(x, t, levels)).abs().max() > 1e-3
+    spades = [name for name, _ in network.named_modules() if name.endswith("norm_0.shared")]
+    assert [name.split(".")[0] for name in spades].count("middle") == 2
+    assert not any(name.startswith("down") for name in spades)
+
+
+def test_nan_is_the_null_style_row_by_row() -> None:
+    network = denoiser()
+    x, t = inputs()
+    style = torch.randn(2, 8)
+    style[1] = torch.nan
+    both = network(x.repeat(2, 1, 1, 1, 1), t.repeat(2), network.encode(label_map()), style)
+    torch.testing.assert_close(both[:1], network(x, t, network.encode(label_map()), style[:1]))
+    torch.testing.assert_close(both[1:], network(x, t, network.encode(label_map()), None))
+
+
+def test_the_null_map_is_zero_in_every_channel() -> None:
+    levels = denoiser().encode(label_map() * 0 - 1)
+    assert all(not bool(level.any()) for level in levels.values())
+
+
+def test_time_embedding_is_that_of_monai() -> None:
+    from monai.networks.nets.diffusion_model_unet import get_timestep_embedding
+
+    for width in (8, 9):
+        ours = sinusoids(torch.tensor([0, 7, 999]), width)
+        torch.testing.assert_close(ours, get_timestep_embedding(torch.tensor([0, 7, 999]), width))
+
+
+def test_it_starts_by_predicting_nothing() -> None:
+    from semsynth.networks.denoiser import SPADEUNet
+
+    network = SPADEUNet(4, latent_channels=3, channels=(8, 8), spade={"hidden": 4, "groups": 2})
+    x, t = inputs()
+    assert not bool(network(x, t, network.encode(label_map())).any())
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"attention": (True,)}, "one entry per level, .* got 2, 2, 1, "),
+        ({"blocks": (1, 1, 1)}, "one entry per level, .* got 2, 3, 2, "),
+        ({"embedding": "film"}, "embedding must be add or scale_shift, got 'film'"),
+        ({"resampling": "pool"}, "resampling must be aligned or strided, got 'pool'"),
+        ({"head_channels": 3}, "head_channels must divide the 8 channels of its level, got 3"),
+    ],
+)
+def test_bad_denoisers_are_named(kwargs: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        denoiser(**kwargs)
+
+
+# ---- sampling
+
+
+def test_a_sample_depends_on_map_and_seed_alone() -> None:
+    network = diffusion()
+    several = network.synthesize(label_map(), [3, 11, 3])
+    assert torch.equal(several[0], several[2])
+    assert not torch.equal(several[0], several[1])
+    assert torch.equal(several[1:2], network.synthesize(label_map(), [11]))
+    network.noise_seed = 11
+    both = network(torch.cat([label_map(seed=7), label_map()]))
+    assert torch.equal(both[1:], several[1:2])
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "ddpm"])
+def test_images_are_in_range_and_of_the_maps_size(sampler: str) -> None:
+    network = diffusion(sampler=sampler)
+    image = network(label_map((13, 9, 7)))
+    assert image.shape == (1, 1, 13, 9, 7)
+    assert float(image.min()) >= 0.0
+    assert float(image.max()) <= 1.0
+
+
+def test_the_loop_is_that_of_monais_scheduler() -> None:
+    """The guided loop written by hand around MONAI's DDIM, on the network's own noise."""
+    from monai.networks.schedulers import DDIMScheduler
+
+    network = diffusion(timesteps=20, steps=20, guidance=1.5)
+    label, style = label_map(), torch.linspace(0.1, 0.9, 8)[None]
+    theirs = DDIMScheduler(20, "cosine", clip_sample=True, clip_sample_min=-4.0, clip_sample_max=4.0)
+    # the noise of seed 5: of a network that predicts nothing, DDIM leaves the start over the first signal
+    given = network.conditioning(label)
+    starts: list[torch.Tensor] = []
+    denoise = network.denoiser.denoise
+    network.denoiser.denoise = lambda x, *rest: (starts.append(x), denoise(x, *rest))[1]  # type: ignore[method-assign]
+    ours = network.sample_latent(given, [5], style=style)
+    network.denoiser.denoise = denoise  # type: ignore[method-assign]
+    x, levels = starts[0], network.denoiser.encode(label)
+    null = {stride: torch.zeros_like(level) for stride, level in levels.items()}
+    standard = network.standardized(style)
+    with torch.no_grad():
+        for t in theirs.timesteps.tolist():
+            conditional = network.denoiser(x, torch.tensor([t]), levels, standard)
+            unconditional = network.denoiser(x, torch.tensor([t]), null, standard)
+            x, _ = theirs.step(unconditional + 1.5 * (conditional - unconditional), t, x)
+    torch.testing.assert_close(ours, x, atol=1e-4, rtol=1e-4)
+
+
+def test_the_start_is_white_noise_of_variance_one() -> None:
+    network = diffusion(of_denoiser={"style_channels": 0})
+    seen: list[torch.Tensor] = []
+    network.denoiser.denoise = lambda x, *rest: (seen.append(x), torch.zeros_like(x))[1]  # type: ignore[method-assign]
+    network.sample_latent(network.conditioning(label_map((64, 64, 64))), [0, 1], steps=1)
+    start = torch.cat(seen[::2])
+    assert float(start.mean()) == pytest.approx(0.0, abs=0.02)
+    assert float(start.std()) == pytest.approx(1.0, abs=0.02)
+    flat = start.flatten(2).reshape(6, -1)
+    assert (torch.corrcoef(flat) - torch.eye(6)).abs().max() < 0.08  # no two channels or seeds alike
+
+
+def test_guidance_one_needs_one_pass_and_zero_forgets_the_map() -> None:
+    network = diffusion()
+    calls: list[int] = []
+    denoise = network.denoiser.denoise
+    network.denoiser.denoise = lambda *args: (calls.append(1), denoise(*args))[1]  # type: ignore[method-assign]
+    network.synthesize(label_map(), [0], guidance=1.0)
+    assert len(calls) == 3
+    network.synthesize(label_map(), [0], guidance=1.5)
+    assert len(calls) == 3 + 6
+    given, other = (network.conditioning(label_map(seed=s), guidance=0.0) for s in (1, 2))
+    latents = [network.sample_latent(g, [0], guidance=0.0) for g in (given, other)]
+    assert torch.equal(*latents)
+
+
+def test_arguments_take_the_place_of_the_networks_own() -> None:
+    network = diffusion()
+    first = network.synthesize(label_map(), [0])
+    for kwargs in ({"steps": 5}, {"guidance": 3.0}, {"sampler": "ddpm"}, {"style": torch.zeros(1, 8)}):
+        assert not torch.equal(network.synthesize(label_map(), [0], **kwargs), first)
+    changed = diffusion(steps=5)
+    assert torch.equal(network.synthesize(label_map(), [0], steps=5), changed.synthesize(label_map(), [0]))
+
+
+def test_the_conditioning_serves_many_samples() -> None:
+    network = diffusion()
+    given = network.conditioning(label_map())
+    latent = network.sample_latent(given, [4])
+    image = network.autoencoder.decode(latent / network.latent_scale, given.decoder).clamp(0, 1)
+    torch.testing.assert_close(image, network.synthesize(label_map(), [4]))
+    with pytest.raises(InputError, match="one label map at a time is conditioned on, got a batch of 2"):
+        network.conditioning(label_map().repeat(2, 1, 1, 1, 1))
+
+
+def test_the_scale_of_latents_is_taken_away_before_decoding() -> None:
+    network = diffusion()
+    latent = network.sample_latent(network.conditioning(label_map()), [0])
+    network.latent_scale.fill_(4.0)
+    image = network.synthesize(label_map(), [0])
+    torch.testing.assert_close(image, network.autoencoder.decode(latent / 4.0, label_map()).clamp(0, 1))
+
+
+def test_half_precision_stays_close() -> None:
+    network, half = diffusion(), diffusion(amp=True)
+    apart = (network.synthesize(label_map(), [0]) - half.synthesize(label_map(), [0])).abs()
+    assert 0 < float(apart.mean()) < 0.02
+
+
+# ---- style
+
+
+def test_style_is_mean_and_spread_of_each_class() -> None:
+    label, image = label_map(), torch.rand(1, 1, 16, 12, 8)
+    label[label == 2] = 3  # a class that is not there
+    style = intensity_style(image, label, 4)[0].numpy()
+    for c in (0, 1, 3):
+        values = image[label == c].numpy()
+        assert style[c] == pytest.approx(values.mean(), abs=1e-5)
+        assert style[4 + c] == pytest.approx(values.std(), abs=1e-5)
+    assert np.isnan(style[[2, 6]]).all()
+
+
+def test_a_missing_class_has_the_training_sets_style() -> None:
+    network = diffusion()
+    label, image = label_map(), torch.rand(1, 1, 16, 12, 8)
+    label[label == 2] = 3
+    style, log_variance = network.encode(image, label)
+    assert torch.equal(style[0, [2, 6]], network.style_mean[[2, 6]])
+    assert bool(torch.isfinite(style).all())
+    assert not bool(log_variance.exp().any())
+
+
+def test_drawn_styles_are_distributed_as_the_training_sets() -> None:
+    network = diffusion()
+    network.style_covariance += 0.005
+    drawn = torch.cat([network.draw_style(seed) for seed in range(3000)])
+    torch.testing.assert_close(drawn.mean(dim=0), network.style_mean, atol=0.01, rtol=0)
+    torch.testing.assert_close(drawn.T.cov(), network.style_covariance, atol=0.002, rtol=0)
+    network.style_scale = 0.0
+    assert torch.equal(network.draw_style(5)[0], network.style_mean)
+
+
+def test_seeds_draw_styles_and_a_given_style_takes_their_place() -> None:
+    network = diffusion()
+    drawn = network.synthesize(label_map(), [0])
+    assert torch.equal(network.synthesize(label_map(), [0], style=network.draw_style(0)), drawn)
+    network.style = network.draw_style(77)
+    assert not torch.equal(network.synthesize(label_map(), [0]), drawn)
+
+
+def test_a_network_without_style_says_so() -> None:
+    network = diffusion(of_denoiser={"style_channels": 0})
+    assert network(label_map()).shape == (1, 1, 16, 12, 8)
+    with pytest.raises(InputError, match=r"this network has no style \(style_channels 0\)"):
+        network.encode(torch.zeros(1, 1, 4, 4, 4), torch.zeros(1, 1, 4, 4, 4))
+
+
+# ---- a training step
+
+
+def test_a_training_step_predicts_the_noise_of_what_it_was_given() -> None:
+    network = diffusion().train()
+    network.latent_scale.fill_(2.0)
+    latent = torch.randn(1, 3, 4, 3, 2)
+    torch.manual_seed(4)
+    made = network(label_map(), latent, torch.rand(1, 8))
+    level = network.schedule.level(made.timestep)
+    noisy = level.signal * latent * 2.0 + level.noise * made.target  # the target is the noise
+    wanted = (noisy - level.noise * made.pred) / level.signal / 2.0
+    torch.testing.assert_close(made.clean, wanted, atol=1e-4, rtol=1e-4)
+    assert float(made.target.std()) == pytest.approx(1.0, abs=0.4)
+
+
+def test_maps_and_styles_are_dropped_as_often_as_asked() -> None:
+    network = diffusion(label_dropout=0.3, style_dropout=0.2).train()
+    seen: list[tuple[bool, bool]] = []
+    network.denoiser.forward = lambda x, t, levels, style: (  # type: ignore[method-assign]
+        seen.extend(zip((~levels[4].flatten(1).any(dim=1)).tolist(), style.isnan().all(dim=1).tolist(), strict=True)),
+        torch.zeros_like(x),
+    )[1]
+    labelled = []
+    for _ in range(40):
+        made = network(label_map().repeat(50, 1, 1, 1, 1), torch.zeros(50, 3, 4, 3, 2), torch.rand(50, 8))
+        labelled += made.labelled.tolist()
+    maps, styles = np.array(seen).T
+    assert maps.mean() == pytest.approx(0.3, abs=0.04)
+    assert styles.mean() == pytest.approx(0.2, abs=0.04)
+    assert (maps & styles).mean() == pytest.approx(0.06, abs=0.03)  # each by itself
+    assert labelled == (~maps).tolist()
+
+
+def test_the_autoencoder_is_frozen_and_a_gradient_passes_through_it() -> None:
+    network = diffusion().train()
+    assert not network.autoencoder.training
+    assert not any(p.requires_grad for p in network.autoencoder.parameters())
+    made = network(label_map(), torch.randn(1, 3, 4, 3, 2), torch.rand(1, 8))
+    network.autoencoder.decode(made.clean, label_map()).sum().backward()
+    assert all(p.grad is not None for p in network.denoiser.parameters())
+    assert all(p.grad is None for p in network.autoencoder.parameters())
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        (
+            {"of_denoiser": {"latent_channels": 4}},
+            r"must agree in classes, latent channels and stride, got \(4, 3, 4\)",
+        ),
+        ({"of_denoiser": {"stride": 8}}, "must agree"),
+        ({"of_denoiser": {"style_channels": 5}}, r"style_channels must be 0 or 2 · num_classes \(8: .* got 5"),
+        ({"label_dropout": 1.0}, "label_dropout and style_dropout must be in"),
+        ({"sampler": "heun"}, "sampler must be one of ddpm, ddim, got 'heun'"),
+        ({"steps": 2000}, "steps must be 1 to 1000"),
+        ({"prediction": "x"}, "prediction must be epsilon or v"),
+    ],
+)
+def test_bad_arguments_are_named(kwargs: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        diffusion(**kwargs)
+
+
+def test_thin_structures_stay_under_fractions_and_vanish_under_nearest() -> None:
+    wall = torch.zeros(1, 1, 16, 16, 16)
+    wall[:, :, 5] = 2.0  # one voxel thick, at no multiple of the stride
+    shares = {mode: denoiser(labels=mode).encode(wall)[8][0, 2].sum() for mode in ("fractions", "nearest")}
+    assert float(shares["fractions"]) == pytest.approx(4 / 8)
+    assert float(shares["nearest"]) == 0.0
+    assert F.one_hot(wall.long().flatten(), 4)[:, 2].float().mean() == pytest.approx(1 / 16)

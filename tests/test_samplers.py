@@ -1,0 +1,168 @@
+"""Noise schedules, DDPM and DDIM: exact against MONAI's where those are exact, and right where they are not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from monai.networks.schedulers import DDIMScheduler, DDPMScheduler
+from semsynth.errors import InputError
+from semsynth.samplers import Schedule, ddim_step, ddpm_step, ladder, sample
+
+SHAPE = (2, 3, 4, 4, 4)
+
+
+def noise_of(number: int, dtype: torch.dtype = torch.float64) -> torch.Tensor:
+    """In float64, as MONAI's schedulers draw it for latents in float64."""
+    return torch.randn(SHAPE, generator=torch.Generator().manual_seed(number), dtype=torch.float64).to(dtype)
+
+
+def exact(scheduler: Any) -> Any:
+    """MONAI's scheduler with its constants in float64: in float32 it is off by up to 3e-4 after 200 steps."""
+    scheduler.betas = scheduler.betas.double()
+    scheduler.alphas = 1.0 - scheduler.betas
+    scheduler.alphas_cumprod = torch.cumprod(scheduler.alphas, dim=0)
+    scheduler.one = torch.ones([], dtype=torch.float64)
+    scheduler.final_alpha_cumprod = scheduler.one
+    return scheduler
+
+
+def predictor(schedule: Schedule) -> Callable[[torch.Tensor, int], torch.Tensor]:
+    """What is right for white latents, and something that is not; at every level a latent of the size of 1."""
+    squares = schedule.alphas_cumprod()
+
+    def predict(x: torch.Tensor, t: int) -> torch.Tensor:
+        wrong = 0.3 * torch.sin(torch.arange(x.numel()).view(x.shape) + t).to(x) + 0.1 * torch.tanh(x)
+        if schedule.prediction == "v":
+            return wrong
+        return float((1.0 - squares[t]).sqrt()) * x + float(squares[t].sqrt()) * wrong
+
+    return predict
+
+
+def assert_close(ours: torch.Tensor, theirs: torch.Tensor) -> None:
+    assert (ours - theirs).abs().max() <= 1e-5 * max(1.0, float(theirs.abs().max()))
+
+
+@pytest.mark.parametrize("kind", ["cosine", "linear_beta", "scaled_linear_beta"])
+@pytest.mark.parametrize("prediction", ["epsilon", "v"])
+def test_noise_and_target_are_those_of_monai(kind: str, prediction: str) -> None:
+    schedule, theirs = Schedule(1000, kind, prediction), exact(DDPMScheduler(1000, kind))  # type: ignore[arg-type]
+    latent, noise, t = noise_of(0), noise_of(1), torch.tensor([3, 987])
+    level = schedule.level(t)
+    assert_close(level.signal * latent + level.noise * noise, theirs.add_noise(latent, noise, t))
+    wanted = noise if prediction == "epsilon" else theirs.get_velocity(latent, noise, t)
+    assert_close(schedule.target(latent, noise, level), wanted)
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v"])
+def test_the_right_prediction_gives_back_latent_and_noise(prediction: str) -> None:
+    schedule = Schedule(1000, "cosine", prediction)  # type: ignore[arg-type]
+    latent, noise, t = noise_of(0).double(), noise_of(1).double(), torch.tensor([10, 500])
+    level = schedule.level(t)
+    noisy = level.signal * latent + level.noise * noise
+    clean, back = schedule.estimate(schedule.target(latent, noise, level), noisy, level)
+    torch.testing.assert_close(clean, latent, atol=1e-5, rtol=0)
+    torch.testing.assert_close(back, noise, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("kind", ["cosine", "linear_beta"])
+@pytest.mark.parametrize("prediction", ["epsilon", "v"])
+@pytest.mark.parametrize("clip", [None, 1.0])
+def test_ddpm_over_all_steps_is_monais(kind: str, prediction: str, clip: float | None) -> None:
+    schedule = Schedule(200, kind, prediction)  # type: ignore[arg-type]
+    kind_of = {"epsilon": "epsilon", "v": "v_prediction"}[prediction]
+    theirs = exact(DDPMScheduler(200, kind, prediction_type=kind_of, clip_sample=clip is not None))
+    start, x, predict = noise_of(99), noise_of(99), predictor(schedule)
+    for number, t in enumerate(theirs.timesteps.tolist()):
+        generator = torch.Generator().manual_seed(number)
+        x, _ = theirs.step(predict(x, t), t, x, generator=generator)
+    for dtype in (torch.float32, torch.float64):
+        ours = sample(
+            schedule, start.to(dtype), predict, lambda n, d=dtype: noise_of(n, d), sampler="ddpm", steps=200, clip=clip
+        )
+        assert ours.dtype == dtype
+        assert_close(ours, x)
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v"])
+@pytest.mark.parametrize("eta", [0.0, 0.7])
+def test_ddim_over_all_steps_is_monais(prediction: str, eta: float) -> None:
+    schedule = Schedule(200, "cosine", prediction)  # type: ignore[arg-type]
+    kind_of = {"epsilon": "epsilon", "v": "v_prediction"}[prediction]
+    theirs = exact(DDIMScheduler(200, "cosine", prediction_type=kind_of, clip_sample=True))
+    start, x, predict = noise_of(99), noise_of(99), predictor(schedule)
+    for number, t in enumerate(theirs.timesteps.tolist()):
+        generator = torch.Generator().manual_seed(number)
+        x, _ = theirs.step(predict(x, t), t, x, eta=eta, generator=generator)
+    ours = sample(schedule, start, predict, noise_of, sampler="ddim", steps=200, eta=eta, clip=1.0)
+    assert_close(ours, x)
+
+
+def test_a_ddim_step_over_many_time_steps_is_monais() -> None:
+    schedule, theirs = Schedule(1000, "cosine"), exact(DDIMScheduler(1000, "cosine", clip_sample=False))
+    theirs.set_timesteps(50)  # its step is 1000 // 50 = 20
+    squares = schedule.alphas_cumprod()
+    x, t, predict = noise_of(0), 500, predictor(schedule)
+    wanted, _ = theirs.step(predict(x, t), t, x)
+    step = next(s for s in ladder(schedule, 1000) if s.timestep == t)
+    step = type(step)(0, t, float(squares[t]), float(squares[t - 20]))
+    clean, noise = schedule.estimate(predict(x, t), x, step.level)
+    assert_close(ddim_step(step, clean, noise, noise), wanted)
+
+
+@pytest.mark.parametrize("count", [4, 30, 1000])
+def test_a_ddpm_step_leads_from_one_noise_level_to_the_next_whatever_its_length(count: int) -> None:
+    """Given the true latent, what was signal · latent + noise · ε is so again, at the next level's signal and noise."""
+    latent = torch.full([1, 1, 60, 60, 60], 0.7)
+
+    def white(number: int) -> torch.Tensor:
+        return torch.randn(latent.shape, generator=torch.Generator().manual_seed(number))
+
+    for step in list(ladder(Schedule(), count))[count // 2 : count // 2 + 2]:
+        noisy = step.level.signal * latent + step.level.noise * white(step.number)
+        after = ddpm_step(step, noisy, latent, white(-5))
+        assert float(after.mean()) == pytest.approx(step.next_square**0.5 * 0.7, abs=0.01)
+        assert float(after.var()) == pytest.approx(1.0 - step.next_square, abs=0.01)
+
+
+def test_steps_go_from_the_last_to_the_first() -> None:
+    schedule = Schedule(1000)
+    assert schedule.steps(1000) == list(range(999, -1, -1))
+    assert schedule.steps(3) == [999, 500, 0]
+    assert schedule.steps(1) == [999]
+    assert [s.next_square for s in ladder(schedule, 7)][-1] == 1.0
+
+
+def test_the_last_step_of_ddpm_needs_no_noise() -> None:
+    step = list(ladder(Schedule(100), 10))[-1]
+    x, clean = noise_of(0), noise_of(1)
+    torch.testing.assert_close(ddpm_step(step, x, clean, noise_of(2)), clean)
+
+
+def test_clipping_bounds_the_estimate() -> None:
+    schedule = Schedule(1000)
+    result = sample(schedule, noise_of(0), lambda x, t: -5 * x, noise_of, steps=5, clip=0.5)
+    assert float(result.abs().max()) <= 0.5 + 1e-6
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((1, "cosine", "epsilon"), "needs 2 or more time steps, got 1"),
+        ((10, "cosin", "epsilon"), "noise_schedule must be one of .*cosine.*, got 'cosin'"),
+        ((10, "cosine", "x0"), "prediction must be epsilon or v, got 'x0'"),
+    ],
+)
+def test_bad_schedules_are_named(arguments: tuple[int, str, str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Schedule(*arguments)  # type: ignore[arg-type]
+
+
+def test_bad_steps_and_samplers_are_named() -> None:
+    with pytest.raises(InputError, match=r"steps must be 1 to 1000 \(what the network was trained with\), got 1001"):
+        Schedule().steps(1001)
+    with pytest.raises(InputError, match="sampler must be one of ddpm, ddim, got 'euler'"):
+        sample(Schedule(), noise_of(0), predictor(Schedule()), noise_of, sampler="euler")  # type: ignore[arg-type]

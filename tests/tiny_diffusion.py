@@ -1,0 +1,61 @@
+"""Tiny real networks of latent diffusion, and data for them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.transforms import Compose, RandFlipd, RandGaussianNoised, RandSpatialCropd
+from semsynth.data import load_sources
+from semsynth.latents import LatentDataset
+from semsynth.networks.autoencoder import SPADEAutoencoder
+from semsynth.networks.denoiser import SPADEUNet
+from semsynth.networks.latent_diffusion import LatentDiffusion
+from semsynth.preprocessing import LoadIntensityd, LoadLabelMapd
+from torch import nn
+
+SPADE: dict[str, Any] = {"hidden": 4, "groups": 2}
+
+
+def awake(network: nn.Module) -> nn.Module:
+    """Random weights where they start at zero, so that every part has a say."""
+    for parameter in network.parameters():
+        if not bool(parameter.any()):
+            nn.init.normal_(parameter, std=0.1)
+    return network
+
+
+def denoiser(**kwargs: Any) -> SPADEUNet:
+    torch.manual_seed(0)
+    usual: dict[str, Any] = {
+        "latent_channels": 3, "channels": (8, 8), "stride": 4, "attention": (False, True), "spade": SPADE,
+        "style_channels": 8,
+    }  # fmt: skip
+    network = SPADEUNet(4, **(usual | kwargs))
+    awake(network)
+    return network.eval()
+
+
+def diffusion(*, of_denoiser: dict[str, Any] | None = None, **kwargs: Any) -> LatentDiffusion:
+    torch.manual_seed(0)
+    autoencoder = SPADEAutoencoder(4, channels=(8, 8), strides=(2, 2), latent_channels=3, spade=SPADE)
+    awake(autoencoder)
+    network = LatentDiffusion(autoencoder, denoiser(**(of_denoiser or {})), **({"steps": 3} | kwargs)).eval()
+    network.style_mean.copy_(torch.linspace(0.2, 0.6, network.style_channels))
+    network.style_covariance.copy_(torch.eye(network.style_channels) * 0.01)
+    return network
+
+
+def label_map(size: tuple[int, int, int] = (16, 12, 8), seed: int = 1) -> torch.Tensor:
+    return torch.randint(0, 4, (1, 1, *size), generator=torch.Generator().manual_seed(seed)).float()
+
+
+def dataset(data: Path, **kwargs: Any) -> LatentDataset:
+    keys = ["image", "label"]
+    transform = Compose([
+        LoadIntensityd("image"), LoadLabelMapd("label", 4), RandFlipd(keys, prob=0.5, spatial_axis=0),
+        RandGaussianNoised("image", prob=0.9, std=0.1), RandSpatialCropd(keys, (16, 16, 16), random_size=False),
+    ])  # fmt: skip
+    entries = load_sources(data / "datalist.json")
+    return LatentDataset(entries, transform, **({"views": 2, "num_workers": 1, "progress": False} | kwargs))
