@@ -178,14 +178,21 @@ def workflow(bundle: Path, names: Sequence[str], kind: str, paths: Mapping[str, 
     return result
 
 
+def run_earlier_stages(bundle: Path, dataset: Path, work: Path) -> dict[str, Path]:
+    """Train what train.json builds on (``train_<stage>.json``), and where it finds it: ``<stage>_weights`` → file."""
+    made = {}
+    for stage in stages(bundle)[2:]:
+        training = workflow(bundle, [stage], "train", {"dataset_dir": dataset, "run_dir": work / stage})
+        training.run()
+        training.finalize()
+        made[f"{stage.removeprefix('train_')}_weights"] = work / stage / "model_final.pt"
+    return made
+
+
 def run_training(bundle: Path, dataset: Path, work: Path) -> list[str]:
     """Train one epoch; the weights and whatever else it writes go to ``work``."""
-    for stage in stages(bundle)[2:]:
-        first = workflow(bundle, [stage], "train", {"dataset_dir": dataset, "run_dir": work / stage})
-        first.run()
-        first.finalize()
     paths = {"dataset_dir": dataset, "run_dir": work / "run", "weights": work / "none.pt"}
-    paths |= {"autoencoder_weights": work / "train_autoencoder" / "model_final.pt"}
+    paths |= run_earlier_stages(bundle, dataset, work)
     training = workflow(bundle, ["train"], "train", paths)
     missing = training.check_properties() or []
     training.run()

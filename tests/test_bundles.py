@@ -316,6 +316,8 @@ def train_in_two_processes(bundle: Path, paths: dict[str, Path], folder: Path) -
 def test_two_processes_train_one_network_that_one_process_resumes(bundle: Path, tmp_path: Path) -> None:
     paths = {"dataset_dir": three_cases_each(tmp_path / "data")}
     paths |= {"run_dir": tmp_path / "run"}
+    with isolated(tmp_path):
+        paths |= bundle_runs.run_earlier_stages(bundle, paths["dataset_dir"], tmp_path)
 
     log = train_in_two_processes(bundle, paths, tmp_path)
 

@@ -250,7 +250,7 @@ def test_training_moves_the_denoiser_alone(tiny_dataset: Path, views: int, amp: 
 def test_an_optimizer_with_the_autoencoder_is_refused(tiny_dataset: Path) -> None:
     network = diffusion()
     with pytest.raises(
-        InputError, match=r"the optimizer has the autoencoder's parameters; give it \$@network.denoiser"
+        InputError, match=r"the optimizer has the autoencoder's parameters; give it \$@network_def.denoiser"
     ):
         DenoiserTrainer(
             device=torch.device("cpu"), max_epochs=1, network=network, loss_function=objective(), train_data_loader=[],

@@ -57,7 +57,9 @@ class DenoiserTrainer(MixedPrecisionTrainer):
         whole = self._whole()
         frozen = {id(p) for p in whole.autoencoder.parameters()}
         if any(id(p) in frozen for group in self.optimizer.param_groups for p in group["params"]):
-            raise InputError("the optimizer has the autoencoder's parameters; give it $@network.denoiser.parameters()")
+            raise InputError(
+                "the optimizer has the autoencoder's parameters; give it $@network_def.denoiser.parameters()"
+            )
 
     def _whole(self) -> LatentDiffusion:
         whole: Any = getattr(self.network, "module", self.network)

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from .cache import DiskCache
 from .data import TrainingDataset
-from .distributed import concatenate, gather, rank, world_size
+from .distributed import gather, rank, world_size
 from .errors import InputError
 from .labels import plain
 from .networks.latent_diffusion import LatentDiffusion, intensity_style
@@ -97,8 +97,10 @@ class LatentDataset(TrainingDataset):
             styles.append(made[STYLE].float())
             if self.views:
                 self.made[number, view] = made
-        self._share()
-        _count(network, concatenate(torch.stack(moments)), concatenate(torch.stack(styles)))
+        for part in gather(self.made):  # which case a process draws follows from the epoch: all need all
+            self.made |= part
+        # as objects: processes may have made different numbers of views
+        _count(network, *(torch.cat(gather(torch.stack(rows))) for rows in (moments, styles)))
 
     def _view(self, network: LatentDiffusion, number: int, view: int, disk: DiskCache | None) -> dict[str, Any]:
         def make() -> dict[str, Any]:
@@ -112,12 +114,6 @@ class LatentDataset(TrainingDataset):
 
     def _seed(self, number: int, view: int) -> int:
         return int(np.random.SeedSequence([self.view_seed, number, view, 5]).generate_state(1)[0])
-
-    def _share(self) -> None:
-        """All processes get all views: which case one draws follows from the epoch."""
-        if world_size() > 1:
-            for part in gather(self.made):
-                self.made |= part
 
 
 def _encoded(network: LatentDiffusion, item: dict[str, Any]) -> dict[str, Any]:
