@@ -131,8 +131,12 @@ def test_a_sample_depends_on_map_and_seed_alone() -> None:
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "ddpm"])
-def test_images_are_in_range_and_of_the_maps_size(sampler: str) -> None:
-    network = diffusion(sampler=sampler)
+@pytest.mark.parametrize("prediction", ["epsilon", "v", "split"])
+def test_images_are_in_range_and_of_the_maps_size(sampler: str, prediction: str) -> None:
+    outputs = {"predictions": 2 if prediction == "split" else 1}
+    network = diffusion(sampler=sampler, prediction=prediction, of_denoiser=outputs)
+    assert bool(torch.isfinite(network.train()(label_map(), torch.randn(1, 3, 4, 3, 2), torch.rand(1, 8)).clean).all())
+    network.eval()
     image = network(label_map((13, 9, 7)))
     assert image.shape == (1, 1, 13, 9, 7)
     assert float(image.min()) >= 0.0
@@ -328,7 +332,9 @@ def test_the_autoencoder_is_frozen_and_a_gradient_passes_through_it() -> None:
         ({"label_dropout": 1.0}, "label_dropout and style_dropout must be in"),
         ({"sampler": "heun"}, "sampler must be one of ddpm, ddim, got 'heun'"),
         ({"steps": 2000}, "steps must be 1 to 1000"),
-        ({"prediction": "x"}, "prediction must be epsilon or v"),
+        ({"prediction": "x"}, "prediction must be epsilon, v or split"),
+        ({"prediction": "split"}, "predictions must be 2 for prediction split and 1 otherwise, got 1 for split"),
+        ({"of_denoiser": {"predictions": 2}}, "got 2 for epsilon"),
     ],
 )
 def test_bad_arguments_are_named(kwargs: dict[str, Any], message: str) -> None:

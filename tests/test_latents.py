@@ -201,7 +201,7 @@ def test_an_image_that_shows_the_map_costs_less() -> None:
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"segmentation_weight": -0.1}, "must be 0 or more, got segmentation_weight -0.1"),
+        ({"segmentation_weight": -0.1}, "must be 0 or more, got .*segmentation_weight -0.1"),
         ({"segmentation_interval": 0}, "segmentation_interval must be 1 or more"),
         ({"target": []}, "target one class or more"),
     ],

@@ -128,6 +128,28 @@ def test_a_ddpm_step_leads_from_one_noise_level_to_the_next_whatever_its_length(
         assert float(after.var()) == pytest.approx(1.0 - step.next_square, abs=0.01)
 
 
+def test_split_predictions_are_v_of_their_two_parts() -> None:
+    split, whole = Schedule(100, prediction="split"), Schedule(100, prediction="v")
+    latent, noise, t = noise_of(0), noise_of(1), torch.tensor([10, 70])
+    level = split.level(t)
+    joined = split.joined(torch.cat([noise, latent], dim=1), level)
+    torch.testing.assert_close(joined, whole.target(latent, noise, level))
+    torch.testing.assert_close(split.target(latent, noise, level), joined)
+    assert whole.joined(latent, level) is latent
+
+    def predict(x: torch.Tensor, t: int) -> torch.Tensor:
+        return torch.cat([torch.sin(x + t), torch.cos(x)], dim=1)
+
+    def predict_v(x: torch.Tensor, t: int) -> torch.Tensor:
+        return split.joined(predict(x, t), split.level(torch.tensor([t])))
+
+    results = [
+        sample(split, noise_of(5), predict, noise_of, steps=7),
+        sample(whole, noise_of(5), predict_v, noise_of, steps=7),
+    ]
+    torch.testing.assert_close(*results, atol=1e-5, rtol=0)
+
+
 def test_steps_go_from_the_last_to_the_first() -> None:
     schedule = Schedule(1000)
     assert schedule.steps(1000) == list(range(999, -1, -1))
@@ -153,7 +175,7 @@ def test_clipping_bounds_the_estimate() -> None:
     [
         ((1, "cosine", "epsilon"), "needs 2 or more time steps, got 1"),
         ((10, "cosin", "epsilon"), "noise_schedule must be one of .*cosine.*, got 'cosin'"),
-        ((10, "cosine", "x0"), "prediction must be epsilon or v, got 'x0'"),
+        ((10, "cosine", "x0"), "prediction must be epsilon, v or split, got 'x0'"),
     ],
 )
 def test_bad_schedules_are_named(arguments: tuple[int, str, str], message: str) -> None:

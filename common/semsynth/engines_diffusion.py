@@ -146,6 +146,7 @@ class DenoiserEvaluator(SupervisedEvaluator):
             noise = torch.randn(clean.shape, generator=generator).to(clean)
             level = network.schedule.level(timestep)
             noisy = level.signal * clean + level.noise * noise
-            predicted.append(network.denoiser(noisy, timestep, levels, standard))
+            output = network.denoiser(noisy, timestep, levels, standard)
+            predicted.append(network.schedule.joined(output, level))
             wanted.append(network.schedule.target(clean, noise, level))
         return torch.cat(predicted, dim=1), torch.cat(wanted, dim=1)

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from .errors import InputError
 from .losses import SegmentationLoss, _check_weights
@@ -23,6 +22,9 @@ class DiffusionLoss(nn.Module):
     where the estimate means something: at low noise, and in steps that saw the map.
 
     Args:
+        signal_power: p of the weight signal^p on the squared error, where ``signal`` is what of the latent is left at
+            the time step: 0 weighs all time steps alike in the unit of the prediction. The error of ε is signal times
+            that of v, so that 2 makes eq. 1 of a prediction of v.
         segmenter: the frozen network (:func:`semsynth.networks.frozen.load_segmenter`), whose class 1 is ``target``;
             None leaves the term out.
         segmentation_weight: of the consistency; 0 switches it off.
@@ -37,6 +39,7 @@ class DiffusionLoss(nn.Module):
     def __init__(
         self,
         *,
+        signal_power: float = 0.0,
         segmenter: FrozenSegmenter | None = None,
         segmentation_weight: float = 0.1,
         segmentation_below: float = 0.25,
@@ -44,12 +47,15 @@ class DiffusionLoss(nn.Module):
         target: Sequence[int] = (1,),
     ) -> None:
         super().__init__()
-        _check_weights(segmentation_weight=segmentation_weight, segmentation_below=segmentation_below)
+        _check_weights(
+            signal_power=signal_power, segmentation_weight=segmentation_weight, segmentation_below=segmentation_below
+        )
         if segmentation_interval < 1 or not target:
             raise InputError(
                 f"segmentation_interval must be 1 or more, target one class or more, got {segmentation_interval} and "
                 f"{list(target)}"
             )
+        self.signal_power = signal_power
         self.segmentation_weight, self.below = segmentation_weight, segmentation_below
         self.interval, self.target = int(segmentation_interval), list(target)
         # in a tuple: a frozen network has no share in parameters or checkpoints
@@ -78,7 +84,8 @@ class DiffusionLoss(nn.Module):
             timesteps: T.
             iteration: of the training, from 1.
         """
-        terms = {"denoising": F.mse_loss(denoised.pred.float(), denoised.target.float())}
+        errors = (denoised.pred.float() - denoised.target.float()).square().mean(dim=(1, 2, 3, 4))
+        terms = {"denoising": (denoised.signal.flatten() ** self.signal_power * errors).mean()}
         if self.due(iteration):
             chosen = (denoised.timestep < self.below * timesteps) & denoised.labelled
             # a term of 0 where no item counts: all processes have the same terms

@@ -19,7 +19,7 @@ from monai.networks.schedulers.scheduler import NoiseSchedules
 
 from .errors import InputError
 
-Prediction: TypeAlias = Literal["epsilon", "v"]
+Prediction: TypeAlias = Literal["epsilon", "v", "split"]
 Sampler: TypeAlias = Literal["ddpm", "ddim"]
 SAMPLERS: tuple[Sampler, ...] = ("ddpm", "ddim")
 
@@ -54,8 +54,8 @@ class Schedule:
     def __post_init__(self) -> None:
         if self.kind not in NoiseSchedules.names:
             raise InputError(f"noise_schedule must be one of {', '.join(NoiseSchedules.names)}, got {self.kind!r}")
-        if self.prediction not in ("epsilon", "v"):
-            raise InputError(f"prediction must be epsilon or v, got {self.prediction!r}")
+        if self.prediction not in ("epsilon", "v", "split"):
+            raise InputError(f"prediction must be epsilon, v or split, got {self.prediction!r}")
         if self.timesteps < 2:
             raise InputError(f"needs 2 or more time steps, got {self.timesteps}")
 
@@ -73,8 +73,16 @@ class Schedule:
         square = self.alphas_cumprod().to(timestep.device)[timestep].view(-1, 1, 1, 1, 1)
         return Level(square.sqrt().float(), (1.0 - square).sqrt().float())
 
+    def joined(self, output: torch.Tensor, level: Level) -> torch.Tensor:
+        """A network's output ``(B, Z, …)``, for split ``(B, 2·Z, …)``, as the prediction ``(B, Z, …)``: ε or v."""
+        if self.prediction != "split":
+            return output
+        noise, latent = output.chunk(2, dim=1)
+        result: torch.Tensor = level.signal * noise - level.noise * latent
+        return result
+
     def target(self, latent: torch.Tensor, noise: torch.Tensor, level: Level) -> torch.Tensor:
-        """What the network is to predict of ``level.signal · latent + level.noise · noise``."""
+        """What is to be predicted of ``level.signal · latent + level.noise · noise``: ε or v."""
         return noise if self.prediction == "epsilon" else level.signal * noise - level.noise * latent
 
     def estimate(self, predicted: torch.Tensor, noisy: torch.Tensor, level: Level) -> tuple[torch.Tensor, torch.Tensor]:
@@ -178,7 +186,7 @@ def sample(
     Args:
         schedule: that the network was trained with.
         noisy: white noise of variance 1, ``(B, Z, h, w, d)``.
-        predict: (noisy latent, time step) → what the network predicts, guided or not.
+        predict: (noisy latent, time step) → the network's output, guided or not.
         noise: number of a step → white noise of variance 1 for it.
         sampler: ``"ddpm"`` or ``"ddim"``.
         steps: how many.
@@ -198,7 +206,8 @@ def sample(
     x = noisy
     for step in watch(ladder(schedule, steps)):
         level = step.level
-        clean, predicted_noise = schedule.estimate(predict(x, step.timestep), x, level)
+        prediction = schedule.joined(predict(x, step.timestep), level)
+        clean, predicted_noise = schedule.estimate(prediction, x, level)
         if clip is not None:
             clean = clean.clamp(-clip, clip)
         if sampler == "ddpm":

@@ -52,6 +52,8 @@ class SPADEUNet(nn.Module):
         middle_spade: SPADE in the middle too; False as in MONAI's.
         middle_attention: self-attention between the two blocks in the middle.
         style_channels: S, length of the style vector that is embedded beside the time step; 0 for none.
+        predictions: how many times the latent's channels it gives: 2 where noise and latent are predicted apart
+            (``prediction: "split"`` of :class:`~semsynth.samplers.Schedule`).
         embedding: ``"scale_shift"`` or ``"add"``, see :class:`~semsynth.networks.residual.ResBlock`.
         dropout: in every residual block.
         resampling: ``"aligned"`` or ``"strided"``, see :class:`~semsynth.networks.residual.Downsample`.
@@ -75,6 +77,7 @@ class SPADEUNet(nn.Module):
         middle_spade: bool = True,
         middle_attention: bool = True,
         style_channels: int = 0,
+        predictions: int = 1,
         embedding: Embedding = "scale_shift",
         dropout: float = 0.0,
         resampling: Resampling = "aligned",
@@ -142,7 +145,8 @@ class SPADEUNet(nn.Module):
                 width = narrow
         self.up = nn.ModuleList(up)
         self.norm = Norm(width, options)
-        self.head = nn.Conv3d(width, latent_channels, 3, padding=1)
+        self.head = nn.Conv3d(width, predictions * latent_channels, 3, padding=1)
+        self.predictions = predictions
         nn.init.zeros_(self.head.weight)
         assert self.head.bias is not None
         nn.init.zeros_(self.head.bias)
@@ -179,7 +183,7 @@ class SPADEUNet(nn.Module):
             style: ``(B, S)``, standardised; a row of NaN is the null style. None is the null style for all.
 
         Returns:
-            ``(B, Z, h, w, d)``, float32.
+            ``(B, predictions · Z, h, w, d)``, float32.
         """
         return self.denoise(x, self.embed(timestep, style), condition)
 

@@ -31,6 +31,7 @@ class Denoised(NamedTuple):
         target: what it should have.
         clean: the latent without noise by the prediction, in the autoencoder's units.
         timestep: ``(B,)``.
+        signal: how much of the latent was left at it, ``(B, 1, 1, 1, 1)``.
         labelled: which items saw their map, not the null map, ``(B,)``.
     """
 
@@ -38,6 +39,7 @@ class Denoised(NamedTuple):
     target: torch.Tensor
     clean: torch.Tensor
     timestep: torch.Tensor
+    signal: torch.Tensor
     labelled: torch.Tensor
 
 
@@ -129,6 +131,11 @@ class LatentDiffusion(nn.Module):
                 f"the denoiser's style_channels must be 0 or 2 · num_classes ({2 * denoiser.num_classes}: mean and "
                 f"spread of intensity per class), got {denoiser.style_channels}"
             )
+        if denoiser.predictions != (2 if prediction == "split" else 1):
+            raise InputError(
+                "the denoiser's predictions must be 2 for prediction split and 1 otherwise, got "
+                f"{denoiser.predictions} for {prediction}"
+            )
         if not (0 <= label_dropout < 1 and 0 <= style_dropout < 1 and style_scale >= 0 and eta >= 0):
             raise InputError(
                 f"label_dropout and style_dropout must be in [0, 1) and style_scale and eta 0 or more, got "
@@ -199,9 +206,10 @@ class LatentDiffusion(nn.Module):
         if style is not None and self.style_channels:
             forgotten = torch.rand(b, 1, device=label.device) < self.style_dropout
             style = torch.where(forgotten, torch.nan, self.standardized(style))
-        pred = self.denoiser(noisy, timestep, levels, style)
+        pred = self.schedule.joined(self.denoiser(noisy, timestep, levels, style), level)
         estimate, _ = self.schedule.estimate(pred, noisy, level)
-        return Denoised(pred, self.schedule.target(clean, noise, level), estimate / self._scale(), timestep, ~dropped)
+        target = self.schedule.target(clean, noise, level)
+        return Denoised(pred, target, estimate / self._scale(), timestep, level.signal, ~dropped)
 
     def _scale(self) -> torch.Tensor:
         return self.latent_scale.float()
