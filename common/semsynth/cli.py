@@ -253,10 +253,15 @@ def convert(
     groups: int | None = None,
     eps: float | None = None,
     slope: float | None = None,
+    head_channels: int | Sequence[int] | None = None,
+    stride: int | None = None,
+    spade_eps: float | None = None,
     blocks_only: bool = False,
     overwrite: bool = False,
 ) -> str:
-    """Weights of MONAI's or monai-generative's SPADE, SPADE residual block or SPADENet as ours, with the same output.
+    """Weights of MONAI's or monai-generative's SPADE networks as ours, with the same output.
+
+    SPADE, its residual block, SPADENet's blocks, SPADEAutoencoderKL and SPADEDiffusionModelUNet.
 
     What they are is recognised by the names of their tensors; they must be of a 3D network. The card beside the result
     (.json) says from which file it came, and with which arguments to build the module that it belongs to.
@@ -265,9 +270,13 @@ def convert(
         weights: state dict, or a checkpoint that holds one; nothing in it is executed.
         output: the file to write, for example model.pt; its card is model.json.
         name: entry of a checkpoint, or what stands before the keys, for example generator or decoder.blocks.0.
-        groups: number of groups, where SPADE's base norm was a group norm; without it instance norm, the default there.
-        eps: of the base norm; 1e-5 unless said otherwise.
+        groups: of the group norms (num_groups, norm_num_groups). Without it the packages' default: instance norm under
+            SPADE; 32 groups in autoencoders and U-Nets.
+        eps: of the norms; without it 1e-5, in autoencoders and U-Nets 1e-6.
         slope: negative slope of the residual blocks' activations; 0.2 unless said otherwise.
+        head_channels: of a U-Net's attention (num_head_channels), one number or one per level; 8 unless said otherwise.
+        stride: voxels of the label map per voxel of a U-Net's latent; 8 unless said otherwise.
+        spade_eps: of the norms under an autoencoder's SPADE, where it is not that of the package.
         blocks_only: of a SPADENet the residual blocks alone; its other layers, some of one input size, do not fit.
         overwrite: replace the file and its card where they are there.
     """
@@ -277,6 +286,9 @@ def convert(
         "groups": None if groups is None else _int("groups", groups),
         "eps": None if eps is None else _float("eps", eps),
         "slope": None if slope is None else _float("slope", slope),
+        "head_channels": _one_or_more("head-channels", head_channels),
+        "stride": None if stride is None else _int("stride", stride),
+        "spade_eps": None if spade_eps is None else _float("spade-eps", spade_eps),
         "blocks_only": True if blocks_only else None,
     }
     given = {key: value for key, value in settings.items() if value is not None}
@@ -394,6 +406,12 @@ def _numbers(name: str, value: Any, kind: type[int] | type[float]) -> tuple[Any,
     except InputError:
         example = "128,96,64" if kind is int else "1,1,1.5"
         raise InputError(f"--{name} must be numbers with commas, such as {example}, got {value!r}") from None
+
+
+def _one_or_more(name: str, value: Any) -> int | list[int] | None:
+    if value is None or isinstance(value, int):
+        return None if value is None else _int(name, value)
+    return list(_numbers(name, value, int))
 
 
 def _words(value: Any) -> list[str]:

@@ -1,0 +1,189 @@
+"""Weights of any known kind: recognised by their names, in whatever entries and prefixes, converted, written."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from ..checkpoints import not_finite, save_atomically
+from ..errors import InputError
+from ..provenance import write_model_card
+from ..volumes import sha256
+from .autoencoder import convert_autoencoder
+from .common import Conversion, Weights, some
+from .denoiser import convert_denoiser
+from .spade import convert_spade, convert_spade_block, convert_spade_net
+
+logger = logging.getLogger(__name__)
+
+# entries of a checkpoint that holds more than weights; data parallelism, torch.compile
+_PREFIXES = ("state_dict.", "model_state_dict.", "model.", "network.", "module.", "_orig_mod.")
+
+
+class Kind(NamedTuple):
+    """A kind of network whose weights can be converted.
+
+    Attributes:
+        title: for messages.
+        recognises: whether a bare state dict is one.
+        convert: state dict → :class:`Conversion`; its keyword arguments are what a user can say about the weights.
+    """
+
+    title: str
+    recognises: Callable[[Weights], bool]
+    convert: Callable[..., Conversion[Any]]
+
+
+def _has_key(pattern: str) -> Callable[[Weights], bool]:
+    return lambda weights: any(re.fullmatch(pattern, key) for key in weights)
+
+
+KINDS: dict[str, Kind] = {
+    "spade": Kind("SPADE", _has_key(r"mlp_shared\.conv\.weight"), convert_spade),
+    "spade_block": Kind(
+        "SPADENetResBlock, SPADEResNetBlock", _has_key(r"norm_0\.mlp_shared\.conv\.weight"), convert_spade_block
+    ),
+    "spade_net": Kind(
+        "SPADENet, SPADEDecoder",
+        _has_key(r"(decoder\.)?blocks\.\d+\.norm_0\.mlp_shared\.conv\.weight"),
+        convert_spade_net,
+    ),
+    "autoencoder": Kind(
+        "SPADEAutoencoderKL",
+        _has_key(r"decoder\.blocks\.\d+\.norm1\.mlp_shared\.conv\.weight"),
+        convert_autoencoder,
+    ),
+    "denoiser": Kind(
+        "SPADEDiffusionModelUNet",
+        _has_key(r"up_blocks\.\d+\.resnets\.\d+\.norm1\.mlp_shared\.conv\.weight"),
+        convert_denoiser,
+    ),
+}
+
+
+def convert(content: Any, *, name: str | None = None, **settings: Any) -> Conversion[Any]:
+    """Weights of any kind that is known, recognised by their names.
+
+    Args:
+        content: a state dict, or a checkpoint that holds one (under "state_dict", "model" …, with prefixes such as
+            "module.").
+        name: where else it is: an entry of the checkpoint, or what stands before its keys, "a.b" for b in a.
+        settings: keyword arguments of that kind's function, such as :func:`convert_spade_net`.
+
+    Raises:
+        InputError: for weights of no known kind, or that cannot be converted; for a setting that is none of that kind.
+    """
+    weights = bare_weights(content, name=name)
+    found = next((kind for kind in KINDS.values() if kind.recognises(weights)), None)
+    if found is None:
+        known = "; ".join(kind.title for kind in KINDS.values())
+        raise InputError(
+            f"no weights that can be converted, which are those of MONAI's and monai-generative's {known}. It has "
+            f"{some(weights)}; where the network is a part of another, say with --name what stands before its keys"
+        )
+    taken = [*inspect.signature(found.convert).parameters][1:]
+    for setting in settings:
+        if setting not in taken:
+            option = setting.replace("_", "-")
+            raise InputError(f"--{option} says nothing about weights of {found.title}; leave it out")
+    return found.convert(weights, **settings)
+
+
+def bare_weights(content: Any, *, name: str | None = None) -> dict[str, torch.Tensor]:
+    """The state dict in what a file holds, without the entries and prefixes around it.
+
+    Args:
+        content, name: as of :func:`convert`.
+
+    Raises:
+        InputError: when there are no tensors, or none of that name.
+    """
+    weights = _tensors(content)
+    if not weights:
+        raise InputError("holds no tensors; give what torch.save(network.state_dict(), …) wrote")
+    named = [] if name is None else [f"{name}."]
+    while prefix := next((p for p in (*named, *_PREFIXES) if any(key.startswith(p) for key in weights)), None):
+        weights = {key.removeprefix(prefix): tensor for key, tensor in weights.items() if key.startswith(prefix)}
+        named = [] if prefix in named else named
+    if named:
+        raise InputError(f"has nothing under {name!r}; there are {some(weights)}")
+    return weights
+
+
+def _tensors(content: Any, prefix: str = "") -> dict[str, torch.Tensor]:
+    """The tensors of nested dictionaries, with dots between the keys."""
+    if isinstance(content, torch.Tensor) and prefix:
+        return {prefix: content}
+    pairs = content.items() if isinstance(content, Mapping) else ()
+    return {
+        name: tensor
+        for key, value in pairs
+        for name, tensor in _tensors(value, f"{prefix}.{key}" if prefix else str(key)).items()
+    }
+
+
+def convert_file(
+    weights: str | Path, output: str | Path, *, name: str | None = None, overwrite: bool = False, **settings: Any
+) -> Path:
+    """Convert a file of weights, and write a card beside the result that says what it is and from what it came.
+
+    Args:
+        weights: the file; nothing in it is executed.
+        output: the file to write, such as ``model.pt``; its card, ``model.json``, holds kind, SHA-256 of the source,
+            arguments of the module that the weights belong to, and the layers that were left out.
+        name, settings: as of :func:`convert`.
+        overwrite: replace what is there.
+
+    Raises:
+        InputError: as of :func:`convert`; a file that is missing, cannot be read, or would be overwritten; weights that
+            are NaN or infinite.
+    """
+    source, output = Path(weights), Path(output)
+    _check_paths(source, output, overwrite=overwrite)
+    try:
+        content: Any = torch.load(source, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise InputError(
+            f"{source}: cannot be read as weights ({type(error).__name__}); give what "
+            "torch.save(network.state_dict(), …) wrote"
+        ) from error
+    try:
+        conversion = convert(content, name=name, **settings)
+    except InputError as error:
+        raise InputError(f"{source}: {error}") from error
+    broken = not_finite(conversion.weights)
+    if broken:
+        raise InputError(f"{source}: NaN or infinite weights in {some(broken)}; nothing is written, give good weights")
+    for layer, reason in conversion.skipped.items():
+        logger.warning("%s: left out %s: %s", source.name, layer, reason)
+    save_atomically(conversion.weights, output)
+    write_model_card(
+        output,
+        kind=conversion.kind,
+        source={"file": source.name, "sha256": sha256(source)},
+        arguments=conversion.arguments,
+        skipped=conversion.skipped,
+    )
+    logger.info("%s: %d tensors of kind %s", output, len(conversion.weights), conversion.kind)
+    return output
+
+
+def _check_paths(source: Path, output: Path, *, overwrite: bool) -> None:
+    if not source.is_file():
+        raise InputError(f"{source}: no such file of weights; check --weights")
+    if output.is_dir() or output.suffix == ".json":
+        raise InputError(
+            f"{output}: is {'a folder' if output.is_dir() else 'the name of a card'}; give a file such as model.pt"
+        )
+    card = output.with_suffix(".json")
+    if source.resolve() in (output.resolve(), card.resolve()):
+        raise InputError(f"{output}: would overwrite the weights that are to be converted; give another --output")
+    there = [str(path) for path in (output, card) if path.exists()]
+    if there and not overwrite:
+        raise InputError(f"{' and '.join(there)}: already there; give another --output, or --overwrite")

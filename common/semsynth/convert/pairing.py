@@ -1,0 +1,107 @@
+"""Which tensors of theirs ours are made of, in networks of residual blocks with attention."""
+
+from __future__ import annotations
+
+import torch
+
+from .common import PARTS, Weights, compare, copy_of
+
+UNUSED = "monai-generative creates it and never applies it; here the projection is the identity"
+
+
+class Pairing:
+    """The layers of a network of ours, each with those of theirs that hold its weights.
+
+    The shapes that theirs must have follow from ours: each tensor of ours is one of theirs, or several of equal shape
+    one after the other along the first axis (γ and β; q, k and v).
+
+    Args:
+        weights: theirs.
+        own: a state dict of ours, for names and shapes alone; it may be on the meta device.
+
+    Attributes:
+        accepted: name → shape of tensors of theirs that are in no pair.
+        made: tensors of ours that are in no pair.
+        skipped: layers of theirs that are left out, and why.
+    """
+
+    def __init__(self, weights: Weights, own: Weights) -> None:
+        self._weights, self._own = weights, own
+        self._sources: dict[str, list[str]] = {}
+        self.accepted: dict[str, tuple[int, ...]] = {}
+        self.made: dict[str, torch.Tensor] = {}
+        self.skipped: dict[str, str] = {}
+
+    def layer(self, ours: str, *theirs: str) -> None:
+        """One layer's weight and bias."""
+        for part in PARTS:
+            self._sources[f"{ours}.{part}"] = [f"{name}.{part}" for name in theirs]
+
+    def block(self, ours: str, theirs: str, *, shortcut: str) -> None:
+        """A :class:`~semsynth.networks.residual.ResBlock`.
+
+        Args:
+            ours, theirs: what stands before the names.
+            shortcut: their name of it.
+        """
+        for number in (0, 1):
+            self._norm(f"{ours}.norm_{number}", f"{theirs}.norm{number + 1}")
+            self.layer(f"{ours}.conv_{number}", f"{theirs}.conv{number + 1}.conv")
+        if f"{ours}.shortcut.weight" in self._own:
+            self.layer(f"{ours}.shortcut", f"{theirs}.{shortcut}.conv")
+        if f"{ours}.embedding.weight" in self._own:
+            self.layer(f"{ours}.embedding", f"{theirs}.time_emb_proj")
+
+    def _norm(self, ours: str, theirs: str) -> None:
+        if f"{ours}.shared.weight" not in self._own:
+            self.layer(ours, theirs)
+            return
+        self.layer(f"{ours}.shared", f"{theirs}.mlp_shared.conv")
+        self.layer(f"{ours}.gamma_beta", f"{theirs}.mlp_gamma.conv", f"{theirs}.mlp_beta.conv")
+        if f"{ours}.weight" in self._own:  # monai-generative wraps the norm once more
+            self.layer(ours, self._there(f"{theirs}.param_free_norm.N", f"{theirs}.param_free_norm"))
+
+    def attention(self, ours: str, theirs: str) -> None:
+        """An :class:`~semsynth.networks.residual.Attention`, under the names of MONAI or of monai-generative."""
+        self.layer(f"{ours}.norm", f"{theirs}.norm")
+        inner = theirs if f"{theirs}.to_q.weight" in self._weights else f"{theirs}.attn"
+        if f"{inner}.qkv.weight" in self._weights:  # MONAI's use_combined_linear: q, k and v in this order
+            self.layer(f"{ours}.qkv", f"{inner}.qkv")
+        else:
+            self.layer(f"{ours}.qkv", *(f"{inner}.to_{letter}" for letter in "qkv"))
+        if f"{inner}.out_proj.weight" in self._weights:
+            self.layer(f"{ours}.out", f"{inner}.out_proj")
+            return
+        channels = self._own[f"{ours}.out.bias"].shape[0]  # MONAI's include_fc=False, or monai-generative
+        self.made |= {f"{ours}.out.weight": torch.eye(channels), f"{ours}.out.bias": torch.zeros(channels)}
+        unused = f"{theirs}.proj_attn"
+        for key in (f"{unused}.{part}" for part in PARTS):
+            if key in self._weights:
+                self.accepted[key] = tuple(self._weights[key].shape)
+                self.skipped[unused] = UNUSED
+
+    def upsampling(self, ours: str, theirs: str) -> None:
+        """The convolution of an :class:`~semsynth.networks.residual.Upsample`."""
+        self.layer(f"{ours}.conv", self._there(f"{theirs}.conv.conv", f"{theirs}.postconv.conv"))
+
+    def _there(self, first: str, other: str) -> str:
+        return first if f"{first}.weight" in self._weights else other
+
+    def converted(self, what: str) -> dict[str, torch.Tensor]:
+        """Our weights.
+
+        Args:
+            what: the network's name, for messages.
+
+        Raises:
+            InputError: where names or shapes of theirs differ from what they must be.
+        """
+        shapes = dict(self.accepted)
+        for ours, theirs in self._sources.items():
+            length, *rest = self._own[ours].shape
+            shapes |= dict.fromkeys(theirs, (length // len(theirs), *rest))
+        compare(self._weights, shapes, what)
+        own = {
+            ours: torch.cat([copy_of(self._weights[name]) for name in theirs]) for ours, theirs in self._sources.items()
+        }
+        return own | self.made
