@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pack_bundle
 import pytest
-from bundle_configs import PROBE, config_path, walk
+from bundle_configs import PROBE, config_path, stages, walk
 from bundle_runs import synthetic_findings
 from pack_bundle import pack, relocate
 from verify_bundles import find_bundles
@@ -73,11 +73,13 @@ def test_unpacked_bundle_trains_and_infers_without_semsynth(unpacked: Path, tiny
     refused = python(["-c", "import semsynth"], unpacked, blocker)
     assert "semsynth is kept out here" in refused.stderr, "the test would prove nothing"
 
-    arguments = ["-m", "monai.bundle", "run", "training", "--config_file", "['configs/train.json','configs/tiny.json']"]
-    arguments += ["--dataset_dir", str(tiny_dataset), "--run_dir", str(weights.parent)]
-    trained = python(arguments, unpacked, blocker)
-    assert trained.returncode == 0, trained.stderr[-4000:]
-    assert weights.is_file()
+    options: list[str] = []
+    for stage in stages(unpacked)[2:]:
+        name = stage.removeprefix("train_")
+        configs = f"['configs/{stage}.json','configs/tiny_{name}.json']"
+        train(configs, tiny_dataset, tmp_path / name, unpacked, blocker)
+        options += [f"--{name}_weights", str(tmp_path / name / "model.pt")]
+    train("['configs/train.json','configs/tiny.json']", tiny_dataset, weights.parent, unpacked, blocker, *options)
 
     used = python(["-c", USE, str(tiny_dataset), str(output), str(weights)], unpacked, blocker)
     assert used.returncode == 0, used.stderr[-4000:]
@@ -86,6 +88,13 @@ def test_unpacked_bundle_trains_and_infers_without_semsynth(unpacked: Path, tiny
         assert synthetic_findings(output, {case["case"]: tiny_dataset / case["label"]}) == []
     else:
         assert any(output.rglob("*"))
+
+
+def train(configs: str, dataset: Path, output: Path, bundle: Path, blocker: Path, *options: str) -> None:
+    arguments = ["-m", "monai.bundle", "run", "training", "--config_file", configs, "--dataset_dir", str(dataset)]
+    trained = python([*arguments, "--run_dir", str(output), *options], bundle, blocker)
+    assert trained.returncode == 0, trained.stderr[-4000:]
+    assert (output / "model.pt").is_file()
 
 
 def test_no_target_is_left_where_it_was(unpacked: Path) -> None:

@@ -256,7 +256,7 @@ def test_a_label_encoding_or_modulation_of_another_resolution_is_refused():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"norm": "batch"}, "norm must be group or instance, got 'batch'"),
+        ({"norm": "batch"}, "must be group, instance or voxel, got 'batch'"),
         ({"recompute": "everything"}, "recompute must be null, labels or all"),
         ({"kernel_size": 4}, "kernel_size must be odd, got 4"),
         ({"kernel_size": -1}, "kernel_size must be odd"),

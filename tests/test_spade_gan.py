@@ -585,7 +585,7 @@ def test_weights_from_before_the_moments_of_styles_draw_from_n_0_1():
         ({"channels": (8,)}, r"needs 2 or more classes and widths .* widths \(8,\)"),
         ({"style_channels": -1}, "style_channels -1"),
         ({"style_scale": -0.5}, "style_scale -0.5"),
-        ({"spade": {"norm": "batch"}}, "norm must be group or instance"),
+        ({"spade": {"norm": "batch"}}, "must be group, instance or voxel"),
         ({"head_hidden": 0}, "hidden and groups of 1 or more"),
         ({"labels": "mean"}, "by fractions or nearest, got 'mean'"),
     ],

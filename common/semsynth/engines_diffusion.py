@@ -146,7 +146,8 @@ class DenoiserEvaluator(SupervisedEvaluator):
             noise = torch.randn(clean.shape, generator=generator).to(clean)
             level = network.schedule.level(timestep)
             noisy = level.signal * clean + level.noise * noise
-            output = network.denoiser(noisy, timestep, levels, standard)
+            with torch.autocast(noisy.device.type, torch.bfloat16, enabled=network.amp):
+                output = network.denoiser(noisy, timestep, levels, standard)
             predicted.append(network.schedule.joined(output, level))
             wanted.append(network.schedule.target(clean, noise, level))
         return torch.cat(predicted, dim=1), torch.cat(wanted, dim=1)

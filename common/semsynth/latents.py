@@ -155,18 +155,14 @@ class EncodeCases:
     Args:
         dataset: whose views to make.
         network: with the autoencoder; its scale of latents and distribution of styles are set where they are not known.
-        others: further data sets, such as that of the validation.
     """
 
-    def __init__(
-        self, dataset: LatentDataset, network: Any, others: tuple[LatentDataset, ...] | list[LatentDataset] = ()
-    ) -> None:
-        self.datasets, self.network = [dataset, *others], getattr(network, "module", network)
+    def __init__(self, dataset: LatentDataset, network: Any) -> None:
+        self.dataset, self.network = dataset, getattr(network, "module", network)
 
     def attach(self, engine: Engine) -> None:
         """Follow ``engine``."""
         engine.add_event_handler(Events.STARTED, self._encode)
 
     def _encode(self, engine: Engine) -> None:
-        for dataset in self.datasets:
-            dataset.encode(self.network)
+        self.dataset.encode(self.network)
