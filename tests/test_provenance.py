@@ -22,6 +22,7 @@ import torch
 from semsynth.datalists import load_datalist
 from semsynth.errors import InputError
 from semsynth.provenance import (
+    TrainingRecord,
     case_hashes,
     changed_keys,
     config_digest,
@@ -342,3 +343,20 @@ def test_a_card_that_cannot_tell_says_so(weights, entries, tmp_path, caplog):
             refuse_seen_cases(tmp_path / "bad.json", entries)
     refuse_seen_cases(write_model_card(weights), entries)
     assert "names no training cases" in caplog.text
+
+
+def test_what_weights_were_built_on_stands_in_their_record(tmp_path, caplog):
+    listed = tmp_path / "datalist.json"
+    image = tmp_path / "a.nii.gz"
+    image.write_bytes(b"a")
+    listed.write_text(json.dumps({"training": [{"case": "a", "image": str(image)}]}))
+    earlier = tmp_path / "autoencoder.pt"
+    own, first = {"name": "la_unet", "sha256": "1"}, {"name": "efficientnet_lite0", "sha256": "2"}
+    seen = {"name": "b", "image": "3"}
+    earlier.with_suffix(".json").write_text(json.dumps({"in_loss": [first, own], "training_cases": [seen]}))
+    dataset = SimpleNamespace(data=[{"case": "a", "image": str(image)}])
+    facts = TrainingRecord(dataset, listed, in_loss=[own], builds_on=[earlier, None]).facts()
+    assert facts["in_loss"] == [own, first]
+    assert facts["training_cases"][1:] == [seen] and len(facts["training_cases"]) == 2
+    TrainingRecord(dataset, listed, builds_on=[tmp_path / "bare.pt"]).facts()
+    assert "no card beside these weights" in caplog.text

@@ -386,6 +386,8 @@ class TrainingRecord:
         datalists: the datalist or datalists that they came from.
         in_loss: networks in the training's loss, ``{"name", "sha256"}`` each: an evaluation marks numbers that were
             made with them.
+        builds_on: files of weights from an earlier stage, or None: what the card beside them names as training cases
+            and networks in the loss is this training's too.
     """
 
     def __init__(
@@ -394,16 +396,19 @@ class TrainingRecord:
         datalists: str | Path | Sequence[str | Path],
         *,
         in_loss: Sequence[Mapping[str, str]] = (),
+        builds_on: Sequence[str | Path | None] = (),
     ) -> None:
         self.dataset, self.datalists, self.in_loss = dataset, datalists, in_loss
+        self.builds_on = [Path(path) for path in builds_on if path is not None]
 
     @cached_property
     def _facts(self) -> dict[str, Any]:
         config = config_digest() or {}
+        cards = [_card(path) for path in self.builds_on]
         return {
-            "training_cases": case_hashes(self.dataset.data),
+            "training_cases": _union(case_hashes(self.dataset.data), *(c.get("training_cases", []) for c in cards)),
             "datalist_sha256": datalist_hash(self.datalists),
-            "in_loss": [dict(network) for network in self.in_loss],
+            "in_loss": _union([dict(net) for net in self.in_loss], *(c.get("in_loss", []) for c in cards)),
             "config_sha256": hashlib.sha256(_canonical(config).encode()).hexdigest() if config else None,
             "config": config,
             "command": run_command(),
@@ -414,3 +419,21 @@ class TrainingRecord:
         """Hashes of cases, datalist and configuration; without what a card states by itself if ``for_card``."""
         left_out = ("config", "command", "versions") if for_card else ()
         return {key: value for key, value in self._facts.items() if key not in left_out}
+
+
+def _card(weights: Path) -> dict[str, Any]:
+    """The card beside a file of weights; {} with a warning where there is none."""
+    path = weights.with_suffix(".json")
+    if not path.is_file():
+        logger.warning(
+            "%s: no card beside these weights, so nobody knows which cases and losses they have seen", weights
+        )
+        return {}
+    card: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return card
+
+
+def _union(*lists: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
+    """All entries once, in the order in which they come."""
+    entries = {_canonical(dict(entry)): dict(entry) for entries in lists for entry in entries}
+    return list(entries.values())

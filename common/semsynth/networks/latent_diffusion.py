@@ -5,6 +5,7 @@ Rombach et al. 2022 with SPADE (Al-Sanaani et al., fig. 1), and an acquisition s
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -314,7 +315,8 @@ class LatentDiffusion(nn.Module):
 
     def _bar(self, steps: Iterator[Step]) -> Iterator[Step]:
         every = list(steps)
-        yield from tqdm(every, desc="denoising", unit="step", leave=False, mininterval=0.5)
+        interval = 0.1 if sys.stderr.isatty() else 30.0
+        yield from tqdm(every, desc="denoising", unit="step", leave=False, mininterval=interval)
 
     # ---- style
 
