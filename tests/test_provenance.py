@@ -355,7 +355,9 @@ def test_what_weights_were_built_on_stands_in_their_record(tmp_path, caplog):
     seen = {"name": "b", "image": "3"}
     earlier.with_suffix(".json").write_text(json.dumps({"in_loss": [first, own], "training_cases": [seen]}))
     dataset = SimpleNamespace(data=[{"case": "a", "image": str(image)}])
-    facts = TrainingRecord(dataset, listed, in_loss=[own], builds_on=[earlier, None]).facts()
+    facts = TrainingRecord(
+        dataset, listed, in_loss=[own], builds_on=[None, earlier, tmp_path / "passed_over.pt"]
+    ).facts()
     assert facts["in_loss"] == [own, first]
     assert facts["training_cases"][1:] == [seen] and len(facts["training_cases"]) == 2
     TrainingRecord(dataset, listed, builds_on=[tmp_path / "bare.pt"]).facts()

@@ -127,3 +127,15 @@ def test_the_autoencoder_alone_reconstructs_each_image(weights: Path, tiny_datas
     assert np.abs(made - wanted).max() < 2e-3
     record = json.loads(next((tmp_path / "made").glob("*_synthetic.json")).read_text())
     assert record["style_from"] == Path(entry["image"]).name
+
+
+def test_stage_two_goes_on_from_whole_weights_without_those_of_stage_one(
+    weights: Path, tiny_dataset: Path, tmp_path: Path
+) -> None:
+    paths = {"dataset_dir": tiny_dataset, "run_dir": tmp_path / "run", "autoencoder_weights": tmp_path / "none.pt"}
+    training = bundle_runs.workflow(BUNDLE, ["train"], "train", paths, init_weights=str(weights))
+    training.run()
+    made, given = torch.load(tmp_path / "run" / "model_final.pt"), torch.load(weights)
+    for name in given:
+        if name.startswith("autoencoder."):
+            assert torch.allclose(made[name].float(), given[name], atol=1e-2), name

@@ -386,8 +386,8 @@ class TrainingRecord:
         datalists: the datalist or datalists that they came from.
         in_loss: networks in the training's loss, ``{"name", "sha256"}`` each: an evaluation marks numbers that were
             made with them.
-        builds_on: files of weights from an earlier stage, or None: what the card beside them names as training cases
-            and networks in the loss is this training's too.
+        builds_on: weights that it may start from, the first that is not None: what the card beside them names as
+            training cases and networks in the loss is this training's too.
     """
 
     def __init__(
@@ -399,16 +399,16 @@ class TrainingRecord:
         builds_on: Sequence[str | Path | None] = (),
     ) -> None:
         self.dataset, self.datalists, self.in_loss = dataset, datalists, in_loss
-        self.builds_on = [Path(path) for path in builds_on if path is not None]
+        self.builds_on = next((Path(path) for path in builds_on if path is not None), None)
 
     @cached_property
     def _facts(self) -> dict[str, Any]:
         config = config_digest() or {}
-        cards = [_card(path) for path in self.builds_on]
+        earlier = {} if self.builds_on is None else _card(self.builds_on)
         return {
-            "training_cases": _union(case_hashes(self.dataset.data), *(c.get("training_cases", []) for c in cards)),
+            "training_cases": _union(case_hashes(self.dataset.data), earlier.get("training_cases", [])),
             "datalist_sha256": datalist_hash(self.datalists),
-            "in_loss": _union([dict(net) for net in self.in_loss], *(c.get("in_loss", []) for c in cards)),
+            "in_loss": _union(self.in_loss, earlier.get("in_loss", [])),
             "config_sha256": hashlib.sha256(_canonical(config).encode()).hexdigest() if config else None,
             "config": config,
             "command": run_command(),

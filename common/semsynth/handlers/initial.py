@@ -30,6 +30,7 @@ class InitWeights:
             was learned.
         warm_up: iterations in which the rates rise linearly to what their schedules say.
         name: which network of a training checkpoint.
+        unless: a file of weights that bring this network's along: where it is given, nothing is done here.
 
     Raises:
         InputError: (at the start) no such file, no weights in it, or less than half of the parameters fit.
@@ -43,8 +44,10 @@ class InitWeights:
         optimizers: Sequence[torch.optim.Optimizer] = (),
         warm_up: int = 100,
         name: str = "network",
+        unless: str | Path | None = None,
     ) -> None:
-        self.network, self.path, self.name = network, None if path is None else Path(path), name
+        self.network, self.name = network, name
+        self.path = None if path is None or unless is not None else Path(path)
         self.optimizers, self.warm_up = list(optimizers), warm_up
         self.rates: list[list[float]] = []
 
