@@ -48,7 +48,7 @@ class SPADEAutoencoder(nn.Module):
         channels: width of each residual level, from fine to coarse (four levels in the paper).
         strides: by how much each level is coarser than the one before, 1 or 2; of the first, than the image. Their
             product is the compression along each axis. A first level of stride 2 has 2³ voxels as channels of one, at
-            the decoder's end too: four times as fast at equal arithmetic, which at full resolution is all memory.
+            the decoder's end too: at full resolution most of the time goes into memory, not arithmetic.
         latent_channels: of the latent (8 in the paper).
         blocks: residual blocks per level, one number for all or one per level; encoder and decoder alike.
         spade: arguments of :class:`~semsynth.networks.spade.SPADEOptions`; norm, groups and eps hold for the norms

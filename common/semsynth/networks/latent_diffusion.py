@@ -81,7 +81,7 @@ class LatentDiffusion(nn.Module):
         style_scale: 1 draws styles as they are in the training set, less draws them nearer to the typical one, which 0
             gives.
         noise_seed: which noise, and which style where none is given: any whole number.
-        amp: networks in bfloat16 while sampling; the sampler itself, style and decoded image stay in float32.
+        amp: networks in bfloat16 while sampling; the sampler's own arithmetic and the style stay in float32.
         progress: a bar over the steps.
 
     Attributes:
