@@ -145,8 +145,8 @@ def test_a_latent_of_another_size_is_named() -> None:
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"strides": (2, 2, 2)}, "one entry per level, got 2, 3, 2 and 2"),
-        ({"blocks": (1,)}, "one entry per level, got 2, 2, 1 and 2"),
+        ({"strides": (2, 2, 2)}, "one entry per level, got 2, 3, 2, 2"),
+        ({"blocks": (1,)}, "one entry per level, got 2, 2, 1, 2"),
         ({"strides": (3, 1)}, r"strides of 1 or 2, .* got \(3, 1\)"),
         ({"resampling": "bilinear"}, "resampling must be aligned or strided, got 'bilinear'"),
         ({"spade": {"norm": "batch"}}, "must be group, instance or voxel, got 'batch'"),

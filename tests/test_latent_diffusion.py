@@ -104,8 +104,8 @@ def test_it_starts_by_predicting_nothing() -> None:
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"attention": (True,)}, "one entry per level, .* got 2, 2, 1, "),
-        ({"blocks": (1, 1, 1)}, "one entry per level, .* got 2, 3, 2, "),
+        ({"attention": (True,)}, "one entry per level, got 2, 2, 1, 2"),
+        ({"blocks": (1, 1, 1)}, "one entry per level, got 2, 3, 2, 2"),
         ({"embedding": "film"}, "embedding must be add or scale_shift, got 'film'"),
         ({"resampling": "pool"}, "resampling must be aligned or strided, got 'pool'"),
         ({"head_channels": 3}, "head_channels must divide the 8 channels of its level, got 3"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import bundle_runs
 import nibabel as nib
@@ -18,57 +17,42 @@ from semsynth.handlers import StyleFrom
 from semsynth.networks.latent_diffusion import intensity_style
 from semsynth.volumes import read_volume, sha256
 from tiny_diffusion import diffusion
+from tiny_synthesis import random_weights, synthesise
 
 BUNDLE = Path(__file__).resolve().parents[1] / "bundles" / "spade_ldm"
 
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Random weights of the tiny network, whose styles matter as much as trained ones do."""
-    network = ConfigParser(bundle_runs.read(BUNDLE, "inference", "tiny")).get_parsed_content("network_def")
-    torch.manual_seed(0)
-    for parameter in network.parameters():
-        torch.nn.init.normal_(parameter, std=0.3)
-    path = tmp_path_factory.mktemp("weights") / "model.pt"
-    torch.save(network.state_dict(), path)
-    return path
-
-
-def run(
-    weights: Path, dataset: Path, output: Path, names: tuple[str, ...] = ("inference",), **options: Any
-) -> list[Any]:
-    paths = {"dataset_dir": dataset, "output_dir": output, "weights": weights}
-    inference = bundle_runs.workflow(BUNDLE, names, "infer", paths, style_spacing=[3.0, 3.0, 3.0], **options)
-    inference.run()
-    inference.finalize()
-    entries = json.loads((output / "datalist.json").read_text())["training"]
-    return [read_volume(output / entry["image"]).data for entry in entries]
+    return random_weights(BUNDLE, tmp_path_factory.mktemp("weights") / "model.pt")
 
 
 def test_samples_differ_and_the_same_seed_gives_the_same(weights: Path, tiny_dataset: Path, tmp_path: Path) -> None:
-    first, second = run(weights, tiny_dataset, tmp_path / "two", num_samples=2)
-    (alone,) = run(weights, tiny_dataset, tmp_path / "one")
+    first, second = synthesise(BUNDLE, weights, tiny_dataset, tmp_path / "two", num_samples=2)
+    (alone,) = synthesise(BUNDLE, weights, tiny_dataset, tmp_path / "one")
     assert np.array_equal(first, alone)
     assert np.abs(first - second).mean() > 1e-3
 
 
 def test_sampler_steps_and_guidance_are_options(weights: Path, tiny_dataset: Path, tmp_path: Path) -> None:
-    (usual,) = run(weights, tiny_dataset, tmp_path / "usual", steps=3)
+    (usual,) = synthesise(BUNDLE, weights, tiny_dataset, tmp_path / "usual", steps=3)
     for name, options in {
         "ddpm": {"sampler": "ddpm", "steps": 3},
         "steps": {"steps": 5},
         "guidance": {"guidance": 3.0, "steps": 3},
     }.items():
-        (other,) = run(weights, tiny_dataset, tmp_path / name, **options)
+        (other,) = synthesise(BUNDLE, weights, tiny_dataset, tmp_path / name, **options)
         assert np.abs(usual - other).mean() > 1e-4, name
 
 
 def test_a_style_is_copied_from_an_image_and_its_map(weights: Path, tiny_dataset: Path, tmp_path: Path) -> None:
     entry = json.loads((tiny_dataset / "datalist.json").read_text())["testing"][0]
     image, label = (tiny_dataset / entry[key] for key in ("image", "label"))
-    (own,) = run(weights, tiny_dataset, tmp_path / "own", style_from="own")
-    (given,) = run(weights, tiny_dataset, tmp_path / "given", style_from=str(image), style_map=str(label))
-    (drawn,) = run(weights, tiny_dataset, tmp_path / "drawn")
+    (own,) = synthesise(BUNDLE, weights, tiny_dataset, tmp_path / "own", style_from="own")
+    (given,) = synthesise(
+        BUNDLE, weights, tiny_dataset, tmp_path / "given", style_from=str(image), style_map=str(label)
+    )
+    (drawn,) = synthesise(BUNDLE, weights, tiny_dataset, tmp_path / "drawn")
     assert np.array_equal(own, given)
     assert np.abs(own - drawn).mean() > 1e-3
     record = json.loads(next((tmp_path / "own").glob("*_synthetic.json")).read_text())
@@ -114,7 +98,7 @@ def test_an_image_without_its_map_is_refused() -> None:
 
 def test_the_autoencoder_alone_reconstructs_each_image(weights: Path, tiny_dataset: Path, tmp_path: Path) -> None:
     names = ("inference", "inference_autoencoder")
-    (made,) = run(weights, tiny_dataset, tmp_path / "made", names)
+    (made,) = synthesise(BUNDLE, weights, tiny_dataset, tmp_path / "made", names)
     network = ConfigParser(bundle_runs.read(BUNDLE, "inference", "tiny")).get_parsed_content("network_def").eval()
     network.load_state_dict(torch.load(weights))
     entry = json.loads((tiny_dataset / "datalist.json").read_text())["testing"][0]

@@ -5,33 +5,25 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import bundle_runs
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
 from ignite.engine import Engine
-from monai.bundle import ConfigParser
 from semsynth.datalists import load_label_maps
 from semsynth.errors import InputError
 from semsynth.handlers import SampleSeeds, StyleFrom
 from semsynth.networks.pix2pix import Pix2PixGenerator
 from semsynth.networks.spade_gan import SPADEGenerator
-from semsynth.volumes import read_volume, sha256
+from semsynth.volumes import sha256
+from tiny_synthesis import random_weights, synthesise
 
 BUNDLE = Path(__file__).resolve().parents[1] / "bundles" / "spade_gan3d"
 
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
-    """Random weights of the tiny network, whose styles matter as much as trained ones do."""
-    network = ConfigParser(bundle_runs.read(BUNDLE, "inference", "tiny")).get_parsed_content("network_def")
-    torch.manual_seed(0)
-    for parameter in network.parameters():
-        torch.nn.init.normal_(parameter, std=0.3)
-    path = tmp_path_factory.mktemp("weights") / "model.pt"
-    torch.save(network.state_dict(), path)
-    return path
+    return random_weights(BUNDLE, tmp_path_factory.mktemp("weights") / "model.pt")
 
 
 def image_file(path: Path, *, noise: float, spacing: float = 3.0, pad: int = 0) -> Path:
@@ -43,15 +35,6 @@ def image_file(path: Path, *, noise: float, spacing: float = 3.0, pad: int = 0) 
     affine[:3, 3] = -spacing * pad
     nib.save(nib.Nifti1Image(volume.astype(np.float32), affine), path)
     return path
-
-
-def synthesise(weights, dataset, output, **options):
-    paths = {"dataset_dir": dataset, "output_dir": output, "weights": weights}
-    inference = bundle_runs.workflow(BUNDLE, ["inference"], "infer", paths, style_spacing=[3.0, 3.0, 3.0], **options)
-    inference.run()
-    inference.finalize()
-    entries = json.loads((output / "datalist.json").read_text())["training"]
-    return [read_volume(output / entry["image"]).data for entry in entries]
 
 
 def encoded(image: Path, spacing: float = 3.0) -> torch.Tensor:
@@ -66,9 +49,9 @@ def encoded(image: Path, spacing: float = 3.0) -> torch.Tensor:
 
 def test_the_style_of_an_image_changes_the_volume_and_stands_in_its_record(weights, tiny_dataset, tmp_path):
     smooth, noisy = (image_file(tmp_path / f"{noise}.nii.gz", noise=noise) for noise in (1.0, 80.0))
-    drawn, other = synthesise(weights, tiny_dataset, tmp_path / "drawn", num_samples=2)
-    a, second = synthesise(weights, tiny_dataset, tmp_path / "a", num_samples=2, style_from=str(smooth))
-    (b,) = synthesise(weights, tiny_dataset, tmp_path / "b", style_from=str(noisy))
+    drawn, other = synthesise(BUNDLE, weights, tiny_dataset, tmp_path / "drawn", num_samples=2)
+    a, second = synthesise(BUNDLE, weights, tiny_dataset, tmp_path / "a", num_samples=2, style_from=str(smooth))
+    (b,) = synthesise(BUNDLE, weights, tiny_dataset, tmp_path / "b", style_from=str(noisy))
     for one, two in ((drawn, other), (drawn, a), (a, b), (a, second)):
         assert np.abs(one - two).mean() > 1e-3
     record = json.loads(next((tmp_path / "b").glob("*_synthetic.json")).read_text())
@@ -78,7 +61,7 @@ def test_the_style_of_an_image_changes_the_volume_and_stands_in_its_record(weigh
 
 def test_the_same_style_and_seed_give_the_same_volume(weights, tiny_dataset, tmp_path):
     image = str(image_file(tmp_path / "image.nii.gz", noise=20.0))
-    one, two = (synthesise(weights, tiny_dataset, tmp_path / name, style_from=image)[0] for name in "ab")
+    one, two = (synthesise(BUNDLE, weights, tiny_dataset, tmp_path / name, style_from=image)[0] for name in "ab")
     assert np.array_equal(one, two)
 
 
@@ -118,9 +101,9 @@ def test_maps_of_one_seed_have_styles_of_their_own():
 def test_each_map_in_the_style_of_its_own_image(weights, tiny_dataset, tmp_path):
     entry = json.loads((tiny_dataset / "datalist.json").read_text())["testing"][0]
     image = tiny_dataset / entry["image"]
-    own = synthesise(weights, tiny_dataset, tmp_path / "own", style_from="own", num_samples=2)
-    given = synthesise(weights, tiny_dataset, tmp_path / "given", style_from=str(image), num_samples=2)
-    drawn = synthesise(weights, tiny_dataset, tmp_path / "drawn", num_samples=2)
+    own = synthesise(BUNDLE, weights, tiny_dataset, tmp_path / "own", style_from="own", num_samples=2)
+    given = synthesise(BUNDLE, weights, tiny_dataset, tmp_path / "given", style_from=str(image), num_samples=2)
+    drawn = synthesise(BUNDLE, weights, tiny_dataset, tmp_path / "drawn", num_samples=2)
     assert np.array_equal(own[0], given[0]) and np.array_equal(own[1], given[1])
     assert np.abs(own[0] - drawn[0]).mean() > 1e-3
     record = json.loads(next((tmp_path / "own").glob("*_s0_synthetic.json")).read_text())

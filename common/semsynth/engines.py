@@ -224,12 +224,19 @@ class MixedPrecisionTrainer(SupervisedTrainer):
         if first:
             learner.start()
         with torch.autocast(**self.autocast):
-            pred = engine.inferer(inputs, self.network)
-            engine.state.output[Keys.PRED] = pred.detach()
-            engine.fire_event(IterationEvents.FORWARD_COMPLETED)
-            loss = engine.loss_function(pred.float(), target)
-        terms = loss if isinstance(loss, dict) else {"loss": loss}
+            terms = self._terms(engine, inputs, target)
         self._optimize(learner, terms, step=last)
+
+    def _terms(self, engine: SupervisedTrainer, inputs: torch.Tensor, target: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The network's pass and its named losses."""
+        pred = engine.inferer(inputs, self.network)
+        self._predicted(pred)
+        loss = engine.loss_function(pred.float(), target)
+        return loss if isinstance(loss, dict) else {"loss": loss}
+
+    def _predicted(self, pred: torch.Tensor) -> None:
+        self.state.output[Keys.PRED] = pred.detach()  # type: ignore[index]
+        self.fire_event(IterationEvents.FORWARD_COMPLETED)
 
     def _optimize(self, learner: Learner, terms: dict[str, torch.Tensor], *, step: bool) -> None:
         """Backward on the terms' sum, and an optimizer step if ``step`` and all is finite."""
@@ -336,8 +343,7 @@ class AdversarialTrainer(MixedPrecisionTrainer):
         with torch.autocast(**self.autocast):
             made = self._synthesize(engine, label, real)
             fake: torch.Tensor = made[0]
-            engine.state.output[Keys.PRED] = fake.detach()  # type: ignore[index]
-            engine.fire_event(IterationEvents.FORWARD_COMPLETED)
+            self._predicted(fake)
             terms = self._generator_terms(judge, label, fake, real, *made[1:])
         self._optimize(self.learners["network"], terms, step=step)
         if judge is not None:

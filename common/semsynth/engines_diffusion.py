@@ -66,23 +66,17 @@ class DenoiserTrainer(MixedPrecisionTrainer):
         assert isinstance(whole, LatentDiffusion)
         return whole
 
-    def _train_on(self, engine: SupervisedTrainer, inputs: torch.Tensor, target: torch.Tensor) -> None:
-        first, last = self._accumulation()
-        learner = self.learners["network"]
-        self.network.train()
-        if first:
-            learner.start()
-        style: Any = engine.state.batch.get(STYLE)  # type: ignore[union-attr]
+    def _terms(self, engine: SupervisedTrainer, inputs: torch.Tensor, target: torch.Tensor) -> dict[str, torch.Tensor]:
         whole = self._whole()
-        with torch.autocast(**self.autocast):
-            latent = drawn(whole, target)
-            denoised = engine.inferer(inputs, self.network, latent, None if style is None else style.to(latent.device))
-            engine.state.output[Keys.PRED] = denoised.pred.detach()  # type: ignore[index]
-            terms = self.loss_function(
-                denoised, inputs, whole.autoencoder,
-                timesteps=whole.schedule.timesteps, iteration=engine.state.iteration,
-            )  # fmt: skip
-        self._optimize(learner, terms, step=last)
+        latent = drawn(whole, target)
+        style: Any = engine.state.batch.get(STYLE)  # type: ignore[union-attr]
+        denoised = engine.inferer(inputs, self.network, latent, None if style is None else style.to(latent.device))
+        self._predicted(denoised.pred)
+        terms: dict[str, torch.Tensor] = self.loss_function(
+            denoised, inputs, whole.autoencoder,
+            timesteps=whole.schedule.timesteps, iteration=engine.state.iteration,
+        )  # fmt: skip
+        return terms
 
 
 @torch.no_grad()

@@ -42,11 +42,11 @@ class ConditionalGANLoss(nn.Module):
         self.adversarial_weight, self.l1_weight = adversarial_weight, l1_weight
 
     def generator(
-        self, discriminator: nn.Module, label: torch.Tensor, fake: torch.Tensor, real: torch.Tensor
+        self, discriminator: nn.Module | None, label: torch.Tensor, fake: torch.Tensor, real: torch.Tensor
     ) -> dict[str, torch.Tensor]:
         """Weighted terms of the generator; their sum is its loss. All tensors ``(B, 1, H, W, D)``, images in [0, 1]."""
         terms = {}
-        if self.adversarial_weight > 0:
+        if discriminator is not None and self.adversarial_weight > 0:
             terms["g_adversarial"] = self.adversarial_weight * self._persuasion(scales_of(discriminator(label, fake)))
         if self.l1_weight > 0:
             terms["g_l1"] = self._l1(fake, real)
@@ -124,7 +124,7 @@ class VariationalGANLoss(ConditionalGANLoss):
 
     def generator(
         self,
-        discriminator: nn.Module,
+        discriminator: nn.Module | None,
         label: torch.Tensor,
         fake: torch.Tensor,
         real: torch.Tensor,
@@ -133,13 +133,14 @@ class VariationalGANLoss(ConditionalGANLoss):
         """Weighted terms of the generator and its encoder; their sum is their loss.
 
         Args:
-            discriminator: (label, image) → features, logits last; or a list of such lists, one per scale.
+            discriminator: (label, image) → features, logits last; or a list of such lists, one per scale; None leaves
+                its terms out.
             label: class indices ``(B, 1, H, W, D)``.
             fake, real: images in [0, 1], ``(B, 1, H, W, D)``.
-            posterior: mean and log-variance ``(B, Z)`` each, of the encoder; None leaves the KL term out.
+            posterior: mean and log σ² of the encoder, see :meth:`divergence`; None leaves the KL term out.
         """
         terms = {}
-        if self.adversarial_weight > 0 or self.feature_weight > 0:
+        if discriminator is not None and (self.adversarial_weight > 0 or self.feature_weight > 0):
             judged = scales_of(discriminator(label, fake))
             if self.adversarial_weight > 0:
                 terms["g_adversarial"] = self.adversarial_weight * self._persuasion(judged)
@@ -150,10 +151,14 @@ class VariationalGANLoss(ConditionalGANLoss):
         if self.perceptual is not None:
             terms["g_perceptual"] = self.perceptual_weight * self.perceptual(fake, real)
         if self.kl_weight > 0 and posterior is not None:
-            terms["g_kl"] = self.kl_weight * kl_divergence(*posterior)
+            terms["g_kl"] = self.kl_weight * self.divergence(*posterior)
         if self.l1_weight > 0:
             terms["g_l1"] = self._l1(fake, real)
         return terms
+
+    def divergence(self, mean: torch.Tensor, log_variance: torch.Tensor) -> torch.Tensor:
+        """:func:`kl_divergence` of a posterior ``(B, Z)``."""
+        return kl_divergence(mean, log_variance)
 
 
 def scales_of(judged: list[torch.Tensor] | Scales) -> Scales:

@@ -6,10 +6,10 @@ import torch
 from torch import nn
 
 from .errors import InputError
-from .losses import Adversarial, ConditionalGANLoss, _check_weights, scales_of
+from .losses import Adversarial, VariationalGANLoss, _check_weights, scales_of
 
 
-class AutoencoderLoss(ConditionalGANLoss):
+class AutoencoderLoss(VariationalGANLoss):
     """L1, perceptual, KL and adversarial terms, and R1 for the discriminator (Al-Sanaani et al., section II-C).
 
     A term of weight 0 is not computed.
@@ -33,8 +33,6 @@ class AutoencoderLoss(ConditionalGANLoss):
             network.
     """
 
-    perceptual: nn.Module | None
-
     def __init__(
         self,
         *,
@@ -47,50 +45,23 @@ class AutoencoderLoss(ConditionalGANLoss):
         r1_interval: int = 16,
         perceptual: nn.Module | None = None,
     ) -> None:
-        super().__init__(adversarial=adversarial, adversarial_weight=adversarial_weight, l1_weight=l1_weight)
-        _check_weights(perceptual_weight=perceptual_weight, kl_weight=kl_weight, r1_weight=r1_weight)
+        super().__init__(
+            adversarial=adversarial,
+            adversarial_weight=adversarial_weight,
+            feature_weight=0.0,
+            perceptual_weight=perceptual_weight,
+            kl_weight=kl_weight,
+            l1_weight=l1_weight,
+            perceptual=perceptual,
+        )
+        _check_weights(r1_weight=r1_weight)
         if r1_interval < 1:
             raise InputError(f"r1_interval must be 1 or more, got {r1_interval}")
-        if perceptual_weight > 0 and perceptual is None:
-            raise InputError(
-                f"perceptual_weight is {perceptual_weight} and there is no perceptual network; give one as perceptual "
-                "(semsynth.networks.perceptual.load_perceptual) or set perceptual_weight to 0"
-            )
-        self.perceptual_weight, self.kl_weight = perceptual_weight, kl_weight
         self.r1_weight, self.r1_interval = r1_weight, int(r1_interval)
-        self.perceptual = perceptual if perceptual_weight > 0 else None
 
-    @property
-    def in_loss(self) -> list[dict[str, str]]:
-        """Name and SHA-256 of the networks that this loss uses."""
-        return list(getattr(self.perceptual, "in_loss", []))
-
-    def generator(
-        self,
-        discriminator: nn.Module | None,
-        label: torch.Tensor,
-        fake: torch.Tensor,
-        real: torch.Tensor,
-        posterior: tuple[torch.Tensor, torch.Tensor] | None = None,
-    ) -> dict[str, torch.Tensor]:
-        """Weighted terms of the autoencoder; their sum is its loss.
-
-        Args:
-            discriminator: (label, image) → features, logits last; None leaves the adversarial term out.
-            label: class indices ``(B, 1, H, W, D)``.
-            fake, real: images in [0, 1], ``(B, 1, H, W, D)``.
-            posterior: mean and log σ² of the latent, ``(B, Z, h, w, d)`` each.
-        """
-        terms = {}
-        if self.l1_weight > 0:
-            terms["g_l1"] = self._l1(fake, real)
-        if self.perceptual is not None:
-            terms["g_perceptual"] = self.perceptual_weight * self.perceptual(fake, real)
-        if self.kl_weight > 0 and posterior is not None:
-            terms["g_kl"] = self.kl_weight * latent_kl(*posterior)
-        if self.adversarial_weight > 0 and discriminator is not None:
-            terms["g_adversarial"] = self.adversarial_weight * self._persuasion(scales_of(discriminator(label, fake)))
-        return terms
+    def divergence(self, mean: torch.Tensor, log_variance: torch.Tensor) -> torch.Tensor:
+        """:func:`latent_kl` of a posterior ``(B, Z, h, w, d)``."""
+        return latent_kl(mean, log_variance)
 
     def penalty(self, discriminator: nn.Module, label: torch.Tensor, real: torch.Tensor) -> dict[str, torch.Tensor]:
         """The R1 term of a step that has one, in float32; {} where its weight is 0."""

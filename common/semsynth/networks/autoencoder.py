@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import torch
@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from ..errors import InputError
 from ..labels import plain
-from .residual import Attention, Downsample, Norm, Resampling, ResBlock, Upsample, check_resampling
+from .residual import Attention, Downsample, Norm, Resampling, ResBlock, Upsample, check_resampling, per_level
 from .spade import BlockModulation, Sampling, SPADEOptions, label_pyramid
 from .spade_gan import Reconstruction
 
@@ -84,44 +84,35 @@ class SPADEAutoencoder(nn.Module):
         resampling: Resampling = "aligned",
     ) -> None:
         super().__init__()
-        levels = len(channels)
-        counts = [blocks] * levels if isinstance(blocks, int) else list(blocks)
-        attention = [False] * levels if attention is None else list(attention)
-        if not levels or not levels == len(strides) == len(counts) == len(attention):
+        widths, steps, counts, attended = per_level(
+            channels=channels, strides=strides, blocks=blocks, attention=attention or False
+        )
+        if any(step not in (1, 2) for step in steps) or num_classes < 2 or latent_channels < 1:
             raise InputError(
-                f"channels, strides, blocks and attention must have one entry per level, got {levels}, {len(strides)}, "
-                f"{len(counts)} and {len(attention)}"
-            )
-        if any(stride not in (1, 2) for stride in strides) or num_classes < 2 or latent_channels < 1:
-            raise InputError(
-                f"needs strides of 1 or 2, 2 or more classes and 1 or more latent channels, got {tuple(strides)}, "
+                f"needs strides of 1 or 2, 2 or more classes and 1 or more latent channels, got {tuple(steps)}, "
                 f"{num_classes} and {latent_channels}"
             )
         check_resampling(resampling)
         options = SPADEOptions(**({"norm": "voxel"} | (spade or {})))
-        unlabelled = options if norm_eps is None else replace(options, eps=norm_eps)
         self.num_classes, self.latent_channels = num_classes, latent_channels
         self.labels: LabelEncoding = labels
-        self.strides = [math.prod(strides[: i + 1]) for i in range(levels)]
-        self.encoder = _Encoder(
-            channels, strides, counts, attention, unlabelled, latent_channels, middle, last_norm, resampling
+        self.strides: list[int] = [math.prod(steps[: i + 1]) for i in range(len(steps))]
+        plan = _Plan(
+            channels=widths,
+            strides=steps,
+            blocks=counts,
+            attention=attended,
+            options=options,
+            unlabelled=options if norm_eps is None else replace(options, eps=norm_eps),
+            latent_channels=latent_channels,
+            label_channels={
+                stride: num_classes * (8 if stride == 2 and labels == "subvoxels" else 1) for stride in self.strides
+            },
+            middle=middle,
+            last_norm=last_norm,
+            resampling=resampling,
         )
-        label_channels = {
-            stride: num_classes * (8 if stride == 2 and labels == "subvoxels" else 1) for stride in self.strides
-        }
-        self.decoder = _Decoder(
-            channels,
-            strides,
-            counts,
-            attention,
-            options,
-            unlabelled,
-            latent_channels,
-            middle,
-            last_norm,
-            resampling,
-            label_channels,
-        )
+        self.encoder, self.decoder = _Encoder(plan), _Decoder(plan)
 
     @property
     def stride(self) -> int:
@@ -204,41 +195,51 @@ class SPADEAutoencoder(nn.Module):
         )
 
 
+@dataclass(frozen=True)
+class _Plan:
+    """What encoder and decoder are built by; lists have one entry per level, from fine to coarse."""
+
+    channels: list[int]
+    strides: list[int]
+    blocks: list[int]
+    attention: list[bool]
+    options: SPADEOptions
+    unlabelled: SPADEOptions
+    latent_channels: int
+    label_channels: dict[int, int]
+    middle: bool
+    last_norm: bool
+    resampling: Resampling
+
+    def last(self, width: int) -> nn.Module:
+        """The norm before the last convolution."""
+        return Norm(width, self.unlabelled) if self.last_norm else nn.Identity()
+
+
 class _Encoder(nn.Module):
-    def __init__(
-        self,
-        channels: Sequence[int],
-        strides: Sequence[int],
-        blocks: Sequence[int],
-        attention: Sequence[bool],
-        options: SPADEOptions,
-        latent_channels: int,
-        middle: bool,
-        last_norm: bool,
-        resampling: Resampling,
-    ) -> None:
+    def __init__(self, plan: _Plan) -> None:
         super().__init__()
-        aligned = resampling == "aligned"
-        self.start = _start(1, channels[0], strides[0])
+        options = plan.unlabelled
+        self.start = _start(1, plan.channels[0], plan.strides[0])
         layers: list[nn.Module] = []
-        width = channels[0]
-        for i, wide in enumerate(channels):
-            if i and strides[i] == 2:
-                layers.append(Downsample(width, wide if aligned else width, resampling))
-                width = wide if aligned else width
-            for _ in range(blocks[i]):
+        width = plan.channels[0]
+        for i, wide in enumerate(plan.channels):
+            if i and plan.strides[i] == 2:
+                narrow, width = width, wide if plan.resampling == "aligned" else width
+                layers.append(Downsample(narrow, width, plan.resampling))
+            for _ in range(plan.blocks[i]):
                 layers.append(ResBlock(width, wide, options, zero_last=True))
                 width = wide
-                if attention[i]:
+                if plan.attention[i]:
                     layers.append(Attention(width, options))
-        if middle:
+        if plan.middle:
             layers += [ResBlock(width, width, options), Attention(width, options), ResBlock(width, width, options)]
         self.layers = nn.ModuleList(layers)
-        self.norm = Norm(width, options) if last_norm else nn.Identity()
-        self.head = nn.Conv3d(width, 2 * latent_channels, 3, padding=1)
+        self.norm = plan.last(width)
+        self.head = nn.Conv3d(width, 2 * plan.latent_channels, 3, padding=1)
         assert self.head.bias is not None
         # the map alone gives a fair image: of a latent that starts as mostly noise the decoder learns to make no use
-        nn.init.constant_(self.head.bias[latent_channels:], -4.0)
+        nn.init.constant_(self.head.bias[plan.latent_channels :], -4.0)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.start(x)
@@ -249,47 +250,32 @@ class _Encoder(nn.Module):
 
 
 class _Decoder(nn.Module):
-    def __init__(
-        self,
-        channels: Sequence[int],
-        strides: Sequence[int],
-        blocks: Sequence[int],
-        attention: Sequence[bool],
-        options: SPADEOptions,
-        unlabelled: SPADEOptions,
-        latent_channels: int,
-        middle: bool,
-        last_norm: bool,
-        resampling: Resampling,
-        label_channels: dict[int, int],
-    ) -> None:
+    def __init__(self, plan: _Plan) -> None:
         super().__init__()
-        aligned = resampling == "aligned"
-        stride = max(label_channels)
+        stride = max(plan.label_channels)
 
         def block(a: int, b: int) -> ResBlock:
-            return ResBlock(a, b, options, label_channels=label_channels[stride], zero_last=True)
+            return ResBlock(a, b, plan.options, label_channels=plan.label_channels[stride], zero_last=True)
 
-        self.rescale = nn.Conv3d(latent_channels, latent_channels, 1)
-        width = channels[-1]
-        self.start = nn.Conv3d(latent_channels, width, 3, padding=1)
+        self.rescale = nn.Conv3d(plan.latent_channels, plan.latent_channels, 1)
+        width = plan.channels[-1]
+        self.start = nn.Conv3d(plan.latent_channels, width, 3, padding=1)
         layers: list[nn.Module] = []
-        if middle:
-            layers += [block(width, width), Attention(width, unlabelled), block(width, width)]
-        for i in reversed(range(len(channels))):
-            for _ in range(blocks[i]):
-                layers.append(block(width, channels[i]))
-                width = channels[i]
-                if attention[i]:
-                    layers.append(Attention(width, unlabelled))
-            if i and strides[i] == 2:
+        if plan.middle:
+            layers += [block(width, width), Attention(width, plan.unlabelled), block(width, width)]
+        for i in reversed(range(len(plan.channels))):
+            for _ in range(plan.blocks[i]):
+                layers.append(block(width, plan.channels[i]))
+                width = plan.channels[i]
+                if plan.attention[i]:
+                    layers.append(Attention(width, plan.unlabelled))
+            if i and plan.strides[i] == 2:
                 stride //= 2
-                narrow = channels[i - 1] if aligned else width
-                layers.append(Upsample(width, narrow, resampling))
-                width = narrow
+                wide, width = width, plan.channels[i - 1] if plan.resampling == "aligned" else width
+                layers.append(Upsample(wide, width, plan.resampling))
         self.layers = nn.ModuleList(layers)
-        self.norm = Norm(width, unlabelled) if last_norm else nn.Identity()
-        self.head = nn.Conv3d(width, strides[0] ** 3, 3, padding=1)
+        self.norm = plan.last(width)
+        self.head = nn.Conv3d(width, plan.strides[0] ** 3, 3, padding=1)
 
     def modulation(self, levels: dict[int, torch.Tensor]) -> list[BlockModulation]:
         """Label encodings by stride → the modulation of each residual block."""

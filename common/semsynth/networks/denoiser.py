@@ -16,7 +16,17 @@ from torch.nn import functional as F
 
 from ..errors import InputError
 from .autoencoder import LabelEncoding, encode_labels
-from .residual import Attention, Downsample, Embedding, Norm, Resampling, ResBlock, Upsample, check_resampling
+from .residual import (
+    Attention,
+    Downsample,
+    Embedding,
+    Norm,
+    Resampling,
+    ResBlock,
+    Upsample,
+    check_resampling,
+    per_level,
+)
 from .spade import BlockModulation, SPADEOptions
 
 
@@ -83,24 +93,19 @@ class SPADEUNet(nn.Module):
         resampling: Resampling = "aligned",
     ) -> None:
         super().__init__()
-        levels = len(channels)
-        counts = [blocks] * levels if isinstance(blocks, int) else list(blocks)
-        attention = [False] * levels if attention is None else list(attention)
-        heads = list(head_channels) if isinstance(head_channels, Sequence) else [head_channels] * levels
-        if not levels or not levels == len(counts) == len(attention) == len(heads) or num_classes < 2 or stride < 1:
-            raise InputError(
-                "needs channels, blocks, attention and head_channels with one entry per level, 2 or more classes and a "
-                f"stride of 1 or more, got {levels}, {len(counts)}, {len(attention)}, {len(heads)}, {num_classes} and "
-                f"{stride}"
-            )
+        widths, counts, attended, heads = per_level(
+            channels=channels, blocks=blocks, attention=attention or False, head_channels=head_channels
+        )
+        if num_classes < 2 or stride < 1:
+            raise InputError(f"needs 2 or more classes and a stride of 1 or more, got {num_classes} and {stride}")
         check_resampling(resampling)
         options = SPADEOptions(**(spade or {}))
         self.num_classes, self.latent_channels, self.style_channels = num_classes, latent_channels, style_channels
         self.labels: LabelEncoding = labels
-        self.strides = [stride * 2**level for level in range(levels)]
-        self.width = channels[0]
-        emb = 4 * channels[0]
-        self.time = nn.Sequential(nn.Linear(channels[0], emb), nn.SiLU(), nn.Linear(emb, emb))
+        self.strides = [stride * 2**level for level in range(len(widths))]
+        self.width, self.predictions = widths[0], predictions
+        emb = 4 * self.width
+        self.time = nn.Sequential(nn.Linear(self.width, emb), nn.SiLU(), nn.Linear(emb, emb))
         self.style: nn.Module | None = None
         if style_channels:
             self.style = nn.Sequential(nn.Linear(style_channels, emb), nn.SiLU(), nn.Linear(emb, emb))
@@ -111,18 +116,18 @@ class SPADEUNet(nn.Module):
                 embedding=embedding, dropout=dropout, zero_last=True,
             )  # fmt: skip
 
-        aligned = resampling == "aligned"
-        self.start = nn.Conv3d(latent_channels, channels[0], 3, padding=1)
+        def attend(i: int) -> nn.Module:
+            return Attention(widths[i], options, head_channels=heads[i]) if attended[i] else nn.Identity()
+
+        self.start = nn.Conv3d(latent_channels, self.width, 3, padding=1)
         down: list[nn.Module] = []
-        width, skips = channels[0], [channels[0]]
-        for i, wide in enumerate(channels):
+        width, skips = self.width, [self.width]
+        for i, wide in enumerate(widths):
             for _ in range(counts[i]):
-                down.append(
-                    _Level(block(width, wide, labelled=False), _attention(wide, options, attention[i], heads[i]))
-                )
+                down.append(_Level(block(width, wide, labelled=False), attend(i)))
                 width = wide
                 skips.append(width)
-            if i < levels - 1:
+            if i < len(widths) - 1:
                 down.append(Downsample(width, width, resampling, before=1))
                 skips.append(width)
         self.down = nn.ModuleList(down)
@@ -132,21 +137,16 @@ class SPADEUNet(nn.Module):
             block(width, width, labelled=middle_spade),
         ])  # fmt: skip
         up: list[nn.Module] = []
-        for i in reversed(range(levels)):
+        for i in reversed(range(len(widths))):
             for _ in range(counts[i] + 1):
-                up.append(_Level(
-                    block(width + skips.pop(), channels[i], labelled=True),
-                    _attention(channels[i], options, attention[i], heads[i]),
-                ))  # fmt: skip
-                width = channels[i]
+                up.append(_Level(block(width + skips.pop(), widths[i], labelled=True), attend(i)))
+                width = widths[i]
             if i:
-                narrow = channels[i - 1] if aligned else width
-                up.append(Upsample(width, narrow, resampling))
-                width = narrow
+                wide, width = width, widths[i - 1] if resampling == "aligned" else width
+                up.append(Upsample(wide, width, resampling))
         self.up = nn.ModuleList(up)
         self.norm = Norm(width, options)
         self.head = nn.Conv3d(width, predictions * latent_channels, 3, padding=1)
-        self.predictions = predictions
         nn.init.zeros_(self.head.weight)
         assert self.head.bias is not None
         nn.init.zeros_(self.head.bias)
@@ -248,10 +248,6 @@ class _Level(nn.Module):
     def forward(self, x: torch.Tensor, condition: Any, embedding: torch.Tensor) -> torch.Tensor:
         result: torch.Tensor = self.attention(self.block(x, condition, embedding))
         return result
-
-
-def _attention(channels: int, options: SPADEOptions, wanted: bool, head_channels: int | None) -> nn.Module:
-    return Attention(channels, options, head_channels=head_channels) if wanted else nn.Identity()
 
 
 def sinusoids(timestep: torch.Tensor, width: int, longest: float = 10000.0) -> torch.Tensor:

@@ -121,34 +121,19 @@ class LatentDiffusion(nn.Module):
         progress: bool = False,
     ) -> None:
         super().__init__()
-        ours = (autoencoder.num_classes, autoencoder.latent_channels, autoencoder.stride)
-        theirs = (denoiser.num_classes, denoiser.latent_channels, denoiser.strides[0])
-        if ours != theirs:
-            raise InputError(
-                f"autoencoder and denoiser must agree in classes, latent channels and stride, got {ours} and {theirs}"
-            )
-        if denoiser.style_channels not in (0, 2 * denoiser.num_classes):
-            raise InputError(
-                f"the denoiser's style_channels must be 0 or 2 · num_classes ({2 * denoiser.num_classes}: mean and "
-                f"spread of intensity per class), got {denoiser.style_channels}"
-            )
-        if denoiser.predictions != (2 if prediction == "split" else 1):
-            raise InputError(
-                "the denoiser's predictions must be 2 for prediction split and 1 otherwise, got "
-                f"{denoiser.predictions} for {prediction}"
-            )
+        _check_fit(autoencoder, denoiser, prediction)
         if not (0 <= label_dropout < 1 and 0 <= style_dropout < 1 and style_scale >= 0 and eta >= 0):
             raise InputError(
                 f"label_dropout and style_dropout must be in [0, 1) and style_scale and eta 0 or more, got "
                 f"{label_dropout}, {style_dropout}, {style_scale} and {eta}"
             )
+        if sampler not in SAMPLERS:
+            raise InputError(f"sampler must be one of {', '.join(SAMPLERS)}, got {sampler!r}")
         self.autoencoder, self.denoiser = autoencoder.requires_grad_(False).eval(), denoiser
         self.schedule = Schedule(timesteps, noise_schedule, prediction)
         self.label_dropout, self.style_dropout = label_dropout, style_dropout
         self.sampler: Sampler = sampler
         self.steps, self.eta, self.guidance, self.clip = int(steps), eta, float(guidance), clip
-        if sampler not in SAMPLERS:
-            raise InputError(f"sampler must be one of {', '.join(SAMPLERS)}, got {sampler!r}")
         self.schedule.steps(self.steps)
         self.style_scale, self.noise_seed, self.progress = style_scale, int(noise_seed), progress
         self.amp = amp
@@ -354,6 +339,25 @@ class LatentDiffusion(nn.Module):
         if style is None:
             style = torch.cat([self.draw_style(seed) for seed in seeds])
         return self.standardized(style.to(self.style_mean.device).expand(len(seeds), -1))
+
+
+def _check_fit(autoencoder: SPADEAutoencoder, denoiser: SPADEUNet, prediction: Prediction) -> None:
+    ours = (autoencoder.num_classes, autoencoder.latent_channels, autoencoder.stride)
+    theirs = (denoiser.num_classes, denoiser.latent_channels, denoiser.strides[0])
+    if ours != theirs:
+        raise InputError(
+            f"autoencoder and denoiser must agree in classes, latent channels and stride, got {ours} and {theirs}"
+        )
+    if denoiser.style_channels not in (0, 2 * denoiser.num_classes):
+        raise InputError(
+            f"the denoiser's style_channels must be 0 or 2 · num_classes ({2 * denoiser.num_classes}: mean and "
+            f"spread of intensity per class), got {denoiser.style_channels}"
+        )
+    if denoiser.predictions != (2 if prediction == "split" else 1):
+        raise InputError(
+            "the denoiser's predictions must be 2 for prediction split and 1 otherwise, got "
+            f"{denoiser.predictions} for {prediction}"
+        )
 
 
 def intensity_style(image: torch.Tensor, label: torch.Tensor, num_classes: int) -> torch.Tensor:

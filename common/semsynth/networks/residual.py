@@ -7,7 +7,7 @@ their weights can be converted; what differs by default is an argument.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import nn
@@ -221,6 +221,24 @@ class Upsample(nn.Module):
             result: torch.Tensor = self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest")[:, :, :h, :w, :d])
             return result
         return F.interpolate(self.conv(x), scale_factor=2.0, mode="trilinear", align_corners=False)[:, :, :h, :w, :d]
+
+
+def per_level(**given: Any) -> list[list[Any]]:
+    """Settings of a network's levels as lists of one length: one entry per level, or the same in all.
+
+    Args:
+        given: by name, in the order of the result; the first is a list and says how many levels there are.
+
+    Raises:
+        InputError: naming the lists, where their lengths differ or there is no level.
+    """
+    levels = len(next(iter(given.values())))
+    lists = [list(value) if isinstance(value, Sequence) else [value] * levels for value in given.values()]
+    if not levels or any(len(entries) != levels for entries in lists):
+        raise InputError(
+            f"{', '.join(given)} must have one entry per level, got {', '.join(str(len(entries)) for entries in lists)}"
+        )
+    return lists
 
 
 def check_resampling(resampling: str) -> None:
