@@ -12,7 +12,7 @@ from semsynth.engines import AutoencoderTrainer, PrepareReconstructionBatch
 from semsynth.errors import InputError
 from semsynth.inferers import ReconstructionInferer
 from semsynth.losses_autoencoder import AutoencoderLoss, latent_kl, r1_penalty
-from semsynth.networks.autoencoder import SPADEAutoencoder, _channels, _voxels
+from semsynth.networks.autoencoder import SPADEAutoencoder, _channels, _voxels, encode_labels, label_channels
 from semsynth.networks.discriminators import ConditionalPatchDiscriminator
 from semsynth.networks.normalization import voxel_norm
 from semsynth.networks.residual import Attention, ResBlock, Upsample
@@ -99,8 +99,20 @@ def test_subvoxels_lose_nothing_of_the_map_and_fractions_do() -> None:
 
 def test_space_to_depth_and_back_is_the_identity() -> None:
     x = torch.rand(2, 1, 6, 4, 8)
-    assert torch.equal(_voxels(_channels(x), (6, 4, 8)), x)
-    assert _channels(x)[0, :, 0, 0, 0].tolist() == x[0, 0, :2, :2, :2].flatten().tolist()
+    assert torch.equal(_voxels(_channels(x, 2), (6, 4, 8)), x)
+    assert _channels(x, 2)[0, :, 0, 0, 0].tolist() == x[0, 0, :2, :2, :2].flatten().tolist()
+
+
+def test_subvoxels_of_a_cell_are_its_voxels_and_their_mean_is_the_fraction() -> None:
+    label = torch.randint(0, 4, (2, 1, 9, 8, 5), generator=torch.Generator().manual_seed(0)).float()
+    strides = [4, 8]
+    fine = encode_labels(label, 4, strides, mode="subvoxels", dtype=torch.float32)
+    fractions = encode_labels(label, 4, strides, mode="fractions", dtype=torch.float32)
+    assert {s: level.shape[1] for s, level in fine.items()} == label_channels(4, strides, "subvoxels") == {4: 256, 8: 4}
+    assert torch.equal(fine[8], fractions[8])
+    torch.testing.assert_close(fine[4].view(2, 4, 64, 3, 2, 2).mean(dim=2), fractions[4])
+    cell = fine[4].view(2, 4, 4, 4, 4, 3, 2, 2)[..., 1, 0, 0].argmax(dim=1)
+    assert torch.equal(cell.float(), label[:, 0, 4:8, 0:4, 0:4])
 
 
 def test_with_voxel_norm_a_part_of_the_volume_is_decoded_as_in_the_whole() -> None:

@@ -30,7 +30,7 @@ def test_any_size_is_denoised(size: tuple[int, int, int], resampling: str) -> No
 
 
 @pytest.mark.parametrize("kwargs", [{}, {"middle_spade": False}, {"middle_attention": False}, {"blocks": (2, 1)}])
-@pytest.mark.parametrize("labels", ["fractions", "nearest"])
+@pytest.mark.parametrize("labels", ["fractions", "subvoxels", "nearest"])
 def test_modulation_computed_before_gives_the_same_prediction(kwargs: dict[str, Any], labels: str) -> None:
     network = denoiser(labels=labels, **kwargs)
     x, t = inputs()
@@ -68,6 +68,17 @@ def test_the_map_reaches_middle_and_decoder() -> None:
     spades = [name for name, _ in network.named_modules() if name.endswith("norm_0.shared")]
     assert [name.split(".")[0] for name in spades].count("middle") == 2
     assert not any(name.startswith("down") for name in spades)
+
+
+def test_subvoxels_tell_maps_of_the_same_fractions_apart() -> None:
+    label = label_map()
+    h, w, d = label.shape[2:]
+    other = label.view(h // 4, 4, w // 4, 4, d // 4, 4).flip(1).reshape(label.shape)
+    x, t = inputs()
+    for labels, sees in (("subvoxels", True), ("fractions", False)):
+        network = denoiser(labels=labels)
+        apart = (network(x, t, network.encode(label)) - network(x, t, network.encode(other))).abs().max()
+        assert bool(apart > 1e-3) == sees
 
 
 def test_nan_is_the_null_style_row_by_row() -> None:

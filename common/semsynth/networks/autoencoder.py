@@ -53,8 +53,8 @@ class SPADEAutoencoder(nn.Module):
         blocks: residual blocks per level, one number for all or one per level; encoder and decoder alike.
         spade: arguments of :class:`~semsynth.networks.spade.SPADEOptions`; norm, groups and eps hold for the norms
             without labels too.
-        labels: how the map is brought to the coarser levels: ``"fractions"``, ``"nearest"``, or ``"subvoxels"``:
-            fractions too, but at stride 2 the 2³ voxels of each class as channels of their own, which loses nothing.
+        labels: how the map is brought to the levels: ``"fractions"``, ``"nearest"`` or ``"subvoxels"``, see
+            :func:`encode_labels`.
         attention: which levels have self-attention after each block; None for no level.
         middle: one more block, self-attention and block at the coarsest level, in the encoder and in the decoder.
         last_norm: a norm before the last convolution of encoder and of decoder, as in MONAI's. With ``norm="voxel"`` it
@@ -105,9 +105,7 @@ class SPADEAutoencoder(nn.Module):
             options=options,
             unlabelled=options if norm_eps is None else replace(options, eps=norm_eps),
             latent_channels=latent_channels,
-            label_channels={
-                stride: num_classes * (8 if stride == 2 and labels == "subvoxels" else 1) for stride in self.strides
-            },
+            label_channels=label_channels(num_classes, self.strides, labels),
             middle=middle,
             last_norm=last_norm,
             resampling=resampling,
@@ -334,16 +332,20 @@ def encode_labels(
         label: class indices ``(B, 1, H, W, D)``.
         num_classes, dtype: as there.
         strides: of the levels.
-        mode: as there, or ``"subvoxels"``, see :class:`SPADEAutoencoder`.
+        mode: as there, or ``"subvoxels"``: fractions, but at the finest level the stride³ voxels of each class as
+            channels of their own, which loses nothing.
+
+    Returns:
+        Stride → ``(B, L, ⌈H/s⌉, ⌈W/s⌉, ⌈D/s⌉)`` with L of :func:`label_channels`.
     """
-    size = label.shape[2:]
+    size, finest = label.shape[2:], min(strides)
     padding = [side for length in reversed(size) for side in (0, -length % max(strides))]
     padded = F.pad(label.to(torch.float32), padding, mode="replicate")
-    whole = mode == "subvoxels" and 2 in strides
+    whole = mode == "subvoxels" and finest > 1
     sampling: Sampling = "fractions" if mode == "subvoxels" else mode
     levels = label_pyramid(padded, num_classes, [1, *strides] if whole else strides, mode=sampling, dtype=dtype)
     if whole:
-        levels[2] = _channels(levels[1])
+        levels[finest] = _channels(levels[1], finest)
     cut = {}
     for stride in set(strides):
         h, w, d = cover(size, stride)
@@ -351,11 +353,17 @@ def encode_labels(
     return cut
 
 
-def _channels(x: torch.Tensor) -> torch.Tensor:
-    """Space to depth: ``(B, C, 2h, 2w, 2d)`` → ``(B, 8·C, h, w, d)``."""
+def label_channels(num_classes: int, strides: Sequence[int], mode: LabelEncoding) -> dict[int, int]:
+    """Channels of each level of :func:`encode_labels`, by stride."""
+    finest = min(strides)
+    return {s: num_classes * (s**3 if mode == "subvoxels" and s == finest else 1) for s in strides}
+
+
+def _channels(x: torch.Tensor, stride: int) -> torch.Tensor:
+    """Space to depth: ``(B, C, s·h, s·w, s·d)`` → ``(B, C·s³, h, w, d)``."""
     b, c, h, w, d = x.shape
-    x = x.reshape(b, c, h // 2, 2, w // 2, 2, d // 2, 2)
-    return x.permute(0, 1, 3, 5, 7, 2, 4, 6).reshape(b, 8 * c, h // 2, w // 2, d // 2)
+    x = x.reshape(b, c, h // stride, stride, w // stride, stride, d // stride, stride)
+    return x.permute(0, 1, 3, 5, 7, 2, 4, 6).reshape(b, c * stride**3, h // stride, w // stride, d // stride)
 
 
 def _voxels(x: torch.Tensor, size: Sequence[int]) -> torch.Tensor:

@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ..errors import InputError
-from .autoencoder import LabelEncoding, encode_labels
+from .autoencoder import LabelEncoding, encode_labels, label_channels
 from .residual import (
     Attention,
     Downsample,
@@ -58,7 +58,9 @@ class SPADEUNet(nn.Module):
             too); None for one head.
         spade: arguments of :class:`~semsynth.networks.spade.SPADEOptions`; norm, groups and eps hold for the norms
             without labels too.
-        labels: how the map is brought to the latent's levels: ``"fractions"`` (thin walls stay) or ``"nearest"``.
+        labels: how the map is brought to the latent's levels: ``"fractions"`` (thin walls stay), ``"nearest"``, or
+            ``"subvoxels"`` (at the latent's own level nothing is lost), see
+            :func:`~semsynth.networks.autoencoder.encode_labels`.
         middle_spade: SPADE in the middle too; False as in MONAI's.
         middle_attention: self-attention between the two blocks in the middle.
         style_channels: S, length of the style vector that is embedded beside the time step; 0 for none.
@@ -110,9 +112,11 @@ class SPADEUNet(nn.Module):
         if style_channels:
             self.style = nn.Sequential(nn.Linear(style_channels, emb), nn.SiLU(), nn.Linear(emb, emb))
 
-        def block(a: int, b: int, *, labelled: bool) -> ResBlock:
+        encoded = [*label_channels(num_classes, self.strides, labels).values()]
+
+        def block(a: int, b: int, *, of_labels: int = 0) -> ResBlock:
             return ResBlock(
-                a, b, options, label_channels=num_classes if labelled else 0, embedding_channels=emb,
+                a, b, options, label_channels=of_labels, embedding_channels=emb,
                 embedding=embedding, dropout=dropout, zero_last=True,
             )  # fmt: skip
 
@@ -124,7 +128,7 @@ class SPADEUNet(nn.Module):
         width, skips = self.width, [self.width]
         for i, wide in enumerate(widths):
             for _ in range(counts[i]):
-                down.append(_Level(block(width, wide, labelled=False), attend(i)))
+                down.append(_Level(block(width, wide), attend(i)))
                 width = wide
                 skips.append(width)
             if i < len(widths) - 1:
@@ -132,14 +136,14 @@ class SPADEUNet(nn.Module):
                 skips.append(width)
         self.down = nn.ModuleList(down)
         self.middle = nn.ModuleList([
-            block(width, width, labelled=middle_spade),
+            block(width, width, of_labels=encoded[-1] if middle_spade else 0),
             Attention(width, options, head_channels=heads[-1]) if middle_attention else nn.Identity(),
-            block(width, width, labelled=middle_spade),
+            block(width, width, of_labels=encoded[-1] if middle_spade else 0),
         ])  # fmt: skip
         up: list[nn.Module] = []
         for i in reversed(range(len(widths))):
             for _ in range(counts[i] + 1):
-                up.append(_Level(block(width + skips.pop(), widths[i], labelled=True), attend(i)))
+                up.append(_Level(block(width + skips.pop(), widths[i], of_labels=encoded[i]), attend(i)))
                 width = widths[i]
             if i:
                 wide, width = width, widths[i - 1] if resampling == "aligned" else width
