@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from ignite.engine import Engine, Events
+from monai.engines.utils import IterationEvents
 from monai.transforms import Compose
 from semsynth.data import CaseSampler, TrainingDataset, TrainingLoader
 from semsynth.engines_diffusion import DenoiserEvaluator, DenoiserTrainer, drawn
@@ -245,6 +246,15 @@ def test_training_moves_the_denoiser_alone(tiny_dataset: Path, views: int, amp: 
     assert all(name.startswith("denoiser.") for name in changed)
     assert float(made.network.latent_scale) != 1.0
     assert made.skipped == 0
+
+
+def test_it_is_a_supervised_trainer_that_fires_monais_events(tiny_dataset: Path) -> None:
+    made, seen = trainer(tiny_dataset), []
+    events = [IterationEvents.FORWARD_COMPLETED, IterationEvents.LOSS_COMPLETED, IterationEvents.MODEL_COMPLETED]
+    for event in events:
+        made.add_event_handler(event, lambda engine, name: seen.append((name, "pred" in engine.state.output)), event)
+    made.run()
+    assert seen == [(event, True) for event in events] * made.state.iteration
 
 
 def test_an_optimizer_with_the_autoencoder_is_refused(tiny_dataset: Path) -> None:

@@ -9,21 +9,33 @@ from .errors import InputError
 
 
 def whole(name: str, value: Any) -> int:
-    """A whole number."""
+    """A whole number.
+
+    Raises:
+        InputError: naming the option, for anything else.
+    """
     if isinstance(value, bool) or not isinstance(value, int):
         raise InputError(f"--{name} must be a whole number, got {value!r}")
     return value
 
 
 def number(name: str, value: Any) -> float:
-    """A number."""
+    """A number.
+
+    Raises:
+        InputError: naming the option, for anything else.
+    """
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise InputError(f"--{name} must be a number, got {value!r}")
     return float(value)
 
 
 def numbers(name: str, value: Any, kind: type[int] | type[float]) -> tuple[Any, ...]:
-    """One or several of them, such as Fire makes of ``1,1,1``."""
+    """One or several of them, such as Fire makes of ``1,1,1``.
+
+    Raises:
+        InputError: naming the option, for anything else.
+    """
     values = value if isinstance(value, list | tuple) else (value,)
     check = whole if kind is int else number
     try:
@@ -34,7 +46,11 @@ def numbers(name: str, value: Any, kind: type[int] | type[float]) -> tuple[Any, 
 
 
 def one_or_more(name: str, value: Any) -> int | list[int] | None:
-    """A whole number, or several with commas, or None."""
+    """A whole number, or several with commas, or None.
+
+    Raises:
+        InputError: naming the option, for anything else.
+    """
     if value is None or isinstance(value, int):
         return None if value is None else whole(name, value)
     return list(numbers(name, value, int))
@@ -46,7 +62,11 @@ def words(value: Any) -> list[str]:
 
 
 def pairs(name: str, value: Any, *, alone: str | None = None) -> dict[str, list[str]]:
-    """``a=x b=y a=z`` → ``{"a": ["x", "z"], "b": ["y"]}``; a value without a name belongs to ``alone``."""
+    """``a=x b=y a=z`` → ``{"a": ["x", "z"], "b": ["y"]}``; a value without a name belongs to ``alone``.
+
+    Raises:
+        InputError: naming the option, for a value without a name where there is no ``alone``.
+    """
     pairs: dict[str, list[str]] = {}
     for word in words(value):
         key, equals, rest = word.partition("=")

@@ -44,7 +44,10 @@ class ConditionalGANLoss(nn.Module):
     def generator(
         self, discriminator: nn.Module | None, label: torch.Tensor, fake: torch.Tensor, real: torch.Tensor
     ) -> dict[str, torch.Tensor]:
-        """Weighted terms of the generator; their sum is its loss. All tensors ``(B, 1, H, W, D)``, images in [0, 1]."""
+        """Weighted terms of the generator; their sum is its loss. All tensors ``(B, 1, H, W, D)``, images in [0, 1].
+
+        Without a discriminator (None) there is no adversarial term.
+        """
         terms = {}
         if discriminator is not None and self.adversarial_weight > 0:
             terms["g_adversarial"] = self.adversarial_weight * self._persuasion(scales_of(discriminator(label, fake)))

@@ -7,7 +7,7 @@ converted; SPADE stands in the decoder and, by default, in the middle (Al-Sanaan
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -112,7 +112,7 @@ class SPADEUNet(nn.Module):
         if style_channels:
             self.style = nn.Sequential(nn.Linear(style_channels, emb), nn.SiLU(), nn.Linear(emb, emb))
 
-        encoded = [*label_channels(num_classes, self.strides, labels).values()]
+        encoded = label_channels(num_classes, self.strides, labels)
 
         def block(a: int, b: int, *, of_labels: int = 0) -> ResBlock:
             return ResBlock(
@@ -120,37 +120,24 @@ class SPADEUNet(nn.Module):
                 embedding=embedding, dropout=dropout, zero_last=True,
             )  # fmt: skip
 
-        def attend(i: int) -> nn.Module:
-            return Attention(widths[i], options, head_channels=heads[i]) if attended[i] else nn.Identity()
+        def level(i: int, channels: int, *, of_labels: int = 0) -> _Level:
+            return _Level(
+                block(channels, widths[i], of_labels=of_labels),
+                Attention(widths[i], options, head_channels=heads[i]) if attended[i] else nn.Identity(),
+            )
 
         self.start = nn.Conv3d(latent_channels, self.width, 3, padding=1)
-        down: list[nn.Module] = []
-        width, skips = self.width, [self.width]
-        for i, wide in enumerate(widths):
-            for _ in range(counts[i]):
-                down.append(_Level(block(width, wide), attend(i)))
-                width = wide
-                skips.append(width)
-            if i < len(widths) - 1:
-                down.append(Downsample(width, width, resampling, before=1))
-                skips.append(width)
+        down, skips = _down(widths, counts, resampling, level)
+        coarse, in_middle = widths[-1], encoded[self.strides[-1]] if middle_spade else 0
         self.down = nn.ModuleList(down)
         self.middle = nn.ModuleList([
-            block(width, width, of_labels=encoded[-1] if middle_spade else 0),
-            Attention(width, options, head_channels=heads[-1]) if middle_attention else nn.Identity(),
-            block(width, width, of_labels=encoded[-1] if middle_spade else 0),
+            block(coarse, coarse, of_labels=in_middle),
+            Attention(coarse, options, head_channels=heads[-1]) if middle_attention else nn.Identity(),
+            block(coarse, coarse, of_labels=in_middle),
         ])  # fmt: skip
-        up: list[nn.Module] = []
-        for i in reversed(range(len(widths))):
-            for _ in range(counts[i] + 1):
-                up.append(_Level(block(width + skips.pop(), widths[i], of_labels=encoded[i]), attend(i)))
-                width = widths[i]
-            if i:
-                wide, width = width, widths[i - 1] if resampling == "aligned" else width
-                up.append(Upsample(wide, width, resampling))
-        self.up = nn.ModuleList(up)
-        self.norm = Norm(width, options)
-        self.head = nn.Conv3d(width, predictions * latent_channels, 3, padding=1)
+        self.up = nn.ModuleList(_up(widths, counts, resampling, skips, [encoded[s] for s in self.strides], level))
+        self.norm = Norm(self.width, options)
+        self.head = nn.Conv3d(self.width, predictions * latent_channels, 3, padding=1)
         nn.init.zeros_(self.head.weight)
         assert self.head.bias is not None
         nn.init.zeros_(self.head.bias)
@@ -252,6 +239,43 @@ class _Level(nn.Module):
     def forward(self, x: torch.Tensor, condition: Any, embedding: torch.Tensor) -> torch.Tensor:
         result: torch.Tensor = self.attention(self.block(x, condition, embedding))
         return result
+
+
+def _down(
+    widths: Sequence[int], counts: Sequence[int], resampling: Resampling, level: Callable[..., _Level]
+) -> tuple[list[nn.Module], list[int]]:
+    """The encoder's layers, and the widths of what they leave for the decoder."""
+    layers: list[nn.Module] = []
+    skips = [widths[0]]
+    for i, wide in enumerate(widths):
+        for _ in range(counts[i]):
+            layers.append(level(i, skips[-1]))
+            skips.append(wide)
+        if i < len(widths) - 1:
+            layers.append(Downsample(wide, wide, resampling, before=1))
+            skips.append(wide)
+    return layers, skips
+
+
+def _up(
+    widths: Sequence[int],
+    counts: Sequence[int],
+    resampling: Resampling,
+    skips: Sequence[int],
+    of_labels: Sequence[int],
+    level: Callable[..., _Level],
+) -> list[nn.Module]:
+    """The decoder's layers, each block beside what the encoder left for it."""
+    layers: list[nn.Module] = []
+    left, width = list(skips), widths[-1]
+    for i in reversed(range(len(widths))):
+        for _ in range(counts[i] + 1):
+            layers.append(level(i, width + left.pop(), of_labels=of_labels[i]))
+            width = widths[i]
+        if i:
+            wide, width = width, widths[i - 1] if resampling == "aligned" else width
+            layers.append(Upsample(wide, width, resampling))
+    return layers
 
 
 def sinusoids(timestep: torch.Tensor, width: int, longest: float = 10000.0) -> torch.Tensor:
