@@ -233,10 +233,11 @@ def run_inference(
     found = [f"inference.json: check_properties finds fault with {n!r}" for n in inference.check_properties() or []]
     inference.run()
     inference.finalize()
-    handlers = ConfigParser(read(bundle, "inference")).get("handlers", [])
-    if any(str(handler.get("_target_")).endswith(".SyntheticWriter") for handler in handlers):
+    config = ConfigParser(read(bundle, "inference"))
+    if str(config.get("writer#_target_")).endswith(".SyntheticWriter"):
         entries = inference.parser.get_parsed_content("dataset#data")
         return found + synthetic_findings(output, {str(e["case"]): Path(e["image"]) for e in entries})
+    handlers = config.get("handlers", [])
     if any(str(handler.get("_target_")).endswith(".SegmentationWriter") for handler in handlers):
         entries = inference.parser.get_parsed_content("dataset#data")
         return found + segmentation_findings(output, {str(e["case"]): Path(e["image"]) for e in entries})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -9,7 +11,9 @@ import pytest
 import torch
 from semsynth.errors import InputError
 from semsynth.networks.denoiser import sinusoids
-from semsynth.networks.latent_diffusion import intensity_style
+from semsynth.networks.latent_diffusion import LatentDiffusion, _stream, intensity_style
+from semsynth.networks.noise import gaussian_noise
+from semsynth.samplers import SAMPLERS, Step, sample
 from tiny_diffusion import denoiser, diffusion, label_map
 from torch.nn import functional as F
 
@@ -141,7 +145,7 @@ def test_a_sample_depends_on_map_and_seed_alone() -> None:
     assert torch.equal(both[1:], several[1:2])
 
 
-@pytest.mark.parametrize("sampler", ["ddim", "ddpm"])
+@pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("prediction", ["epsilon", "v", "split"])
 def test_images_are_in_range_and_of_the_maps_size(sampler: str, prediction: str) -> None:
     outputs = {"predictions": 2 if prediction == "split" else 1}
@@ -158,16 +162,13 @@ def test_the_loop_is_that_of_monais_scheduler() -> None:
     """The guided loop written by hand around MONAI's DDIM, on the network's own noise."""
     from monai.networks.schedulers import DDIMScheduler
 
-    network = diffusion(timesteps=20, steps=20, guidance=1.5)
+    network = diffusion(timesteps=20, steps=20, guidance=1.5, sampler="ddim", clip=None)
     label, style = label_map(), torch.linspace(0.1, 0.9, 8)[None]
-    theirs = DDIMScheduler(20, "cosine", clip_sample=True, clip_sample_min=-4.0, clip_sample_max=4.0)
+    theirs = DDIMScheduler(20, "cosine", clip_sample=False)
     # the noise of seed 5: of a network that predicts nothing, DDIM leaves the start over the first signal
     given = network.conditioning(label)
-    starts: list[torch.Tensor] = []
-    denoise = network.denoiser.denoise
-    network.denoiser.denoise = lambda x, *rest: (starts.append(x), denoise(x, *rest))[1]  # type: ignore[method-assign]
-    ours = network.sample_latent(given, [5], style=style)
-    network.denoiser.denoise = denoise  # type: ignore[method-assign]
+    with encoded_latents(network) as starts:
+        ours = network.sample_latent(given, [5], style=style)
     x, levels = starts[0], network.denoiser.encode(label)
     null = {stride: torch.zeros_like(level) for stride, level in levels.items()}
     standard = network.standardized(style)
@@ -181,28 +182,139 @@ def test_the_loop_is_that_of_monais_scheduler() -> None:
 
 def test_the_start_is_white_noise_of_variance_one() -> None:
     network = diffusion(of_denoiser={"style_channels": 0})
-    seen: list[torch.Tensor] = []
-    network.denoiser.denoise = lambda x, *rest: (seen.append(x), torch.zeros_like(x))[1]  # type: ignore[method-assign]
-    network.sample_latent(network.conditioning(label_map((64, 64, 64))), [0, 1], steps=1)
-    start = torch.cat(seen[::2])
+    with encoded_latents(network) as seen:
+        network.sample_latent(network.conditioning(label_map((64, 64, 64))), [0, 1], steps=1)
+    start = torch.cat(seen)
     assert float(start.mean()) == pytest.approx(0.0, abs=0.02)
     assert float(start.std()) == pytest.approx(1.0, abs=0.02)
     flat = start.flatten(2).reshape(6, -1)
     assert (torch.corrcoef(flat) - torch.eye(6)).abs().max() < 0.08  # no two channels or seeds alike
 
 
+@contextmanager
+def encoded_latents(network: LatentDiffusion) -> Iterator[list[torch.Tensor]]:
+    """What the denoiser's encoder is given meanwhile."""
+    seen: list[torch.Tensor] = []
+    path = network.denoiser.down_path
+    network.denoiser.down_path = lambda x, embedded: (seen.append(x), path(x, embedded))[1]  # type: ignore[method-assign]
+    yield seen
+    network.denoiser.down_path = path  # type: ignore[method-assign]
+
+
+def rows_denoised(network: LatentDiffusion, **kwargs: Any) -> list[int]:
+    """How many predictions the denoiser's decoder was asked for in each step."""
+    rows: list[int] = []
+    path = network.denoiser.up_path
+    network.denoiser.up_path = lambda *given: (made := path(*given), rows.append(len(made)))[0]  # type: ignore[method-assign]
+    network.synthesize(label_map(), [0], **kwargs)
+    network.denoiser.up_path = path  # type: ignore[method-assign]
+    return rows
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("middle_spade", [True, False])
+def test_what_is_computed_once_gives_what_the_plain_loop_gives(sampler: Any, middle_spade: bool) -> None:
+    """In the plain loop every step is two whole passes, each with modulation, time and style of its own."""
+    # (ε would divide rounding errors by the first step's signal, 5e-5)
+    network = diffusion(of_denoiser={"middle_spade": middle_spade}, prediction="v", sampler=sampler, steps=6)
+    label, seeds, style = label_map((21, 14, 10)), [3, 8], torch.linspace(0.1, 0.9, 8)[None]
+    levels, standard = network.denoiser.encode(label), network.standardized(style)
+    null = network.denoiser.encode(label * 0 - 1)
+
+    def predict(x: torch.Tensor, step: Step) -> torch.Tensor:
+        timestep = torch.tensor([step.timestep])
+        pred, without = (network.denoiser(x, timestep, given, standard) for given in (levels, null))
+        return without + 1.5 * (pred - without)
+
+    fast = network.sample_latent(network.conditioning(label), seeds, style=style)
+    for latent, seed in zip(fast, seeds, strict=True):
+        places = torch.empty(3, 1, *latent.shape[1:])
+
+        def noise(number: int, seed: int = seed, places: torch.Tensor = places) -> torch.Tensor:
+            return gaussian_noise(places, _stream(seed, number + 2)).transpose(0, 1)
+
+        with torch.no_grad():
+            plain = sample(network.schedule, noise(-1), predict, noise, sampler=sampler, steps=6, clip=8.0)
+        assert (latent - plain[0]).abs().max() <= 1e-5 * plain.abs().max()
+
+
+def test_the_encoder_runs_once_for_map_and_null_map_and_several_samples_at_once() -> None:
+    network, seeds = diffusion(), [3, 8, 11]
+    one_by_one = network.synthesize(label_map(), seeds)
+    with encoded_latents(network) as seen:
+        at_once = network.synthesize(label_map(), seeds, batch_size=2)
+    assert [len(x) for x in seen] == [2, 1] * 3
+    torch.testing.assert_close(at_once, one_by_one, atol=1e-5, rtol=0)
+
+
+def test_equal_maps_of_a_batch_share_their_conditioning() -> None:
+    network, made = diffusion(), []
+    conditioning = network.conditioning
+    network.conditioning = lambda *a, **k: (made.append(1), conditioning(*a, **k))[1]  # type: ignore[method-assign]
+    network.noise_seeds = [4, 9, 4]
+    batch = network(torch.cat([label_map(), label_map(), label_map(seed=7)]))
+    assert len(made) == 2
+    assert torch.equal(batch[:2], network.synthesize(label_map(), [4, 9]))
+    assert torch.equal(batch[2:], network.synthesize(label_map(seed=7), [4]))
+    with pytest.raises(InputError, match="one per item of the batch, got 3 for 1"):
+        network(label_map())
+
+
+def test_out_of_memory_names_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = diffusion(batch_size=2)
+
+    def full(*args: Any, **kwargs: Any) -> Any:
+        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(network.denoiser, "down_path", full)
+    wanted = r"out of memory on cpu for a label map of 16 × 12 × 8 voxels; give --batch_size 1 .* --amp True .* --tile"
+    with pytest.raises(InputError, match=wanted):
+        network.synthesize(label_map(), [0])
+
+
+def test_the_bar_may_be_another_ones() -> None:
+    network, shares = diffusion(progress=True, steps=4), []
+    network.on_step = shares.append
+    network.synthesize(label_map(), [0])
+    assert shares == [0.25] * 4
+
+
 def test_guidance_one_needs_one_pass_and_zero_forgets_the_map() -> None:
     network = diffusion()
-    calls: list[int] = []
-    denoise = network.denoiser.denoise
-    network.denoiser.denoise = lambda *args: (calls.append(1), denoise(*args))[1]  # type: ignore[method-assign]
-    network.synthesize(label_map(), [0], guidance=1.0)
-    assert len(calls) == 3
-    network.synthesize(label_map(), [0], guidance=1.5)
-    assert len(calls) == 3 + 6
+    assert rows_denoised(network, guidance=1.0) == [1, 1, 1]
+    assert rows_denoised(network, guidance=1.5) == [2, 2, 2]
     given, other = (network.conditioning(label_map(seed=s), guidance=0.0) for s in (1, 2))
     latents = [network.sample_latent(g, [0], guidance=0.0) for g in (given, other)]
     assert torch.equal(*latents)
+
+
+def test_map_and_null_map_in_one_batch_are_two_passes() -> None:
+    network = diffusion()
+    pair, alone = (network.conditioning(label_map(), guidance=g) for g in (1.5, 1.0))
+    null = network.conditioning(label_map() * 0 - 1, guidance=1.0)
+    x, embedded = torch.randn(1, 3, 4, 3, 2), network.denoiser.embed(torch.tensor([400]))
+    passes = [network.denoiser.denoise(x, embedded, given.denoiser) for given in (alone, null)]
+    together = network.denoiser.denoise(x, embedded, pair.denoiser)
+    torch.testing.assert_close(together, torch.cat(passes), atol=1e-5, rtol=0)
+
+
+def test_all_time_steps_are_embedded_at_once() -> None:
+    network, style = denoiser(), torch.randn(1, 8)
+    timesteps = torch.tensor([999, 500, 3])
+    for i, t in enumerate(timesteps):
+        alone = network.embed(t[None], style)
+        for together, vector in zip(network.embed(timesteps, style), alone, strict=True):
+            torch.testing.assert_close(together[i : i + 1], vector, atol=1e-6, rtol=0)
+
+
+def test_outside_its_interval_guidance_costs_nothing_and_does_nothing() -> None:
+    network = diffusion(guidance_interval=(0.2, 0.7))  # time steps 999, 666 and 332
+    assert rows_denoised(network) == [1, 2, 2]
+    never, unguided = diffusion(guidance_interval=(0.9, 0.95)), diffusion(guidance=1.0)
+    torch.testing.assert_close(never(label_map()), unguided(label_map()), atol=1e-6, rtol=0)
+    for bad in ((0.5, 0.2), (0.0, 1.1), (0.5,)):
+        with pytest.raises(InputError, match="guidance_interval must be two rising shares of the time steps in"):
+            diffusion(guidance_interval=bad)
 
 
 def test_arguments_take_the_place_of_the_networks_own() -> None:
@@ -341,7 +453,7 @@ def test_the_autoencoder_is_frozen_and_a_gradient_passes_through_it() -> None:
         ({"of_denoiser": {"stride": 8}}, "must agree"),
         ({"of_denoiser": {"style_channels": 5}}, r"style_channels must be 0 or 2 · num_classes \(8: .* got 5"),
         ({"label_dropout": 1.0}, "label_dropout and style_dropout must be in"),
-        ({"sampler": "heun"}, "sampler must be one of ddpm, ddim, got 'heun'"),
+        ({"sampler": "heun"}, "sampler must be one of ddpm, ddim, dpm_solver, angle, got 'heun'"),
         ({"steps": 2000}, "steps must be 1 to 1000"),
         ({"prediction": "x"}, "prediction must be epsilon, v or split"),
         ({"prediction": "split"}, "predictions must be 2 for prediction split and 1 otherwise, got 1 for split"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +11,19 @@ import pytest
 import torch
 from monai.networks.schedulers import DDIMScheduler, DDPMScheduler
 from semsynth.errors import InputError
-from semsynth.samplers import Schedule, ddim_step, ddpm_step, ladder, sample
+from semsynth.samplers import (
+    MULTISTEP,
+    Estimate,
+    Level,
+    Schedule,
+    Step,
+    angle_step,
+    ddim_step,
+    ddpm_step,
+    dpm_solver_step,
+    ladder,
+    sample,
+)
 
 SHAPE = (2, 3, 4, 4, 4)
 
@@ -40,6 +54,10 @@ def predictor(schedule: Schedule) -> Callable[[torch.Tensor, int], torch.Tensor]
         return float((1.0 - squares[t]).sqrt()) * x + float(squares[t].sqrt()) * wrong
 
     return predict
+
+
+def by_step(predict: Callable[[torch.Tensor, int], torch.Tensor]) -> Callable[[torch.Tensor, Step], torch.Tensor]:
+    return lambda x, step: predict(x, step.timestep)
 
 
 def assert_close(ours: torch.Tensor, theirs: torch.Tensor) -> None:
@@ -81,7 +99,13 @@ def test_ddpm_over_all_steps_is_monais(kind: str, prediction: str, clip: float |
         x, _ = theirs.step(predict(x, t), t, x, generator=generator)
     for dtype in (torch.float32, torch.float64):
         ours = sample(
-            schedule, start.to(dtype), predict, lambda n, d=dtype: noise_of(n, d), sampler="ddpm", steps=200, clip=clip
+            schedule,
+            start.to(dtype),
+            by_step(predict),
+            lambda n, d=dtype: noise_of(n, d),
+            sampler="ddpm",
+            steps=200,
+            clip=clip,
         )
         assert ours.dtype == dtype
         assert_close(ours, x)
@@ -92,12 +116,12 @@ def test_ddpm_over_all_steps_is_monais(kind: str, prediction: str, clip: float |
 def test_ddim_over_all_steps_is_monais(prediction: str, eta: float) -> None:
     schedule = Schedule(200, "cosine", prediction)  # type: ignore[arg-type]
     kind_of = {"epsilon": "epsilon", "v": "v_prediction"}[prediction]
-    theirs = exact(DDIMScheduler(200, "cosine", prediction_type=kind_of, clip_sample=True))
+    theirs = exact(DDIMScheduler(200, "cosine", prediction_type=kind_of, clip_sample=False))
     start, x, predict = noise_of(99), noise_of(99), predictor(schedule)
     for number, t in enumerate(theirs.timesteps.tolist()):
         generator = torch.Generator().manual_seed(number)
         x, _ = theirs.step(predict(x, t), t, x, eta=eta, generator=generator)
-    ours = sample(schedule, start, predict, noise_of, sampler="ddim", steps=200, eta=eta, clip=1.0)
+    ours = sample(schedule, start, by_step(predict), noise_of, sampler="ddim", steps=200, eta=eta)
     assert_close(ours, x)
 
 
@@ -128,6 +152,77 @@ def test_a_ddpm_step_leads_from_one_noise_level_to_the_next_whatever_its_length(
         assert float(after.var()) == pytest.approx(1.0 - step.next_square, abs=0.01)
 
 
+# ---- second order
+
+
+def gaussian(
+    schedule: Schedule, mean: float = 0.5, variance: float = 0.09
+) -> Callable[[torch.Tensor, Step], torch.Tensor]:
+    """What a perfect network predicts of latents from N(mean, variance)."""
+
+    def predict(x: torch.Tensor, step: Step) -> torch.Tensor:
+        signal, noise = step.level
+        clean = (mean * noise**2 + signal * variance * x) / (step.square * variance + noise**2)
+        eps = (x - signal * clean) / noise
+        return eps if schedule.prediction == "epsilon" else signal * eps - noise * clean
+
+    return predict
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v"])
+@pytest.mark.parametrize("sampler", MULTISTEP)
+def test_the_error_of_second_order_falls_as_the_square_of_the_step(sampler: str, prediction: str) -> None:
+    schedule = Schedule(1000, "cosine", prediction)  # type: ignore[arg-type]
+    square, start = float(schedule.alphas_cumprod()[-1]), noise_of(3)
+    exact = 0.5 + (0.09 / (square * 0.09 + 1.0 - square)) ** 0.5 * (start - square**0.5 * 0.5)
+
+    def error(name: str, steps: int) -> float:
+        made = sample(schedule, start, gaussian(schedule), noise_of, sampler=name, steps=steps)  # type: ignore[arg-type]
+        return float((made - exact).abs().max())
+
+    assert error(sampler, 40) < error(sampler, 20) / 3.5
+    assert error("ddim", 40) > error("ddim", 20) / 2.2
+    assert error(sampler, 20) < error("ddim", 20) / 2
+
+
+@pytest.mark.parametrize("one_step", MULTISTEP.values())
+def test_the_first_and_the_last_step_are_those_of_ddim(one_step: Any) -> None:
+    steps = list(ladder(Schedule(), 8))
+    x, clean, other = noise_of(0), noise_of(1), noise_of(2)
+    for step, before in ((steps[3], None), (steps[-1], Estimate(steps[-2].level, other))):
+        noise = (x - step.level.signal * clean) / step.level.noise
+        torch.testing.assert_close(one_step(step, x, clean, before), ddim_step(step, clean, noise, noise))
+
+
+@pytest.mark.parametrize(
+    ("one_step", "variable"),
+    [
+        (dpm_solver_step, lambda level: math.log(level[0] / level[1])),
+        (angle_step, lambda level: math.atan2(level[1], level[0])),
+    ],
+)
+def test_an_estimate_that_is_a_line_is_integrated_exactly(one_step: Any, variable: Callable[[Level], float]) -> None:
+    """dx = (clean − …) dλ by many small steps of DDIM against one step; DPM-Solver++'s second order is in λ's steps."""
+    earlier, step = list(ladder(Schedule(), 50))[23:25]
+    x, before, clean = (float(value) for value in (0.7, -0.4, 0.1))
+    start, end = variable(step.level), variable(step.next_level)
+    slope = (clean - before) / (start - variable(earlier.level))
+    count, value = 20000, x
+    thetas = torch.linspace(
+        math.atan2(step.level.noise, step.level.signal), math.atan2(step.next_level.noise, step.next_level.signal),
+        count + 1, dtype=torch.float64,
+    ).tolist()  # fmt: skip
+    for now, then in itertools.pairwise(thetas):
+        middle = 0.5 * (now + then)
+        estimate = clean + slope * (variable(Level(math.cos(middle), math.sin(middle))) - start)
+        eps = (value - math.cos(now) * estimate) / math.sin(now)
+        value = math.cos(then) * estimate + math.sin(then) * eps
+    tensors = [torch.full([1], number, dtype=torch.float64) for number in (x, clean, before)]
+    made = one_step(step, tensors[0], tensors[1], Estimate(earlier.level, tensors[2]))
+    tolerance = 1e-6 if one_step is angle_step else 0.05 * abs(end - start) ** 2
+    assert float(made) == pytest.approx(value, abs=tolerance)
+
+
 def test_split_predictions_are_v_of_their_two_parts() -> None:
     split, whole = Schedule(100, prediction="split"), Schedule(100, prediction="v")
     latent, noise, t = noise_of(0), noise_of(1), torch.tensor([10, 70])
@@ -144,8 +239,8 @@ def test_split_predictions_are_v_of_their_two_parts() -> None:
         return split.joined(predict(x, t), split.level(torch.tensor([t])))
 
     results = [
-        sample(split, noise_of(5), predict, noise_of, steps=7),
-        sample(whole, noise_of(5), predict_v, noise_of, steps=7),
+        sample(split, noise_of(5), by_step(predict), noise_of, steps=7),
+        sample(whole, noise_of(5), by_step(predict_v), noise_of, steps=7),
     ]
     torch.testing.assert_close(*results, atol=1e-5, rtol=0)
 
@@ -153,7 +248,8 @@ def test_split_predictions_are_v_of_their_two_parts() -> None:
 def test_steps_go_from_the_last_to_the_first() -> None:
     schedule = Schedule(1000)
     assert schedule.steps(1000) == list(range(999, -1, -1))
-    assert schedule.steps(3) == [999, 500, 0]
+    assert schedule.steps(3) == [999, 666, 332]
+    assert schedule.steps(20) == list(range(999, 0, -50))
     assert schedule.steps(1) == [999]
     assert [s.next_square for s in ladder(schedule, 7)][-1] == 1.0
 
@@ -166,8 +262,22 @@ def test_the_last_step_of_ddpm_needs_no_noise() -> None:
 
 def test_clipping_bounds_the_estimate() -> None:
     schedule = Schedule(1000)
-    result = sample(schedule, noise_of(0), lambda x, t: -5 * x, noise_of, steps=5, clip=0.5)
+    result = sample(schedule, noise_of(0), lambda x, step: -5 * x, noise_of, steps=5, clip=0.5)
     assert float(result.abs().max()) <= 0.5 + 1e-6
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v"])
+def test_a_clipped_estimate_leaves_nothing_out_of_the_noise(prediction: str) -> None:
+    """Else DDIM loses a part of the latent in each step, and more in more steps (MONAI's does)."""
+    schedule = Schedule(1000, "cosine", prediction)  # type: ignore[arg-type]
+    predict = gaussian(schedule, mean=1.0, variance=0.04)
+    reference, *by_ddim = (
+        sample(schedule, noise_of(3), predict, noise_of, sampler=name, steps=steps, clip=1.1)  # type: ignore[arg-type]
+        for name, steps in (("angle", 1000), ("ddim", 100), ("ddim", 1000))
+    )
+    few, many = (float((x - reference).abs().max()) for x in by_ddim)
+    assert many < few / 3
+    assert many < 0.01
 
 
 @pytest.mark.parametrize(
@@ -186,5 +296,5 @@ def test_bad_schedules_are_named(arguments: tuple[int, str, str], message: str) 
 def test_bad_steps_and_samplers_are_named() -> None:
     with pytest.raises(InputError, match=r"steps must be 1 to 1000 \(what the network was trained with\), got 1001"):
         Schedule().steps(1001)
-    with pytest.raises(InputError, match="sampler must be one of ddpm, ddim, got 'euler'"):
-        sample(Schedule(), noise_of(0), predictor(Schedule()), noise_of, sampler="euler")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="sampler must be one of ddpm, ddim, dpm_solver, angle, got 'euler'"):
+        sample(Schedule(), noise_of(0), by_step(predictor(Schedule())), noise_of, sampler="euler")  # type: ignore[arg-type]

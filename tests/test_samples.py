@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import bundle_runs
 import numpy as np
@@ -17,6 +18,7 @@ from semsynth.errors import InputError
 from semsynth.handlers import SampleSeeds
 from semsynth.provenance import case_hash
 from semsynth.volumes import read_volume
+from tiny_diffusion import diffusion
 
 BUNDLE = Path(__file__).resolve().parents[1] / "bundles" / "pix2pix3d"
 
@@ -77,12 +79,21 @@ def test_every_split_can_be_asked_for_at_once(tiny_dataset):
         load_label_maps(tiny_dataset, num_samples=0)
 
 
-def test_two_samples_in_one_batch_are_refused():
-    engine = Engine(lambda e, b: None)
-    handler = SampleSeeds([torch.nn.Identity()])
-    engine.state = State(batch={"sample": torch.tensor([0, 1])})
-    with pytest.raises(InputError, match="batch_size to 1"):
-        handler._set(engine)
+def test_samples_of_one_batch_have_seeds_of_their_own_or_are_refused():
+    def after(thing, **batch):
+        engine = Engine(lambda e, b: None)
+        engine.state = State(batch=batch)
+        SampleSeeds([thing], seed=5)._set(engine)
+        return thing
+
+    both = {"case": ["a_s0", "a_s1"], "source_case": ["a", "a"], "sample": torch.tensor([0, 1])}
+    network = diffusion()
+    assert after(network, **both).noise_seeds == [5, 6]
+    assert after(network, case=["a"]).noise_seeds == [5]
+    single = SimpleNamespace(noise_seed=0)
+    with pytest.raises(InputError, match="several samples in one batch would share a seed: set batch_size to 1"):
+        after(single, **both)
+    assert after(single, case=["a"], sample=torch.tensor([3])).noise_seed == 8
 
 
 def test_the_bundles_evaluation_is_the_commands(weights, tiny_dataset, tmp_path):

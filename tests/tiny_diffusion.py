@@ -11,6 +11,7 @@ from semsynth.data import load_sources
 from semsynth.latents import LatentDataset
 from semsynth.networks.autoencoder import SPADEAutoencoder
 from semsynth.networks.denoiser import SPADEUNet
+from semsynth.networks.guided import SamplingOptions
 from semsynth.networks.latent_diffusion import LatentDiffusion
 from semsynth.preprocessing import LoadIntensityd, LoadLabelMapd
 from torch import nn
@@ -41,7 +42,9 @@ def diffusion(*, of_denoiser: dict[str, Any] | None = None, **kwargs: Any) -> La
     torch.manual_seed(0)
     autoencoder = SPADEAutoencoder(4, channels=(8, 8), strides=(2, 2), latent_channels=3, spade=SPADE)
     awake(autoencoder)
-    network = LatentDiffusion(autoencoder, denoiser(**(of_denoiser or {})), **({"steps": 3} | kwargs)).eval()
+    names = SamplingOptions.__dataclass_fields__
+    sampling = {"steps": 3} | {name: kwargs.pop(name) for name in list(kwargs) if name in names}
+    network = LatentDiffusion(autoencoder, denoiser(**(of_denoiser or {})), sampling=sampling, **kwargs).eval()
     network.style_mean.copy_(torch.linspace(0.2, 0.6, network.style_channels))
     network.style_covariance.copy_(torch.eye(network.style_channels) * 0.01)
     return network

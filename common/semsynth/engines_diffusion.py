@@ -140,7 +140,7 @@ class DenoiserEvaluator(SupervisedEvaluator):
             noise = torch.randn(clean.shape, generator=generator).to(clean)
             level = network.schedule.level(timestep)
             noisy = level.signal * clean + level.noise * noise
-            with torch.autocast(noisy.device.type, torch.bfloat16, enabled=network.amp):
+            with torch.autocast(noisy.device.type, torch.bfloat16, enabled=network.sampling.amp):
                 output = network.denoiser(noisy, timestep, levels, standard)
             predicted.append(network.schedule.joined(output, level))
             wanted.append(network.schedule.target(clean, noise, level))

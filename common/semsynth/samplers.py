@@ -1,9 +1,10 @@
-"""Noise schedules and samplers of diffusion models: DDPM and DDIM, each written as its algorithm.
+"""Noise schedules and samplers of diffusion models: DDPM, DDIM and DPM-Solver++, each written as its algorithm.
 
 A sampler here is a function of the current latent and the network's prediction; where the noise comes from, and what
 the prediction is guided by, is the caller's. Exact against MONAI's schedulers on the same noise where those are exact
 (``tests/test_samplers.py``): with fewer steps than it was trained with, MONAI's DDPM takes the posterior of one step
-where it takes many, and its DDIM's step is T // n where its time steps are (T - 1) / (n - 1) apart.
+where it takes many, and its DDIM's step is T // n where its time steps are (T - 1) / (n - 1) apart. Where it clips the
+estimate of the latent its DDIM keeps the noise of the estimate before, and loses what was clipped in every step.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from math import sqrt
+from math import atan2, exp, log, sqrt
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import torch
@@ -20,8 +21,8 @@ from monai.networks.schedulers.scheduler import NoiseSchedules
 from .errors import InputError
 
 Prediction: TypeAlias = Literal["epsilon", "v", "split"]
-Sampler: TypeAlias = Literal["ddpm", "ddim"]
-SAMPLERS: tuple[Sampler, ...] = ("ddpm", "ddim")
+Sampler: TypeAlias = Literal["ddpm", "ddim", "dpm_solver", "angle"]
+SAMPLERS: tuple[Sampler, ...] = ("ddpm", "ddim", "dpm_solver", "angle")
 
 
 class Level(NamedTuple):
@@ -92,16 +93,16 @@ class Schedule:
         return level.signal * noisy - level.noise * predicted, level.noise * noisy + level.signal * predicted
 
     def steps(self, count: int) -> list[int]:
-        """``count`` time steps, evenly spaced from the last one to 0.
+        """``count`` time steps, T / count apart, from the last one down (Lin et al. 2024, "trailing").
+
+        Not down to 0: the step that ends nearly without noise would be the longest for a multistep sampler.
 
         Raises:
             InputError: for a count outside 1…T.
         """
         if not 1 <= count <= self.timesteps:
             raise InputError(f"steps must be 1 to {self.timesteps} (what the network was trained with), got {count}")
-        if count == 1:
-            return [self.timesteps - 1]
-        return [int(t) for t in torch.linspace(self.timesteps - 1, 0, count, dtype=torch.float64).round()]
+        return [round((count - i) / count * self.timesteps) - 1 for i in range(count)]
 
 
 @dataclass(frozen=True)
@@ -123,6 +124,11 @@ class Step:
     def level(self) -> Level:
         """The latent's noise level."""
         return Level(sqrt(self.square), sqrt(1.0 - self.square))
+
+    @property
+    def next_level(self) -> Level:
+        """The same after the step."""
+        return Level(sqrt(self.next_square), sqrt(1.0 - self.next_square))
 
 
 def ladder(schedule: Schedule, count: int) -> Iterator[Step]:
@@ -169,10 +175,78 @@ def ddim_step(
     return result + sigma * noise if eta > 0 else result
 
 
+class Estimate(NamedTuple):
+    """What a multistep sampler keeps of the step before: where it was, and the latent without noise by it."""
+
+    level: Level
+    clean: torch.Tensor
+
+
+def dpm_solver_step(
+    step: Step, noisy: torch.Tensor, clean: torch.Tensor, before: Estimate | None = None
+) -> torch.Tensor:
+    """One step of DPM-Solver++(2M) (Lu et al. 2022, algorithm 2).
+
+    The estimate of the latent is taken to change linearly with λ = log(signal / noise), through this step's and the one
+    before. Of first order, which is DDIM, in the first step, and in the last, where λ becomes infinite.
+
+    Args:
+        step: from which level to which.
+        noisy: ``(B, Z, h, w, d)``.
+        clean: the estimate of the latent without noise.
+        before: of the step before; None in the first.
+    """
+    now, then = step.level, step.next_level
+    if then.noise == 0.0:
+        return clean
+    h = _log_ratio(then) - _log_ratio(now)
+    target = clean
+    if before is not None:
+        target = clean + 0.5 * h / (_log_ratio(now) - _log_ratio(before.level)) * (clean - before.clean)
+    result: torch.Tensor = then.noise / now.noise * noisy - then.signal * (exp(-h) - 1.0) * target
+    return result
+
+
+def angle_step(step: Step, noisy: torch.Tensor, clean: torch.Tensor, before: Estimate | None = None) -> torch.Tensor:
+    """As DPM-Solver++(2M), with the estimate linear in the angle θ = atan(noise / signal), not in λ.
+
+    Where noise vanishes the estimate settles as θ does while λ goes to infinity, so that a line over λ leads far astray
+    in long steps. With dλ = −dθ / (sin θ cos θ) the integral of eq. 8 there is, from θ to φ and with slope c,
+    x_φ = sin φ / sin θ · x + sin φ · (clean (cot φ − cot θ) + c (ln(sin θ / sin φ) + (φ − θ) cot φ)).
+
+    Args:
+        step, noisy, clean, before: as of :func:`dpm_solver_step`.
+    """
+    now, then = step.level, step.next_level
+    if then.noise == 0.0:
+        return clean
+    theta, phi = _angle(now), _angle(then)
+    cot = then.signal / then.noise
+    result: torch.Tensor = then.noise / now.noise * noisy + then.noise * (cot - now.signal / now.noise) * clean
+    if before is not None:
+        slope = (clean - before.clean) / (theta - _angle(before.level))
+        result = result + then.noise * (log(now.noise / then.noise) + (phi - theta) * cot) * slope
+    return result
+
+
+MULTISTEP: dict[str, Callable[[Step, torch.Tensor, torch.Tensor, Estimate | None], torch.Tensor]] = {
+    "dpm_solver": dpm_solver_step,
+    "angle": angle_step,
+}
+
+
+def _angle(level: Level) -> float:
+    return atan2(level.noise, level.signal)
+
+
+def _log_ratio(level: Level) -> float:
+    return log(level.signal / level.noise)
+
+
 def sample(
     schedule: Schedule,
     noisy: torch.Tensor,
-    predict: Callable[[torch.Tensor, int], torch.Tensor],
+    predict: Callable[[torch.Tensor, Step], torch.Tensor],
     noise: Callable[[int], torch.Tensor],
     *,
     sampler: Sampler = "ddim",
@@ -186,9 +260,9 @@ def sample(
     Args:
         schedule: that the network was trained with.
         noisy: white noise of variance 1, ``(B, Z, h, w, d)``.
-        predict: (noisy latent, time step) → the network's output, guided or not.
+        predict: (noisy latent, step) → the network's output, guided or not.
         noise: number of a step → white noise of variance 1 for it.
-        sampler: ``"ddpm"`` or ``"ddim"``.
+        sampler: ``"ddpm"``, ``"ddim"``, or of second order ``"dpm_solver"`` or ``"angle"``.
         steps: how many.
         eta: of DDIM.
         clip: largest absolute value of the estimated latent, or None. At the first steps, where there is hardly any
@@ -204,15 +278,21 @@ def sample(
     if sampler not in SAMPLERS:
         raise InputError(f"sampler must be one of {', '.join(SAMPLERS)}, got {sampler!r}")
     x = noisy
+    before: Estimate | None = None
     for step in watch(ladder(schedule, steps)):
         level = step.level
-        prediction = schedule.joined(predict(x, step.timestep), level)
+        prediction = schedule.joined(predict(x, step), level)
         clean, predicted_noise = schedule.estimate(prediction, x, level)
         if clip is not None:
             clean = clean.clamp(-clip, clip)
+            # the noise is what the clipped estimate leaves: else each step would lose some of the latent
+            predicted_noise = (x - level.signal * clean) / level.noise
         if sampler == "ddpm":
             last = step.next_square == 1.0
             x = ddpm_step(step, x, clean, torch.zeros_like(x) if last else noise(step.number))
+        elif sampler in MULTISTEP:
+            x = MULTISTEP[sampler](step, x, clean, before)
+            before = Estimate(level, clean)
         else:
             x = ddim_step(step, clean, predicted_noise, noise(step.number) if eta > 0 else x, eta)
     return x

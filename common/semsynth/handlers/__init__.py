@@ -4,8 +4,9 @@ from .average import MovingAverage
 from .checkpoint import TrainingCheckpoint
 from .evaluation import EvaluationHandler
 from .initial import InitWeights
+from .memory import MemoryReport
 from .preview import PreviewHandler
-from .progress import ProgressHandler
+from .progress import ProgressHandler, SynthesisProgress
 from .ranked import RankedSegmentations
 from .samples import SampleSeeds
 from .segmentation import SegmentationWriter
@@ -16,6 +17,7 @@ from .weights import SaveBestWeights, SaveFinalWeights
 __all__ = [
     "EvaluationHandler",
     "InitWeights",
+    "MemoryReport",
     "MovingAverage",
     "PreviewHandler",
     "ProgressHandler",
@@ -25,6 +27,7 @@ __all__ = [
     "SaveFinalWeights",
     "SegmentationWriter",
     "StyleFrom",
+    "SynthesisProgress",
     "SyntheticWriter",
     "TrainingCheckpoint",
 ]

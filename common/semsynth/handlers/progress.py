@@ -10,7 +10,7 @@ from typing import Any
 from ignite.engine import Engine, Events
 from tqdm import tqdm
 
-from ..distributed import rank
+from ..distributed import rank, world_size
 
 
 class ProgressHandler:
@@ -57,6 +57,68 @@ class ProgressHandler:
         self.bar.update(1)
 
     def _close(self, engine: Engine, error: BaseException | None = None) -> None:
+        if self.bar is not None:
+            self.bar.close()
+        if error is not None:
+            raise error
+
+
+class SynthesisProgress:
+    """A progress bar over the volumes of a synthesis, with time left, which moves with every step of a sampler.
+
+    Shown by the first process only, of its own share: all have as many to do. Where the output is a file and not a
+    terminal, a line every half minute.
+
+    Args:
+        batches: what is to be made, see :class:`semsynth.synthesis.MapBatches`.
+        network: calls ``on_step`` with shares of its work; others advance volume by volume.
+    """
+
+    def __init__(self, batches: Any, network: Any = None) -> None:
+        self.batches, self.network = batches, network if hasattr(network, "on_step") else None
+        self.bar: tqdm | None = None
+
+    def attach(self, engine: Engine) -> None:
+        """Follow ``engine``."""
+        if rank() != 0:
+            if self.network is not None:
+                self.network.progress = False
+            return
+        engine.add_event_handler(Events.STARTED, self._start)
+        engine.add_event_handler(Events.ITERATION_STARTED, self._begin)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._advance)
+        engine.add_event_handler(Events.COMPLETED | Events.TERMINATE | Events.EXCEPTION_RAISED, self._close)
+
+    def _start(self, engine: Engine) -> None:
+        processes = world_size()
+        title = "synthesis" if processes == 1 else f"synthesis, process 1 of {processes}"
+        self.bar = tqdm(
+            total=self.batches.volumes,
+            initial=self.batches.volumes - self.batches.remaining,
+            desc=title,
+            mininterval=0.1 if sys.stderr.isatty() else 30.0,
+            unit="volume",
+            bar_format="{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total} [{elapsed}<{remaining}, {rate_fmt}{postfix}]",
+        )
+        if self.network is not None:
+            self.network.on_step = self._step
+
+    def _begin(self, engine: Engine) -> None:
+        self.size, self.shown = len(engine.state.batch["case"]), 0.0  # type: ignore[call-overload, index]
+
+    def _step(self, share: float) -> None:
+        assert self.bar is not None
+        part = min(share * self.size, self.size - self.shown)
+        self.shown += part
+        self.bar.update(part)
+
+    def _advance(self, engine: Engine) -> None:
+        assert self.bar is not None
+        self.bar.update(self.size - self.shown)
+
+    def _close(self, engine: Engine, error: BaseException | None = None) -> None:
+        if self.network is not None:
+            self.network.on_step = None
         if self.bar is not None:
             self.bar.close()
         if error is not None:

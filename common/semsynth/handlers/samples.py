@@ -18,7 +18,8 @@ class SampleSeeds:
     the seed stays as it is. A volume thus depends on its map and its number alone, not on what else is drawn.
 
     Args:
-        objects: what has the seed as an attribute ``noise_seed``, a network or an inferer; others are passed over.
+        objects: what has the seed as an attribute ``noise_seed``, a network or an inferer, or, for batches of several
+            samples, the seeds as ``noise_seeds``; others are passed over.
         seed: of sample 0.
         per_case: mixed with the case's name, for networks whose seed is also their style: with the same seed for all
             cases a whole data set would look as if it came from one scan.
@@ -29,20 +30,23 @@ class SampleSeeds:
         self.per_case = per_case
 
     def attach(self, engine: Engine) -> None:
-        """Follow ``engine``, whose batches hold one map each."""
+        """Follow ``engine``, whose batches hold one map each, or several samples of it."""
         engine.add_event_handler(Events.ITERATION_STARTED, self._set)
 
     def _set(self, engine: Engine) -> None:
         batch: Any = engine.state.batch
-        samples = {int(sample) for sample in batch.get("sample", [0])}
-        if len(samples) > 1:
-            raise InputError("several samples in one batch would share a seed: set the dataloader's batch_size to 1")
+        cases = batch.get("source_case", batch["case"])
+        seeds = [
+            self.seed + int(sample) + self._of_case(str(case))
+            for sample, case in zip(batch.get("sample", [0] * len(cases)), cases, strict=True)
+        ]
         for thing in self.objects:
-            thing.noise_seed = self.seed + max(samples) + self._of_case(batch)
+            if hasattr(thing, "noise_seeds"):
+                thing.noise_seeds = seeds
+            elif len(set(seeds)) > 1:
+                raise InputError("several samples in one batch would share a seed: set batch_size to 1")
+            thing.noise_seed = seeds[0]
 
-    def _of_case(self, batch: Any) -> int:
+    def _of_case(self, case: str) -> int:
         """A multiple of 2^20 that follows from the case's name, so that seeds of samples do not meet."""
-        if not self.per_case:
-            return 0
-        (case,) = batch.get("source_case", batch["case"])
-        return zlib.crc32(str(case).encode()) << 20
+        return zlib.crc32(case.encode()) << 20 if self.per_case else 0

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from monai.utils.enums import CommonKeys as Keys
 
 from .. import __version__
 from ..datalists import OWN_STYLE, read_datalist
-from ..distributed import gather, rank
+from ..distributed import rank
 from ..errors import InputError
 from ..headers import read_header
 from ..labels import class_names
@@ -31,7 +32,7 @@ class SyntheticWriter:
     Per case ``<output_dir>/<case>_synthetic.nii.gz`` and a JSON beside it that marks it as synthetic (bundle, version,
     SHA-256 of the weights, seed, label map; from the card beside the weights whether they were trained on the case, and
     which networks were in their losses); at the end ``datalist.json``, image and map per entry, ready to train a
-    segmentation network on. Each file is written whole or not at all.
+    segmentation network on. Each file is written whole or not at all, and a volume is never beside a record of another.
 
     Args:
         output_dir: where to write.
@@ -42,6 +43,12 @@ class SyntheticWriter:
         dtype: how intensities are stored.
         style_from: the image whose style all volumes have, or ``"own"`` for that which the batch has under
             ``style_from``; it goes into their records.
+        settings: what else a volume depends on (sampler, steps …); goes into the records.
+        entries: all that are to be made, by this process, others or a run before, see :meth:`finished`; the datalist
+            has them all, once they are all there. None: what this process writes.
+
+    Raises:
+        InputError: when it is first used: weights that are not there; a folder whose datalist lists real cases.
     """
 
     def __init__(
@@ -54,44 +61,74 @@ class SyntheticWriter:
         seed: int | None = None,
         dtype: StorageType = "int16",
         style_from: str | Path | None = None,
+        settings: Mapping[str, Any] | None = None,
+        entries: Sequence[Mapping[str, Any]] | None = None,
     ) -> None:
         self.output_dir, self.weights = Path(output_dir), Path(weights)
         self.metadata, self.num_classes, self.seed, self.dtype = Path(metadata), num_classes, seed, dtype
-        self.style_from = style_from
+        self.style_from, self.settings, self.entries = style_from, dict(settings or {}), entries
+        self.written: list[dict[str, Any]] = []
 
     def attach(self, engine: Engine) -> None:
         """Follow ``engine``, an evaluator whose output is decollated and whose data has ``case`` names."""
-        engine.add_event_handler(Events.STARTED, self._start)
+        engine.add_event_handler(Events.STARTED, lambda engine: self.prepare())
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._write)
-        engine.add_event_handler(Events.COMPLETED, self._finish)
+        engine.add_event_handler(Events.COMPLETED, lambda engine: self.finish())
 
-    def _start(self, engine: Engine) -> None:
-        self.entries: list[dict[str, Any]] = []
-        about = json.loads(self.metadata.read_text(encoding="utf-8"))
+    def prepare(self) -> None:
+        """Before the first volume: the folder's old list goes, which would soon list volumes of other weights."""
+        self.written = []
         listed = self.output_dir / "datalist.json"
         if listed.is_file():
             entries = [e for value in read_datalist(listed).values() if isinstance(value, list) for e in value]
             if not all(isinstance(e, dict) and e.get("synthetic") for e in entries):
                 raise InputError(f"{listed}: lists real cases and would be replaced; give another output_dir")
             if rank() == 0:
-                listed.unlink()  # until all are written anew it would list volumes of other weights
+                listed.unlink(missing_ok=True)
+        _ = self._origin  # whether the weights are there, before any work
+
+    def finished(self, entry: Mapping[str, Any]) -> bool:
+        """Whether an entry's volume is there, of the same map, weights, seed, style, settings and versions."""
+        image, described = self._paths(entry)
+        if not (image.is_file() and described.is_file()):
+            return False
+        try:
+            found = json.loads(described.read_text(encoding="utf-8"))
+        except ValueError:
+            return False
+        return bool(found == json.loads(json.dumps(self._record(entry))))
+
+    @cached_property
+    def _origin(self) -> dict[str, Any]:
+        """What all records have in common."""
+        about = json.loads(self.metadata.read_text(encoding="utf-8"))
         if not self.weights.is_file():
             raise InputError(f"{self.weights}: no such file; train the bundle first or set 'weights' to a trained file")
-        described = self.weights.with_suffix(".json")
-        card = json.loads(described.read_text(encoding="utf-8")) if described.is_file() else {}
-        self.origin = {
+        origin = {
             "synthetic": True,
             "bundle": about.get("name", self.metadata.parent.parent.name),
             "version": about["version"],
             "semsynth": __version__,
             "weights": self.weights.name,
             "weights_sha256": sha256(self.weights),
-            "in_loss": card.get("in_loss", []),
+            "in_loss": self._card.get("in_loss", []),
         }
+        if self.settings:
+            origin["settings"] = self.settings
         if self.style_from is not None and self.style_from != OWN_STYLE:
-            self.origin |= _style_record(self.style_from)
-        names = card.get("training_cases")
-        self.seen = None if names is None else {case["name"] for case in names}
+            origin |= self._style_record(self.style_from)
+        return origin
+
+    @cached_property
+    def _card(self) -> dict[str, Any]:
+        described = self.weights.with_suffix(".json")
+        card: dict[str, Any] = json.loads(described.read_text(encoding="utf-8")) if described.is_file() else {}
+        return card
+
+    def _paths(self, entry: Mapping[str, Any]) -> tuple[Path, Path]:
+        """The volume's file and its record's."""
+        image = self.output_dir / f"{entry['case']}_synthetic.nii.gz"
+        return image, self.output_dir / f"{entry['case']}_synthetic.json"
 
     def _write(self, engine: Engine) -> None:
         batch: Any = engine.state.batch  # decollated by MONAI's engine together with the output
@@ -100,45 +137,64 @@ class SyntheticWriter:
             label, pred = item[Keys.IMAGE], item[Keys.PRED]
             # the network sees right, anterior, superior; the file is as its label map is
             affine = np.asarray(label.affine.cpu().numpy(), dtype=np.float64)
-            label_path = Path(str(label.meta["filename_or_obj"])).resolve()
+            source = {**entry, Keys.IMAGE: str(label.meta["filename_or_obj"])}
             volume = Volume(pred.detach().float().cpu().numpy()[0], affine)
-            volume = volume.oriented_as(read_header(label_path).affine)
-            image = self.output_dir / f"{entry['case']}_synthetic.nii.gz"
-            record = self._record(entry, label_path)
-            # the record first: no volume is ever without it
-            write_text(image.with_name(f"{entry['case']}_synthetic.json"), json.dumps(record, indent=1))
+            volume = volume.oriented_as(read_header(source[Keys.IMAGE]).affine)
+            image, described = self._paths(entry)
+            # an older volume goes and the record comes first: no volume is ever without its own
+            image.unlink(missing_ok=True)
+            write_text(described, json.dumps(self._record(source), indent=1))
             write_image(image, volume.data, volume.affine, self.dtype)
-            relative = os.path.relpath(label_path, self.output_dir.resolve())
-            drawn = {key: record[key] for key in ("case", "source_case", "sample") if key in record}
-            self.entries.append(drawn | {"image": image.name, "label": relative, "synthetic": True})
+            self.written.append(source)
 
-    def _record(self, entry: Mapping[str, Any], label: Path) -> dict[str, Any]:
+    def _record(self, entry: Mapping[str, Any]) -> dict[str, Any]:
         case, sample = str(entry.get("source_case", entry["case"])), int(entry.get("sample", 0))
         several = {"source_case": case, "sample": sample} if "sample" in entry else {}
-        style = _style_record(entry["style_from"]) if self.style_from == OWN_STYLE else {}
-        return self.origin | several | style | {
+        style = self._style_record(entry["style_from"]) if self.style_from == OWN_STYLE else {}
+        names = self._card.get("training_cases")
+        label = Path(entry[Keys.IMAGE]).resolve()
+        return self._origin | several | style | {
             "case": entry["case"],
             "seed": None if self.seed is None else self.seed + sample,
-            "trained_on": None if self.seen is None else case_hash(case) in self.seen,
+            "trained_on": None if names is None else case_hash(case) in {seen["name"] for seen in names},
             "label": label.name,
-            "label_sha256": sha256(label),
+            "label_sha256": self._sha256(label),
         }  # fmt: skip
 
-    def _finish(self, engine: Engine) -> None:
-        entries = [entry for part in gather(self.entries) for entry in part]
-        if rank() != 0:
+    def _style_record(self, image: str | Path) -> dict[str, str]:
+        return {"style_from": Path(image).name, "style_from_sha256": self._sha256(Path(image))}
+
+    def _sha256(self, path: Path) -> str:
+        """Of a file that many volumes have in common."""
+        if path not in self._hashes:
+            self._hashes[path] = sha256(path)
+        return self._hashes[path]
+
+    @cached_property
+    def _hashes(self) -> dict[Path, str]:
+        return {}
+
+    def finish(self) -> None:
+        """List all volumes, once all are there."""
+        entries = self.written if self.entries is None else self.entries
+        missing = sum(not self.finished(entry) for entry in entries)
+        if missing:
+            logger.info("%d of %d volumes are still to be made, by other processes", missing, len(entries))
             return
         names = {str(i): name for i, name in class_names(self.num_classes).items()}
+        listed = {str(entry["case"]): self._listed(entry) for entry in entries}
         content: dict[str, Any] = {
-            "name": f"synthetic, {self.origin['bundle']} {self.origin['version']}",
+            "name": f"synthetic, {self._origin['bundle']} {self._origin['version']}",
             "modality": {"0": "synthetic"},
             "num_classes": self.num_classes,
             "classes": names,
-            "training": sorted({entry["case"]: entry for entry in entries}.values(), key=lambda entry: entry["case"]),
+            "training": [listed[case] for case in sorted(listed)],
         }
         path = write_text(self.output_dir / "datalist.json", json.dumps(content, indent=1))
-        logger.info("%d synthetic volumes, listed in %s", len(content["training"]), path)
+        logger.info("%d synthetic volumes, listed in %s", len(listed), path)
 
-
-def _style_record(image: str | Path) -> dict[str, str]:
-    return {"style_from": Path(image).name, "style_from_sha256": sha256(Path(image))}
+    def _listed(self, entry: Mapping[str, Any]) -> dict[str, Any]:
+        record = self._record(entry)
+        drawn = {key: record[key] for key in ("case", "source_case", "sample") if key in record}
+        relative = os.path.relpath(Path(entry[Keys.IMAGE]).resolve(), self.output_dir.resolve())
+        return drawn | {"image": self._paths(entry)[0].name, "label": relative, "synthetic": True}

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from ..errors import InputError
 from ..labels import plain
 from .residual import Attention, Downsample, Norm, Resampling, ResBlock, Upsample, check_resampling, per_level
-from .spade import BlockModulation, Sampling, SPADEOptions, label_pyramid
+from .spade import SPADE, BlockModulation, Sampling, SPADEOptions, label_pyramid
 from .spade_gan import Reconstruction
 
 LabelEncoding: TypeAlias = Literal["subvoxels", "fractions", "nearest"]
@@ -185,6 +185,14 @@ class SPADEAutoencoder(nn.Module):
         image: torch.Tensor = x.float() * 0.5 + 0.5
         return image
 
+    def reach(self) -> int | None:
+        """How many voxels away, along each axis, latent and label map still have a say in a decoded voxel.
+
+        A multiple of :attr:`stride`. None where the whole volume has a say: with group or instance norms (their
+        statistics) or self-attention.
+        """
+        return self.decoder.reach(self.strides)
+
     def _encoded(self, label: torch.Tensor) -> tuple[tuple[int, int, int], dict[int, torch.Tensor]]:
         label = plain(label)
         size = (label.shape[2], label.shape[3], label.shape[4])
@@ -308,8 +316,35 @@ class _Decoder(nn.Module):
         result: torch.Tensor = self.head(self.norm(x))
         return result
 
+    def reach(self, strides: Sequence[int]) -> int | None:
+        """See :meth:`SPADEAutoencoder.reach`."""
+        kinds = (Attention, Norm, SPADE)
+        if any(isinstance(m, kinds) and not is_local(m) for m in self.modules()):
+            return None
+        fine_to_coarse = sorted(set(strides))
+        of_latent = of_label = fine_to_coarse[0]  # the head's convolution
+        for layer in reversed(self.layers):
+            stride = fine_to_coarse[0]
+            if isinstance(layer, Upsample):
+                fine_to_coarse = fine_to_coarse[1:]
+                of_latent += stride if layer.nearest else fine_to_coarse[0]  # a convolution, or between two cells
+            elif isinstance(layer, ResBlock):
+                assert isinstance(layer.norm_0, SPADE)
+                # two convolutions; of labels, two more before the first of them
+                of_label = max(of_label, of_latent + stride * (2 + 2 * (layer.norm_0.options.kernel_size // 2)))
+                of_latent += 2 * stride
+        farthest, coarsest = max(of_label, of_latent + fine_to_coarse[-1]), fine_to_coarse[-1]
+        return cover([farthest], coarsest)[0] * coarsest
+
     def _blocks(self) -> Iterator[ResBlock]:
         return (layer for layer in self.layers if isinstance(layer, ResBlock))
+
+
+def is_local(layer: nn.Module) -> bool:
+    """Whether a norm, or whatever else, knows of no other voxel than those that convolutions bring."""
+    if isinstance(layer, SPADE):
+        return layer.groups == 0 and not layer.options.normalized_modulation
+    return isinstance(layer, Norm) and layer.groups == 0
 
 
 def _start(channels: int, width: int, stride: int) -> nn.Module:

@@ -27,7 +27,7 @@ from .residual import (
     check_resampling,
     per_level,
 )
-from .spade import BlockModulation, SPADEOptions
+from .spade import BlockModulation, Modulation, SPADEOptions
 
 
 class DenoiserModulation(NamedTuple):
@@ -40,6 +40,16 @@ class DenoiserModulation(NamedTuple):
 
     middle: list[BlockModulation]
     up: list[BlockModulation]
+
+    def row(self, number: int) -> DenoiserModulation:
+        """Of one item of the batch; no copy."""
+        return self._with(lambda modulation: Modulation(*(part[number : number + 1] for part in modulation)))
+
+    def _with(self, change: Callable[[Modulation], Modulation]) -> DenoiserModulation:
+        def blocks(made: list[BlockModulation]) -> list[BlockModulation]:
+            return [{name: change(modulation) for name, modulation in block.items()} for block in made]
+
+        return DenoiserModulation(blocks(self.middle), blocks(self.up))
 
 
 class SPADEUNet(nn.Module):
@@ -105,7 +115,7 @@ class SPADEUNet(nn.Module):
         self.num_classes, self.latent_channels, self.style_channels = num_classes, latent_channels, style_channels
         self.labels: LabelEncoding = labels
         self.strides = [stride * 2**level for level in range(len(widths))]
-        self.width, self.predictions = widths[0], predictions
+        self.width, self.predictions, self.spade_in_middle = widths[0], predictions, middle_spade
         emb = 4 * self.width
         self.time = nn.Sequential(nn.Linear(self.width, emb), nn.SiLU(), nn.Linear(emb, emb))
         self.style: nn.Module | None = None
@@ -178,38 +188,81 @@ class SPADEUNet(nn.Module):
         """
         return self.denoise(x, self.embed(timestep, style), condition)
 
-    def embed(self, timestep: torch.Tensor, style: torch.Tensor | None = None) -> torch.Tensor:
-        """Time step ``(B,)`` and style ``(B, S)`` → the vector that every block gets, ``(B, 4·channels[0])``."""
+    def embed(self, timestep: torch.Tensor, style: torch.Tensor | None = None) -> list[torch.Tensor]:
+        """What every residual block, in the order in which they run, makes of time step and style.
+
+        Args:
+            timestep: ``(B,)``; of all steps of a sampler at once, say.
+            style: ``(B or 1, S)``, as in :meth:`forward`.
+
+        Returns:
+            ``(B, 2·channels of the block)`` each, see :meth:`~semsynth.networks.residual.ResBlock.embed`.
+        """
         dtype = self.head.weight.dtype
         vector: torch.Tensor = self.time(sinusoids(timestep, self.width).to(dtype))
         if self.style is not None and style is not None:
             known = torch.isfinite(style).all(dim=1, keepdim=True)
             vector = vector + self.style(torch.where(known, style, 0.0).to(dtype)) * known.to(dtype)
-        return vector
+        return [block.embed(vector) for block in self._blocks()]
 
     def denoise(
-        self, x: torch.Tensor, embedding: torch.Tensor, condition: dict[int, torch.Tensor] | DenoiserModulation
+        self,
+        x: torch.Tensor,
+        embedded: Sequence[torch.Tensor],
+        condition: dict[int, torch.Tensor] | DenoiserModulation,
     ) -> torch.Tensor:
-        """:meth:`forward` with the vector of :meth:`embed`."""
-        middle, up = condition if isinstance(condition, DenoiserModulation) else self._conditions(condition)
+        """:meth:`forward` with what :meth:`embed` gives.
+
+        Args:
+            x: ``(B, Z, h, w, d)``.
+            embedded: of batch size B or 1.
+            condition: of batch size B or 1; of another one where B is 1: several maps for one latent. The encoder,
+                which no label reaches, then runs once for all of them.
+        """
+        features, skips = self.down_path(x, embedded)
+        return self.up_path(features, skips, embedded, condition)
+
+    def down_path(self, x: torch.Tensor, embedded: Sequence[torch.Tensor]) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """The encoder, which does not depend on the label map: its last features, and all that the decoder is given."""
+        vectors = iter(embedded)
         x = self.start(x.to(self.head.weight.dtype))
-        skips, sizes = [x], []
+        skips = [x]
         for layer in self.down:
-            if isinstance(layer, _Level):
-                x = layer(x, None, embedding)
-            else:
-                sizes.append(x.shape[2:])
-                x = layer(x)
+            x = layer(x, None, next(vectors)) if isinstance(layer, _Level) else layer(x)
             skips.append(x)
-        x = self.middle[0](x, middle[0], embedding)
-        x = self.middle[2](self.middle[1](x), middle[1], embedding)
-        given = iter(up)
+        return x, skips
+
+    def up_path(
+        self,
+        x: torch.Tensor,
+        skips: Sequence[torch.Tensor],
+        embedded: Sequence[torch.Tensor],
+        condition: dict[int, torch.Tensor] | DenoiserModulation,
+    ) -> torch.Tensor:
+        """Middle, decoder and head, from :meth:`down_path`; ``(B, predictions · Z, h, w, d)``, float32."""
+        if not isinstance(condition, DenoiserModulation):
+            condition = DenoiserModulation(*self._conditions(condition))
+        rows, left = max(_rows(condition), x.shape[0]), list(skips)
+        vectors, given = iter(embedded[len(self._down_blocks()) :]), iter(condition.up)
+        if self.spade_in_middle:
+            x = _repeated(x, rows)
+        x = self.middle[0](x, condition.middle[0], next(vectors))
+        x = self.middle[2](self.middle[1](x), condition.middle[1], next(vectors))
+        x = _repeated(x, rows)
         for layer in self.up:
-            x = layer(torch.cat([x, skips.pop()], dim=1), next(given), embedding) if isinstance(
-                layer, _Level
-            ) else layer(x, sizes.pop())  # fmt: skip
+            if isinstance(layer, _Level):
+                x = layer(torch.cat([x, _repeated(left.pop(), rows)], dim=1), next(given), next(vectors))
+            else:
+                x = layer(x, left[-1].shape[2:])
         result: torch.Tensor = self.head(F.silu(self.norm(x)))
         return result.float()
+
+    def _blocks(self) -> list[ResBlock]:
+        """All, in the order in which they run."""
+        return [*self._down_blocks(), *self._middle_blocks(), *self._up_blocks()]
+
+    def _down_blocks(self) -> list[ResBlock]:
+        return [layer.block for layer in self.down if isinstance(layer, _Level)]
 
     def _middle_blocks(self) -> list[ResBlock]:
         return [self.middle[0], self.middle[2]]  # type: ignore[list-item]
@@ -236,9 +289,19 @@ class _Level(nn.Module):
         super().__init__()
         self.block, self.attention = block, attention
 
-    def forward(self, x: torch.Tensor, condition: Any, embedding: torch.Tensor) -> torch.Tensor:
-        result: torch.Tensor = self.attention(self.block(x, condition, embedding))
+    def forward(self, x: torch.Tensor, condition: Any, embedded: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = self.attention(self.block(x, condition, embedded))
         return result
+
+
+def _rows(condition: DenoiserModulation) -> int:
+    first = condition.up[0]
+    return len(first if isinstance(first, torch.Tensor) else first["norm_0"].scale)
+
+
+def _repeated(x: torch.Tensor, rows: int) -> torch.Tensor:
+    """The one item as often as there are maps for it; a batch of as many as it is."""
+    return x if x.shape[0] == rows else torch.cat([x] * rows)  # not expanded: that would lose the memory format
 
 
 def _down(

@@ -6,19 +6,23 @@ Rombach et al. 2022 with SPADE (Al-Sanaani et al., fig. 1), and an acquisition s
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 from tqdm import tqdm
 
-from ..errors import InputError
+from ..errors import InputError, is_out_of_memory
 from ..labels import one_hot, plain
-from ..samplers import SAMPLERS, Prediction, Sampler, Schedule, Step, sample
+from ..samplers import Prediction, Schedule, Step
 from .autoencoder import DecoderModulation, SPADEAutoencoder, cover
-from .denoiser import DenoiserModulation, SPADEUNet
+from .denoiser import SPADEUNet
+from .guided import Conditioning, GuidedDenoiser, SamplingOptions, Start
 from .noise import gaussian_noise
+from .tiles import decode_in_tiles
 
 STREAMS = 4096
 """Noise fields per seed: one for the start, one per step, one for the style."""
@@ -44,22 +48,6 @@ class Denoised(NamedTuple):
     labelled: torch.Tensor
 
 
-class Conditioning(NamedTuple):
-    """All that sampling computes from a label map, once for all steps, samples and styles.
-
-    Attributes:
-        size: H, W, D of the label map.
-        labelled: the denoiser's modulation by the map.
-        null: by the null map; None where guidance is 1.
-        decoder: the autoencoder's.
-    """
-
-    size: tuple[int, int, int]
-    labelled: DenoiserModulation
-    null: DenoiserModulation | None
-    decoder: DecoderModulation
-
-
 class LatentDiffusion(nn.Module):
     """Label map → image, by denoising a latent; or, with an image, one training step of the denoiser.
 
@@ -72,23 +60,20 @@ class LatentDiffusion(nn.Module):
         timesteps, noise_schedule, prediction: see :class:`~semsynth.samplers.Schedule`.
         label_dropout: share of the training steps with the null map, for guidance.
         style_dropout: share of the training steps with the null style.
-        sampler: ``"ddim"`` or ``"ddpm"``.
-        steps: of the sampler.
-        eta: of DDIM; 0 is deterministic but for the start.
-        guidance: w in ε = ε_∅ + w (ε_c − ε_∅) (Ho & Salimans 2022; they write 1 + w for this w). 1 is no guidance, at
-            half the cost. ε_∅ has the null map, and the same style.
-        clip: largest absolute value of an estimated latent while sampling, in standard deviations; None for none.
+        sampling: arguments of :class:`~semsynth.networks.guided.SamplingOptions`: sampler, steps, guidance, what is
+            computed at once. :meth:`synthesize` takes others in their place.
         style_scale: 1 draws styles as they are in the training set, less draws them nearer to the typical one, which 0
             gives.
         noise_seed: which noise, and which style where none is given: any whole number.
-        amp: networks in bfloat16 while sampling; the sampler's own arithmetic and the style stay in float32.
-        progress: a bar over the steps.
+        progress: a bar over the steps; not while :attr:`on_step` is set.
 
     Attributes:
         latent_scale: one over the standard deviation of the training set's latents (Rombach et al. 2022, section G);
             exactly 1 until it is measured, see :class:`semsynth.latents.EncodeCases`.
         style_mean, style_covariance: of the training set's styles, see :func:`intensity_style`.
         style: ``(1, S)`` in place of drawn ones, or None.
+        noise_seeds: of the items of the next batches, in place of ``noise_seed`` for all; None.
+        on_step: called after each step of the sampler with the share of the work on its samples that it was, or None.
         style_needs_labels: that :meth:`encode` takes a label map.
 
     Raises:
@@ -99,6 +84,8 @@ class LatentDiffusion(nn.Module):
     style_mean: torch.Tensor
     style_covariance: torch.Tensor
     style: torch.Tensor | None
+    noise_seeds: Sequence[int] | None
+    on_step: Callable[[float], None] | None
 
     def __init__(
         self,
@@ -110,34 +97,25 @@ class LatentDiffusion(nn.Module):
         prediction: Prediction = "epsilon",
         label_dropout: float = 0.1,
         style_dropout: float = 0.1,
-        sampler: Sampler = "ddim",
-        steps: int = 50,
-        eta: float = 0.0,
-        guidance: float = 1.5,
-        clip: float | None = 4.0,
         style_scale: float = 1.0,
         noise_seed: int = 0,
-        amp: bool = False,
+        sampling: Mapping[str, Any] | None = None,
         progress: bool = False,
     ) -> None:
         super().__init__()
         _check_fit(autoencoder, denoiser, prediction)
-        if not (0 <= label_dropout < 1 and 0 <= style_dropout < 1 and style_scale >= 0 and eta >= 0):
+        if not (0 <= label_dropout < 1 and 0 <= style_dropout < 1 and style_scale >= 0):
             raise InputError(
-                f"label_dropout and style_dropout must be in [0, 1) and style_scale and eta 0 or more, got "
-                f"{label_dropout}, {style_dropout}, {style_scale} and {eta}"
+                f"label_dropout and style_dropout must be in [0, 1) and style_scale 0 or more, got {label_dropout}, "
+                f"{style_dropout} and {style_scale}"
             )
-        if sampler not in SAMPLERS:
-            raise InputError(f"sampler must be one of {', '.join(SAMPLERS)}, got {sampler!r}")
         self.autoencoder, self.denoiser = autoencoder.requires_grad_(False).eval(), denoiser
         self.schedule = Schedule(timesteps, noise_schedule, prediction)
         self.label_dropout, self.style_dropout = label_dropout, style_dropout
-        self.sampler: Sampler = sampler
-        self.steps, self.eta, self.guidance, self.clip = int(steps), eta, float(guidance), clip
-        self.schedule.steps(self.steps)
+        self.sampling = SamplingOptions(**(sampling or {}))
+        self.schedule.steps(self.sampling.steps)
         self.style_scale, self.noise_seed, self.progress = style_scale, int(noise_seed), progress
-        self.amp = amp
-        self.style = None
+        self.style, self.noise_seeds, self.on_step = None, None, None
         self.register_buffer("latent_scale", torch.ones([]))
         self.register_buffer("style_mean", torch.zeros(denoiser.style_channels))
         self.register_buffer("style_covariance", torch.eye(denoiser.style_channels))
@@ -177,8 +155,12 @@ class LatentDiffusion(nn.Module):
         """
         if latent is not None:
             return self._denoised(plain(image), plain(latent), style)
-        images = [self.synthesize(item[None], [self.noise_seed]) for item in plain(image)]
-        return torch.cat(images)
+        maps = plain(image)
+        seeds = [self.noise_seed] * len(maps) if self.noise_seeds is None else list(self.noise_seeds)
+        if len(seeds) != len(maps):
+            raise InputError(f"noise_seeds must be one per item of the batch, got {len(seeds)} for {len(maps)}")
+        starts = [0, *(i for i in range(1, len(maps)) if not torch.equal(maps[i], maps[i - 1])), len(maps)]
+        return torch.cat([self.synthesize(maps[a : a + 1], seeds[a:b]) for a, b in pairwise(starts)])
 
     def _denoised(self, label: torch.Tensor, latent: torch.Tensor, style: torch.Tensor | None) -> Denoised:
         b = label.shape[0]
@@ -204,41 +186,44 @@ class LatentDiffusion(nn.Module):
 
     @torch.no_grad()
     def synthesize(
-        self,
-        label: torch.Tensor,
-        seeds: Sequence[int],
-        *,
-        style: torch.Tensor | None = None,
-        steps: int | None = None,
-        guidance: float | None = None,
-        sampler: Sampler | None = None,
+        self, label: torch.Tensor, seeds: Sequence[int], *, style: torch.Tensor | None = None, **options: Any
     ) -> torch.Tensor:
         """Images of one label map, one per seed: each depends on map, seed and style alone, not on the others.
+
+        (But for rounding, where ``batch_size`` is more than 1.)
 
         Args:
             label: class indices ``(1, 1, H, W, D)``.
             seeds: whole numbers.
             style: ``(1, S)`` or ``(len(seeds), S)``; None draws one per seed, or takes the attribute :attr:`style`.
-            steps, guidance, sampler: in place of the network's own.
+            options: in place of the network's own, see :class:`~semsynth.networks.guided.SamplingOptions`.
 
         Returns:
             Intensities in [0, 1], ``(len(seeds), 1, H, W, D)``, float32.
+
+        Raises:
+            InputError: out of memory, with what to do.
         """
-        guidance = self.guidance if guidance is None else guidance
-        with torch.autocast(label.device.type, torch.bfloat16, enabled=self.amp):
-            given = self.conditioning(label, guidance=guidance)
-        latent = self.sample_latent(given, seeds, style=style, steps=steps, guidance=guidance, sampler=sampler)
-        with torch.autocast(label.device.type, torch.bfloat16, enabled=self.amp):
-            images = [self.autoencoder.decode(item[None] / self._scale(), given.decoder) for item in latent]
-        return torch.cat(images).clamp(0.0, 1.0)
+        own = replace(self.sampling, **options)
+        try:
+            given = self.conditioning(label, decoder=len(seeds) > own.batch_size and own.tile is None, **options)
+            latent = self.sample_latent(given, seeds, style=style, **options)
+            condition = given.decoder
+            del given  # the denoiser's modulation is the larger part of all
+            return self.decode(latent, condition, **options).clamp_(0.0, 1.0)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise InputError(_memory_advice(label, own)) from error
 
     @torch.no_grad()
-    def conditioning(self, label: torch.Tensor, *, guidance: float | None = None) -> Conditioning:
+    def conditioning(self, label: torch.Tensor, *, decoder: bool = True, **options: Any) -> Conditioning:
         """All that depends on the label map alone.
 
         Args:
             label: class indices ``(1, 1, H, W, D)``.
-            guidance: in place of the network's own.
+            decoder: the decoder's part too; False leaves the map in its place.
+            options: in place of the network's own.
 
         Raises:
             InputError: for several maps.
@@ -246,62 +231,64 @@ class LatentDiffusion(nn.Module):
         label = plain(label)
         if label.shape[0] != 1:
             raise InputError(f"one label map at a time is conditioned on, got a batch of {label.shape[0]}")
-        guidance = self.guidance if guidance is None else guidance
-        levels = self.denoiser.encode(label)
-        null = None
-        if guidance != 1:
-            null = self.denoiser.modulation({stride: torch.zeros_like(x) for stride, x in levels.items()})
+        own = replace(self.sampling, **options)
+        guided = own.guidance != 1
         size = (label.shape[2], label.shape[3], label.shape[4])
-        return Conditioning(size, self.denoiser.modulation(levels), null, self.autoencoder.modulation(label))
+        with self._autocast(label, own):
+            levels = self.denoiser.encode(label)
+            if guided:
+                levels = {stride: torch.cat([x, torch.zeros_like(x)]) for stride, x in levels.items()}
+            made = self.denoiser.modulation(levels)
+            return Conditioning(size, made, guided, self.autoencoder.modulation(label) if decoder else label)
 
     @torch.no_grad()
     def sample_latent(
-        self,
-        given: Conditioning,
-        seeds: Sequence[int],
-        *,
-        style: torch.Tensor | None = None,
-        steps: int | None = None,
-        guidance: float | None = None,
-        sampler: Sampler | None = None,
+        self, given: Conditioning, seeds: Sequence[int], *, style: torch.Tensor | None = None, **options: Any
     ) -> torch.Tensor:
         """Latents of unit variance, ``(len(seeds), Z, h, w, d)``; arguments as of :meth:`synthesize`."""
-        guidance = self.guidance if guidance is None else guidance
+        own = replace(self.sampling, **options)
         size = [self.denoiser.latent_channels, *cover(given.size, self.autoencoder.stride)]
         places = torch.empty(size, device=self.style_mean.device)[:, None]  # (Z, 1, h, w, d)
-        styles = self._styles(seeds, style)
 
         def noise(number: int) -> torch.Tensor:
-            fields = [gaussian_noise(places, _stream(seed, number + 2))[:, 0] for seed in seeds]
-            return torch.stack(fields)
+            return torch.stack([gaussian_noise(places, _stream(seed, number + 2))[:, 0] for seed in seeds])
 
-        def predict(noisy: torch.Tensor, timestep: int) -> torch.Tensor:
-            t = torch.tensor([timestep], device=noisy.device)
-            rows = []
-            for i, row in enumerate(noisy):  # one by one: a batch of several is rounded otherwise than one alone
-                embedding = self.denoiser.embed(t, None if styles is None else styles[i : i + 1])
-                rows.append(self._guided(row[None], embedding, given, guidance))
-            return torch.cat(rows)
+        loop = GuidedDenoiser(self.denoiser, self.schedule, own)
+        return loop.latents(given, Start(noise, self._styles(seeds, style)), self._watch)
 
-        return sample(
-            self.schedule, noise(-1), predict, noise, sampler=sampler or self.sampler, steps=steps or self.steps,
-            eta=self.eta, clip=self.clip, watch=self._bar if self.progress else lambda steps: steps,
-        )  # fmt: skip
+    @torch.no_grad()
+    def decode(self, latent: torch.Tensor, condition: DecoderModulation | torch.Tensor, **options: Any) -> torch.Tensor:
+        """Images ``(B, 1, H, W, D)`` of latents of unit variance, all of one label map.
 
-    def _guided(
-        self, noisy: torch.Tensor, embedding: torch.Tensor, given: Conditioning, guidance: float
-    ) -> torch.Tensor:
-        with torch.autocast(noisy.device.type, torch.bfloat16, enabled=self.amp):
-            pred = self.denoiser.denoise(noisy, embedding, given.labelled)
-            if given.null is None or guidance == 1:
-                return pred
-            null = self.denoiser.denoise(noisy, embedding, given.null)
-        return null + guidance * (pred - null)
+        Args:
+            latent: ``(B, Z, h, w, d)``.
+            condition: the map ``(1, 1, H, W, D)``, or, where the whole is decoded, what the decoder makes of it.
+            options: in place of the network's own.
 
-    def _bar(self, steps: Iterator[Step]) -> Iterator[Step]:
+        Raises:
+            InputError: for tiles of a decoder that is not local, see :mod:`~semsynth.networks.tiles`.
+        """
+        own = replace(self.sampling, **options)
+        latent = latent / self._scale()
+        with self._autocast(latent, own):
+            if own.tile is not None and isinstance(condition, torch.Tensor):
+                return decode_in_tiles(self.autoencoder, latent, condition, own.tile, batch_size=own.batch_size)
+            images = [self.autoencoder.decode(rows, condition) for rows in latent.split(own.batch_size)]
+        return torch.cat(images) if len(images) > 1 else images[0]
+
+    def _autocast(self, like: torch.Tensor, options: SamplingOptions) -> torch.autocast:
+        return torch.autocast(like.device.type, torch.bfloat16, enabled=options.amp)
+
+    def _watch(self, steps: Iterator[Step]) -> Iterator[Step]:
         every = list(steps)
-        interval = 0.1 if sys.stderr.isatty() else 30.0
-        yield from tqdm(every, desc="denoising", unit="step", leave=False, mininterval=interval)
+        shown: Iterable[Step] = every
+        if self.progress and self.on_step is None:
+            interval = 0.1 if sys.stderr.isatty() else 30.0
+            shown = tqdm(every, desc="denoising", unit="step", leave=False, mininterval=interval)
+        for step in shown:
+            yield step
+            if self.on_step is not None:
+                self.on_step(1.0 / len(every))
 
     # ---- style
 
@@ -339,6 +326,21 @@ class LatentDiffusion(nn.Module):
         if style is None:
             style = torch.cat([self.draw_style(seed) for seed in seeds])
         return self.standardized(style.to(self.style_mean.device).expand(len(seeds), -1))
+
+
+def _memory_advice(label: torch.Tensor, options: SamplingOptions) -> str:
+    size = " × ".join(str(length) for length in label.shape[2:])
+    ways = []
+    if options.batch_size > 1:
+        ways.append(f"--batch_size 1 (now {options.batch_size})")
+    if not options.amp:
+        ways.append("--amp True (half the memory)")
+    if options.tile is None:
+        ways.append("--tile '[192,192,0]' (decodes in parts)")
+    elif max(options.tile) > 64:
+        ways.append(f"a smaller --tile than {list(options.tile)}")
+    ways.append("--guidance 1, a map cropped to what is needed, or --device cpu")
+    return f"out of memory on {label.device} for a label map of {size} voxels; give {', or '.join(ways)}"
 
 
 def _check_fit(autoencoder: SPADEAutoencoder, denoiser: SPADEUNet, prediction: Prediction) -> None:

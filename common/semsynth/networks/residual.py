@@ -93,26 +93,33 @@ class ResBlock(nn.Module):
         norms = {"norm_0": self.norm_0, "norm_1": self.norm_1}
         return {name: norm.modulation(label) for name, norm in norms.items() if isinstance(norm, SPADE)}
 
+    def embed(self, vector: torch.Tensor) -> torch.Tensor:
+        """A vector ``(B, embedding_channels)``, without the activation, as :meth:`forward` takes it.
+
+        ``(B, out_channels)`` for ``"add"``, ``(B, 2·out_channels)``, scale and shift, for ``"scale_shift"``.
+        """
+        assert self.embedding is not None, "a block without embedding_channels"
+        made: torch.Tensor = self.embedding(F.silu(vector))
+        return made
+
     def forward(
         self,
         x: torch.Tensor,
         condition: torch.Tensor | BlockModulation | None = None,
-        embedding: torch.Tensor | None = None,
+        embedded: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Features → features.
 
         Args:
             x: ``(B, channels, h, w, d)``.
             condition: label encoding at that resolution or :meth:`modulation` of it; not used without SPADE.
-            embedding: ``(B, embedding_channels)``, without the activation.
+            embedded: what :meth:`embed` makes of a vector; None leaves it out.
 
         Returns:
             ``(B, out_channels, h, w, d)``.
         """
         y = self.conv_0(F.silu(_normalise(self.norm_0, x, condition, "norm_0")))
-        vector = None
-        if self.embedding is not None and embedding is not None:
-            vector = self.embedding(F.silu(embedding))[:, :, None, None, None].to(y.dtype)
+        vector = None if embedded is None else embedded[:, :, None, None, None].to(y.dtype)
         if vector is not None and not self.scale_shift:
             y = y + vector
         y = _normalise(self.norm_1, y, condition, "norm_1")

@@ -1,0 +1,184 @@
+"""The guided denoising loop of a latent diffusion model: what is computed once, and what in every step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from ..errors import InputError
+from ..samplers import SAMPLERS, Sampler, Schedule, Step, sample
+from .autoencoder import DecoderModulation
+from .denoiser import DenoiserModulation, SPADEUNet
+
+
+@dataclass(frozen=True)
+class SamplingOptions:
+    """How images are drawn from a trained network.
+
+    Attributes:
+        sampler: ``"ddpm"``, ``"ddim"``, ``"dpm_solver"`` or ``"angle"``, see :mod:`semsynth.samplers`.
+        steps: of the sampler.
+        eta: of DDIM; 0 is deterministic but for the start.
+        guidance: w in ε = ε_∅ + w (ε_c − ε_∅) (Ho & Salimans 2022; they write 1 + w for this w). 1 is no guidance, at
+            about 0.6 of the cost. ε_∅ has the null map, and the same style.
+        guidance_interval: shares of the time steps, 0 the least noisy, between which guidance is used; outside one pass
+            does (Kynkäänniemi et al. 2024).
+        clip: largest absolute value of an estimated latent while sampling, in standard deviations; None for none.
+            Latents of real images reach 8.
+        amp: networks in bfloat16; the sampler's own arithmetic and the style stay in float32.
+        batch_size: samples of one map that go through the networks at once. Several are rounded otherwise than one
+            alone; on a GPU they are faster.
+        tile: voxels along H, W, D that are decoded at once, None (or, along an axis, 0) for all: see
+            :func:`~semsynth.networks.tiles.decode_in_tiles`.
+        compile: the denoiser by ``torch.compile``, anew for each size of a map.
+
+    Raises:
+        InputError: for a sampler that is unknown, or values out of range.
+    """
+
+    sampler: Sampler = "ddim"
+    steps: int = 50
+    eta: float = 0.0
+    guidance: float = 1.5
+    guidance_interval: Sequence[float] = (0.0, 1.0)
+    clip: float | None = 8.0
+    amp: bool = False
+    batch_size: int = 1
+    tile: Sequence[int] | None = None
+    compile: bool = False
+
+    def __post_init__(self) -> None:
+        if self.sampler not in SAMPLERS:
+            raise InputError(f"sampler must be one of {', '.join(SAMPLERS)}, got {self.sampler!r}")
+        if self.eta < 0 or self.batch_size < 1:
+            raise InputError(f"eta must be 0 or more and batch_size 1 or more, got {self.eta} and {self.batch_size}")
+        given = self.guidance_interval
+        low, high = given if len(given) == 2 else (1.0, 0.0)
+        if not 0.0 <= low <= high <= 1.0:
+            raise InputError(
+                f"guidance_interval must be two rising shares of the time steps in [0, 1], got {list(given)}"
+            )
+        if self.tile is not None and (len(self.tile) != 3 or min(self.tile) < 0):
+            raise InputError(f"tile must be three numbers of voxels, 0 for a whole axis, got {list(self.tile)}")
+
+    def weight(self, step: Step, timesteps: int) -> float:
+        """Guidance in a step."""
+        low, high = self.guidance_interval
+        return self.guidance if low <= step.timestep / timesteps <= high else 1.0
+
+
+class Conditioning(NamedTuple):
+    """All that sampling computes from a label map, once for all steps, samples and styles.
+
+    Attributes:
+        size: H, W, D of the label map.
+        denoiser: the denoiser's modulation: a batch of map and null map, or of the map alone where guidance is 1.
+        guided: whether the null map is there.
+        decoder: the autoencoder's, or the label map ``(1, 1, H, W, D)``, from which the decoder then computes it block
+            by block: that needs less memory, and for one sample no more time.
+    """
+
+    size: tuple[int, int, int]
+    denoiser: DenoiserModulation
+    guided: bool
+    decoder: DecoderModulation | torch.Tensor
+
+
+class Start(NamedTuple):
+    """What samples begin with.
+
+    Attributes:
+        noise: number of a step, −1 for the start → white noise of variance 1, ``(samples, Z, h, w, d)``.
+        styles: standardised, ``(samples, S)``; None for a network without.
+    """
+
+    noise: Callable[[int], torch.Tensor]
+    styles: torch.Tensor | None
+
+
+class GuidedDenoiser:
+    """A denoiser with guidance, over all steps of a sampler.
+
+    Args:
+        denoiser: the network.
+        schedule: that it was trained with.
+        options: of sampling.
+    """
+
+    def __init__(self, denoiser: SPADEUNet, schedule: Schedule, options: SamplingOptions) -> None:
+        self.denoiser, self.schedule, self.options = denoiser, schedule, options
+
+    def latents(
+        self,
+        given: Conditioning,
+        start: Start,
+        watch: Callable[[Iterator[Step]], Iterator[Step]] = lambda steps: steps,
+    ) -> torch.Tensor:
+        """Latents of unit variance, ``(samples, Z, h, w, d)``.
+
+        Args:
+            given: of the label map.
+            start: of the samples.
+            watch: wraps the steps, for a progress bar.
+        """
+        options, noisy = self.options, start.noise(-1)
+        groups = torch.arange(len(noisy)).split(options.batch_size)
+        embedded = self._embedded(start.styles, len(noisy), noisy.device)
+
+        def predict(noisy: torch.Tensor, step: Step) -> torch.Tensor:
+            weight = options.weight(step, self.schedule.timesteps)
+            return torch.cat([
+                self._guided(noisy[group], [vector[step.number, group] for vector in embedded], given, weight)
+                for group in groups
+            ])  # fmt: skip
+
+        return sample(
+            self.schedule, noisy, predict, start.noise, sampler=options.sampler, steps=options.steps,
+            eta=options.eta, clip=options.clip, watch=watch,
+        )  # fmt: skip
+
+    def _embedded(self, styles: torch.Tensor | None, samples: int, device: torch.device) -> list[torch.Tensor]:
+        """Per block, what it makes of all time steps and each sample's style, ``(steps, samples, …)``."""
+        timesteps = torch.tensor(self.schedule.steps(self.options.steps), device=device)
+        with self._autocast(device):
+            # sample by sample: rounded as for one alone
+            made = [
+                self.denoiser.embed(timesteps, None if styles is None else styles[i : i + 1]) for i in range(samples)
+            ]
+        return [torch.stack(vectors, dim=1) for vectors in zip(*made, strict=True)]
+
+    def _guided(
+        self, noisy: torch.Tensor, embedded: Sequence[torch.Tensor], given: Conditioning, guidance: float
+    ) -> torch.Tensor:
+        down, up = self._paths()
+        with self._autocast(noisy.device):
+            features, skips = down(noisy, embedded)
+            if not given.guided or guidance == 1:
+                return up(features, skips, embedded, given.denoiser.row(0))  # type: ignore[no-any-return]
+            if len(noisy) == 1:
+                pred, null = up(features, skips, embedded, given.denoiser).split(1)
+            else:  # a modulation for each sample would be as large as all features together
+                pred, null = (up(features, skips, embedded, given.denoiser.row(i)) for i in (0, 1))
+        result: torch.Tensor = null + guidance * (pred - null)
+        return result
+
+    def _paths(self) -> tuple[Any, Any]:
+        if not self.options.compile:
+            return self.denoiser.down_path, self.denoiser.up_path
+        return compiled(self.denoiser)
+
+    def _autocast(self, device: torch.device) -> torch.autocast:
+        return torch.autocast(device.type, torch.bfloat16, enabled=self.options.amp)
+
+
+def compiled(denoiser: nn.Module) -> tuple[Any, Any]:
+    """Encoder and decoder of a denoiser by ``torch.compile``; made once."""
+    found = denoiser.__dict__.get("_compiled")
+    if found is None:
+        found = tuple(torch.compile(path, dynamic=False) for path in (denoiser.down_path, denoiser.up_path))  # type: ignore[arg-type]
+        denoiser.__dict__["_compiled"] = found  # not a submodule, and nothing of the weights
+    return found  # type: ignore[no-any-return]
