@@ -292,6 +292,35 @@ def convert(
     ))  # fmt: skip
 
 
+def export(
+    *,
+    bundle: str,
+    output: str,
+    size: Sequence[int],
+    weights: str | None = None,
+    steps: int | None = None,
+    overwrite: bool = False,
+) -> str:
+    """A latent diffusion bundle as three torch.export graphs and a description, for a server that has torch alone.
+
+    The graphs are of one size of label map, in float32. The bundle's docs/README.md has the loop that runs them.
+
+    Args:
+        bundle: folder of the bundle, for example bundles/spade_ldm.
+        output: folder for conditioning.pt2, denoiser.pt2, decoder.pt2 and sampling.json.
+        size: voxels of the label maps along right, anterior, superior, for example 144,112,64.
+        weights: instead of the bundle's models/model.pt.
+        steps: that sampling.json describes; without it the bundle's own.
+        overwrite: replace graphs that are there.
+    """
+    from .export import export_bundle
+
+    return str(export_bundle(
+        str(bundle), str(output), numbers("size", size, int), weights=None if weights is None else str(weights),
+        steps=None if steps is None else whole("steps", steps), overwrite=bool(overwrite),
+    ))  # fmt: skip
+
+
 def evaluate(
     *,
     synthetic: str | Sequence[str],
@@ -373,4 +402,5 @@ COMMANDS: dict[str, Callable[..., str]] = {
     "picture": picture,
     "weights": weights,
     "convert": convert,
+    "export": export,
 }

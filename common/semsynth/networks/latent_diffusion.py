@@ -314,10 +314,19 @@ class LatentDiffusion(nn.Module):
         """The style ``(1, S)`` of a seed, distributed as styles are in the training set."""
         places = self.style_mean.new_zeros([1, 1, max(self.style_channels, 1), 1, 1], dtype=torch.float32)
         normal = gaussian_noise(places, _stream(seed, 0))[:, 0, : self.style_channels, 0, 0]
-        values, vectors = torch.linalg.eigh(self.style_covariance.float())
-        root = (vectors * values.clamp(min=0.0).sqrt()) @ vectors.T  # the one root whose signs are not arbitrary
-        style: torch.Tensor = self.style_mean.float() + self.style_scale * normal @ root
+        style: torch.Tensor = self.style_mean.float() + self.style_scale * normal @ self._root()
         return style
+
+    def style_root(self) -> torch.Tensor:
+        """``(S, S)``: times it, white noise ``(1, S)`` is distributed as standardised styles are."""
+        spread = self.style_covariance.float().diagonal().clamp(min=1e-8).sqrt()
+        return self.style_scale * self._root() / spread
+
+    def _root(self) -> torch.Tensor:
+        values, vectors = torch.linalg.eigh(self.style_covariance.float())
+        # the one root whose signs are not arbitrary
+        root: torch.Tensor = (vectors * values.clamp(min=0.0).sqrt()) @ vectors.T
+        return root
 
     def _styles(self, seeds: Sequence[int], style: torch.Tensor | None) -> torch.Tensor | None:
         if not self.style_channels:
