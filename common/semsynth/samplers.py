@@ -22,6 +22,9 @@ from .errors import InputError
 
 Prediction: TypeAlias = Literal["epsilon", "v", "split"]
 Sampler: TypeAlias = Literal["ddpm", "ddim", "dpm_solver", "angle"]
+LAST_STEP = 0.3
+"""Of the others' length. Adjacent slices of spade_ldm's volumes in ten steps differ 0.959 times as much as those of 250
+steps where it is 1, 0.992 times for 0.5, 1.001 for 0.3, and 1.015 for 0.15 (three maps, the sampler ``"angle"``)."""
 SAMPLERS: tuple[Sampler, ...] = ("ddpm", "ddim", "dpm_solver", "angle")
 
 
@@ -93,16 +96,20 @@ class Schedule:
         return level.signal * noisy - level.noise * predicted, level.noise * noisy + level.signal * predicted
 
     def steps(self, count: int) -> list[int]:
-        """``count`` time steps, T / count apart, from the last one down (Lin et al. 2024, "trailing").
+        """``count`` time steps from the last one down, evenly apart, the last step shorter than the others.
 
-        Not down to 0: the step that ends nearly without noise would be the longest for a multistep sampler.
+        From the last time step on (Lin et al. 2024, "trailing"), and not down to 0: the step that ends nearly without
+        noise would be the longest of all for a multistep sampler. What follows the last time step is one jump to the
+        expected latent, which is smoother than any latent: :data:`LAST_STEP` keeps it short. From 0.3 · T steps on they
+        are all as long.
 
         Raises:
             InputError: for a count outside 1…T.
         """
         if not 1 <= count <= self.timesteps:
             raise InputError(f"steps must be 1 to {self.timesteps} (what the network was trained with), got {count}")
-        return [round((count - i) / count * self.timesteps) - 1 for i in range(count)]
+        last = LAST_STEP if 1 < count <= LAST_STEP * self.timesteps else 1.0
+        return [round((1 - i / (count - 1 + last)) * self.timesteps) - 1 for i in range(count)]
 
 
 @dataclass(frozen=True)
