@@ -286,6 +286,8 @@ def test_guidance_one_needs_one_pass_and_zero_forgets_the_map() -> None:
     given, other = (network.conditioning(label_map(seed=s), guidance=0.0) for s in (1, 2))
     latents = [network.sample_latent(g, [0], guidance=0.0) for g in (given, other)]
     assert torch.equal(*latents)
+    with pytest.raises(InputError, match=r"guidance 1.5 needs the null map"):
+        network.sample_latent(network.conditioning(label_map(), guidance=1.0), [0])
 
 
 def test_map_and_null_map_in_one_batch_are_two_passes() -> None:

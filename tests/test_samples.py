@@ -90,6 +90,10 @@ def test_samples_of_one_batch_have_seeds_of_their_own_or_are_refused():
     network = diffusion()
     assert after(network, **both).noise_seeds == [5, 6]
     assert after(network, case=["a"]).noise_seeds == [5]
+    engine = Engine(lambda e, b: None)
+    SampleSeeds([network], seed=5).attach(engine)
+    engine.run([both])
+    assert network.noise_seeds is None
     single = SimpleNamespace(noise_seed=0)
     with pytest.raises(InputError, match="several samples in one batch would share a seed: set batch_size to 1"):
         after(single, **both)

@@ -1,12 +1,13 @@
 """Guided sampling of latent diffusion: ours against MONAI's networks, both sides in one run on the same label map.
 
-    OMP_WAIT_POLICY=PASSIVE python ci/benchmarks/sampling.py [--size 96,80,48] [--steps 20] [--compile] [--quick]
+    OMP_WAIT_POLICY=PASSIVE python ci/benchmarks/sampling.py [--size 96,80,48] [--steps 50] [--compile] [--quick]
 
 First table: MONAI's ``SPADEDiffusionModelUNet`` and ``SPADEAutoencoderKL``, as wide as the bundle spade_ldm's networks,
 and ours with the very same weights (``semsynth.convert``), which compute the same function; that is checked first. The
 loop around MONAI's is written here, as a careful user would: no gradients, the label map encoded once and brought to
 the latent's size, map and null map one after the other or in one batch, in either memory format, the fastest counts,
-with flash attention and MONAI's DDIM scheduler. Sampler, steps, guidance and precision are the same on both sides.
+with flash attention and MONAI's DDIM scheduler. Sampler, steps, guidance and precision are the same on both sides. A
+volume is decoded once, with as much arithmetic on both sides: the more steps, the more the loop counts.
 
 Second table: the bundle's own network, from a loop that computes all in every step to what each option adds.
 
@@ -306,7 +307,7 @@ def arguments() -> argparse.Namespace:
     """From the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", default="96,80,48", help="voxels of the label map, multiples of 16")
-    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--repeats", type=int, default=5, help="of a step")
     parser.add_argument("--volumes", type=int, default=1, help="repeats of a whole volume")
     parser.add_argument("--threads", type=int, default=1)

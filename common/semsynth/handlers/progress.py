@@ -104,17 +104,21 @@ class SynthesisProgress:
             self.network.on_step = self._step
 
     def _begin(self, engine: Engine) -> None:
-        self.size, self.shown = len(engine.state.batch["case"]), 0.0  # type: ignore[call-overload, index]
+        assert self.bar is not None
+        self.done = round(self.bar.n)
+        self.size, self.share = len(engine.state.batch["case"]), 0.0  # type: ignore[call-overload, index]
 
     def _step(self, share: float) -> None:
-        assert self.bar is not None
-        part = min(share * self.size, self.size - self.shown)
-        self.shown += part
-        self.bar.update(part)
+        self.share = min(self.share + share, 1.0)
+        self._show(self.done + self.share * self.size)
 
     def _advance(self, engine: Engine) -> None:
+        self._show(self.done + self.size)
+
+    def _show(self, volumes: float) -> None:
         assert self.bar is not None
-        self.bar.update(self.size - self.shown)
+        self.bar.update(volumes - self.bar.n)
+        self.bar.n = volumes  # the sum of the parts may be off in its last digit, and so above the total
 
     def _close(self, engine: Engine, error: BaseException | None = None) -> None:
         if self.network is not None:

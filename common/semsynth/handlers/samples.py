@@ -32,6 +32,12 @@ class SampleSeeds:
     def attach(self, engine: Engine) -> None:
         """Follow ``engine``, whose batches hold one map each, or several samples of it."""
         engine.add_event_handler(Events.ITERATION_STARTED, self._set)
+        engine.add_event_handler(Events.COMPLETED | Events.TERMINATE, self._forget)
+
+    def _forget(self, engine: Engine) -> None:
+        for thing in self.objects:
+            if hasattr(thing, "noise_seeds"):
+                thing.noise_seeds = None  # a batch of another size may follow
 
     def _set(self, engine: Engine) -> None:
         batch: Any = engine.state.batch

@@ -124,8 +124,13 @@ class GuidedDenoiser:
             given: of the label map.
             start: of the samples.
             watch: wraps the steps, for a progress bar.
+
+        Raises:
+            InputError: for guidance with a conditioning that has no null map.
         """
         options, noisy = self.options, start.noise(-1)
+        if options.guidance != 1 and not given.guided:
+            raise InputError(f"guidance {options.guidance} needs the null map: make the conditioning with it too")
         groups = torch.arange(len(noisy)).split(options.batch_size)
         embedded = self._embedded(start.styles, len(noisy), noisy.device)
 

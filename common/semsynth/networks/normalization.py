@@ -45,13 +45,14 @@ MEAN_OVER_SPREAD = 100.0
 """Above it, what cancels is 1e-3 of the variance and more."""
 
 
-def affine_free_norm(x: torch.Tensor, groups: int, eps: float) -> torch.Tensor:
+def affine_free_norm(x: torch.Tensor, groups: int, eps: float, *, offset: torch.Tensor | None = None) -> torch.Tensor:
     """Group normalisation without weights, its statistics in float32 whatever the features' type.
 
     Args:
         x: ``(B, C, h, w, d)``.
         groups: of the channels; C gives instance normalisation, 0 :func:`voxel_norm`. A group of one value becomes 0.
         eps: added to the variance.
+        offset: ``(C,)``, added to the result; not with :func:`voxel_norm`.
 
     Returns:
         The same shape and type.
@@ -59,8 +60,10 @@ def affine_free_norm(x: torch.Tensor, groups: int, eps: float) -> torch.Tensor:
     if groups == 0:
         return voxel_norm(x, eps)
     if x.device.type != "cpu":  # there, half-precision features would get half-precision statistics
-        return F.group_norm(x.float(), groups, eps=eps).to(x.dtype) if _counts(x, groups) else torch.zeros_like(x)
-    return _group_norm(x, groups, eps)[0]
+        if not _counts(x, groups):
+            return torch.zeros_like(x) + (0 if offset is None else offset.to(x.dtype).view(1, -1, 1, 1, 1))
+        return F.group_norm(x.float(), groups, bias=offset, eps=eps).to(x.dtype)
+    return _group_norm(x, groups, eps, offset)[0]
 
 
 def voxel_norm(x: torch.Tensor, eps: float) -> torch.Tensor:
@@ -178,10 +181,13 @@ def _per_channel(values: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     return repeated[:, :, None, None, None]
 
 
-def _group_norm(x: torch.Tensor, groups: int, eps: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _group_norm(
+    x: torch.Tensor, groups: int, eps: float, offset: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     # float32 weights make the kernel keep float32 statistics for half-precision features
     b, c = x.shape[0], x.shape[1]
-    ones, zeros = torch.ones(c, device=x.device), torch.zeros(c, device=x.device)
+    ones = torch.ones(c, device=x.device)
+    zeros = torch.zeros(c, device=x.device) if offset is None else offset.float()
     if x.dtype == torch.float64:
         ones, zeros = ones.double(), zeros.double()
     x = x.contiguous(memory_format=memory_format(x))

@@ -137,9 +137,10 @@ class SPADE(nn.Module):
         x = leaky_relu_(x, self.options.label_slope)
         if self.options.normalized_modulation:
             y = self.gamma_beta(x)
-            # one pass more, and ten times fewer lost digits where the mean is far above the spread
-            y = affine_free_norm(y - y.mean(dim=(2, 3, 4), keepdim=True), 2 * self.channels, 1e-5)
-            return y.add_(self.offset.to(y.dtype).view(1, -1, 1, 1, 1))
+            if y.dtype in (torch.float32, torch.float64):
+                # one pass more, and ten times fewer lost digits where the mean is far above the spread
+                y = y - y.mean(dim=(2, 3, 4), keepdim=True)
+            return affine_free_norm(y, 2 * self.channels, 1e-5, offset=self.offset)
         convolution = self.gamma_beta
         bias = None if convolution.bias is None else convolution.bias + self.offset  # 1 + γ without a pass of its own
         return F.conv3d(x, convolution.weight, bias, padding=convolution.padding)
