@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -153,6 +154,7 @@ def check_cases(
                 unit="case",
                 leave=False,
                 delay=SECONDS_UNTIL_BAR,
+                mininterval=0.1 if sys.stderr.isatty() else 30.0,
             )
             for case, (findings, digest, present) in zip(cases, bar, strict=True):
                 found += findings

@@ -40,8 +40,8 @@ class SamplingOptions:
         InputError: for a sampler that is unknown, or values out of range.
     """
 
-    sampler: Sampler = "ddim"
-    steps: int = 50
+    sampler: Sampler = "angle"
+    steps: int = 10
     eta: float = 0.0
     guidance: float = 1.5
     guidance_interval: Sequence[float] = (0.0, 1.0)

@@ -348,7 +348,8 @@ def _memory_advice(label: torch.Tensor, options: SamplingOptions) -> str:
         ways.append("--tile '[192,192,0]' (decodes in parts)")
     elif max(options.tile) > 64:
         ways.append(f"a smaller --tile than {list(options.tile)}")
-    ways.append("--guidance 1, a map cropped to what is needed, or --device cpu")
+    ways.append("--guidance 1, or a map cropped to what is needed")
+    ways += [] if label.device.type == "cpu" else ["--device cpu"]
     return f"out of memory on {label.device} for a label map of {size} voxels; give {', or '.join(ways)}"
 
 
