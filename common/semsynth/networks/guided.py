@@ -24,7 +24,7 @@ class SamplingOptions:
         steps: of the sampler.
         eta: of DDIM; 0 is deterministic but for the start.
         guidance: w in ε = ε_∅ + w (ε_c − ε_∅) (Ho & Salimans 2022; they write 1 + w for this w). 1 is no guidance, at
-            about 0.6 of the cost. ε_∅ has the null map, and the same style.
+            about two thirds of the cost. ε_∅ has the null map, and the same style.
         guidance_interval: shares of the time steps, 0 the least noisy, between which guidance is used; outside one pass
             does (Kynkäänniemi et al. 2024).
         clip: largest absolute value of an estimated latent while sampling, in standard deviations; None for none.
