@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 import torch
 from semsynth.errors import InputError
 from semsynth.networks.denoiser import sinusoids
+from semsynth.networks.guided import compiled
 from semsynth.networks.latent_diffusion import LatentDiffusion, _stream, intensity_style
 from semsynth.networks.noise import gaussian_noise
 from semsynth.samplers import SAMPLERS, Step, sample
@@ -270,6 +272,15 @@ def test_out_of_memory_names_the_settings(monkeypatch: pytest.MonkeyPatch) -> No
     wanted = r"out of memory on cpu for a label map of 16 × 12 × 8 voxels; give --batch_size 1 .* --amp True .* --tile"
     with pytest.raises(InputError, match=wanted):
         network.synthesize(label_map(), [0])
+
+
+def test_a_copy_is_compiled_with_its_own_weights() -> None:
+    network = denoiser()
+    first = compiled(network)
+    assert compiled(network) is first
+    copy = deepcopy(network)
+    assert compiled(copy) is not first
+    assert compiled(copy) is compiled(copy)
 
 
 def test_the_bar_may_be_another_ones() -> None:

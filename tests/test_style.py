@@ -120,7 +120,7 @@ def test_the_style_changes_with_the_case(tmp_path):
     engine.run([{"style_from": [image]} for image in images])
     assert all(torch.equal(a, encoded(Path(image))) for a, image in zip(seen, images, strict=True))
     assert not torch.allclose(seen[0], seen[1], atol=1e-2)
-    with pytest.raises(InputError, match="set the dataloader's batch_size to 1"):
+    with pytest.raises(InputError, match="set batch_size to 1"):
         engine.run([{"style_from": images}])
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from semsynth.errors import InputError
 from semsynth.handlers import SynthesisProgress
-from semsynth.synthesis import MapBatches
+from semsynth.synthesis import MapBatches, run
 from semsynth.volumes import read_volume
 from tiny_synthesis import random_weights, synthesise
 
@@ -79,12 +79,12 @@ def stamps(output: Path) -> dict[str, int]:
 
 
 def test_a_stopped_run_goes_on(weights: Path, tiny_dataset: Path, tmp_path: Path) -> None:
-    def run(**options: Any) -> list[np.ndarray]:
+    def make(**options: Any) -> list[np.ndarray]:
         return synthesise(BUNDLE, weights, tiny_dataset, tmp_path, **({"num_samples": 3, "steps": 2} | options))
 
-    volumes, before = run(), stamps(tmp_path)
+    volumes, before = make(), stamps(tmp_path)
     listed = (tmp_path / "datalist.json").read_text()
-    again = run()
+    again = make()
     assert stamps(tmp_path) == before
     assert all(np.array_equal(*pair) for pair in zip(volumes, again, strict=True))
     # as a kill leaves it: a volume without its record, a record without its volume, a damaged record
@@ -93,16 +93,27 @@ def test_a_stopped_run_goes_on(weights: Path, tiny_dataset: Path, tmp_path: Path
     (tmp_path / names[1].replace(".nii.gz", ".json")).unlink()
     (tmp_path / names[2].replace(".nii.gz", ".json")).write_text("{")
     (tmp_path / "datalist.json").unlink()
-    assert all(np.array_equal(*pair) for pair in zip(volumes, run(), strict=True))
+    assert all(np.array_equal(*pair) for pair in zip(volumes, make(), strict=True))
     assert all(stamps(tmp_path)[name] != before[name] for name in names)
     assert (tmp_path / "datalist.json").read_text() == listed
     # more samples: the first ones stay
     before = stamps(tmp_path)
-    assert len(run(num_samples=4)) == 4
+    assert len(make(num_samples=4)) == 4
     assert before.items() <= stamps(tmp_path).items()
 
 
-@pytest.mark.parametrize("options", [{"steps": 3}, {"guidance": 3.0}, {"seed": 1}, {"guidance_interval": [0.2, 0.8]}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"steps": 3},
+        {"guidance": 3.0},
+        {"seed": 1},
+        {"guidance_interval": [0.2, 0.8]},
+        {"dtype": "uint8"},
+        {"network_def#style_scale": 0.0},
+        {"network_def#sampling#clip": 0.5},
+    ],
+)
 def test_other_settings_make_all_anew(
     weights: Path, tiny_dataset: Path, tmp_path: Path, options: dict[str, Any]
 ) -> None:
@@ -126,6 +137,25 @@ def test_an_older_volume_is_never_beside_a_new_record(
         synthesise(BUNDLE, weights, tiny_dataset, tmp_path, steps=3)
     assert not stamps(tmp_path)
     assert not (tmp_path / "datalist.json").exists()
+
+
+def test_a_batch_has_the_style_of_its_maps_own_image(weights: Path, tiny_dataset: Path, tmp_path: Path) -> None:
+    options = {"num_samples": 2, "amp": False, "style_from": "own", "split": "all"}
+    alone = synthesise(BUNDLE, weights, tiny_dataset, tmp_path / "alone", **options)
+    together = synthesise(BUNDLE, weights, tiny_dataset, tmp_path / "together", batch_size=2, **options)
+    for one, other in zip(alone, together, strict=True):
+        assert np.abs(one - other).max() < 1e-3
+
+
+def test_images_of_one_map_are_in_batches_of_their_own() -> None:
+    entries = [{"case": str(i), "image": "map.nii.gz", "style_from": f"{i // 2}.nii.gz"} for i in range(4)]
+    assert list(MapBatches(entries, 4)) == [[0, 1], [2, 3]]
+
+
+def test_what_needs_all_volumes_refuses_to_be_one_of_several(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_process(monkeypatch, 1, 2)
+    with pytest.raises(InputError, match=r"run inference\.json with torchrun, and then this without it"):
+        run(None, None, MapBatches(ENTRIES), alone=True)
 
 
 def test_batches_of_samples_are_the_samples(weights: Path, tiny_dataset: Path, tmp_path: Path) -> None:

@@ -102,6 +102,14 @@ def test_synthesis_in_tiles_is_synthesis() -> None:
             network.synthesize(label_map(), [0], tile=bad)
 
 
+def test_tiles_are_refused_before_any_denoising(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = diffusion()
+    network.autoencoder = autoencoder(spade=SPADE | {"norm": "group"}, channels=(8, 8), strides=(2, 2))
+    monkeypatch.setattr(network, "sample_latent", lambda *a, **k: pytest.fail("denoised"))
+    with pytest.raises(InputError, match="norms with statistics of the whole volume"):
+        network.synthesize(label_map(), [0], tile=(8, 8, 0))
+
+
 def test_the_largest_part() -> None:
     assert tile_size((100, 50, 20), None, 12) == [100, 50, 20]
     assert tile_size((100, 50, 20), (32, 0, 16), 12) == [56, 50, 20]

@@ -122,6 +122,8 @@ def export_sampling(network: LatentDiffusion, size: Sequence[int], output: str |
         The folder.
     """
     output = Path(output)
+    if tuple(network.sampling.guidance_interval) != (0.0, 1.0):
+        raise InputError("what is described is guidance in all steps; set guidance_interval to [0, 1]")
     network = deepcopy(network).float().eval()
     for parameter in network.parameters():
         parameter.data = parameter.data.contiguous()
@@ -133,7 +135,7 @@ def export_sampling(network: LatentDiffusion, size: Sequence[int], output: str |
     conditioner = Conditioner(network)
     graphs: dict[str, tuple[nn.Module, tuple[Any, ...]]] = {
         "conditioning": (conditioner, (label,)),
-        "denoiser": (Denoiser(network), (noisy, timestep, style, conditioner(label))),
+        "denoiser": (Denoiser(network).to(device), (noisy, timestep, style, conditioner(label))),
         "decoder": (Decoder(network), (noisy, label)),
     }
     for name, (module, inputs) in graphs.items():
@@ -157,7 +159,7 @@ def _description(network: LatentDiffusion, size: Sequence[int], latent: Sequence
         "timesteps": timesteps,
         "signal_squared": [*squares, 1.0],
         "guidance": network.sampling.guidance,
-        "clip": network.sampling.clip,
+        "clip": 1e6 if network.sampling.clip is None else network.sampling.clip,
     }
     if network.style_channels:
         about["style_mean"] = network.style_mean.tolist()

@@ -100,8 +100,8 @@ class Schedule:
 
         From the last time step on (Lin et al. 2024, "trailing"), and not down to 0: the step that ends nearly without
         noise would be the longest of all for a multistep sampler. What follows the last time step is one jump to the
-        expected latent, which is smoother than any latent: :data:`LAST_STEP` keeps it short. From 0.3 · T steps on they
-        are all as long.
+        expected latent, which is smoother than any latent: :data:`LAST_STEP` keeps it short. With more than 0.3 · T
+        steps they are all as long.
 
         Raises:
             InputError: for a count outside 1…T.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from itertools import groupby
 from typing import Any
 
@@ -41,7 +42,7 @@ class MapBatches(Sampler[list[int]]):
             raise InputError(f"batch_size must be 1 or more, got {batch_size}")
         self.entries = entries
         batches: list[list[int]] = []
-        for _, group in groupby(range(len(entries)), key=lambda i: entries[i]["image"]):
+        for _, group in groupby(range(len(entries)), key=lambda i: (entries[i]["image"], entries[i].get("style_from"))):
             own = list(group)
             batches += [own[i : i + batch_size] for i in range(0, len(own), batch_size)]
         share = batches[rank() :: world_size()]
@@ -63,7 +64,23 @@ class MapBatches(Sampler[list[int]]):
         return len(self.batches)
 
 
-def run(evaluator: Any, writer: Any, batches: MapBatches) -> None:
+def settings(network: Any, **more: Any) -> dict[str, Any]:
+    """What else than map, weights, seed and style image a volume depends on, for its record.
+
+    Args:
+        network: its ``sampling`` (but for what changes speed and memory alone) and ``style_scale``, where it has them.
+        more: of the config.
+    """
+    found: dict[str, Any] = {}
+    if hasattr(network, "sampling"):
+        sampling = asdict(network.sampling)
+        found |= {name: value for name, value in sampling.items() if name not in ("batch_size", "tile", "compile")}
+    if hasattr(network, "style_scale"):
+        found["style_scale"] = network.style_scale
+    return found | more
+
+
+def run(evaluator: Any, writer: Any, batches: MapBatches, *, alone: bool = False) -> None:
     """Make the volumes that are not there yet, and list them all.
 
     The processes do not wait for each other: that which finds all volumes finished writes the list.
@@ -72,7 +89,16 @@ def run(evaluator: Any, writer: Any, batches: MapBatches) -> None:
         evaluator: an inference engine with ``writer`` among its handlers.
         writer: :class:`semsynth.handlers.SyntheticWriter`.
         batches: of the evaluator's data loader.
+        alone: what follows needs all volumes: refuse to be one of several processes.
+
+    Raises:
+        InputError: for several processes where ``alone``.
     """
+    if alone and world_size() > 1:
+        raise InputError(
+            "what evaluates the volumes needs all of them: run inference.json with torchrun, and then this without it, "
+            "which finds them"
+        )
     done = batches.volumes - batches.remaining
     if done:
         logger.info(

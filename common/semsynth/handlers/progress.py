@@ -66,8 +66,8 @@ class ProgressHandler:
 class SynthesisProgress:
     """A progress bar over the volumes of a synthesis, with time left, which moves with every step of a sampler.
 
-    Shown by the first process only, of its own share: all have as many to do. Where the output is a file and not a
-    terminal, a line every half minute.
+    Shown by the first process only, of its own share: all have about as many to do. Where the output is a file and not
+    a terminal, a line every half minute.
 
     Args:
         batches: what is to be made, see :class:`semsynth.synthesis.MapBatches`.

@@ -74,8 +74,8 @@ class StyleFrom:
         batch: Any = engine.state.batch
         images = set(batch["style_from"])
         if len(images) > 1:
-            raise InputError("several cases in one batch would share a style: set the dataloader's batch_size to 1")
-        (label_map,) = batch["image"].meta["filename_or_obj"] if self.by_class else (None,)
+            raise InputError("several cases in one batch would share a style: set batch_size to 1")
+        (label_map,) = set(batch["image"].meta["filename_or_obj"]) if self.by_class else (None,)
         self._encode(images.pop(), label_map)
 
     @torch.no_grad()

@@ -43,6 +43,7 @@ class SyntheticWriter:
         dtype: how intensities are stored.
         style_from: the image whose style all volumes have, or ``"own"`` for that which the batch has under
             ``style_from``; it goes into their records.
+        style_map: the label map of that image, where the style is told by class.
         settings: what else a volume depends on (sampler, steps …); goes into the records.
         entries: all that are to be made, by this process, others or a run before, see :meth:`finished`; the datalist
             has them all, once they are all there. None: what this process writes.
@@ -61,12 +62,14 @@ class SyntheticWriter:
         seed: int | None = None,
         dtype: StorageType = "int16",
         style_from: str | Path | None = None,
+        style_map: str | Path | None = None,
         settings: Mapping[str, Any] | None = None,
         entries: Sequence[Mapping[str, Any]] | None = None,
     ) -> None:
         self.output_dir, self.weights = Path(output_dir), Path(weights)
         self.metadata, self.num_classes, self.seed, self.dtype = Path(metadata), num_classes, seed, dtype
-        self.style_from, self.settings, self.entries = style_from, dict(settings or {}), entries
+        self.style_from, self.style_map = style_from, style_map
+        self.settings, self.entries = dict(settings or {}), entries
         self.written: list[dict[str, Any]] = []
 
     def attach(self, engine: Engine) -> None:
@@ -80,7 +83,13 @@ class SyntheticWriter:
         self.written = []
         listed = self.output_dir / "datalist.json"
         if listed.is_file():
-            entries = [e for value in read_datalist(listed).values() if isinstance(value, list) for e in value]
+            try:
+                content = read_datalist(listed)
+            except InputError:
+                if listed.exists():
+                    raise
+                content = {}  # the first process has just removed it
+            entries = [e for value in content.values() if isinstance(value, list) for e in value]
             if not all(isinstance(e, dict) and e.get("synthetic") for e in entries):
                 raise InputError(f"{listed}: lists real cases and would be replaced; give another output_dir")
             if rank() == 0:
@@ -112,11 +121,14 @@ class SyntheticWriter:
             "weights": self.weights.name,
             "weights_sha256": sha256(self.weights),
             "in_loss": self._card.get("in_loss", []),
+            "stored_as": self.dtype,
         }
         if self.settings:
             origin["settings"] = self.settings
         if self.style_from is not None and self.style_from != OWN_STYLE:
             origin |= self._style_record(self.style_from)
+            if self.style_map is not None:
+                origin["style_map_sha256"] = self._sha256(Path(self.style_map))
         return origin
 
     @cached_property

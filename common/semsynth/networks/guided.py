@@ -29,12 +29,13 @@ class SamplingOptions:
             does (Kynkäänniemi et al. 2024).
         clip: largest absolute value of an estimated latent while sampling, in standard deviations; None for none.
             Latents of real images reach 8.
-        amp: networks in bfloat16; the sampler's own arithmetic and the style stay in float32.
+        amp: networks in bfloat16; the sampler's own arithmetic stays in float32.
         batch_size: samples of one map that go through the networks at once. Several are rounded otherwise than one
             alone; on a GPU they are faster.
         tile: voxels along H, W, D that are decoded at once, None (or, along an axis, 0) for all: see
             :func:`~semsynth.networks.tiles.decode_in_tiles`.
-        compile: the denoiser by ``torch.compile``, anew for each size of a map.
+        compile: the denoiser by ``torch.compile``, anew for each size of a map, until torch's limit (8, of sizes and
+            kinds of step together) is reached; from then on it runs as it is.
 
     Raises:
         InputError: for a sampler that is unknown, or values out of range.
@@ -54,16 +55,19 @@ class SamplingOptions:
     def __post_init__(self) -> None:
         if self.sampler not in SAMPLERS:
             raise InputError(f"sampler must be one of {', '.join(SAMPLERS)}, got {self.sampler!r}")
-        if self.eta < 0 or self.batch_size < 1:
-            raise InputError(f"eta must be 0 or more and batch_size 1 or more, got {self.eta} and {self.batch_size}")
+        if self.eta < 0 or self.batch_size < 1 or (self.clip is not None and self.clip <= 0):
+            raise InputError(
+                f"eta must be 0 or more, batch_size 1 or more and clip above 0 or null, got {self.eta}, "
+                f"{self.batch_size} and {self.clip}"
+            )
         given = self.guidance_interval
         low, high = given if len(given) == 2 else (1.0, 0.0)
         if not 0.0 <= low <= high <= 1.0:
             raise InputError(
                 f"guidance_interval must be two rising shares of the time steps in [0, 1], got {list(given)}"
             )
-        if self.tile is not None and (len(self.tile) != 3 or min(self.tile) < 0):
-            raise InputError(f"tile must be three numbers of voxels, 0 for a whole axis, got {list(self.tile)}")
+        if self.tile is not None and (isinstance(self.tile, int) or len(self.tile) != 3 or min(self.tile) < 0):
+            raise InputError(f"tile must be three numbers of voxels, 0 for a whole axis, got {self.tile}")
 
     def weight(self, step: Step, timesteps: int) -> float:
         """Guidance in a step."""
@@ -182,8 +186,8 @@ class GuidedDenoiser:
 
 def compiled(denoiser: nn.Module) -> tuple[Any, Any]:
     """Encoder and decoder of a denoiser by ``torch.compile``; made once."""
-    found = denoiser.__dict__.get("_compiled")
-    if found is None:
-        found = tuple(torch.compile(path, dynamic=False) for path in (denoiser.down_path, denoiser.up_path))  # type: ignore[arg-type]
-        denoiser.__dict__["_compiled"] = found  # not a submodule, and nothing of the weights
-    return found  # type: ignore[no-any-return]
+    owner, paths = denoiser.__dict__.get("_compiled", (None, None))
+    if owner != id(denoiser):  # a copy has those of its original, whose weights they use
+        paths = tuple(torch.compile(path, dynamic=False) for path in (denoiser.down_path, denoiser.up_path))  # type: ignore[arg-type]
+        denoiser.__dict__["_compiled"] = (id(denoiser), paths)  # not a submodule, and nothing of the weights
+    return paths  # type: ignore[no-any-return]

@@ -22,7 +22,7 @@ from .autoencoder import DecoderModulation, SPADEAutoencoder, cover
 from .denoiser import SPADEUNet
 from .guided import Conditioning, GuidedDenoiser, SamplingOptions, Start
 from .noise import gaussian_noise
-from .tiles import decode_in_tiles
+from .tiles import check_local, decode_in_tiles
 
 STREAMS = 4096
 """Noise fields per seed: one for the start, one per step, one for the style."""
@@ -202,9 +202,11 @@ class LatentDiffusion(nn.Module):
             Intensities in [0, 1], ``(len(seeds), 1, H, W, D)``, float32.
 
         Raises:
-            InputError: out of memory, with what to do.
+            InputError: out of memory, with what to do; tiles of a decoder that is not local.
         """
         own = replace(self.sampling, **options)
+        if own.tile is not None:
+            check_local(self.autoencoder)  # before all denoising
         try:
             given = self.conditioning(label, decoder=len(seeds) > own.batch_size and own.tile is None, **options)
             latent = self.sample_latent(given, seeds, style=style, **options)
@@ -214,7 +216,7 @@ class LatentDiffusion(nn.Module):
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            raise InputError(_memory_advice(label, own)) from error
+            raise InputError(_memory_advice(label, own, self.autoencoder.reach() is not None)) from error
 
     @torch.no_grad()
     def conditioning(self, label: torch.Tensor, *, decoder: bool = True, **options: Any) -> Conditioning:
@@ -337,16 +339,16 @@ class LatentDiffusion(nn.Module):
         return self.standardized(style.to(self.style_mean.device).expand(len(seeds), -1))
 
 
-def _memory_advice(label: torch.Tensor, options: SamplingOptions) -> str:
+def _memory_advice(label: torch.Tensor, options: SamplingOptions, tiles: bool) -> str:
     size = " × ".join(str(length) for length in label.shape[2:])
     ways = []
     if options.batch_size > 1:
         ways.append(f"--batch_size 1 (now {options.batch_size})")
     if not options.amp:
         ways.append("--amp True (half the memory)")
-    if options.tile is None:
+    if tiles and options.tile is None:
         ways.append("--tile '[192,192,0]' (decodes in parts)")
-    elif max(options.tile) > 64:
+    elif options.tile is not None and max(options.tile) > 64:
         ways.append(f"a smaller --tile than {list(options.tile)}")
     ways.append("--guidance 1, or a map cropped to what is needed")
     ways += [] if label.device.type == "cpu" else ["--device cpu"]

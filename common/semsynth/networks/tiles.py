@@ -80,12 +80,7 @@ def decode_in_tiles(
     Raises:
         InputError: for a decoder that is not local.
     """
-    reach, stride = autoencoder.reach(), autoencoder.stride
-    if reach is None:
-        raise InputError(
-            "tile: this decoder has norms with statistics of the whole volume, or self-attention: tiles would differ "
-            "in brightness; decode whole (leave tile out), or train an autoencoder with norm voxel"
-        )
+    reach, stride = check_local(autoencoder), autoencoder.stride
     size = label.shape[2:]
     image = torch.empty(len(latent), 1, *size, device=latent.device)
     for part in tiles(size, tile, reach, stride):
@@ -103,6 +98,21 @@ def decode_in_tiles(
             del decoded
         del condition  # before the next part's is made
     return image
+
+
+def check_local(autoencoder: SPADEAutoencoder) -> int:
+    """How far a decoded voxel depends on latent and map.
+
+    Raises:
+        InputError: for a decoder whose voxels depend on the whole volume.
+    """
+    reach = autoencoder.reach()
+    if reach is None:
+        raise InputError(
+            "tile: this decoder has norms with statistics of the whole volume, or self-attention: tiles would differ "
+            "in brightness; decode whole (leave tile out), or train an autoencoder with norm voxel"
+        )
+    return reach
 
 
 def tile_size(size: Sequence[int], tile: Sequence[int] | None, reach: int | None) -> list[int]:
