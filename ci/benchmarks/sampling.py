@@ -3,11 +3,11 @@
     OMP_WAIT_POLICY=PASSIVE python ci/benchmarks/sampling.py [--size 96,80,48] [--steps 50] [--compile] [--quick]
 
 First table: MONAI's ``SPADEDiffusionModelUNet`` and ``SPADEAutoencoderKL``, as wide as the bundle spade_ldm's networks,
-and ours with the very same weights (``semsynth.convert``), which compute the same function; the largest difference is printed. The
-loop around MONAI's is written here, as a careful user would: no gradients, the label map encoded once and brought to
-the latent's size, map and null map one after the other or in one batch, in either memory format, the fastest counts,
-with flash attention and MONAI's DDIM scheduler. Sampler, steps, guidance and precision are the same on both sides. A
-volume is decoded once, with as much arithmetic on both sides: the more steps, the more the loop counts.
+and ours with the very same weights (``semsynth.convert``), which compute the same function: the largest difference is
+printed. The loop around MONAI's is written here, as a careful user would: no gradients, the label map encoded once and
+brought to the latent's size, map and null map one after the other or in one batch, in either memory format, the fastest
+counts, with flash attention and MONAI's DDIM scheduler. Sampler, steps, guidance and precision are the same on both
+sides. A volume is decoded once, with as much arithmetic on both sides: the more steps, the more the loop counts.
 
 Second table: the bundle's own network, from a loop that computes all in every step to what each option adds.
 
