@@ -29,7 +29,7 @@ lint: $(STAMP)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
 bench: $(STAMP)
-	set -e; export OMP_WAIT_POLICY=PASSIVE; for script in ci/benchmarks/*.py; do $(BIN)/python $$script; done
+	set -e; export OMP_WAIT_POLICY=PASSIVE; for script in ci/benchmarks/[!_]*.py; do $(BIN)/python $$script; done
 
 clean:
 	rm -rf demo dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

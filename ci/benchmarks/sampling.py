@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
@@ -29,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from _timing import DEVICE, fastest
 from monai.bundle import ConfigParser
 from monai.networks.nets.spade_autoencoderkl import SPADEAutoencoderKL
 from monai.networks.nets.spade_diffusion_model_unet import SPADEDiffusionModelUNet
@@ -43,7 +43,6 @@ from torch.nn import functional as F
 
 CLASSES, LATENT, STRIDE, GROUPS, GUIDANCE = 4, 8, 4, 8, 1.5
 BUNDLE = Path(__file__).resolve().parents[2] / "bundles" / "spade_ldm"
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 LAST, FIRST = torch.channels_last_3d, torch.contiguous_format
 AIMS = {"step": 2.0, "volume": 2.0}
 Work = Callable[[], Any]
@@ -206,31 +205,6 @@ def bundled(**sampling: Any) -> LatentDiffusion:
     network.sampling = SamplingOptions(**({"sampler": "ddim", "guidance": GUIDANCE} | sampling))
     assert isinstance(network, LatentDiffusion)
     return network
-
-
-def seconds(work: Work) -> float:
-    """Processor time, on a GPU wall time, of one call."""
-    if DEVICE.type == "cpu":
-        start = time.process_time()
-        work()
-        return time.process_time() - start
-    torch.cuda.synchronize()
-    start = time.perf_counter()
-    work()
-    torch.cuda.synchronize()
-    return time.perf_counter() - start
-
-
-def fastest(works: dict[str, Work], repeats: int, *, warm: bool = False) -> dict[str, float]:
-    """Shortest time of each, measured in turn; ``warm``: after a call that is not."""
-    for work in works.values():
-        if warm:
-            work()
-    times: dict[str, list[float]] = {name: [] for name in works}
-    for _ in range(repeats):
-        for name, work in works.items():
-            times[name].append(seconds(work))
-    return {name: min(values) for name, values in times.items()}
 
 
 def against_monai(options: argparse.Namespace, label: torch.Tensor, noise: torch.Tensor, bfloat16: bool) -> Any:

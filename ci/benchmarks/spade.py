@@ -26,14 +26,13 @@ import json
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
+from _timing import DEVICE, fastest
 from monai.networks.nets.spade_network import SPADENetResBlock
 from semsynth.labels import one_hot
 from semsynth.networks.spade import SPADEOptions, SPADEResBlock, label_pyramid
@@ -43,7 +42,6 @@ from torch.nn import functional as F
 CLASSES = 4
 WIDE = 128  # of the label branch, as MONAI's SPADENet builds it
 NETWORKS = {"block": ((16, 16), (1,)), "decoder": ((128, 128, 128, 64, 32), (16, 8, 4, 2))}  # widths, strides
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 @dataclass(frozen=True)
@@ -130,28 +128,6 @@ class Work:
         y.backward(torch.ones_like(y))
         self.network.zero_grad()
         self.x.grad = None
-
-
-def seconds(work: Callable[[], None]) -> float:
-    """Processor time, on a GPU wall time, of one call."""
-    if DEVICE.type == "cpu":
-        start = time.process_time()
-        work()
-        return time.process_time() - start
-    torch.cuda.synchronize()
-    start = time.perf_counter()
-    work()
-    torch.cuda.synchronize()
-    return time.perf_counter() - start
-
-
-def fastest(works: dict[str, Callable[[], None]], repeats: int) -> dict[str, float]:
-    """Shortest time of each, measured in turn."""
-    times: dict[str, list[float]] = {name: [] for name in works}
-    for _ in range(repeats):
-        for name, work in works.items():
-            times[name].append(seconds(work))
-    return {name: min(values) for name, values in times.items()}
 
 
 def step_memory(work: Work) -> float:

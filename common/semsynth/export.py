@@ -120,6 +120,9 @@ def export_sampling(network: LatentDiffusion, size: Sequence[int], output: str |
 
     Returns:
         The folder.
+
+    Raises:
+        InputError: for guidance in a part of the steps only.
     """
     output = Path(output)
     if tuple(network.sampling.guidance_interval) != (0.0, 1.0):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import sys
 import weakref
 from collections.abc import Callable, Sequence
@@ -110,13 +109,17 @@ class PeakMemory:
         with suppress(OSError):
             Path("/proc/self/clear_refs").write_text("5")  # the peak is the present again
 
-    def peak(self) -> int:
-        """Bytes."""
+    def peak(self) -> int | None:
+        """Bytes; None where the system does not say (Windows)."""
         if self.device.type == "cuda":
             return int(torch.cuda.max_memory_reserved(self.device))
         found = _kib("/proc/self/status", "VmHWM")
         if found is not None:
             return found * 1024
+        try:
+            import resource
+        except ModuleNotFoundError:
+            return None
         most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return most if sys.platform == "darwin" else most * 1024
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from math import prod
 from typing import Any
 
@@ -57,8 +56,10 @@ class MemoryReport:
     def _largest(self) -> tuple[tuple[int, ...], int]:
         """Size of the largest map, and the samples of a map in a batch."""
         named = [[str(self.batches.entries[i]["image"]) for i in batch] for batch in self.batches]
-        sizes = [read_header(path).shape for path in Counter(names[0] for names in named)]
+        sizes = [read_header(path).shape for path in {names[0] for names in named}]
         return max(sizes, key=prod), max(map(len, named))
 
     def _measured(self, engine: Engine) -> None:
-        logger.info("peak memory on %s, measured: %.2f GiB", self.device, self.measured.peak() / GIB)
+        peak = self.measured.peak()
+        if peak is not None:
+            logger.info("peak memory on %s, measured: %.2f GiB", self.device, peak / GIB)

@@ -71,6 +71,7 @@ class SyntheticWriter:
         self.style_from, self.style_map = style_from, style_map
         self.settings, self.entries = dict(settings or {}), entries
         self.written: list[dict[str, Any]] = []
+        self._hashes: dict[Path, str] = {}
 
     def attach(self, engine: Engine) -> None:
         """Follow ``engine``, an evaluator whose output is decollated and whose data has ``case`` names."""
@@ -181,10 +182,6 @@ class SyntheticWriter:
         if path not in self._hashes:
             self._hashes[path] = sha256(path)
         return self._hashes[path]
-
-    @cached_property
-    def _hashes(self) -> dict[Path, str]:
-        return {}
 
     def finish(self) -> None:
         """List all volumes, once all are there."""

@@ -30,8 +30,8 @@ class SamplingOptions:
         clip: largest absolute value of an estimated latent while sampling, in standard deviations; None for none.
             Latents of real images reach 8.
         amp: networks in bfloat16; the sampler's own arithmetic stays in float32.
-        batch_size: samples of one map that go through the networks at once. Several are rounded otherwise than one
-            alone; on a GPU they are faster.
+        batch_size: samples of one map that go through the networks at once. Several may be rounded otherwise than
+            one alone; they are faster.
         tile: voxels along H, W, D that are decoded at once, None (or, along an axis, 0) for all: see
             :func:`~semsynth.networks.tiles.decode_in_tiles`.
         compile: the denoiser by ``torch.compile``, anew for each size of a map, until torch's limit (8, of sizes and
