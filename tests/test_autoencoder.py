@@ -12,7 +12,13 @@ from semsynth.engines import AutoencoderTrainer, PrepareReconstructionBatch
 from semsynth.errors import InputError
 from semsynth.inferers import ReconstructionInferer
 from semsynth.losses_autoencoder import AutoencoderLoss, latent_kl, r1_penalty
-from semsynth.networks.autoencoder import SPADEAutoencoder, _channels, _voxels, encode_labels, label_channels
+from semsynth.networks.autoencoder import (
+    SPADEAutoencoder,
+    depth_to_space,
+    encode_labels,
+    label_channels,
+    space_to_depth,
+)
 from semsynth.networks.discriminators import ConditionalPatchDiscriminator
 from semsynth.networks.normalization import voxel_norm
 from semsynth.networks.residual import Attention, ResBlock, Upsample
@@ -99,8 +105,8 @@ def test_subvoxels_lose_nothing_of_the_map_and_fractions_do() -> None:
 
 def test_space_to_depth_and_back_is_the_identity() -> None:
     x = torch.rand(2, 1, 6, 4, 8)
-    assert torch.equal(_voxels(_channels(x, 2), (6, 4, 8)), x)
-    assert _channels(x, 2)[0, :, 0, 0, 0].tolist() == x[0, 0, :2, :2, :2].flatten().tolist()
+    assert torch.equal(depth_to_space(space_to_depth(x, 2), (6, 4, 8)), x)
+    assert space_to_depth(x, 2)[0, :, 0, 0, 0].tolist() == x[0, 0, :2, :2, :2].flatten().tolist()
 
 
 def test_subvoxels_of_a_cell_are_its_voxels_and_their_mean_is_the_fraction() -> None:
@@ -160,7 +166,7 @@ def test_a_latent_of_another_size_is_named() -> None:
         ({"strides": (2, 2, 2)}, "one entry per level, got 2, 3, 2, 2"),
         ({"blocks": (1,)}, "one entry per level, got 2, 2, 1, 2"),
         ({"strides": (3, 1)}, r"strides of 1 or 2, .* got \(3, 1\)"),
-        ({"resampling": "bilinear"}, "resampling must be aligned or strided, got 'bilinear'"),
+        ({"resampling": "bilinear"}, "resampling must be aligned, strided or overlapping, got 'bilinear'"),
         ({"spade": {"norm": "batch"}}, "must be group, instance or voxel, got 'batch'"),
     ],
 )

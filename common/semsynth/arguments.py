@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 from .errors import InputError
@@ -59,6 +60,16 @@ def one_or_more(name: str, value: Any) -> int | list[int] | None:
 def words(value: Any) -> list[str]:
     """Words of a list, or of a text with commas."""
     return [str(v) for v in value] if isinstance(value, list | tuple) else [w for w in str(value).split(",") if w]
+
+
+def lines_or_words(value: Any) -> list[str]:
+    """Words of a list or of a text with commas, or the lines of a text file."""
+    if isinstance(value, str) and value.endswith(".txt"):
+        try:
+            return [line.strip() for line in Path(value).read_text(encoding="utf-8").splitlines() if line.strip()]
+        except (OSError, UnicodeDecodeError) as reason:
+            raise InputError(f"{value}: cannot be read as a text of one name per line ({reason})") from reason
+    return [word.strip() for word in words(value)]
 
 
 def pairs(name: str, value: Any, *, alone: str | None = None) -> dict[str, list[str]]:

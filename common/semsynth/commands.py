@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from .arguments import number, numbers, one_or_more, pairs, whole, words
+from .arguments import lines_or_words, number, numbers, one_or_more, pairs, whole, words
 from .errors import InputError
 
 
@@ -106,6 +106,85 @@ def prepare(
     return str(run(
         str(input), str(output), settings, endo=endo, wall=wall, fractions=shares, patient_regex=patient_regex,
         seed=whole("seed", seed), frozen_centers=fit_once, jobs=whole("jobs", jobs), overwrite=bool(overwrite),
+    ))  # fmt: skip
+
+
+def prepare_maps(
+    *,
+    input: str,
+    output: str,
+    label: str | None = None,
+    unlabelled: str | None = None,
+    classes: str | Sequence[str] | None = None,
+    spacing: Sequence[float] | None = None,
+    size: Sequence[int] | None = None,
+    window: Sequence[float] | None = None,
+    k: int = 0,
+    centers: str | Sequence[float] | None = None,
+    sigma: float = 1.0,
+    margin: float | None = None,
+    axes: str | None = None,
+    dtype: str = "int16",
+    modality: str = "MRI",
+    fractions: Sequence[float] | None = None,
+    patient_regex: str | None = None,
+    seed: int = 0,
+    jobs: int = 1,
+    overwrite: bool = False,
+) -> str:
+    """Images with label maps of any classes to training data: one grid, intensities in [0, 1], datalist, pictures.
+
+    The classes keep their indices. Images without a map (a datalist's "unlabelled") are prepared for the training of
+    autoencoders. An interrupted run goes on where it was when the same command is started again.
+
+    Args:
+        input: a datalist (or its folder), or a quoted pattern of images.
+        output: folder to write; made if it is not there.
+        label: for a pattern of images: the label maps' pattern with the same stars.
+        unlabelled: pattern of further images, without label maps.
+        classes: names of the classes from 1 on, with commas, or a text file with one per line; without it those that
+            the datalist states.
+        spacing: mm per voxel along right, anterior, superior; without it each case keeps its own.
+        size: voxels to crop and pad to around the classes, for example 256,256,32; without it each case keeps its own.
+        window: intensities of the files that become 0 and 1 (CT), for example -1000,1000; without it each volume's
+            own minimum and maximum.
+        k: clusters of the intensities outside the classes: the darkest is background, the others become tissue 1,
+            tissue 2, … behind the classes (0: none).
+        centers: 'dataset' fits the clusters once over the training cases; numbers in [0, 1] give them; without it each
+            volume has its own.
+        sigma: Gaussian smoothing before clustering, in voxels.
+        margin: crop to the body and the classes with so many mm around; without it nothing is cut.
+        axes: the directions in which the files' axes really run, such as PLI, where their headers say otherwise.
+        dtype: uint8, int16 or float32: how intensities are stored.
+        modality: what the datalist says of the images.
+        fractions: shares of training, validation and (optionally) testing, 0.8,0.2 unless said otherwise; for input
+            without splits, or with all its cases in one.
+        patient_regex: pattern whose first group in a case's name is the patient; no patient stands in two splits.
+        seed: of the draw of splits.
+        jobs: cases at the same time.
+        overwrite: replace cases that were prepared with other settings or from other files.
+    """
+    from .prepare_maps import MapSettings, stated_names
+    from .prepare_maps import prepare_maps as run
+
+    fit_once = centers == "dataset"
+    settings = MapSettings(
+        classes=tuple(stated_names(str(input)) if classes is None else lines_or_words(classes)),
+        spacing=None if spacing is None else numbers("spacing", spacing, float),  # type: ignore[arg-type]
+        size=None if size is None else numbers("size", size, int),  # type: ignore[arg-type]
+        window=None if window is None else numbers("window", window, float),  # type: ignore[arg-type]
+        k=whole("k", k),
+        centers=None if centers is None or fit_once else numbers("centers", centers, float),
+        sigma=number("sigma", sigma),
+        margin=None if margin is None else number("margin", margin),
+        axes=None if axes is None else str(axes),
+        dtype=dtype,  # type: ignore[arg-type]
+    )
+    shares = None if fractions is None else numbers("fractions", fractions, float)
+    return str(run(
+        str(input), str(output), settings, label=label, unlabelled=unlabelled, fractions=shares,
+        patient_regex=patient_regex, seed=whole("seed", seed), frozen_centers=fit_once, modality=str(modality),
+        jobs=whole("jobs", jobs), overwrite=bool(overwrite),
     ))  # fmt: skip
 
 
@@ -397,6 +476,7 @@ COMMANDS: dict[str, Callable[..., str]] = {
     "phantom": phantom,
     "check": check,
     "prepare": prepare,
+    "prepare-maps": prepare_maps,
     "choose-k": choose_k,
     "evaluate": evaluate,
     "picture": picture,

@@ -19,6 +19,8 @@ from .volumes import stem
 
 logger = logging.getLogger(__name__)
 SPLITS = ("training", "validation", "testing")
+UNLABELLED = "unlabelled"
+"""Key of a datalist's images that have no label map: an autoencoder's training takes them too."""
 NAMES = ("case", "source_case")  # texts of an entry that are no paths
 OWN_STYLE = "own"
 """``style_from`` of an inference that gives each volume the style of the very image that its label map belongs to."""
@@ -133,6 +135,46 @@ def load_datalist(
     report.raise_for_errors()
     report.log_warnings(logger)
     return resolved
+
+
+def load_training_images(
+    path: str | Path, *, unlabelled: str = UNLABELLED, patch_size: Sequence[int] | None = None
+) -> list[dict[str, Any]]:
+    """The images of a datalist for a training that needs no label maps: those of its training cases, and further ones.
+
+    Args:
+        path: the ``datalist.json``.
+        unlabelled: key of a list of entries with ``image`` alone; a datalist may have none.
+        patch_size: voxels that training crops.
+
+    Returns:
+        Entries with ``case`` and ``image``, and ``content`` where an image was padded.
+
+    Raises:
+        InputError: as :func:`load_datalist`; also for an unlabelled image whose patient is held out for validation or
+            testing, by ``patient_regex``.
+    """
+    path = Path(path)
+    content = read_datalist(path)
+    training = load_datalist(path, patch_size=patch_size, needs=("image",), also=()) if content.get("training") else []
+    further = _absolute_entries(path, content.get(unlabelled) or [], ("image",))
+    if not training and not further:
+        raise InputError(f"{path}: no cases under training or {unlabelled}")
+    held_out = [
+        entry
+        for split in SPLITS[1:]
+        if content.get(split)
+        for entry in load_datalist(path, split, needs=("image",), check=False)
+    ]
+    cases = [case_of(entry, ["image"], unlabelled) for entry in further]
+    others = [case_of(entry, ["image"], "validation or testing") for entry in held_out]
+    report = check_cases(cases, Rules(patch_size=patch_size))
+    leaks = shared_patients([*others, *cases], content.get("patient_regex"))
+    check_names([entry["case"] for entry in (*training, *further)], path)
+    report = replace(report, findings=(*leaks, *report.findings))
+    report.raise_for_errors()
+    report.log_warnings(logger)
+    return [{k: e[k] for k in ("case", "image", "content") if k in e} for e in (*training, *further)]
 
 
 def roles_of(entry: Mapping[str, Any], needs: Sequence[str] = ROLES, also: Sequence[str] | None = None) -> list[str]:

@@ -92,6 +92,8 @@ def drawn(network: LatentDiffusion, target: torch.Tensor) -> torch.Tensor:
 class DenoiserEvaluator(SupervisedEvaluator):
     """Validation of a denoiser: its error at fixed noise levels with fixed noise, and images of the first cases.
 
+    Of a network that denoises windows of slices, the window in the middle of each case is predicted.
+
     The output holds ``image`` (label map), ``label`` (real image), ``predicted`` and ``wanted`` (by the denoiser, with
     the levels as channels) and, for the first cases, ``pred`` (a synthetic image in the style of the real one).
 
@@ -115,7 +117,8 @@ class DenoiserEvaluator(SupervisedEvaluator):
         style = None
         if whole.style_channels:
             style, _ = whole.encode(image, label)
-        predicted, wanted = self._predict(whole, plain(label), plain(image), style)
+        shown = [_middle(volume, whole.sampling.window) for volume in (label, image)]
+        predicted, wanted = self._predict(whole, shown[0], shown[1], style)
         output: dict[str, Any] = {Keys.IMAGE: label, Keys.LABEL: image, "predicted": predicted, "wanted": wanted}
         if engine.state.iteration <= self.images:
             output[Keys.PRED] = whole.synthesize(label, [whole.noise_seed], style=style, steps=self.steps)
@@ -145,3 +148,10 @@ class DenoiserEvaluator(SupervisedEvaluator):
             predicted.append(network.schedule.joined(output, level))
             wanted.append(network.schedule.target(clean, noise, level))
         return torch.cat(predicted, dim=1), torch.cat(wanted, dim=1)
+
+
+def _middle(volume: torch.Tensor, slices: int | None) -> torch.Tensor:
+    """The slices in the middle of ``(B, 1, H, W, D)``; all for None."""
+    volume = plain(volume)
+    first = 0 if slices is None else max((volume.shape[-1] - slices) // 2, 0)
+    return volume[..., first : None if slices is None else first + slices]

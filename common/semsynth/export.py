@@ -42,7 +42,8 @@ class Conditioner(nn.Module):
     def forward(self, label: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """See the class."""
         levels = self.denoiser.encode(label)
-        made = self.denoiser.modulation({stride: torch.cat([x, torch.zeros_like(x)]) for stride, x in levels.items()})
+        null = self.denoiser.null(levels)
+        made = self.denoiser.modulation({stride: torch.cat([x, null[stride]]) for stride, x in levels.items()})
         return tuple(flat(made))
 
 
@@ -122,11 +123,14 @@ def export_sampling(network: LatentDiffusion, size: Sequence[int], output: str |
         The folder.
 
     Raises:
-        InputError: for guidance in a part of the steps only.
+        InputError: for guidance in a part of the steps only, or maps of more slices than a window has.
     """
     output = Path(output)
     if tuple(network.sampling.guidance_interval) != (0.0, 1.0):
         raise InputError("what is described is guidance in all steps; set guidance_interval to [0, 1]")
+    window = network.sampling.window
+    if window is not None and size[2] > window:
+        raise InputError(f"maps of {size[2]} slices need windows of {window}, which are not described; export {window}")
     network = deepcopy(network).float().eval()
     for parameter in network.parameters():
         parameter.data = parameter.data.contiguous()

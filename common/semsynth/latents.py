@@ -138,7 +138,8 @@ def _count(network: LatentDiffusion, moments: torch.Tensor, styles: torch.Tensor
     if float(network.latent_scale) != 1:
         return
     first, second = moments.double().mean(dim=0)
-    network.latent_scale.fill_(float((second - first**2).rsqrt()))
+    if network.standardize:
+        network.latent_scale.fill_(float((second - first**2).rsqrt()))
     logger.info("latents: mean %.3f, standard deviation %.3f", float(first), float((second - first**2).sqrt()))
     if not network.style_channels:
         return

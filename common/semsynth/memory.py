@@ -163,7 +163,8 @@ def _kib(path: str, name: str) -> int | None:
 def synthesis_memory(network: Any, size: Sequence[int], samples: int = 1) -> int:
     """Bytes that a :class:`~semsynth.networks.latent_diffusion.LatentDiffusion` needs for a map, beyond its weights.
 
-    The larger of denoising and decoding, each from two small runs of it, see :func:`extrapolated`. Not in it is what
+    The larger of denoising and decoding, each from two small runs of it, see :func:`extrapolated`. With windows of
+    slices less is needed: it is that of denoising the whole depth. Not in it is what
     the process holds before, some 0.5 GiB on a CPU, and what the allocator does not give back at once.
 
     Args:
@@ -180,7 +181,8 @@ def synthesis_memory(network: Any, size: Sequence[int], samples: int = 1) -> int
         given = network.conditioning(torch.zeros(1, 1, *part, device=device), decoder=whole and samples > rows)
         noise = torch.zeros(rows, channels, *cover(part, stride), device=device)
         styles = torch.zeros(rows, network.style_channels, device=device) if network.style_channels else None
-        loop = GuidedDenoiser(network.denoiser, network.schedule, replace(options, compile=False, steps=1))
+        once = replace(options, compile=False, steps=1, window=None)
+        loop = GuidedDenoiser(network.denoiser, network.schedule, once)
         return loop.latents(given, Start(lambda number: noise, styles))
 
     def decode(part: Sequence[int]) -> Any:

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from . import __version__
 from .cases import Case, LoadedCase, find_cases, load_case, split_cases
-from .check import check_cases
+from .check import Checkable, Entry, check_cases
 from .composite import BACKGROUNDS, MAX_K, Background, CompositeLabel, IntensityHistogram, fit_histogram, smooth
 from .datalists import SPLITS
 from .errors import InputError
@@ -34,6 +34,7 @@ from .volumes import StorageType, Volume, scale_intensity, sha256, write_image, 
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
+AnyCase = TypeVar("AnyCase", Case, Entry)
 RECORD = "prepare.json"
 
 
@@ -154,7 +155,7 @@ def _crop(grid: Grid, size: Sequence[int]) -> Grid:
     return Grid(grid.image[box], grid.endo[box], grid.wall[box], grid.zeros[box], affine)
 
 
-def _pad(data: NDArray[Any], size: Sequence[int] | None) -> tuple[NDArray[Any], list[int]]:
+def pad(data: NDArray[Any], size: Sequence[int] | None) -> tuple[NDArray[Any], list[int]]:
     """Zeros around ``data`` up to ``size``; also how many stand in front of it."""
     before = [0, 0, 0] if size is None else [max(s - n, 0) // 2 for s, n in zip(size, data.shape, strict=True)]
     after = [0, 0, 0] if size is None else [max(s - n, 0) - b for s, n, b in zip(size, data.shape, before, strict=True)]
@@ -172,8 +173,8 @@ def prepare_case(case: Case, settings: Settings, folder: Path) -> dict[str, Any]
     image = scale_intensity(grid.image)
     composite = CompositeLabel(settings.k, settings.sigma, settings.background, settings.centers)
     label, centers = composite.with_centers(image, grid.endo, grid.wall, grid.zeros)
-    padded, before = _pad(image, settings.size)
-    label = _pad(label, settings.size)[0]
+    padded, before = pad(image, settings.size)
+    label = pad(label, settings.size)[0]
     affine = grid.affine.copy()
     affine[:3, 3] = (grid.affine @ np.array([*(-b for b in before), 1.0]))[:3]
     source_range = [float(grid.image.min()), float(grid.image.max())]
@@ -191,39 +192,44 @@ def prepare_case(case: Case, settings: Settings, folder: Path) -> dict[str, Any]
         "content": {"start": before, "shape": list(image.shape)},
         "endo_ml": round(float(np.count_nonzero(label == 1) * np.prod(settings.spacing) / 1000), 2),
     }
-    _write_case(folder, padded, label, affine, record, settings)
-    return record
-
-
-def _write_case(
-    folder: Path,
-    image: NDArray[Any],
-    label: NDArray[Any],
-    affine: NDArray[Any],
-    record: dict[str, Any],
-    settings: Settings,
-) -> None:
-    partial = folder.with_name(f".partial.{folder.name}")
-    shutil.rmtree(partial, ignore_errors=True)
-    write_image(partial / "image.nii.gz", image, affine, settings.dtype)
-    write_label(partial / "label.nii.gz", label, affine)
     panels = [
-        Panel("image", image),
-        Panel("masks", overlay_edges(image, label)),
+        Panel("image", padded),
+        Panel("masks", overlay_edges(padded, label)),
         Panel("label map", label, is_label=True),
     ]
     row = Row(folder.name, panels, settings.spacing, centre_of(label))
-    save_planes(partial / "qc.png", [row], title=f"{folder.name}: wall {record['wall']}, k = {settings.k}")
+    title = f"{folder.name}: wall {wall}, k = {settings.k}"
+    commit_case(folder, Volume(padded, affine), label, record, settings.dtype, row, title=title)
+    return record
+
+
+def commit_case(
+    folder: Path,
+    image: Volume,
+    label: NDArray[Any] | None,
+    record: Mapping[str, Any],
+    dtype: StorageType,
+    picture: Row,
+    *,
+    title: str,
+) -> None:
+    """Write a prepared case beside, then rename it: image, label map (None: there is none), record and picture."""
+    partial = folder.with_name(f".partial.{folder.name}")
+    shutil.rmtree(partial, ignore_errors=True)
+    write_image(partial / "image.nii.gz", image.data, image.affine, dtype)
+    if label is not None:
+        write_label(partial / "label.nii.gz", label, image.affine)
+    save_planes(partial / "qc.png", [picture], title=title)
     write_text(partial / RECORD, json.dumps(record, indent=1))
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
 
 
-def _fingerprints(case: Case) -> dict[str, dict[str, str]]:
+def _fingerprints(case: Checkable) -> dict[str, dict[str, str]]:
     return {role: {"file": path.name, "sha256": sha256(path)} for role, path in case.files.items()}
 
 
-def _is_done(case: Case, settings: Settings, folder: Path, overwrite: bool) -> bool:
+def already_prepared(case: Checkable, settings: Any, folder: Path, overwrite: bool) -> bool:
     """Whether ``folder`` already holds this case, made from the same files with the same settings.
 
     Raises:
@@ -315,8 +321,8 @@ def prepare(
     if jobs < 1:
         raise InputError(f"--jobs must be 1 or more, got {jobs}")
     output = Path(output)
-    cases = _with_splits(find_cases(source, endo=endo, wall=wall), fractions, seed, patient_regex)
-    _check_output(output, cases)
+    cases = with_splits(find_cases(source, endo=endo, wall=wall), fractions, seed, patient_regex)
+    check_output(output, cases)
     report = check_cases(
         cases, patient_regex=patient_regex, jobs=jobs, also=lambda case, seen: unsuitable(case, seen, settings)
     )
@@ -328,7 +334,7 @@ def prepare(
         )
 
     def open_work(case: Case) -> bool:
-        return not _is_done(case, settings, output / case.name, overwrite)
+        return not already_prepared(case, settings, output / case.name, overwrite)
 
     todo = run_all(cases, open_work, jobs=jobs, title="comparing", name=lambda case: case.name)
     work = [case for case in cases if todo[case.name]]
@@ -341,7 +347,7 @@ def prepare(
     return write_datalist(output, cases, settings, patient_regex)
 
 
-def _check_output(output: Path, cases: Sequence[Case]) -> None:
+def check_output(output: Path, cases: Sequence[Checkable]) -> None:
     """A case's folder is replaced as a whole, so none may hold source files or anything else that is not ours."""
     if output.is_file():
         raise InputError(f"{output}: is a file; --output needs a folder")
@@ -357,9 +363,9 @@ def _check_output(output: Path, cases: Sequence[Case]) -> None:
         raise InputError("--output would overwrite what is not its own; give another folder:", problems)
 
 
-def _with_splits(
-    cases: list[Case], fractions: Sequence[float] | None, seed: int, patient_regex: str | None
-) -> list[Case]:
+def with_splits(
+    cases: list[AnyCase], fractions: Sequence[float] | None, seed: int, patient_regex: str | None
+) -> list[AnyCase]:
     """The given splits, or new ones: also where all cases stand in one split and fractions were asked for."""
     given = {case.name: case.split for case in cases if case.split}
     if len(given) == len(cases) and (len(set(given.values())) > 1 or fractions is None):

@@ -22,10 +22,11 @@ class PreviewHandler:
     Args:
         output_dir: folder of the pictures, ``epoch_0010.png`` and so on.
         cases: how many of the validation cases (always the first ones, so that the pictures can be compared).
+        label_maps: whether the network's input is a label map; else it is the image itself, to be reconstructed.
     """
 
-    def __init__(self, output_dir: str | Path, cases: int = 2) -> None:
-        self.output_dir, self.cases = Path(output_dir), cases
+    def __init__(self, output_dir: str | Path, cases: int = 2, *, label_maps: bool = True) -> None:
+        self.output_dir, self.cases, self.label_maps = Path(output_dir), cases, label_maps
         self.rows: list[Row] = []
 
     def attach(self, engine: Engine) -> None:
@@ -46,13 +47,16 @@ class PreviewHandler:
                 self.rows.append(self._row(item))
 
     def _row(self, item: dict[str, Any]) -> Row:
-        label = _array(item[Keys.IMAGE]).astype(int)
-        panels = [Panel("label map", label, is_label=True), Panel("synthetic", _array(item[Keys.PRED]))]
+        given = _array(item[Keys.IMAGE])
+        centre = centre_of(given.astype(int)) if self.label_maps else [length // 2 for length in given.shape]
+        panels = [Panel("synthetic" if self.label_maps else "reconstruction", _array(item[Keys.PRED]))]
+        if self.label_maps:
+            panels.insert(0, Panel("label map", given.astype(int), is_label=True))
         if item.get(Keys.LABEL) is not None:
             panels.append(Panel("real", _array(item[Keys.LABEL])))
         pixdim = getattr(item[Keys.IMAGE], "pixdim", torch.ones(3))
         name = Path(str(getattr(item[Keys.IMAGE], "meta", {}).get("filename_or_obj", ""))).parent.name
-        return Row(name, panels, [float(p) for p in pixdim], centre_of(label))
+        return Row(name, panels, [float(p) for p in pixdim], centre)
 
     def _draw(self, engine: Engine) -> None:
         epoch = engine.state.epoch  # MONAI's validation runs under the trainer's epoch

@@ -181,7 +181,7 @@ class SPADEAutoencoder(nn.Module):
             )
         x = self.decoder(plain(latent).to(self.decoder.head.weight.dtype), given, size, self.strides)
         if self.strides[0] == 2:
-            x = _voxels(x, size)
+            x = depth_to_space(x, size)
         image: torch.Tensor = x.float() * 0.5 + 0.5
         return image
 
@@ -226,7 +226,7 @@ class _Encoder(nn.Module):
     def __init__(self, plan: _Plan) -> None:
         super().__init__()
         options = plan.unlabelled
-        self.start = _start(1, plan.channels[0], plan.strides[0])
+        self.start = start_layer(1, plan.channels[0], plan.strides[0])
         layers: list[nn.Module] = []
         width = plan.channels[0]
         for i, wide in enumerate(plan.channels):
@@ -347,7 +347,8 @@ def is_local(layer: nn.Module) -> bool:
     return isinstance(layer, Norm) and layer.groups == 0
 
 
-def _start(channels: int, width: int, stride: int) -> nn.Module:
+def start_layer(channels: int, width: int, stride: int) -> nn.Module:
+    """A network's first convolution: 3³, or, for stride 2, one that has 2³ voxels as channels of one."""
     if stride == 1:
         return nn.Conv3d(channels, width, 3, padding=1)
     return Downsample(channels, width, "aligned")
@@ -380,7 +381,7 @@ def encode_labels(
     sampling: Sampling = "fractions" if mode == "subvoxels" else mode
     levels = label_pyramid(padded, num_classes, [1, *strides] if whole else strides, mode=sampling, dtype=dtype)
     if whole:
-        levels[finest] = _channels(levels[1], finest)
+        levels[finest] = space_to_depth(levels[1], finest)
     cut = {}
     for stride in set(strides):
         h, w, d = cover(size, stride)
@@ -394,14 +395,14 @@ def label_channels(num_classes: int, strides: Sequence[int], mode: LabelEncoding
     return {s: num_classes * (s**3 if mode == "subvoxels" and s == finest else 1) for s in strides}
 
 
-def _channels(x: torch.Tensor, stride: int) -> torch.Tensor:
+def space_to_depth(x: torch.Tensor, stride: int) -> torch.Tensor:
     """Space to depth: ``(B, C, s·h, s·w, s·d)`` → ``(B, C·s³, h, w, d)``."""
     b, c, h, w, d = x.shape
     x = x.reshape(b, c, h // stride, stride, w // stride, stride, d // stride, stride)
     return x.permute(0, 1, 3, 5, 7, 2, 4, 6).reshape(b, c * stride**3, h // stride, w // stride, d // stride)
 
 
-def _voxels(x: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
+def depth_to_space(x: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
     """Depth to space (Shi et al. 2016): ``(B, 8, ⌈H/2⌉, ⌈W/2⌉, ⌈D/2⌉)`` → ``(B, 1, H, W, D)``."""
     b, _, h, w, d = x.shape
     x = x.reshape(b, 1, 2, 2, 2, h, w, d).permute(0, 1, 5, 2, 6, 3, 7, 4).reshape(b, 1, 2 * h, 2 * w, 2 * d)

@@ -45,6 +45,10 @@ class DenoiserModulation(NamedTuple):
         """Of one item of the batch; no copy."""
         return self._with(lambda modulation: Modulation(*(part[number : number + 1] for part in modulation)))
 
+    def window(self, first: int, last: int) -> DenoiserModulation:
+        """Of a range of slices, for networks that do not downsample along D; no copy."""
+        return self._with(lambda modulation: Modulation(*(part[..., first:last] for part in modulation)))
+
     def _with(self, change: Callable[[Modulation], Modulation]) -> DenoiserModulation:
         def blocks(made: list[BlockModulation]) -> list[BlockModulation]:
             return [{name: change(modulation) for name, modulation in block.items()} for block in made]
@@ -80,9 +84,14 @@ class SPADEUNet(nn.Module):
         dropout: in every residual block.
         resampling: ``"aligned"`` or ``"strided"``, see :class:`~semsynth.networks.residual.Downsample`.
 
+    Attributes:
+        windowed: that a range of slices can be denoised by itself: not where D is downsampled.
+
     Raises:
         InputError: for numbers of levels that differ, or names that are unknown.
     """
+
+    windowed = False
 
     def __init__(
         self,
@@ -155,6 +164,10 @@ class SPADEUNet(nn.Module):
     def encode(self, label: torch.Tensor) -> dict[int, torch.Tensor]:
         """Class indices ``(B, 1, H, W, D)`` → their encoding at each level, by stride; −1 becomes all zeros."""
         return encode_labels(label, self.num_classes, self.strides, mode=self.labels, dtype=self.head.weight.dtype)
+
+    def null(self, levels: dict[int, torch.Tensor]) -> dict[int, torch.Tensor]:
+        """:meth:`encode` of the null map of the same size."""
+        return {stride: torch.zeros_like(level) for stride, level in levels.items()}
 
     def modulation(self, levels: dict[int, torch.Tensor]) -> DenoiserModulation:
         """All that depends on the label map alone, for any number of passes.
@@ -242,16 +255,16 @@ class SPADEUNet(nn.Module):
         """Middle, decoder and head, from :meth:`down_path`; ``(B, predictions · Z, h, w, d)``, float32."""
         if not isinstance(condition, DenoiserModulation):
             condition = DenoiserModulation(*self._conditions(condition))
-        rows, left = max(_rows(condition), x.shape[0]), list(skips)
+        rows, left = max(rows_of(condition), x.shape[0]), list(skips)
         vectors, given = iter(embedded[len(self._down_blocks()) :]), iter(condition.up)
         if self.spade_in_middle:
-            x = _repeated(x, rows)
+            x = repeated(x, rows)
         x = self.middle[0](x, condition.middle[0], next(vectors))
         x = self.middle[2](self.middle[1](x), condition.middle[1], next(vectors))
-        x = _repeated(x, rows)
+        x = repeated(x, rows)
         for layer in self.up:
             if isinstance(layer, _Level):
-                x = layer(torch.cat([x, _repeated(left.pop(), rows)], dim=1), next(given), next(vectors))
+                x = layer(torch.cat([x, repeated(left.pop(), rows)], dim=1), next(given), next(vectors))
             else:
                 x = layer(x, left[-1].shape[2:])
         result: torch.Tensor = self.head(F.silu(self.norm(x)))
@@ -294,12 +307,13 @@ class _Level(nn.Module):
         return result
 
 
-def _rows(condition: DenoiserModulation) -> int:
+def rows_of(condition: DenoiserModulation) -> int:
+    """Batch size of a modulation, or of the label encodings in its place."""
     first = condition.up[0]
     return len(first if isinstance(first, torch.Tensor) else first["norm_0"].scale)
 
 
-def _repeated(x: torch.Tensor, rows: int) -> torch.Tensor:
+def repeated(x: torch.Tensor, rows: int) -> torch.Tensor:
     """The one item as often as there are maps for it; a batch of as many as it is."""
     return x if x.shape[0] == rows else torch.cat([x] * rows)  # not expanded: that would lose the memory format
 

@@ -1,4 +1,4 @@
-"""Discriminators of (label map, image) pairs, around MONAI's PatchGAN."""
+"""Discriminators of (label map, image) pairs, and of images alone, around MONAI's PatchGAN."""
 
 from __future__ import annotations
 
@@ -56,24 +56,7 @@ class ConditionalPatchDiscriminator(nn.Module):
         self.smallest = 3 * 2**num_layers  # voxels per axis below which the last layer's kernel would not fit
         self.detail = detail
         inputs = 1 + int(detail) + (1 if self.scalar else num_classes)
-        self.net = PatchDiscriminator(
-            spatial_dims=3,
-            channels=channels,
-            in_channels=inputs,
-            num_layers_d=num_layers,
-            norm="INSTANCE" if norm == "volume_instance" else norm,  # type: ignore[arg-type]  # MONAI takes None too
-        )
-        if norm == "volume_instance":
-            _use_volume_instance_norm(self.net)
-        convolutions = [module for module in self.net.modules() if isinstance(module, nn.Conv3d)]
-        for layer in convolutions:
-            # MONAI's N(0, 0.02) is meant for 2D: with 4³ kernels it starts with logits all over the place
-            nn.init.kaiming_normal_(layer.weight, a=0.2, nonlinearity="leaky_relu")
-        last = convolutions[-1].weight
-        nn.init.normal_(last, std=0.3 * last[0].numel() ** -0.5)  # first judgements near 0, none favoured
-        if spectral:
-            for layer in convolutions:
-                parametrizations.spectral_norm(layer)
+        self.net = _patch_discriminator(3, inputs, channels, num_layers, norm, spectral)
 
     def forward(self, label: torch.Tensor, image: torch.Tensor) -> list[torch.Tensor]:
         """Judge pairs.
@@ -95,10 +78,7 @@ class ConditionalPatchDiscriminator(nn.Module):
 
     def features(self, condition: torch.Tensor, image: torch.Tensor) -> list[torch.Tensor]:
         """As :meth:`forward`, with the map as :meth:`encode` gives it, whatever was done to it since."""
-        x = torch.cat([condition, image * 2.0 - 1.0], dim=1)
-        missing = [max(self.smallest - size, 0) for size in x.shape[:1:-1]]  # last axis first, as pad takes them
-        if any(missing):  # a thin stack of slices
-            x = F.pad(x, [p for m in missing for p in (m // 2, m - m // 2)], mode="replicate")
+        x = _padded(torch.cat([condition, image * 2.0 - 1.0], dim=1), self.smallest)
         if self.detail:
             mean = F.avg_pool3d(x[:, -1:], 3, stride=1, padding=1, count_include_pad=False)
             x = torch.cat([x, (x[:, -1:] - mean) * 8.0], dim=1)
@@ -168,6 +148,83 @@ class MultiScaleDiscriminator(nn.Module):
             image = halved(image)
             features.append(judge.features(condition, image))  # type: ignore[operator]
         return features
+
+
+class SliceAndVolumeDiscriminator(nn.Module):
+    """Two PatchGANs on images without labels: one sees single axial slices, one the volume (Med-LSDM, section 3.2).
+
+    With 64 channels and 3 layers they have the paper's 2.8 M and 11.0 M parameters (appendix A).
+
+    Args:
+        channels, num_layers, norm, spectral: of each, see :class:`ConditionalPatchDiscriminator`; the norm is MONAI's,
+            ``"BATCH"`` in the paper. ``"volume_instance"`` holds for the volume's, and is instance norm for slices'.
+    """
+
+    def __init__(
+        self,
+        *,
+        channels: int = 64,
+        num_layers: int = 3,
+        norm: str | tuple[str, dict[str, Any]] | None = "BATCH",
+        spectral: bool = False,
+    ) -> None:
+        super().__init__()
+        self.smallest = 3 * 2**num_layers
+        of_slices = "INSTANCE" if norm == "volume_instance" else norm
+        self.slices = _patch_discriminator(2, 1, channels, num_layers, of_slices, spectral)
+        self.volume = _patch_discriminator(3, 1, channels, num_layers, norm, spectral)
+
+    def forward(self, image: torch.Tensor, where: torch.Tensor) -> list[list[torch.Tensor]]:
+        """Judge images.
+
+        Args:
+            image: intensities in [0, 1], ``(B, 1, H, W, D)``; scaled to [-1, 1] inside.
+            where: indices of the axial slices to judge, along D, the same in all items.
+
+        Returns:
+            Of the slices ``(B · slices, …)`` and of the volume ``(B, …)``: the features of each layer and, last, the
+            logits.
+        """
+        x = image * 2.0 - 1.0
+        slices = x[..., where].permute(0, 4, 1, 2, 3).flatten(0, 1)  # (B · slices, 1, H, W)
+        return [self.slices(_padded(slices, self.smallest)), self.volume(_padded(x, self.smallest))]
+
+
+def _patch_discriminator(
+    spatial_dims: int,
+    inputs: int,
+    channels: int,
+    num_layers: int,
+    norm: str | tuple[str, dict[str, Any]] | None,
+    spectral: bool,
+) -> PatchDiscriminator:
+    net = PatchDiscriminator(
+        spatial_dims=spatial_dims,
+        channels=channels,
+        in_channels=inputs,
+        num_layers_d=num_layers,
+        norm="INSTANCE" if norm == "volume_instance" else norm,  # type: ignore[arg-type]  # MONAI takes None too
+    )
+    if norm == "volume_instance":
+        _use_volume_instance_norm(net)
+    convolutions = [module for module in net.modules() if isinstance(module, nn.Conv2d | nn.Conv3d)]
+    for layer in convolutions:
+        # MONAI's N(0, 0.02) is meant for 2D: with 4³ kernels it starts with logits all over the place
+        nn.init.kaiming_normal_(layer.weight, a=0.2, nonlinearity="leaky_relu")
+    last = convolutions[-1].weight
+    nn.init.normal_(last, std=0.3 * last[0].numel() ** -0.5)  # first judgements near 0, none favoured
+    if spectral:
+        for layer in convolutions:
+            parametrizations.spectral_norm(layer)
+    return net
+
+
+def _padded(x: torch.Tensor, smallest: int) -> torch.Tensor:
+    """At least so many voxels along each axis, by repeating the border: a thin stack of slices."""
+    missing = [max(smallest - size, 0) for size in x.shape[:1:-1]]  # last axis first, as pad takes them
+    if not any(missing):
+        return x
+    return F.pad(x, [p for m in missing for p in (m // 2, m - m // 2)], mode="replicate")
 
 
 def halved(x: torch.Tensor) -> torch.Tensor:

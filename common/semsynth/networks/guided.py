@@ -12,7 +12,8 @@ from torch import nn
 from ..errors import InputError
 from ..samplers import SAMPLERS, Sampler, Schedule, Step, sample
 from .autoencoder import DecoderModulation
-from .denoiser import DenoiserModulation, SPADEUNet
+from .denoiser import DenoiserModulation
+from .normalization import memory_format
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,11 @@ class SamplingOptions:
             one alone; they are faster.
         tile: voxels along H, W, D that are decoded at once, None (or, along an axis, 0) for all: see
             :func:`~semsynth.networks.tiles.decode_in_tiles`.
+        window: slices of the label map that are denoised at once, for denoisers that do not downsample along D; None
+            for all. Windows overlap, and what they predict is blended in every step, so that there is one latent, not
+            several to be stitched (Bar-Tal et al. 2023, MultiDiffusion): volumes of any depth by a network that was
+            trained on few slices.
+        overlap: share of a window that the next one shows too, in [0, 1); at least.
         compile: the denoiser by ``torch.compile``, anew for each size of a map, until torch's limit (8, of sizes and
             kinds of step together) is reached; from then on it runs as it is.
 
@@ -50,6 +56,8 @@ class SamplingOptions:
     amp: bool = False
     batch_size: int = 1
     tile: Sequence[int] | None = None
+    window: int | None = None
+    overlap: float = 0.5
     compile: bool = False
 
     def __post_init__(self) -> None:
@@ -65,6 +73,10 @@ class SamplingOptions:
         if not 0.0 <= low <= high <= 1.0:
             raise InputError(
                 f"guidance_interval must be two rising shares of the time steps in [0, 1], got {list(given)}"
+            )
+        if (self.window is not None and self.window < 1) or not 0.0 <= self.overlap < 1.0:
+            raise InputError(
+                f"window must be 1 slice or more, or null, and overlap in [0, 1), got {self.window} and {self.overlap}"
             )
         if self.tile is not None and (isinstance(self.tile, int) or len(self.tile) != 3 or min(self.tile) < 0):
             raise InputError(f"tile must be three numbers of voxels, 0 for a whole axis, got {self.tile}")
@@ -111,10 +123,11 @@ class GuidedDenoiser:
         denoiser: the network.
         schedule: that it was trained with.
         options: of sampling.
+        stride: voxels of the label map per cell of the latent, for windows.
     """
 
-    def __init__(self, denoiser: SPADEUNet, schedule: Schedule, options: SamplingOptions) -> None:
-        self.denoiser, self.schedule, self.options = denoiser, schedule, options
+    def __init__(self, denoiser: Any, schedule: Schedule, options: SamplingOptions, *, stride: int = 1) -> None:
+        self.denoiser, self.schedule, self.options, self.stride = denoiser, schedule, options, stride
 
     def latents(
         self,
@@ -141,7 +154,7 @@ class GuidedDenoiser:
         def predict(noisy: torch.Tensor, step: Step) -> torch.Tensor:
             weight = options.weight(step, self.schedule.timesteps)
             return torch.cat([
-                self._guided(noisy[group], [vector[step.number, group] for vector in embedded], given, weight)
+                self._blended(noisy[group], [vector[step.number, group] for vector in embedded], given, weight)
                 for group in groups
             ])  # fmt: skip
 
@@ -160,18 +173,44 @@ class GuidedDenoiser:
             ]
         return [torch.stack(vectors, dim=1) for vectors in zip(*made, strict=True)]
 
-    def _guided(
+    def _blended(
         self, noisy: torch.Tensor, embedded: Sequence[torch.Tensor], given: Conditioning, guidance: float
+    ) -> torch.Tensor:
+        """:meth:`_guided` of the whole, or of windows of slices, weighted by how far from their ends a slice is."""
+        depth = noisy.shape[-1]
+        size = depth if self.options.window is None else max(self.options.window // self.stride, 1)
+        if size >= depth:
+            return self._guided(noisy, embedded, given.denoiser, given.guided, guidance)
+        total: Any = 0.0
+        weights = noisy.new_zeros(depth)
+        for first, last in windows(depth, size, self.options.overlap):
+            part = noisy[..., first:last].contiguous(memory_format=memory_format(noisy))
+            made = self._guided(part, embedded, given.denoiser.window(first, last), given.guided, guidance)
+            share = ramp(last - first).to(made)
+            if isinstance(total, float):
+                total = made.new_zeros([*made.shape[:-1], depth])
+            total[..., first:last] += made * share
+            weights[first:last] += share
+        result: torch.Tensor = total / weights
+        return result
+
+    def _guided(
+        self,
+        noisy: torch.Tensor,
+        embedded: Sequence[torch.Tensor],
+        modulation: DenoiserModulation,
+        guided: bool,
+        guidance: float,
     ) -> torch.Tensor:
         down, up = self._paths()
         with self._autocast(noisy.device):
             features, skips = down(noisy, embedded)
-            if not given.guided or guidance == 1:
-                return up(features, skips, embedded, given.denoiser.row(0))  # type: ignore[no-any-return]
+            if not guided or guidance == 1:
+                return up(features, skips, embedded, modulation.row(0))  # type: ignore[no-any-return]
             if len(noisy) == 1:
-                pred, null = up(features, skips, embedded, given.denoiser).split(1)
+                pred, null = up(features, skips, embedded, modulation).split(1)
             else:  # a modulation for each sample would be as large as all features together
-                pred, null = (up(features, skips, embedded, given.denoiser.row(i)) for i in (0, 1))
+                pred, null = (up(features, skips, embedded, modulation.row(i)) for i in (0, 1))
         result: torch.Tensor = null + guidance * (pred - null)
         return result
 
@@ -182,6 +221,40 @@ class GuidedDenoiser:
 
     def _autocast(self, device: torch.device) -> torch.autocast:
         return torch.autocast(device.type, torch.bfloat16, enabled=self.options.amp)
+
+
+def windows(depth: int, size: int, overlap: float) -> list[tuple[int, int]]:
+    """First slice, and the one behind the last, of windows over ``depth`` slices, as evenly apart as they can be.
+
+    Args:
+        depth: of all.
+        size: of a window.
+        overlap: share of a window that the next one shows too, at least.
+    """
+    if size >= depth:
+        return [(0, depth)]
+    stride = max(int(size * (1.0 - overlap)), 1)
+    count = -(-(depth - size) // stride) + 1
+    starts = [round(i * (depth - size) / (count - 1)) for i in range(count)]
+    return [(start, start + size) for start in starts]
+
+
+def ramp(size: int) -> torch.Tensor:
+    """Weights of a window's slices, ``(size,)``, from its ends to its middle in equal steps; never 0."""
+    places = torch.arange(size) + 0.5
+    return torch.minimum(places, size - places) / (size / 2)
+
+
+def check_windows(denoiser: Any, options: SamplingOptions) -> None:
+    """Raise where windows are asked for that the denoiser cannot have.
+
+    Raises:
+        InputError: saying why.
+    """
+    if options.window is not None and not denoiser.windowed:
+        raise InputError(
+            f"window {options.window}: this denoiser downsamples along D and takes any depth whole; leave it out"
+        )
 
 
 def compiled(denoiser: nn.Module) -> tuple[Any, Any]:

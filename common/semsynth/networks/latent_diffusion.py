@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import nn
@@ -18,11 +18,14 @@ from tqdm import tqdm
 from ..errors import InputError, is_out_of_memory
 from ..labels import one_hot, plain
 from ..samplers import Prediction, Schedule, Step
-from .autoencoder import DecoderModulation, SPADEAutoencoder, cover
+from .autoencoder import DecoderModulation, cover
 from .denoiser import SPADEUNet
-from .guided import Conditioning, GuidedDenoiser, SamplingOptions, Start
+from .guided import Conditioning, GuidedDenoiser, SamplingOptions, Start, check_windows
 from .noise import gaussian_noise
-from .tiles import check_local, decode_in_tiles
+from .slice_unet import SliceUNet
+from .tiles import Autoencoder, check_local, decode_in_tiles
+
+Denoiser: TypeAlias = SPADEUNet | SliceUNet
 
 STREAMS = 4096
 """Noise fields per seed: one for the start, one per step, one for the style."""
@@ -55,21 +58,25 @@ class LatentDiffusion(nn.Module):
     through its decoder, for losses on decoded images.)
 
     Args:
-        autoencoder: of stage 1.
-        denoiser: to be trained here.
+        autoencoder: of stage 1: a :class:`~semsynth.networks.autoencoder.SPADEAutoencoder` or a
+            :class:`~semsynth.networks.vqgan.VQGAN`.
+        denoiser: to be trained here: a :class:`~semsynth.networks.denoiser.SPADEUNet` or a
+            :class:`~semsynth.networks.slice_unet.SliceUNet`.
         timesteps, noise_schedule, prediction: see :class:`~semsynth.samplers.Schedule`.
         label_dropout: share of the training steps with the null map, for guidance.
         style_dropout: share of the training steps with the null style.
         sampling: arguments of :class:`~semsynth.networks.guided.SamplingOptions`: sampler, steps, guidance, what is
             computed at once. :meth:`synthesize` takes others in their place.
+        standardize: latents are brought to unit variance, by one number for all, before noise is added (Rombach et al.
+            2022, section G). False takes them as the autoencoder gives them.
         style_scale: 1 draws styles as they are in the training set, less draws them nearer to the typical one, which 0
             gives.
         noise_seed: which noise, and which style where none is given: any whole number.
         progress: a bar over the steps; not while :attr:`on_step` is set.
 
     Attributes:
-        latent_scale: one over the standard deviation of the training set's latents (Rombach et al. 2022, section G);
-            exactly 1 until it is measured, see :class:`semsynth.latents.EncodeCases`.
+        latent_scale: one over the standard deviation of the training set's latents; exactly 1 until it is measured, see
+            :class:`semsynth.latents.EncodeCases`, and without ``standardize``.
         style_mean, style_covariance: of the training set's styles, see :func:`intensity_style`.
         style: ``(1, S)`` in place of drawn ones, or None.
         noise_seeds: of the items of the next batches, in place of ``noise_seed`` for all; None.
@@ -89,14 +96,15 @@ class LatentDiffusion(nn.Module):
 
     def __init__(
         self,
-        autoencoder: SPADEAutoencoder,
-        denoiser: SPADEUNet,
+        autoencoder: Autoencoder,
+        denoiser: Denoiser,
         *,
         timesteps: int = 1000,
         noise_schedule: str = "cosine",
         prediction: Prediction = "epsilon",
         label_dropout: float = 0.1,
         style_dropout: float = 0.1,
+        standardize: bool = True,
         style_scale: float = 1.0,
         noise_seed: int = 0,
         sampling: Mapping[str, Any] | None = None,
@@ -114,7 +122,9 @@ class LatentDiffusion(nn.Module):
         self.label_dropout, self.style_dropout = label_dropout, style_dropout
         self.sampling = SamplingOptions(**(sampling or {}))
         self.schedule.steps(self.sampling.steps)
-        self.style_scale, self.noise_seed, self.progress = style_scale, int(noise_seed), progress
+        check_windows(denoiser, self.sampling)
+        self.standardize, self.style_scale = standardize, style_scale
+        self.noise_seed, self.progress = int(noise_seed), progress
         self.style, self.noise_seeds, self.on_step = None, None, None
         self.register_buffer("latent_scale", torch.ones([]))
         self.register_buffer("style_mean", torch.zeros(denoiser.style_channels))
@@ -205,6 +215,7 @@ class LatentDiffusion(nn.Module):
             InputError: out of memory, with what to do; tiles of a decoder that is not local.
         """
         own = replace(self.sampling, **options)
+        check_windows(self.denoiser, own)
         if own.tile is not None:
             check_local(self.autoencoder)  # before all denoising
         try:
@@ -239,7 +250,8 @@ class LatentDiffusion(nn.Module):
         with self._autocast(label, own):
             levels = self.denoiser.encode(label)
             if guided:
-                levels = {stride: torch.cat([x, torch.zeros_like(x)]) for stride, x in levels.items()}
+                null = self.denoiser.null(levels)
+                levels = {stride: torch.cat([x, null[stride]]) for stride, x in levels.items()}
             made = self.denoiser.modulation(levels)
             return Conditioning(size, made, guided, self.autoencoder.modulation(label) if decoder else label)
 
@@ -255,7 +267,7 @@ class LatentDiffusion(nn.Module):
         def noise(number: int) -> torch.Tensor:
             return torch.stack([gaussian_noise(places, _stream(seed, number + 2))[:, 0] for seed in seeds])
 
-        loop = GuidedDenoiser(self.denoiser, self.schedule, own)
+        loop = GuidedDenoiser(self.denoiser, self.schedule, own, stride=self.autoencoder.stride)
         return loop.latents(given, Start(noise, self._styles(seeds, style)), self._watch)
 
     @torch.no_grad()
@@ -355,8 +367,9 @@ def _memory_advice(label: torch.Tensor, options: SamplingOptions, tiles: bool) -
     return f"out of memory on {label.device} for a label map of {size} voxels; give {', or '.join(ways)}"
 
 
-def _check_fit(autoencoder: SPADEAutoencoder, denoiser: SPADEUNet, prediction: Prediction) -> None:
-    ours = (autoencoder.num_classes, autoencoder.latent_channels, autoencoder.stride)
+def _check_fit(autoencoder: Autoencoder, denoiser: Denoiser, prediction: Prediction) -> None:
+    classes = getattr(autoencoder, "num_classes", denoiser.num_classes)  # a VQ-GAN knows of no classes
+    ours = (classes, autoencoder.latent_channels, autoencoder.stride)
     theirs = (denoiser.num_classes, denoiser.latent_channels, denoiser.strides[0])
     if ours != theirs:
         raise InputError(

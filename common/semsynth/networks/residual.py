@@ -18,7 +18,7 @@ from .normalization import affine_free_norm
 from .spade import SPADE, BlockModulation, Condition, SPADEOptions
 
 Embedding: TypeAlias = Literal["add", "scale_shift"]
-Resampling: TypeAlias = Literal["aligned", "strided"]
+Resampling: TypeAlias = Literal["aligned", "strided", "overlapping"]
 
 
 class Norm(nn.Module):
@@ -42,7 +42,7 @@ class Norm(nn.Module):
 
 
 class ResBlock(nn.Module):
-    """Two 3³ convolutions, each after a norm and SiLU, and a shortcut.
+    """Two convolutions, each after a norm and SiLU, and a shortcut.
 
     Args:
         channels: of the input.
@@ -54,6 +54,7 @@ class ResBlock(nn.Module):
             ``"scale_shift"``, scale and shift after the second norm (Dhariwal & Nichol 2021, section 3).
         dropout: share of the features that is set to zero before the second convolution, in training.
         zero_last: the second convolution starts at zero, so that the block starts as its shortcut.
+        kernel: of both convolutions, odd, along H, W, D; ``(3, 3, 1)`` stays within axial slices.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class ResBlock(nn.Module):
         embedding: Embedding = "scale_shift",
         dropout: float = 0.0,
         zero_last: bool = False,
+        kernel: tuple[int, int, int] = (3, 3, 3),
     ) -> None:
         super().__init__()
         if embedding not in ("add", "scale_shift"):
@@ -75,8 +77,9 @@ class ResBlock(nn.Module):
         def norm(width: int) -> nn.Module:
             return SPADE(label_channels, width, options) if label_channels else Norm(width, options)
 
-        self.norm_0, self.conv_0 = norm(channels), nn.Conv3d(channels, out_channels, 3, padding=1)
-        self.norm_1, self.conv_1 = norm(out_channels), nn.Conv3d(out_channels, out_channels, 3, padding=1)
+        padding = (kernel[0] // 2, kernel[1] // 2, kernel[2] // 2)
+        self.norm_0, self.conv_0 = norm(channels), nn.Conv3d(channels, out_channels, kernel, padding=padding)
+        self.norm_1, self.conv_1 = norm(out_channels), nn.Conv3d(out_channels, out_channels, kernel, padding=padding)
         self.dropout = nn.Dropout(dropout)
         self.shortcut = nn.Identity() if channels == out_channels else nn.Conv3d(channels, out_channels, 1)
         self.scale_shift = embedding == "scale_shift"
@@ -185,14 +188,15 @@ class Downsample(nn.Module):
     Args:
         channels, out_channels: of input and output.
         resampling: ``"aligned"``: a 2³ convolution of stride 2, whose voxels are where the blocks of 2³ voxels are that
-            label fractions are counted in. ``"strided"``: a 3³ convolution of stride 2 as MONAI's.
+            label fractions are counted in. ``"strided"``: a 3³ convolution of stride 2 as MONAI's. ``"overlapping"``: a
+            4³ convolution of stride 2, centred on those blocks (Ge et al. 2022; Khader et al. 2023).
         before: for ``"strided"``: padding on the near side; 0 in its autoencoders, 1 in its diffusion U-Nets.
     """
 
     def __init__(self, channels: int, out_channels: int, resampling: Resampling, *, before: int = 0) -> None:
         super().__init__()
-        self.strided, self.before = resampling == "strided", before
-        self.conv = nn.Conv3d(channels, out_channels, 3 if self.strided else 2, stride=2)
+        self.strided, self.overlapping, self.before = resampling == "strided", resampling == "overlapping", before
+        self.conv = nn.Conv3d(channels, out_channels, {"strided": 3, "overlapping": 4}.get(resampling, 2), stride=2)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """``(B, channels, h, w, d)`` → ``(B, out_channels, ⌈h/2⌉, ⌈w/2⌉, ⌈d/2⌉)``."""
@@ -201,6 +205,8 @@ class Downsample(nn.Module):
             x = F.pad(x, odd, mode="replicate")
         if self.strided:
             x = F.pad(x, [self.before, 1 - self.before] * 3)
+        if self.overlapping:
+            x = F.pad(x, [1] * 6, mode="replicate")
         result: torch.Tensor = self.conv(x)
         return result
 
@@ -212,18 +218,25 @@ class Upsample(nn.Module):
         channels, out_channels: of input and output.
         resampling: ``"aligned"``: a 1³ convolution, then trilinear, which is the same as the other way round at an
             eighth of the cost. ``"strided"``: nearest neighbour, then a 3³ convolution, as MONAI's.
+            ``"overlapping"``: a transposed 4³ convolution of stride 2.
     """
 
     def __init__(self, channels: int, out_channels: int, resampling: Resampling) -> None:
         super().__init__()
-        self.nearest = resampling == "strided"
-        self.conv = nn.Conv3d(channels, out_channels, 3, padding=1) if self.nearest else nn.Conv3d(
-            channels, out_channels, 1
-        )  # fmt: skip
+        self.nearest, self.transposed = resampling == "strided", resampling == "overlapping"
+        self.conv: nn.Module
+        if self.transposed:
+            self.conv = nn.ConvTranspose3d(channels, out_channels, 4, stride=2, padding=1)
+        else:
+            kernel = 3 if self.nearest else 1
+            self.conv = nn.Conv3d(channels, out_channels, kernel, padding=kernel // 2)
 
     def forward(self, x: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
         """``(B, channels, ⌈h/2⌉, ⌈w/2⌉, ⌈d/2⌉)`` → ``(B, out_channels, h, w, d)``, the size asked for."""
         h, w, d = size
+        if self.transposed:
+            doubled: torch.Tensor = self.conv(x)
+            return doubled[:, :, :h, :w, :d]
         if self.nearest:
             result: torch.Tensor = self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest")[:, :, :h, :w, :d])
             return result
@@ -249,10 +262,10 @@ def per_level(**given: Any) -> list[list[Any]]:
 
 
 def check_resampling(resampling: str) -> None:
-    """Raise for another name than the two.
+    """Raise for a name that is none of the three.
 
     Raises:
         InputError: naming them.
     """
-    if resampling not in ("aligned", "strided"):
-        raise InputError(f"resampling must be aligned or strided, got {resampling!r}")
+    if resampling not in ("aligned", "strided", "overlapping"):
+        raise InputError(f"resampling must be aligned, strided or overlapping, got {resampling!r}")

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise, product
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import torch
 
 from ..errors import InputError
 from .autoencoder import SPADEAutoencoder
+from .vqgan import VQGAN
 
 Ranges = tuple[slice, slice, slice]
+Autoencoder: TypeAlias = SPADEAutoencoder | VQGAN
 
 
 class Tile(NamedTuple):
@@ -50,7 +52,7 @@ def tiles(size: Sequence[int], tile: Sequence[int], halo: int, stride: int) -> I
 
 @torch.no_grad()
 def decode_in_tiles(
-    autoencoder: SPADEAutoencoder,
+    autoencoder: Autoencoder,
     latent: torch.Tensor,
     label: torch.Tensor,
     tile: Sequence[int],
@@ -100,7 +102,7 @@ def decode_in_tiles(
     return image
 
 
-def check_local(autoencoder: SPADEAutoencoder) -> int:
+def check_local(autoencoder: Autoencoder) -> int:
     """How far a decoded voxel depends on latent and map.
 
     Raises:
