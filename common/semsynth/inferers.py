@@ -91,11 +91,19 @@ class WholeOrWindowInferer(SlidingWindowInferer):
 
 
 class ReconstructionInferer(SimpleInferer):
-    """An autoencoder's reconstruction of an image, without the posterior that it was drawn from."""
+    """An autoencoder's reconstruction of an image, without the posterior that it was drawn from.
+
+    Args:
+        label_maps: whether the autoencoder is given the label map too; a VQ-GAN is not.
+    """
+
+    def __init__(self, *, label_maps: bool = True) -> None:
+        super().__init__()
+        self.label_maps = label_maps
 
     def __call__(  # type: ignore[override]
         self, inputs: torch.Tensor, network: Callable[..., Any], real: torch.Tensor
     ) -> torch.Tensor:
         """Label map and image, ``(B, 1, H, W, D)`` each → intensities in [0, 1], the same shape."""
-        pred: torch.Tensor = network(inputs, real).pred
+        pred: torch.Tensor = network(inputs, real).pred if self.label_maps else network(real)
         return pred.clamp(0.0, 1.0)

@@ -31,14 +31,21 @@ class FrozenSegmenter(nn.Module):
         network: ``(B, 1, H, W, D)`` → logits ``(B, C, H, W, D)``; standardises its input itself.
         spacing: mm per voxel that it was trained at.
         name, sha256: of its file of weights, to stand beside the numbers that are made with it.
+        largest_component: classes of which :meth:`segment` keeps the largest component only.
     """
 
     def __init__(
-        self, network: nn.Module, *, spacing: Sequence[float] = (1.0, 1.0, 1.0), name: str = "", sha256: str = ""
+        self,
+        network: nn.Module,
+        *,
+        spacing: Sequence[float] = (1.0, 1.0, 1.0),
+        name: str = "",
+        sha256: str = "",
+        largest_component: Sequence[int] = (1,),
     ) -> None:
         super().__init__()
         self.network, self.spacing = network.eval().requires_grad_(False), tuple(spacing)
-        self.name, self.sha256 = name, sha256
+        self.name, self.sha256, self.largest_component = name, sha256, list(largest_component)
 
     def train(self, mode: bool = True) -> FrozenSegmenter:
         """Stays in evaluation mode, whatever it is a part of."""
@@ -51,7 +58,7 @@ class FrozenSegmenter(nn.Module):
 
     @torch.no_grad()
     def segment(self, volume: MetaTensor) -> MetaTensor:
-        """Class indices of one volume, on its own grid; of class 1 only the largest component.
+        """Class indices of one volume, on its own grid.
 
         Args:
             volume: intensities ``(1, H, W, D)`` with their affine.
@@ -71,8 +78,10 @@ class FrozenSegmenter(nn.Module):
             match = ResampleToMatch(mode="bilinear", padding_mode="border")
             back = match(MetaTensor(probability, affine=moved.affine), img_dst=volume)
             label = back.as_tensor().argmax(dim=0, keepdim=True)
-        largest: Any = KeepLargestConnectedComponent(applied_labels=[1])(label)
-        return MetaTensor(largest.as_tensor(), affine=volume.affine)
+        if self.largest_component:
+            largest: Any = KeepLargestConnectedComponent(applied_labels=self.largest_component)(label)
+            label = largest.as_tensor()
+        return MetaTensor(label, affine=volume.affine)
 
 
 def load_segmenter(
@@ -83,6 +92,7 @@ def load_segmenter(
     name: str = "",
     device: torch.device | str = "cpu",
     spacing: Sequence[float] = (1.0, 1.0, 1.0),
+    largest_component: Sequence[int] = (1,),
 ) -> FrozenSegmenter | None:
     """A trained segmentation network, or None with one warning where its weights are not there.
 
@@ -93,6 +103,7 @@ def load_segmenter(
         name: what tables call it; the file's unless given.
         device: where it computes.
         spacing: mm per voxel that it was trained at.
+        largest_component: classes of which only the largest component counts.
 
     Raises:
         InputError: when the file is there and does not fit the network.
@@ -111,4 +122,6 @@ def load_segmenter(
             f"{path}: does not fit the network that is to use it ({str(error).splitlines()[0]}); give the weights of "
             "that architecture, or null to do without"
         ) from error
-    return FrozenSegmenter(network, spacing=spacing, name=name or path.stem, sha256=sha256(path)).to(device)
+    return FrozenSegmenter(
+        network, spacing=spacing, name=name or path.stem, sha256=sha256(path), largest_component=largest_component
+    ).to(device)
