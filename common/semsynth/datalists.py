@@ -90,6 +90,7 @@ def load_datalist(
     spacing: Sequence[float] | None = None,
     also: Sequence[str] | None = None,
     metadata: str | Path | None = None,
+    vocabulary: str | None = "classes",
     check: bool = True,
 ) -> list[dict[str, Any]]:
     """Entries of a datalist with absolute paths, as a MONAI data set takes them, after all of them were checked.
@@ -109,6 +110,7 @@ def load_datalist(
             or else its masks, and an empty list nothing (an inference that reads images alone).
         metadata: the bundle's ``metadata.json``: refuses classes that its weights never saw. With another
             ``num_classes`` than it states the weights are others, and it says nothing about them.
+        vocabulary: where in the metadata the classes are that the weights saw; None where it says nothing of them.
         check: False only looks whether the files of ``needs`` are there.
 
     Raises:
@@ -130,8 +132,9 @@ def load_datalist(
     found = [case_of(entry, roles_of(entry, needs, also), split) for entry in resolved]
     report = check_cases(found, Rules(num_classes, expert_classes(path, content), patch_size, spacing))
     report = replace(report, findings=(*_leaks(path, content), *report.findings))
-    if metadata is not None and "label" in needs and _speaks_of(metadata, num_classes):
-        report = with_vocabulary(report, stated_classes(path, content), metadata, path)
+    told = None if metadata is None or vocabulary is None or "label" not in needs else (metadata, vocabulary)
+    if told is not None and _speaks_of(told[0], num_classes, told[1]):
+        report = with_vocabulary(report, stated_classes(path, content), told[0], path, key=told[1])
     report.raise_for_errors()
     report.log_warnings(logger)
     return resolved
@@ -208,7 +211,9 @@ def expert_classes(path: Path, content: Mapping[str, Any]) -> tuple[int, ...]:
     return tuple(index for index, name in drawn.items() if not names or names.get(index) == name)
 
 
-def with_vocabulary(report: Report, maps: Mapping[int, str], bundle: str | Path, source: str | Path) -> Report:
+def with_vocabulary(
+    report: Report, maps: Mapping[int, str], bundle: str | Path, source: str | Path, *, key: str = "classes"
+) -> Report:
     """The report with what :func:`semsynth.vocabulary.compare_classes` finds.
 
     Args:
@@ -216,9 +221,10 @@ def with_vocabulary(report: Report, maps: Mapping[int, str], bundle: str | Path,
         maps: index → name as the datalist states it; classes that it does not state are added without a name.
         bundle: its folder, or its ``metadata.json``.
         source: the file that findings are about.
+        key: of the classes in the metadata.
     """
     maps = dict(maps) | {index: "" for index in report.classes if index not in maps}
-    found = compare_classes(maps, bundle_classes(bundle), source=source, counts=report.classes)
+    found = compare_classes(maps, bundle_classes(bundle, key=key), source=source, counts=report.classes)
     return replace(report, findings=(*report.findings, *found))
 
 
@@ -270,6 +276,7 @@ def load_label_maps(
     split: str | Sequence[str] = ("testing", "validation"),
     num_classes: int | None = None,
     metadata: str | Path | None = None,
+    vocabulary: str | None = "classes",
     num_samples: int = 1,
     style_from: str | Path | None = None,
 ) -> list[dict[str, Any]]:
@@ -279,7 +286,7 @@ def load_label_maps(
         dataset_dir: folder with a ``datalist.json``.
         pattern: a glob of label map files to take instead.
         split: of the datalist, or several of which the first that has entries is taken; ``"all"`` takes every split.
-        num_classes, metadata: as in :func:`load_datalist`.
+        num_classes, metadata, vocabulary: as in :func:`load_datalist`.
         num_samples: how many volumes to draw per map. From two on, each map stands in the list as often, as case
             ``<case>_s0``, ``<case>_s1`` …, with the map's name under ``source_case`` and the number under ``sample``.
         style_from: ``"own"`` adds each case's own image under ``style_from``; anything else is passed over.
@@ -303,15 +310,20 @@ def load_label_maps(
             entry
             for key in wanted
             for entry in load_datalist(
-                path, key, num_classes=num_classes, needs=("label", "image") if own else ("label",), metadata=metadata
+                path,
+                key,
+                num_classes=num_classes,
+                needs=("label", "image") if own else ("label",),
+                metadata=metadata,
+                vocabulary=vocabulary,
             )
         ]
         maps = [{"case": e["case"], "image": e["label"]} | ({"style_from": e["image"]} if own else {}) for e in entries]
         return _repeat(maps, num_samples)
     found = named_files(pattern, "label maps")
     report = check_cases([Entry(name, {"label": path}) for name, path in found], Rules(num_classes))
-    if metadata is not None and _speaks_of(metadata, num_classes):
-        report = with_vocabulary(report, {}, metadata, pattern)
+    if metadata is not None and vocabulary is not None and _speaks_of(metadata, num_classes, vocabulary):
+        report = with_vocabulary(report, {}, metadata, pattern, key=vocabulary)
     report.raise_for_errors()
     report.log_warnings(logger)
     return _repeat([{"case": name, "image": str(path)} for name, path in found], num_samples)
@@ -329,8 +341,8 @@ def _repeat(entries: list[dict[str, Any]], samples: int) -> list[dict[str, Any]]
     return repeated
 
 
-def _speaks_of(metadata: str | Path, num_classes: int | None) -> bool:
-    return num_classes is None or num_classes == len(bundle_classes(metadata))
+def _speaks_of(metadata: str | Path, num_classes: int | None, key: str) -> bool:
+    return num_classes is None or num_classes == len(bundle_classes(metadata, key=key))
 
 
 def _leaks(path: Path, content: Mapping[str, Any]) -> list[Finding]:

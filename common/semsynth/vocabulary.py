@@ -30,22 +30,25 @@ def class_names(count: int) -> dict[int, str]:
     return {i: names[i] for i in range(count)}
 
 
-def bundle_classes(bundle: str | Path) -> dict[int, str]:
+def bundle_classes(bundle: str | Path, *, key: str = "classes") -> dict[int, str]:
     """The classes that a bundle's weights were trained on: ``classes`` of its metadata, index → name.
 
     Args:
         bundle: the bundle's folder, or its ``metadata.json``.
+        key: where in the metadata, for a bundle that has other weights beside ``model.pt``.
 
     Raises:
         InputError: no metadata, metadata without ``classes``, or classes that its configs contradict.
     """
     path = Path(bundle)
     path = path if path.suffix == ".json" else path / "configs" / "metadata.json"
-    classes = class_table(_read(path).get("classes"), path)
+    classes = class_table(_read(path).get(key), path)
     if not classes:
         raise InputError(
-            f'{path}: does not say which classes the weights know; add "classes": {{"0": "background", "1": …}}'
+            f'{path}: does not say which classes the weights know; add "{key}": {{"0": "background", "1": …}}'
         )
+    if key != "classes":
+        return classes
     for name in ("train.json", "inference.json"):
         config = path.with_name(name)
         count = _read(config).get("num_classes") if config.is_file() else None

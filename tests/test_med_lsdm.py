@@ -1,0 +1,107 @@
+"""med_lsdm's bundle: the paper's data sets in their form, and what its overlays train."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from monai.bundle import ConfigParser, ConfigWorkflow
+from semsynth.cli import main
+
+BUNDLE = Path(__file__).resolve().parents[1] / "bundles" / "med_lsdm"
+# in-plane size and slices of the files, their voxels, and classes: small ones in the form of Med-LSDM's table 1
+FORMS: dict[str, dict[str, Any]] = {
+    "autopet": {"spacing": (2.0, 2.0, 3.0), "classes": 37, "split": "0.9,0.1", "image": "ct", "window": "-1000,1000"},
+    "synthrad": {"spacing": (1.0, 1.0, 1.0), "classes": 31, "split": "0.9,0.1", "image": "mr", "window": None},
+    "duke_breast": {"spacing": (2.0, 2.0, 3.0), "classes": 3, "split": "0.9,0.1", "image": "mr", "window": None},
+}
+
+
+def write(path: Path, data: np.ndarray, spacing: tuple[float, ...]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(nib.Nifti1Image(data, np.diag([*spacing, 1.0])), path)
+
+
+def raw_cases(folder: Path, name: str, *, cases: int = 10, unlabelled: int = 0) -> None:
+    """``<folder>/<case>/{ct, mr}.nii.gz`` with ``map.nii.gz``, and images without maps in ``<folder>_more``."""
+    form = FORMS[name]
+    for i in range(cases + unlabelled):
+        rng = np.random.default_rng(i)
+        coarse = rng.integers(0, form["classes"] + 1, (6, 6, 4)).astype(np.uint8)
+        label = coarse.repeat(6, 0).repeat(6, 1).repeat(8, 2)
+        image = (label * 20.0 - 500 + rng.normal(0, 30, label.shape)).astype(np.int16)
+        root = folder if i < cases else folder.with_name(f"{folder.name}_more")
+        write(root / f"case_{i:02d}" / f"{form['image']}.nii.gz", image, form["spacing"])
+        if i < cases:
+            write(root / f"case_{i:02d}" / "map.nii.gz", label, form["spacing"])
+
+
+def prepared(tmp_path: Path, name: str) -> Path:
+    """The data set as the docs' command prepares it, at a size for tests."""
+    form, raw, out = FORMS[name], tmp_path / "raw", tmp_path / "data"
+    more = 2 if name == "duke_breast" else 0
+    raw_cases(raw, name, unlabelled=more)
+    names = tmp_path / "names.txt"
+    names.write_text("\n".join(f"structure {i}" for i in range(1, form["classes"] + 1)))
+    command = ["prepare-maps", "--input", f"{raw}/*/{form['image']}.nii.gz", "--label", f"{raw}/*/map.nii.gz",
+               "--output", str(out), "--classes", str(names), "--size", "32,32,32", "--fractions", form["split"],
+               "--spacing", ",".join(map(str, form["spacing"]))]  # fmt: skip
+    command += ["--window", form["window"]] if form["window"] else []
+    command += ["--unlabelled", f"{raw}_more/*/{form['image']}.nii.gz"] if more else []
+    assert main(command) == 0
+    return out
+
+
+def run(names: list[str], kind: str = "train", **options: Any) -> ConfigWorkflow:
+    files = [str(BUNDLE / "configs" / f"{name}.json") for name in names]
+    paths = {key: str(value) if isinstance(value, Path) else value for key, value in options.items()}
+    made = ConfigWorkflow(config_file=files, workflow_type=kind, bundle_root=str(BUNDLE), **paths)
+    made.initialize()
+    made.run()
+    made.finalize()
+    return made
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_the_papers_data_sets_are_prepared_and_trained_on(name: str, tmp_path: Path) -> None:
+    data = prepared(tmp_path, name)
+    content = json.loads((data / "datalist.json").read_text())
+    assert content["num_classes"] == FORMS[name]["classes"] + 1
+    assert [len(content[split]) for split in ("training", "validation")] == [9, 1]
+    assert len(content.get("unlabelled", [])) == (2 if name == "duke_breast" else 0)
+    common = {"dataset_dir": data, "epoch_cases": 2, "max_epochs": 1, "cache_rate": 0.0}
+    first = run(["train_vqgan", f"{name}_vqgan", "tiny_vqgan"], run_dir=tmp_path / "vqgan", **common)
+    seen = first.parser.get_parsed_content("train#dataset#data")
+    assert len(seen) == (11 if name == "duke_breast" else 9)
+    run(
+        ["train", name, "tiny"], run_dir=tmp_path / "run", vqgan_weights=tmp_path / "vqgan" / "model_final.pt", **common
+    )
+    given = {"dataset_dir": data, "weights": tmp_path / "run" / "model.pt", "output_dir": tmp_path / "out"}
+    run(["inference", name, "tiny"], "infer", **given)
+    volumes = sorted((tmp_path / "out").glob("*.nii.gz"))
+    assert len(volumes) == 1 and nib.load(volumes[0]).shape == (32, 32, 32)
+
+
+def test_overlays_state_the_classes_and_sizes_of_table_1() -> None:
+    for name, form in FORMS.items():
+        overlay = json.loads((BUNDLE / "configs" / f"{name}.json").read_text())
+        assert overlay["num_classes"] == form["classes"] + 1 and overlay["patch_size"] == [256, 256, 32]
+        # left and right are classes of their own where there are many
+        assert overlay["flip_prob"] == (0.5 if name == "duke_breast" else 0.0)
+
+
+def test_the_papers_settings_make_the_papers_networks() -> None:
+    parser = ConfigParser()
+    parser.read_config([str(BUNDLE / "configs" / f"{name}.json") for name in ("train", "autopet", "paper")])
+    with torch.device("meta"):
+        network = parser.get_parsed_content("network_def")
+    assert sum(p.numel() for p in network.denoiser.parameters()) == pytest.approx(37.9e6, rel=0.03)
+    assert sum(p.numel() for p in network.autoencoder.encoder.parameters()) == pytest.approx(441.5e3, rel=0.05)
+    assert sum(p.numel() for p in network.autoencoder.decoder.parameters()) == pytest.approx(948.6e3, rel=0.05)
+    assert network.schedule.prediction == "epsilon" and not network.standardize
+    assert parser.get_parsed_content("train_batch_size") == 2 and parser.get_parsed_content("learning_rate") == 3e-4
