@@ -83,6 +83,15 @@ def test_the_papers_data_sets_are_prepared_and_trained_on(name: str, tmp_path: P
     )
     given = {"dataset_dir": data, "weights": tmp_path / "run" / "model.pt", "output_dir": tmp_path / "out"}
     run(["inference", name, "tiny"], "infer", **given)
+    reconstructed = given | {"output_dir": tmp_path / "reconstructed"}
+    made = run(["inference", name, "inference_vqgan", "tiny"], "infer", **reconstructed)
+    autoencoder = made.parser.get_parsed_content("network_def").autoencoder
+    case = content["validation"][0]["case"]
+    image = torch.from_numpy(nib.load(data / case / "image.nii.gz").get_fdata()).float()[None, None]
+    with torch.no_grad():
+        wanted = autoencoder((image - image.min()) / (image.max() - image.min())).clamp(0, 1)[0, 0]
+    found = nib.load(tmp_path / "reconstructed" / f"{case}_synthetic.nii.gz").get_fdata()
+    assert np.allclose(found, wanted, atol=2e-2)
     volumes = sorted((tmp_path / "out").glob("*.nii.gz"))
     assert len(volumes) == 1 and nib.load(volumes[0]).shape == (32, 32, 32)
 

@@ -122,7 +122,7 @@ class Ours:
 
         @torch.no_grad()
         def predict() -> torch.Tensor:
-            return self.loop._guided(x, embedded, given, options.guidance)
+            return self.loop._blended(x, embedded, given, options.guidance)
 
         return predict
 
