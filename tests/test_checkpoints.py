@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import random
@@ -23,13 +24,14 @@ from semsynth.checkpoints import (
     newest_checkpoint,
     random_state,
     read_checkpoint,
+    rounded,
     save_atomically,
     set_random_state,
 )
 from semsynth.data import load_sources
 from semsynth.errors import InputError
 from semsynth.handlers import SaveBestWeights, SaveFinalWeights, TrainingCheckpoint
-from semsynth.handlers.weights import extract_weights
+from semsynth.handlers.weights import extract_weights, save_weights
 from semsynth.provenance import TrainingRecord
 from tiny_training import trainer, weights
 from torch import nn
@@ -389,3 +391,43 @@ def test_saving_leaves_no_temporary_files(tmp_path):
 
     assert hashlib.sha256((tmp_path / "a.pt").read_bytes()).hexdigest() == digest
     assert [p.name for p in tmp_path.iterdir()] == ["a.pt"]
+
+
+# ---- smaller files
+
+
+@pytest.mark.parametrize("bits", [1, 6, 8, 10])
+def test_rounded_mantissas_are_the_nearest(bits: int) -> None:
+    values = torch.randn(4096, generator=torch.Generator().manual_seed(0)).half()
+    made = rounded(values, bits)
+    mantissa, exponent = torch.frexp(values.float())
+    wanted = torch.ldexp((mantissa * 2 ** (bits + 1)).round() / 2 ** (bits + 1), exponent)
+    assert made.dtype == torch.float16
+    error = (made.float() - values.float()).abs()
+    assert bool((error <= (wanted - values.float()).abs() + 1e-7).all())
+    assert bool((error <= values.float().abs() * 2.0 ** -(bits + 1) + 1e-7).all())
+    assert len(torch.unique(made)) <= len(torch.unique(values))
+
+
+def test_rounding_leaves_other_types_and_the_largest_values() -> None:
+    assert rounded(torch.tensor([65504.0, -65504.0]).half(), 4).isfinite().all()
+    for tensor in (torch.arange(5), torch.tensor([1.0001])):
+        assert rounded(tensor, 4) is tensor
+    with pytest.raises(InputError, match="1 to 10 bits, got 11"):
+        rounded(torch.zeros(1), 11)
+
+
+def test_weights_can_be_made_smaller_with_their_card(tmp_path: Path) -> None:
+    network = torch.nn.Linear(300, 300)
+    save_weights(network, tmp_path / "model.pt", half=True, metric={"epoch": 3})
+    plain = torch.load(tmp_path / "model.pt", weights_only=True)
+    same = extract_weights(tmp_path / "model.pt", tmp_path / "same.pt", mantissa_bits=10)
+    small = extract_weights(tmp_path / "model.pt", tmp_path / "small.pt", mantissa_bits=8)
+    sizes = [path.stat().st_size for path in (tmp_path / "model.pt", same, small)]
+    assert sizes[0] > sizes[1] > sizes[2] and sizes[2] < 0.87 * sizes[0]
+    assert all(torch.equal(value, plain[name]) for name, value in torch.load(same, weights_only=True).items())
+    network.load_state_dict(torch.load(small, weights_only=True))
+    assert torch.allclose(network.weight, plain["weight"].float(), rtol=2**-9 * 1.01, atol=1e-6)
+    card = json.loads(small.with_suffix(".json").read_text())
+    assert card["sha256"] == hashlib.sha256(small.read_bytes()).hexdigest()
+    assert card["metric"] == {"epoch": 3} and card["file"] == "small.pt" and "8 bits" in card["stored"]

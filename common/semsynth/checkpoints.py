@@ -15,8 +15,10 @@ import random
 import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
+from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
 
 import numpy as np
 import torch
@@ -44,8 +46,13 @@ class _HashingFile:
         self.stream.flush()
 
 
-def save_atomically(state: Mapping[str, Any], path: str | Path) -> str:
+def save_atomically(state: Mapping[str, Any], path: str | Path, *, compressed: bool = False) -> str:
     """``torch.save`` to a file beside ``path``, flushed to the disk, then renamed: a kill leaves the old file whole.
+
+    Args:
+        state: of tensors, numbers and texts.
+        path: the file.
+        compressed: its parts are deflated; ``torch.load`` reads it all the same (but for ``mmap=True``).
 
     Returns:
         The file's SHA-256.
@@ -58,7 +65,10 @@ def save_atomically(state: Mapping[str, Any], path: str | Path) -> str:
         with atomic_path(path) as temporary:
             with temporary.open("wb") as stream:
                 hashing = _HashingFile(stream)
-                torch.save(dict(state), hashing)  # type: ignore[arg-type]
+                if compressed:
+                    hashing.write(_deflated(state))
+                else:
+                    torch.save(dict(state), hashing)  # type: ignore[arg-type]
                 stream.flush()
                 os.fsync(stream.fileno())
             digest = hashing.digest.hexdigest()
@@ -72,6 +82,34 @@ def save_atomically(state: Mapping[str, Any], path: str | Path) -> str:
             "space or give another run_dir, then go on with --resume True"
         ) from error
     return digest
+
+
+def _deflated(state: Mapping[str, Any]) -> bytes:
+    """What ``torch.save`` writes, a zip of stored parts, with its parts deflated; the same bytes for the same state."""
+    plain, small = BytesIO(), BytesIO()
+    torch.save(dict(state), plain)
+    with ZipFile(plain) as source, ZipFile(small, "w", ZIP_DEFLATED, compresslevel=9) as target:
+        for part in source.infolist():
+            target.writestr(ZipInfo(part.filename), source.read(part), ZIP_DEFLATED, 9)
+    return small.getvalue()
+
+
+def rounded(tensor: torch.Tensor, bits: int) -> torch.Tensor:
+    """A float16 tensor with mantissas of ``bits`` bits, to the nearest, in place of 10: the rest deflates well.
+
+    A value changes by 2^-(bits + 1) of itself at most. Other tensors, and subnormal values' last bits, as they are.
+
+    Raises:
+        InputError: for other bits than 1 to 10.
+    """
+    if not 1 <= bits <= 10:
+        raise InputError(f"mantissas have 1 to 10 bits, got {bits}")
+    if tensor.dtype != torch.float16 or bits == 10:
+        return tensor
+    step = 1 << (10 - bits)
+    pattern = tensor.contiguous().view(torch.int16).to(torch.int32)
+    nearest = ((pattern + step // 2) & ~(step - 1)).to(torch.int16).view(torch.float16)
+    return torch.where(nearest.isfinite(), nearest, tensor)
 
 
 def _os_error(error: BaseException | None) -> OSError | None:
