@@ -13,9 +13,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from monai.data import MetaTensor
 from semsynth.cli import _join_lists, main
 from semsynth.errors import InputError
-from semsynth.evaluation import collect, evaluate, groups
+from semsynth.evaluation import collect, evaluate, groups, measure
 from semsynth.evaluation.files import worst_pictures
 from semsynth.evaluation.measure import Measurer, Memory
 from semsynth.evaluation.painting import average_means, class_means, paint
@@ -40,7 +41,7 @@ from semsynth.evaluation.uncertainty import (
 from semsynth.metrics import psnr
 from semsynth.networks.features import Features
 from semsynth.networks.frozen import FrozenSegmenter, load_segmenter
-from semsynth.networks.segmentation import subvoxel_segresnet
+from semsynth.networks.segmentation import residual_unet, subvoxel_segresnet
 from semsynth.phantom import write_phantom_cases
 from semsynth.tables import Cell, Column, Table
 from semsynth.volumes import Volume, read_volume, scale_intensity, write_image, write_label
@@ -804,3 +805,39 @@ def test_an_option_given_twice_goes_on():
 def test_no_cell_becomes_a_formula():
     text = Table("t", [Column("a"), Column("b")], [[Cell("=1+1"), Cell("-1", -1.0)]]).csv()
     assert text.splitlines()[1] == "'=1+1,-1.0"
+
+
+def test_the_command_takes_a_judge_of_several_classes(dataset, systems, tmp_path, capsys):
+    torch.manual_seed(0)
+    weights = tmp_path / "organs.pt"
+    torch.save(residual_unet(4).state_dict(), weights)
+    command = ["evaluate", "--synthetic", f"good={systems['good']}", "--real", str(dataset), "--judge", str(weights)]
+    command += ["--judge-classes", "2,3,1", "--judge-spacing", "3,3,3", "--extractors", "medicalnet_resnet50"]
+    command += ["--weights", f"medicalnet_resnet50={tmp_path / 'none.pth'}"]
+    command += ["--draws", "20", "--pictures", "0", "--output", str(tmp_path / "report")]
+    assert main(command) == 0
+    text = (tmp_path / "report" / "evaluation.md").read_text()
+    assert all(f"Dice of class {c}" in text for c in (1, 2, 3)) and "judge: organs, at 3 × 3 × 3 mm" in text
+    # its first class is held against the map's class 2
+    judge = load_segmenter(residual_unet(4), weights, use="faithfulness", spacing=(3.0,) * 3, largest_component=[])
+    case = next(iter(load_real(dataset).values()))
+    image, label = case.read()
+    found = judge.segment(measure.tensor(image))[0].numpy()
+    values = Measurer([], judge, targets={1: 2, 2: 3, 3: 1}).faithfulness([], image, label)
+    overlap = 2 * np.count_nonzero((found == 1) & (label == 2))
+    wanted = overlap / (np.count_nonzero(found == 1) + np.count_nonzero(label == 2))
+    assert values["dice of class 2"] == pytest.approx(wanted, abs=1e-6)
+    assert main([*command[:5], "--judge-classes", "1"]) == 1
+    assert "--judge-classes goes with --judge" in capsys.readouterr().err
+
+
+def test_the_largest_component_is_kept_of_the_classes_that_are_named(dataset):
+    class Bright(torch.nn.Module):
+        def forward(self, image):
+            return torch.cat([0.5 - image, image - 0.5], dim=1)
+
+    volume = torch.zeros(1, 12, 12, 12)
+    volume[0, 1:3, 1:3, 1:3], volume[0, 6:10, 6:10, 6:10] = 1.0, 1.0
+    for largest, voxels in (([1], 64), ([], 72)):
+        judge = FrozenSegmenter(Bright(), largest_component=largest)
+        assert int((judge.segment(MetaTensor(volume, affine=torch.eye(4))) == 1).sum()) == voxels
