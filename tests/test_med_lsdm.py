@@ -114,3 +114,19 @@ def test_the_papers_settings_make_the_papers_networks() -> None:
     assert sum(p.numel() for p in network.autoencoder.decoder.parameters()) == pytest.approx(948.6e3, rel=0.05)
     assert network.schedule.prediction == "epsilon" and not network.standardize
     assert parser.get_parsed_content("train_batch_size") == 2 and parser.get_parsed_content("learning_rate") == 3e-4
+
+
+def test_a_vqgan_that_is_resumed_is_the_one_that_was_not_interrupted(tmp_path: Path) -> None:
+    data = prepared(tmp_path, "duke_breast")
+    common = {"dataset_dir": data, "epoch_cases": 2, "cache_rate": 0.0, "loss#adaptive_interval": 3, "val_interval": 4}
+    names = ["train_vqgan", "duke_breast_vqgan", "tiny_vqgan"]
+    run(names, run_dir=tmp_path / "once", max_epochs=4, checkpoint_interval=1, **common)
+    stopped = run_dir = tmp_path / "twice"
+    schedule = {"lr_scheduler#T_max": 4, "d_lr_scheduler#T_max": 4}
+    run(names, run_dir=stopped, max_epochs=2, checkpoint_interval=1, **schedule, **common)
+    run(names, run_dir=run_dir, max_epochs=4, checkpoint_interval=1, resume=True, **common)
+    once, twice = (torch.load(tmp_path / n / "model_final.pt", weights_only=True) for n in ("once", "twice"))
+    assert once.keys() == twice.keys()
+    different = [name for name in once if not torch.equal(once[name], twice[name])]
+    assert not different
+    assert int(once["codebook.batches"]) == 8

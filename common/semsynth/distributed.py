@@ -86,13 +86,19 @@ def concatenate(value: torch.Tensor) -> torch.Tensor:
     """The tensors of all processes along the first dimension, in their order; without gradients.
 
     Args:
-        value: of one shape and type in all processes.
+        value: of one shape, but for the first dimension, and one type in all processes.
     """
     if not (dist.is_available() and dist.is_initialized()):
         return value
-    values = [torch.empty_like(value, memory_format=torch.contiguous_format) for _ in range(dist.get_world_size())]
-    dist.all_gather(values, value.detach().contiguous())
-    return torch.cat(values)
+    own = torch.tensor([len(value)], device=value.device)
+    counts = [torch.empty_like(own) for _ in range(dist.get_world_size())]
+    dist.all_gather(counts, own)
+    most = int(torch.cat(counts).max())
+    padded = value.new_zeros([most, *value.shape[1:]])
+    padded[: len(value)] = value.detach()
+    values = [torch.empty_like(padded) for _ in counts]
+    dist.all_gather(values, padded)
+    return torch.cat([part[: int(count)] for part, count in zip(values, counts, strict=True)])
 
 
 def distribute(module: nn.Module, device: torch.device) -> DistributedDataParallel:

@@ -65,7 +65,7 @@ class VQGANTrainer(AdversarialTrainer):
         output: Any = self.state.output
         output[LOSSES] |= {"perplexity": codebook.perplexity(), "dead": codebook.dead()}
         if self.adversarial:
-            output[LOSSES]["adaptive"] = self.loss_function.weight
+            output[LOSSES]["adaptive"] = self.loss_function.weight.clone()
 
     def _whole(self) -> VQGAN:
         whole: Any = getattr(self.network, "module", self.network)

@@ -33,12 +33,14 @@ class VQGANLoss(nn.Module):
 
     Attributes:
         weight: what eq. 7 gave last; 1 where it is off.
+        left: steps until it is computed again.
 
     Raises:
         InputError: for an unknown name, a negative weight, or a perceptual weight without a network.
     """
 
     weight: torch.Tensor
+    left: torch.Tensor
 
     def __init__(
         self,
@@ -76,8 +78,9 @@ class VQGANLoss(nn.Module):
         self.adversarial_weight, self.adaptive = adversarial_weight, adaptive
         self.adaptive_interval, self.slices = int(adaptive_interval), int(slices)
         self.perceptual = perceptual if perceptual_weight > 0 else None
-        self._left = 0  # steps until eq. 7 is computed again
-        self.register_buffer("weight", torch.ones([]), persistent=False)
+        # in the state, so that a resumed training goes on with them
+        self.register_buffer("weight", torch.ones([]))
+        self.register_buffer("left", torch.zeros([], dtype=torch.long))
 
     @property
     def in_loss(self) -> list[dict[str, str]]:
@@ -114,7 +117,7 @@ class VQGANLoss(nn.Module):
         if self.adversarial_weight > 0:
             if self.adaptive and last_layer is not None and torch.is_grad_enabled():
                 self._balance(reconstruction, persuasion, last_layer)
-            terms["g_adversarial"] = self.adversarial_weight * self.weight * persuasion
+            terms["g_adversarial"] = self.adversarial_weight * self.weight.clone() * persuasion
         if self.feature_weight > 0:
             with torch.no_grad():
                 targets = discriminator(real, where)
@@ -137,14 +140,14 @@ class VQGANLoss(nn.Module):
 
     def _balance(self, reconstruction: torch.Tensor, persuasion: torch.Tensor, last_layer: torch.Tensor) -> None:
         """Eq. 7: |∇ reconstruction| / (|∇ adversarial| + δ) at the last layer."""
-        if self._left > 0:
-            self._left -= 1
+        if int(self.left) > 0:
+            self.left -= 1
             return
-        self._left = self.adaptive_interval - 1
+        self.left.fill_(self.adaptive_interval - 1)
         sizes = [
             torch.autograd.grad(loss, last_layer, retain_graph=True)[0].float().norm()
             for loss in (reconstruction, persuasion)
         ]
         weight = sizes[0] / (sizes[1] + 1e-4)
         if bool(weight.isfinite()):  # a step that is about to be skipped says nothing
-            self.weight = weight.clamp(0.0, MOST_ADAPTIVE).detach()
+            self.weight.copy_(weight.detach().clamp(0.0, MOST_ADAPTIVE))

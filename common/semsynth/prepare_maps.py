@@ -7,6 +7,7 @@ autoencoder's training takes them.
 
 from __future__ import annotations
 
+import glob
 import json
 import logging
 from collections.abc import Sequence
@@ -118,6 +119,8 @@ def find_maps(source: str | Path, *, label: str | None = None, unlabelled: str |
         InputError: nothing found, or an entry without its files.
     """
     if label is not None:
+        if not glob.has_magic(str(source)):
+            raise InputError(f"--label goes with a quoted pattern of image files as --input, got {source}")
         cases = find_cases(source, endo=label)
         found = [Entry(case.name, {"image": case.image, "label": case.endo}, case.split) for case in cases]
     else:

@@ -15,6 +15,9 @@ class MovingAverage(EMAHandler):
     them; and before :class:`~semsynth.handlers.TrainingCheckpoint`, which has ``ema_model`` among its objects and goes
     on with it, and which is to save it with the last step in it.
 
+    The momentum's warm-up follows the training's iterations. (Ignite's counts from where a training is resumed: it would
+    begin anew and lose the average.)
+
     Args:
         args, kwargs: as ``ignite.handlers.EMAHandler``: model, momentum (one minus the decay), momentum_warmup and
             warmup_iters, handle_buffers.
@@ -23,7 +26,12 @@ class MovingAverage(EMAHandler):
     def attach(self, engine: Engine, *args: Any, **kwargs: Any) -> None:
         """Follow ``engine``."""
         engine.add_event_handler(Events.STARTED, self._start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._count)  # before the scheduler counts one on
         super().attach(engine, *args, **kwargs)
+
+    def _count(self, engine: Engine) -> None:
+        if self.momentum_scheduler is not None:
+            self.momentum_scheduler.event_index = engine.state.iteration - 1
 
     def _start(self, engine: Engine) -> None:
         if engine.state.iteration == 0:
