@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+import window_borders
 from semsynth.errors import InputError
+from semsynth.export import export_sampling
 from semsynth.memory import TensorMemory
 from semsynth.networks.guided import GuidedDenoiser, SamplingOptions, ramp, windows
 from semsynth.networks.label_encoder import LabelEncoder
@@ -287,3 +291,34 @@ def test_training_gives_the_denoiser_gradients_and_leaves_the_codebook() -> None
 def test_bad_networks_are_refused(make: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         make()
+
+
+def test_its_graphs_are_the_networks(tmp_path: Path) -> None:
+    network, label = med_lsdm(window=24), label_map()
+    export_sampling(network, (16, 12, 24), tmp_path)
+    condition, denoise, decode = (
+        torch.export.load(tmp_path / f"{name}.pt2").module() for name in ("conditioning", "denoiser", "decoder")
+    )
+    x, t = torch.randn(1, 3, 4, 3, 6), torch.tensor([400])
+    with torch.no_grad():
+        found = denoise(x, t, torch.zeros(1, 0), condition(label))
+        levels = network.denoiser.encode(label)
+        level = network.schedule.level(t)
+        both = (levels, network.denoiser.null(levels))
+        wanted = [network.schedule.estimate(network.denoiser(x, t, given), x, level)[0] for given in both]
+        assert torch.allclose(found, torch.cat(wanted), atol=1e-4)
+        assert torch.allclose(decode(x, label), network.decode(x, label).clamp(0, 1), atol=1e-5)
+    with pytest.raises(InputError, match="maps of 40 slices need windows of 24"):
+        export_sampling(network, (16, 12, 40), tmp_path)
+
+
+def test_steps_between_windows_are_found_where_there_are_any() -> None:
+    rng = np.random.default_rng(0)
+    smooth = [rng.normal(size=(12, 12, 96)).cumsum(axis=2) for _ in range(4)]
+    edges = [window_borders.window_borders(96, 32, 0.5, 4)] * 4
+    assert (np.flatnonzero(edges[0]) + 1).tolist() == [4, 8, 12, 16, 20]  # cells: 16, 32 … slices
+    none = window_borders.compare([window_borders.differences(v, 4) for v in smooth], edges)
+    assert none["p"] > 0.05 and none["borders"] == 20 and none["others"] == 72
+    stepped = [v + 3.0 * (np.arange(96) // 16) for v in smooth]
+    some = window_borders.compare([window_borders.differences(v, 4) for v in stepped], edges)
+    assert some["p"] < 0.001 and some["ratio"] > 1.2

@@ -15,7 +15,7 @@ class MovingAverage(EMAHandler):
     them; and before :class:`~semsynth.handlers.TrainingCheckpoint`, which has ``ema_model`` among its objects and goes
     on with it, and which is to save it with the last step in it.
 
-    The momentum's warm-up follows the training's iterations. (Ignite's counts from where a training is resumed: it would
+    The warm-up of the momentum follows the iterations. (Ignite counts from where a training is resumed: it would
     begin anew and lose the average.)
 
     Args:
