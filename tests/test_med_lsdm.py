@@ -12,6 +12,8 @@ import pytest
 import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
 from semsynth.cli import main
+from semsynth.latents import _encoded
+from tiny_diffusion import med_lsdm
 
 BUNDLE = Path(__file__).resolve().parents[1] / "bundles" / "med_lsdm"
 # in-plane size and slices of the files, their voxels, and classes: small ones in the form of Med-LSDM's table 1
@@ -104,6 +106,41 @@ def test_overlays_state_the_classes_and_sizes_of_table_1() -> None:
         assert overlay["flip_prob"] == (0.5 if name == "duke_breast" else 0.0)
 
 
+STAGES = [
+    ((), ()), (("tiny",), ("tiny_vqgan",)), (("paper",), ("paper_vqgan",)), (("ct",), ("ct_vqgan",)),
+    *(((name,), (f"{name}_vqgan",)) for name in FORMS),
+    *((order, tuple(f"{part}_vqgan" for part in order)) for order in (("autopet", "paper"), ("paper", "autopet"))),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("second", "first"), STAGES)
+def test_both_stages_have_the_same_vqgan(second: tuple[str, ...], first: tuple[str, ...]) -> None:
+    def config(*names: str) -> ConfigParser:
+        parser = ConfigParser()
+        parser.read_config([str(BUNDLE / "configs" / f"{name}.json") for name in names])
+        return parser
+
+    stage = config("train_vqgan", *first)
+    for base in ("train", "inference"):
+        whole = config(base, *second)
+        assert whole.get("network_def#autoencoder") == stage.get("network_def")
+        assert ("autopet" in second or "ct" in second) != whole.get("network_def#autoencoder#tanh")
+    # and the second looks for it where the first puts it
+    made, looked = (config(*names) for names in (("train_vqgan", *first), ("train", *second)))
+    if "tiny" not in second and second != ("paper",) and second != ():
+        run_dir = str(made.get("run_dir")).split("'")[1]
+        assert str(looked.get("vqgan_weights")).split("'")[1] == f"{run_dir}/model_final.pt"
+        assert str(looked.get("run_dir")).split("'")[1] not in ("/runs/train", run_dir)
+
+
+def test_classes_above_127_reach_the_denoiser_as_what_they_are(tmp_path: Path) -> None:
+    network = med_lsdm(of_denoiser={"num_classes": 201})
+    label = torch.randint(120, 201, (1, 16, 16, 16)).float()
+    made = _encoded(network, {"image": torch.rand(1, 16, 16, 16), "label": label})
+    assert torch.equal(made["label"].float(), label)
+    assert made["style"].numel() == 0
+
+
 def test_the_papers_settings_make_the_papers_networks() -> None:
     parser = ConfigParser()
     parser.read_config([str(BUNDLE / "configs" / f"{name}.json") for name in ("train", "autopet", "paper")])
@@ -113,7 +150,7 @@ def test_the_papers_settings_make_the_papers_networks() -> None:
     assert sum(p.numel() for p in network.autoencoder.encoder.parameters()) == pytest.approx(441.5e3, rel=0.05)
     assert sum(p.numel() for p in network.autoencoder.decoder.parameters()) == pytest.approx(948.6e3, rel=0.05)
     assert network.schedule.prediction == "epsilon" and not network.standardize
-    assert parser.get_parsed_content("train_batch_size") == 2 and parser.get_parsed_content("learning_rate") == 3e-4
+    assert parser.get_parsed_content("accumulation_steps") == 2 and parser.get_parsed_content("learning_rate") == 3e-4
 
 
 def test_a_vqgan_that_is_resumed_is_the_one_that_was_not_interrupted(tmp_path: Path) -> None:

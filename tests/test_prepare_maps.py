@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import permutations, product
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ import pytest
 from semsynth.cli import main
 from semsynth.datalists import load_datalist, load_training_images
 from semsynth.errors import InputError
-from semsynth.prepare_maps import MapSettings, find_maps, largest_part, prepare_maps
+from semsynth.prepare_maps import MapSettings, find_maps, largest_part, prepare_maps, redirected
+from semsynth.volumes import Volume
 
 SHAPE = (24, 20, 16)
 AFFINE = np.diag([2.0, 2.0, 3.0, 1.0])
@@ -124,6 +126,39 @@ def test_axes_correct_a_header_that_is_wrong(source: Path, tmp_path: Path) -> No
     assert np.array_equal(np.where(label <= 2, label, 0), expected)
 
 
+CODES = ["".join(codes) for order in permutations(("RL", "AP", "SI")) for codes in product(*order)]
+
+
+@pytest.mark.parametrize("axes", CODES)
+def test_any_axes_can_be_stated(axes: str) -> None:
+    volume = Volume(np.zeros((4, 5, 6)), np.diag([2.0, 3.0, 4.0, 1.0]))
+    turned = redirected(volume, axes)
+    assert nib.aff2axcodes(turned.affine) == tuple(axes) and np.allclose(turned.spacing, (2, 3, 4))
+
+
+def test_a_window_that_a_volume_does_not_fill_is_warned_of(
+    source: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    prepare_maps(source, tmp_path / "out", settings(window=(0.0, 4000.0)))
+    assert "p0: reaches from 0.000 to 0.50" in caplog.text
+
+
+def test_images_without_maps_keep_their_patients_in_training(source: Path, tmp_path: Path) -> None:
+    # p4 and p5 have no maps; p0 to p3 are to be split, and p2 is the patient of p4's scan
+    content = json.loads((source / "datalist.json").read_text())
+    for key in ("training", "validation", "unlabelled"):
+        for entry in content[key]:
+            name = entry["image"].split("/")[0]
+            entry["case"] = {"p4": "p2_later"}.get(name, name)
+            entry |= {role: str(source / entry[role]) for role in ("image", "label") if role in entry}
+    content["training"] += content.pop("validation")
+    (tmp_path / "datalist.json").write_text(json.dumps(content))
+    for seed in range(4):
+        path = prepare_maps(tmp_path / "datalist.json", tmp_path / f"out{seed}", settings(), seed=seed,
+                            fractions=(0.5, 0.5), patient_regex=r"^(p\d)")  # fmt: skip
+        assert "p2" in [entry["case"] for entry in json.loads(path.read_text())["training"]]
+
+
 def test_what_is_prepared_is_kept_and_other_settings_are_refused(source: Path, tmp_path: Path) -> None:
     prepare_maps(source, tmp_path / "out", settings())
     record = tmp_path / "out" / "p0" / "prepare.json"
@@ -152,6 +187,19 @@ def test_unlabelled_images_of_held_out_patients_are_refused(source: Path, tmp_pa
     path.write_text(json.dumps(content))
     with pytest.raises(InputError, match="patient p in"):
         load_training_images(path)
+
+
+def test_a_held_out_scan_under_another_name_is_refused(source: Path, tmp_path: Path) -> None:
+    path = prepare_maps(source, tmp_path / "out", settings())
+    content = json.loads(path.read_text())
+    content["unlabelled"].append({"case": "another", "image": content["validation"][0]["image"]})
+    path.write_text(json.dumps(content))
+    with pytest.raises(InputError, match="the same voxels as"):
+        load_training_images(path)
+    content["training"], content["validation"] = [], []
+    content["unlabelled"].pop()
+    path.write_text(json.dumps(content))
+    assert len(load_training_images(path)) == 2
 
 
 def test_classes_beyond_those_named_are_refused(source: Path, tmp_path: Path) -> None:
@@ -185,7 +233,8 @@ def test_largest_part_is_the_largest() -> None:
         ({"size": (4, 32, 32)}, "--size must be three numbers"),
         ({"k": -1}, "--k, --sigma and --margin"),
         ({"classes": ("a", "a")}, "different names"),
-        ({"classes": ()}, "needs 1 to"),
+        ({"classes": ()}, "names of the classes are needed"),
+        ({"classes": tuple(map(str, range(255)))}, "needs 1 to 254 classes"),
         ({"centers": (0.5, 0.1, 0.9)}, "rising intensities"),
         ({"axes": "RRS"}, "--axes must be three of"),
         ({"dtype": "int8"}, "--dtype must be"),

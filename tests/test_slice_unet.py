@@ -15,32 +15,10 @@ from semsynth.export import export_sampling
 from semsynth.memory import TensorMemory
 from semsynth.networks.guided import GuidedDenoiser, SamplingOptions, ramp, windows
 from semsynth.networks.label_encoder import LabelEncoder
-from semsynth.networks.latent_diffusion import LatentDiffusion
 from semsynth.networks.slice_attention import SliceAttention, linear_attention, rotated
 from semsynth.networks.slice_unet import SliceUNet
-from semsynth.networks.vqgan import VQGAN
-from tiny_diffusion import awake, diffusion
-
-
-def denoiser(**kwargs: Any) -> SliceUNet:
-    torch.manual_seed(0)
-    usual: dict[str, Any] = {
-        "num_classes": 5, "latent_channels": 3, "channels": (8, 8), "blocks": 1, "heads": 2, "head_channels": 4,
-        "spade": {"hidden": 4, "groups": 2}, "label_channels": 6, "label_vector": 4,
-    }  # fmt: skip
-    network = SliceUNet(**(usual | kwargs))
-    awake(network)
-    return network.eval()
-
-
-def med_lsdm(*, of_denoiser: dict[str, Any] | None = None, **sampling: Any) -> LatentDiffusion:
-    torch.manual_seed(0)
-    autoencoder = VQGAN(
-        channels=(8, 8), decoder_channels=(8,), blocks=(1, 1), patch=2, latent_channels=3, codes=64, norm="voxel",
-        edge_norms=False, resampling="aligned",
-    )  # fmt: skip
-    awake(autoencoder)
-    return LatentDiffusion(autoencoder, denoiser(**(of_denoiser or {})), sampling={"steps": 3} | sampling).eval()
+from tiny_diffusion import awake, diffusion, med_lsdm
+from tiny_diffusion import slice_unet as denoiser
 
 
 def label_map(size: tuple[int, int, int] = (16, 12, 24), classes: int = 5, seed: int = 1) -> torch.Tensor:

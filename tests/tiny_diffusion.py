@@ -13,6 +13,8 @@ from semsynth.networks.autoencoder import SPADEAutoencoder
 from semsynth.networks.denoiser import SPADEUNet
 from semsynth.networks.guided import SamplingOptions
 from semsynth.networks.latent_diffusion import LatentDiffusion
+from semsynth.networks.slice_unet import SliceUNet
+from semsynth.networks.vqgan import VQGAN
 from semsynth.preprocessing import LoadIntensityd, LoadLabelMapd
 from torch import nn
 
@@ -48,6 +50,27 @@ def diffusion(*, of_denoiser: dict[str, Any] | None = None, **kwargs: Any) -> La
     network.style_mean.copy_(torch.linspace(0.2, 0.6, network.style_channels))
     network.style_covariance.copy_(torch.eye(network.style_channels) * 0.01)
     return network
+
+
+def slice_unet(**kwargs: Any) -> SliceUNet:
+    torch.manual_seed(0)
+    usual: dict[str, Any] = {
+        "num_classes": 5, "latent_channels": 3, "channels": (8, 8), "blocks": 1, "heads": 2, "head_channels": 4,
+        "spade": {"hidden": 4, "groups": 2}, "label_channels": 6, "label_vector": 4,
+    }  # fmt: skip
+    network = SliceUNet(**(usual | kwargs))
+    awake(network)
+    return network.eval()
+
+
+def med_lsdm(*, of_denoiser: dict[str, Any] | None = None, **sampling: Any) -> LatentDiffusion:
+    torch.manual_seed(0)
+    autoencoder = VQGAN(
+        channels=(8, 8), decoder_channels=(8,), blocks=(1, 1), patch=2, latent_channels=3, codes=64, norm="voxel",
+        edge_norms=False, resampling="aligned",
+    )  # fmt: skip
+    awake(autoencoder)
+    return LatentDiffusion(autoencoder, slice_unet(**(of_denoiser or {})), sampling={"steps": 3} | sampling).eval()
 
 
 def label_map(size: tuple[int, int, int] = (16, 12, 8), seed: int = 1) -> torch.Tensor:

@@ -14,6 +14,7 @@ import numpy as np
 from .check import ROLES, Checkable, Rules, check_cases, examine, patient_of
 from .datalists import (
     SPLITS,
+    UNLABELLED,
     absolute,
     case_of,
     check_names,
@@ -27,6 +28,7 @@ from .datalists import (
 from .errors import InputError
 from .findings import Finding, Report
 from .rules import check_intensities, check_mask
+from .vocabulary import vocabulary_of
 from .volumes import Volume
 
 CHALLENGE_FILES = {"image": "lgemri", "endo": "laendo", "wall": "lawall"}
@@ -206,12 +208,13 @@ def check_input(
         return report
     if not any("label" in case.files for case in found):
         raise InputError(f"{source}: has no label maps to compare with {bundle}; prepare them with 'semsynth prepare'")
-    return with_vocabulary(report, names, bundle, source)
+    count = rules.num_classes or (max(report.classes) + 1 if report.classes else 0)
+    return with_vocabulary(report, names, bundle, source, key=vocabulary_of(bundle, count))
 
 
 def _entries(path: Path, content: dict[str, Any]) -> tuple[list[Checkable], list[Finding]]:
     """All entries of a datalist as cases to check, and findings on those that name no image and no label map."""
-    listed = [(split, entry) for split in SPLITS for entry in content.get(split, [])]
+    listed = [(split, entry) for split in (*SPLITS, UNLABELLED) for entry in content.get(split) or []]
     files = [
         path.parent / str(entry.get("image", entry.get("label", f"entry_{i}"))) for i, (_, entry) in enumerate(listed)
     ]

@@ -97,7 +97,7 @@ def _deflated(state: Mapping[str, Any]) -> bytes:
 def rounded(tensor: torch.Tensor, bits: int) -> torch.Tensor:
     """A float16 tensor with mantissas of ``bits`` bits, to the nearest, in place of 10: the rest deflates well.
 
-    A value changes by 2^-(bits + 1) of itself at most. Other tensors, and subnormal values' last bits, as they are.
+    A value changes by 2^-(bits + 1) of itself at most, one below 2^-14 by 2^-(bits + 15). Other types stay.
 
     Raises:
         InputError: for other bits than 1 to 10.

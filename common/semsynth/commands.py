@@ -227,7 +227,8 @@ def _judge(weights: str | None, classes: Sequence[int] | None, spacing: Sequence
             raise InputError("--judge-classes goes with --judge, the file of weights")
         return None
     if not Path(str(weights)).is_file():
-        raise InputError(f"--judge {weights}: no such file; give models/judge.pt of the bundle la_unet")
+        what = "models/judge.pt of the bundle la_unet" if classes is None else "weights that it trained with duke.json"
+        raise InputError(f"--judge {weights}: no such file; give {what}")
     if classes is None:
         return load_segmenter(
             subvoxel_segresnet(), str(weights), use="faithfulness", name="la_unet_judge", device=device

@@ -62,7 +62,8 @@ def read_datalist(path: str | Path) -> dict[str, Any]:
         raise InputError(f"{path}: no such file; make it with 'semsynth prepare' or 'semsynth phantom'") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not valid JSON ({error})") from error
-    found = [key for key in SPLITS if isinstance(content, dict) and isinstance(content.get(key), list)]
+    lists = (*SPLITS, UNLABELLED)
+    found = [key for key in lists if isinstance(content, dict) and isinstance(content.get(key), list)]
     if not found:
         raise InputError(f"{path}: needs lists of cases under {', '.join(SPLITS)}")
     bad = [
@@ -159,22 +160,19 @@ def load_training_images(
     """
     path = Path(path)
     content = read_datalist(path)
-    training = load_datalist(path, patch_size=patch_size, needs=("image",), also=()) if content.get("training") else []
+    training = _absolute_entries(path, content.get(SPLITS[0]) or [], ("image",))
     further = _absolute_entries(path, content.get(unlabelled) or [], ("image",))
     if not training and not further:
-        raise InputError(f"{path}: no cases under training or {unlabelled}")
+        raise InputError(f"{path}: no cases under {SPLITS[0]} or {unlabelled}")
+    cases = [case_of(entry, ["image"], SPLITS[0]) for entry in (*training, *further)]
+    # held-out images are looked at as well: the same scan may stand in the list under another name
     held_out = [
-        entry
+        Entry(entry["case"], {"image": file} if (file := Path(entry["image"])).is_file() else {}, split)
         for split in SPLITS[1:]
-        if content.get(split)
-        for entry in load_datalist(path, split, needs=("image",), check=False)
+        for entry in _absolute_entries(path, [e for e in content.get(split) or [] if "image" in e], ("image",))
     ]
-    cases = [case_of(entry, ["image"], unlabelled) for entry in further]
-    others = [case_of(entry, ["image"], "validation or testing") for entry in held_out]
-    report = check_cases(cases, Rules(patch_size=patch_size))
-    leaks = shared_patients([*others, *cases], content.get("patient_regex"))
-    check_names([entry["case"] for entry in (*training, *further)], path)
-    report = replace(report, findings=(*leaks, *report.findings))
+    check_names([case.name for case in cases], path)
+    report = check_cases([*cases, *held_out], Rules(patch_size=patch_size), patient_regex=content.get("patient_regex"))
     report.raise_for_errors()
     report.log_warnings(logger)
     return [{k: e[k] for k in ("case", "image", "content") if k in e} for e in (*training, *further)]

@@ -54,11 +54,12 @@ class PictureWriter:
         slices: per plane.
     """
 
-    def __init__(self, stream: TextIO, slices: int) -> None:
+    def __init__(self, stream: TextIO, slices: int, names: Mapping[int, str] | None = None) -> None:
         self._stream = stream
         self._slices = slices
         self._blobs: dict[bytes, int] = {}  # the real scan of a case is the same for all systems, and stands there once
         self._classes = 0
+        self._names = dict(names or {})
         self._totals: dict[tuple[str, str], dict[str, Any]] = {}
         self._described: list[dict[str, Any]] = []
 
@@ -69,7 +70,8 @@ class PictureWriter:
             | {mask: total[mask].tolist() for mask in ("foreground", "all") if total[mask].any()}
             for (system, group), total in self._totals.items()
         ]
-        classes = [name for _, name in sorted(class_names(max(self._classes, 3)).items())][: self._classes]
+        names = self._names or class_names(max(self._classes, 3))
+        classes = [names.get(index, f"class {index}") for index in range(self._classes)]
         return {"pictures": self._described, "totals": totals, "classes": classes}
 
     def add(self, picture: CasePicture) -> None:

@@ -53,6 +53,7 @@ def write_html(
     cases: Sequence[CaseValues],
     pictures: Iterable[CasePicture],
     slices: int = 5,
+    class_names: Mapping[int, str] | None = None,
 ) -> Path:
     """Write the page, whole or not at all.
 
@@ -66,6 +67,7 @@ def write_html(
         cases: values per case and system.
         pictures: taken one at a time, and only one is held at once.
         slices: how many per plane, spread over the content; fewer where there is less of it.
+        class_names: of the label maps; None or {}: those of composite maps.
 
     Returns:
         The path.
@@ -90,7 +92,7 @@ def write_html(
     }
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as stream:
         stream.write(_fill(before, texts))
-        shown = PictureWriter(stream, slices)
+        shown = PictureWriter(stream, slices, class_names)
         for picture in pictures:
             shown.add(picture)
             del picture  # or it would live until the next one has been read

@@ -62,13 +62,13 @@ class LatentDataset(TrainingDataset):
         self.views, self.view_seed = int(views), view_seed
         self.latents_dir = None if latents_dir is None else Path(latents_dir)
         self.made: dict[tuple[int, int], dict[str, Any]] = {}
-        self.classes = 0  # known when a network encodes
+        self.classes, self.styled = 0, False  # known when a network encodes
 
     def __getitem__(self, index: Any) -> dict[str, Any]:
         number, seed = index if isinstance(index, tuple) else (index, 0)
         if self.views == 0:
             item: dict[str, Any] = super().__getitem__((number, seed))
-            return item | {STYLE: _style(item, self.classes)}
+            return item | {STYLE: _style(item, self.classes if self.styled else 0)}
         view = self.made.get((number, seed % self.views))
         if view is None:
             raise InputError(
@@ -80,7 +80,7 @@ class LatentDataset(TrainingDataset):
 
     def encode(self, network: LatentDiffusion, *, title: str = "encoding") -> None:
         """Make all views with the network's autoencoder, and count latents and styles where they are not known yet."""
-        self.classes = network.num_classes
+        self.classes, self.styled = network.num_classes, network.style_channels > 0
         wanted = [(number, view) for number in range(len(self)) for view in range(max(self.views, 1))]
         mine = wanted[rank() :: world_size()]
         disk = None
@@ -123,12 +123,15 @@ def _encoded(network: LatentDiffusion, item: dict[str, Any]) -> dict[str, Any]:
         posterior = torch.cat(network.autoencoder.encode(image[None].float().to(device)), dim=1)[0].cpu()
     return {
         LATENT: posterior.half(),
-        "label": label.to(torch.int8),
-        STYLE: _style({"image": image, "label": label}, network.num_classes),
+        "label": label.to(torch.uint8),
+        STYLE: _style({"image": image, "label": label}, network.num_classes if network.style_channels else 0),
     }
 
 
 def _style(item: dict[str, Any], num_classes: int) -> torch.Tensor:
+    """Of an image; for 0 classes, of a network without style, no values."""
+    if num_classes == 0:
+        return torch.zeros(0)
     image, label = (plain(torch.as_tensor(item[key])) for key in ("image", "label"))
     return intensity_style(image[None], label[None], num_classes)[0]
 

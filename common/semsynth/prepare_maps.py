@@ -22,9 +22,9 @@ from scipy import ndimage
 
 from . import __version__
 from .cases import find_cases
-from .check import Entry, Rules, check_cases, examine
+from .check import Entry, Rules, check_cases, examine, patient_of
 from .composite import IntensityHistogram, fit_histogram, smooth
-from .datalists import SPLITS, UNLABELLED, absolute, name_cases, read_datalist
+from .datalists import SPLITS, UNLABELLED, absolute, name_cases, named_files, read_datalist
 from .errors import InputError
 from .prepare import RECORD, already_prepared, check_output, commit_case, pad, resample, run_all, with_splits
 from .report import Panel, Row, centre_of
@@ -33,6 +33,7 @@ from .volumes import StorageType, Volume, scale_intensity, sha256, write_text
 
 logger = logging.getLogger(__name__)
 MAX_CLASSES = 255
+TRAINING = SPLITS[0]
 AXES = {letter: axis for axis in ("RL", "AP", "SI") for letter in axis}
 
 
@@ -80,7 +81,9 @@ class MapSettings:
             raise InputError(f"--window must be two rising intensities, got {self.window}")
         if self.k < 0 or self.sigma < 0 or (self.margin is not None and self.margin < 0):
             raise InputError(f"--k, --sigma and --margin must be 0 or more, got {self.k}, {self.sigma}, {self.margin}")
-        if not self.classes or len(set(self.names)) != len(self.names) or len(self.names) > MAX_CLASSES:
+        if not self.classes:
+            raise InputError("names of the classes are needed: give --classes, or state them in the datalist")
+        if len(set(self.names)) != len(self.names) or len(self.names) > MAX_CLASSES:
             raise InputError(
                 f"needs 1 to {MAX_CLASSES - 1} classes of different names, tissues too, got {', '.join(self.names)}"
             )
@@ -135,7 +138,9 @@ def find_maps(source: str | Path, *, label: str | None = None, unlabelled: str |
             for entry in _entries_of(path, content.get(split) or [], split, labelled=split != UNLABELLED)
         ]
     if unlabelled is not None:
-        found += [Entry(c.name, {"image": c.image}, UNLABELLED) for c in find_cases(unlabelled, endo=unlabelled)]
+        found += [
+            Entry(name, {"image": path}, UNLABELLED) for name, path in named_files(unlabelled, "unlabelled images")
+        ]
     if not found:
         raise InputError(f"{source}: no cases found; give a datalist or a quoted pattern of images with --label")
     return found
@@ -176,7 +181,7 @@ def redirected(volume: Volume, axes: str | None) -> Volume:
     if axes is None:
         return volume
     orientation = nib.orientations.axcodes2ornt(tuple(axes))
-    turned = nib.orientations.inv_ornt_aff(orientation, volume.data.shape)
+    turned = np.linalg.inv(nib.orientations.inv_ornt_aff(orientation, volume.data.shape))  # array to canonical
     return Volume(volume.data, turned @ np.diag([*volume.spacing, 1.0]))
 
 
@@ -243,6 +248,12 @@ def prepare_case(case: Entry, settings: MapSettings, folder: Path) -> dict[str, 
     image, label = grid.image[box], label[box]
     padded, before = pad(image, settings.size)
     label = pad(label, settings.size)[0]
+    low, high = float(image.min()), float(image.max())
+    if settings.window is not None and (low > 0.0 or high < 1.0):
+        logger.warning(
+            "case %s: reaches from %.3f to %.3f of the window; trainings scale each volume from its minimum to its "
+            "maximum, so that it will be brighter or darker than others", case.name, low, high,
+        )  # fmt: skip
     affine = grid.affine.copy()
     affine[:3, 3] = (grid.affine @ np.array([*(a - b for a, b in zip(start, before, strict=True)), 1.0]))[:3]
     record = {
@@ -314,10 +325,17 @@ def prepare_maps(
         raise InputError(f"--jobs must be 1 or more, got {jobs}")
     output = Path(output)
     cases = find_maps(source, label=label, unlabelled=unlabelled)
+    given = [case for case in cases if "label" in case.files]
     bare = [case for case in cases if "label" not in case.files]
-    cases = [*with_splits([c for c in cases if "label" in c.files], fractions, seed, patient_regex), *bare]
+    labelled = with_splits(given, fractions, seed, patient_regex)
+    if labelled is not given:  # drawn here: images without maps are for training, and so are their patients
+        known = {patient_of(case.name, patient_regex) for case in bare}
+        labelled = [replace(c, split=TRAINING) if patient_of(c.name, patient_regex) in known else c for c in labelled]
+    cases = [*labelled, *bare]
     check_output(output, cases)
-    report = check_cases(cases, Rules(len(settings.classes) + 1, experts=()), patient_regex=patient_regex, jobs=jobs)
+    as_used = [*labelled, *(replace(case, split=TRAINING) for case in bare)]
+    rules = Rules(len(settings.classes) + 1, experts=())
+    report = check_cases(as_used, rules, patient_regex=patient_regex, jobs=jobs)
     report.raise_for_errors()
     report.log_warnings(logger)
     if frozen_centers and settings.k > 1:

@@ -74,7 +74,8 @@ def settings(network: Any, **more: Any) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if hasattr(network, "sampling"):
         sampling = asdict(network.sampling)
-        found |= {name: value for name, value in sampling.items() if name not in ("batch_size", "tile", "compile")}
+        unsaid = ["batch_size", "tile", "compile", *(("window", "overlap") if sampling["window"] is None else ())]
+        found |= {name: value for name, value in sampling.items() if name not in unsaid}
     if hasattr(network, "style_scale"):
         found["style_scale"] = network.style_scale
     return found | more

@@ -57,6 +57,20 @@ def bundle_classes(bundle: str | Path, *, key: str = "classes") -> dict[int, str
     return classes
 
 
+def vocabulary_of(bundle: str | Path, count: int) -> str:
+    """The key of a bundle's metadata under which maps of ``count`` classes are: ``classes``, or that of other weights.
+
+    Args:
+        bundle: its folder, or its ``metadata.json``.
+        count: of the maps' classes.
+    """
+    path = Path(bundle)
+    path = path if path.suffix == ".json" else path / "configs" / "metadata.json"
+    tables = {key: value for key, value in _read(path).items() if key.startswith("classes") and isinstance(value, dict)}
+    fitting = [key for key, table in tables.items() if len(table) == count]
+    return "classes" if "classes" in fitting or not fitting else fitting[0]
+
+
 def class_table(content: Any, source: str | Path) -> dict[int, str]:
     """``{"0": "background", …}`` as datalists and metadata hold it, as index → name; empty where there is none.
 

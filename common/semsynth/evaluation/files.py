@@ -77,7 +77,7 @@ def write_results(results: Results, found: Collected, facts: Facts, pictures: It
     write_html(
         output / "evaluation.html", title="Evaluation of synthetic volumes", about=_shown(about),
         tables=results.tables, metrics={key: column for key, column in metrics.items() if key in measured},
-        cases=values, pictures=pictures,
+        cases=values, pictures=pictures, class_names=facts.class_names,
     )  # fmt: skip
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..networks.features import PLANES
@@ -48,6 +48,7 @@ class Facts:
         reasons: metric → why it was not measured.
         without: group → why it has no distribution metrics.
         judge: the network behind faithfulness, or None.
+        class_names: of the label maps, where the data set states them.
         other_maps: systems that were made from other label maps than those that they are scored with.
     """
 
@@ -57,6 +58,7 @@ class Facts:
     without: Mapping[str, str]
     judge: FrozenSegmenter | None
     other_maps: Sequence[str] = ()
+    class_names: Mapping[int, str] = field(default_factory=dict)
 
 
 class Layout:

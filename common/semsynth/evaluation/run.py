@@ -20,7 +20,7 @@ from .groups import group_cases, other_maps
 from .layout import Facts, Layout
 from .measure import Measurer, Memory
 from .scores import ROWS, Collected, all_distributions, all_scores, differences
-from .sources import load_real
+from .sources import load_names, load_real
 from .systems import check_grids, load_system, pair
 
 logger = logging.getLogger(__name__)
@@ -113,7 +113,8 @@ def evaluate(
     spread, without = all_distributions(found, list(cases), networks, draws, n, seed)
     scores = all_scores(found, spread, judge)
     compared = differences(found, COMPARED, spread, judge)
-    facts = Facts({e.name: e.about() for e in networks}, absent, reasons, without, judge, found.other_maps)
+    about = {e.name: e.about() for e in networks}
+    facts = Facts(about, absent, reasons, without, judge, found.other_maps, load_names(real))
     results = Results(Layout(found, scores, facts).tables(compared), scores, compared, Path(output))
     write_results(results, found, facts, worst_pictures(found, cases, pictures))
     if show:

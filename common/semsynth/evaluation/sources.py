@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ..datalists import SPLITS, absolute, check_names, check_volumes, name_cases, read_datalist
+from ..datalists import SPLITS, absolute, check_names, check_volumes, name_cases, read_datalist, stated_classes
 from ..errors import InputError
 from ..headers import SUFFIXES
 from ..volumes import Volume, read_volume, same_affine, scale_intensity, sha256, stem
@@ -99,6 +99,15 @@ def check_grid(case: str, first: Path, a: Volume, second: Path, b: Volume) -> No
         f"{case}: {first} and {second} must share one grid, found {found}; evaluate on the images that the label maps "
         "were prepared with (semsynth prepare writes both on one grid)"
     )
+
+
+def load_names(source: str | Path) -> dict[int, str]:
+    """Names of the classes that a datalist, or the one in a folder, states; {} for other sources."""
+    path = Path(source)
+    path = path / "datalist.json" if path.is_dir() else path
+    if path.suffix != ".json" or not path.is_file():
+        return {}
+    return stated_classes(path, read_datalist(path))
 
 
 def load_real(source: str | Path, *, train: str | Path | None = None, labels: str | None = None) -> dict[str, RealCase]:

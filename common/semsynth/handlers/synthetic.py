@@ -21,6 +21,7 @@ from ..errors import InputError
 from ..headers import read_header
 from ..labels import class_names
 from ..provenance import case_hash
+from ..vocabulary import bundle_classes
 from ..volumes import StorageType, Volume, sha256, write_image, write_text
 
 logger = logging.getLogger(__name__)
@@ -38,7 +39,8 @@ class SyntheticWriter:
         output_dir: where to write.
         metadata: the bundle's ``metadata.json``.
         weights: the file that the network's weights came from.
-        num_classes: of the label maps; goes into the datalist.
+        num_classes: of the label maps; goes into the datalist, with their names.
+        vocabulary: where in the metadata the names are; None where it does not have them.
         seed: what sample 0 was drawn with (sample i with seed + i), or None for a deterministic network.
         dtype: how intensities are stored.
         style_from: the image whose style all volumes have, or ``"own"`` for that which the batch has under
@@ -59,6 +61,7 @@ class SyntheticWriter:
         metadata: str | Path,
         weights: str | Path,
         num_classes: int,
+        vocabulary: str | None = "classes",
         seed: int | None = None,
         dtype: StorageType = "int16",
         style_from: str | Path | None = None,
@@ -68,6 +71,7 @@ class SyntheticWriter:
     ) -> None:
         self.output_dir, self.weights = Path(output_dir), Path(weights)
         self.metadata, self.num_classes, self.seed, self.dtype = Path(metadata), num_classes, seed, dtype
+        self.vocabulary = vocabulary
         self.style_from, self.style_map = style_from, style_map
         self.settings, self.entries = dict(settings or {}), entries
         self.written: list[dict[str, Any]] = []
@@ -190,17 +194,22 @@ class SyntheticWriter:
         if missing:
             logger.info("%d of %d volumes are still to be made, by other processes", missing, len(entries))
             return
-        names = {str(i): name for i, name in class_names(self.num_classes).items()}
         listed = {str(entry["case"]): self._listed(entry) for entry in entries}
         content: dict[str, Any] = {
             "name": f"synthetic, {self._origin['bundle']} {self._origin['version']}",
             "modality": {"0": "synthetic"},
             "num_classes": self.num_classes,
-            "classes": names,
+            "classes": {str(i): name for i, name in self._names().items()},
             "training": [listed[case] for case in sorted(listed)],
         }
         path = write_text(self.output_dir / "datalist.json", json.dumps(content, indent=1))
         logger.info("%d synthetic volumes, listed in %s", len(listed), path)
+
+    def _names(self) -> dict[int, str]:
+        if self.vocabulary is None:
+            return {i: f"class {i}" if i else "background" for i in range(self.num_classes)}
+        known = bundle_classes(self.metadata, key=self.vocabulary)
+        return known if len(known) == self.num_classes else class_names(self.num_classes)
 
     def _listed(self, entry: Mapping[str, Any]) -> dict[str, Any]:
         record = self._record(entry)

@@ -39,7 +39,8 @@ class Codebook(nn.Module):
     """K codes of Z values; each latent is replaced by the nearest.
 
     In training mode codes are the moving average of the latents that they are nearest to, over all processes. The state
-    is the codes and the share of the latents that each had of late.
+    is the codes, the share of the latents that each had of late (``seen``), and the same with what begun-anew codes are
+    given in advance (``usage``), by which they are averaged and restarted.
 
     Args:
         codes: K.
@@ -55,6 +56,7 @@ class Codebook(nn.Module):
 
     table: torch.Tensor
     usage: torch.Tensor
+    seen: torch.Tensor
     batches: torch.Tensor
 
     def __init__(
@@ -75,6 +77,7 @@ class Codebook(nn.Module):
         self.decay, self.restart_below, self.restart_interval = decay, restart_below, int(restart_interval)
         self.register_buffer("table", torch.randn(codes, channels))
         self.register_buffer("usage", torch.full([codes], 1.0 / codes))
+        self.register_buffer("seen", torch.full([codes], 1.0 / codes))
         self.register_buffer("batches", torch.zeros([], dtype=torch.long))
 
     def forward(self, latent: torch.Tensor) -> Quantized:
@@ -113,8 +116,8 @@ class Codebook(nn.Module):
         return (self._shares() * len(self.table) < self.restart_below).float().mean()
 
     def _shares(self) -> torch.Tensor:
-        usage = self.usage.float()
-        return usage / usage.sum()
+        seen = self.seen.float()
+        return seen / seen.sum()
 
     def _placed(self, indices: torch.Tensor, b: int, size: torch.Size | list[int]) -> torch.Tensor:
         return F.embedding(indices, self.table.float()).view(b, *size, -1).movedim(-1, 1)
@@ -153,12 +156,14 @@ class Codebook(nn.Module):
         share = (came / (kept + came).clamp(min=1e-30))[:, None]
         self.table.lerp_(mean, share)
         self.usage.copy_(kept + came)
+        self.seen.mul_(self.decay).add_((1.0 - self.decay) * count / len(vectors))
         self.batches += 1
         if self.restart_below > 0 and int(self.batches) % self.restart_interval == 0:
-            dead = self.usage * codes < self.restart_below * self.usage.sum()
-            fresh = vectors[self._draw(len(vectors), codes, vectors.device)]
-            self.table.copy_(torch.where(dead[:, None], fresh, self.table))
-            self.usage.copy_(torch.where(dead, 1.0 / codes, self.usage))
+            dead = (self.usage * codes < self.restart_below * self.usage.sum()).nonzero()[:, 0]
+            dead = dead[: len(vectors)]  # no latent for two codes
+            if len(dead):
+                self.table[dead] = vectors[self._draw(len(vectors), len(dead), vectors.device)]
+                self.usage[dead] = 1.0 / codes
 
     def _draw(self, available: int, wanted: int, device: torch.device) -> torch.Tensor:
         """Which of the vectors: each once before any comes twice; the same in all processes."""

@@ -29,8 +29,8 @@ class SliceUNet(nn.Module):
 
     Takes the place of :class:`~semsynth.networks.denoiser.SPADEUNet` in a
     :class:`~semsynth.networks.latent_diffusion.LatentDiffusion`. Nothing is downsampled along D, so that any range of
-    slices can be denoised by itself (``windowed``). With the defaults, 8 latent channels and 37 classes it has 37.9 M
-    parameters, as the paper's.
+    slices can be denoised by itself (``windowed``). With the defaults, 8 latent channels and 37 classes it has 37.7 M
+    parameters (the paper's: 37.9 M).
 
     Args:
         num_classes: C, of the label map.
