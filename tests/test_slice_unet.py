@@ -12,9 +12,10 @@ import torch
 import window_borders
 from semsynth.errors import InputError
 from semsynth.export import export_sampling
-from semsynth.memory import TensorMemory
+from semsynth.memory import TensorMemory, synthesis_memory
 from semsynth.networks.guided import GuidedDenoiser, SamplingOptions, ramp, windows
 from semsynth.networks.label_encoder import LabelEncoder
+from semsynth.networks.latent_diffusion import _memory_advice
 from semsynth.networks.slice_attention import SliceAttention, linear_attention, rotated
 from semsynth.networks.slice_unet import SliceUNet
 from tiny_diffusion import awake, diffusion, med_lsdm
@@ -300,3 +301,15 @@ def test_steps_between_windows_are_found_where_there_are_any() -> None:
     stepped = [v + 3.0 * (np.arange(96) // 16) for v in smooth]
     some = window_borders.compare([window_borders.differences(v, 4) for v in stepped], edges)
     assert some["p"] < 0.001 and some["ratio"] > 1.2
+
+
+def test_windows_need_less_memory_and_the_advice_names_them() -> None:
+    label = torch.zeros(1, 1, 32, 32, 128)
+    needs = []
+    for window in (None, 32):
+        network = med_lsdm(window=window, tile=(16, 16, 16), of_denoiser={"channels": (64, 64)})
+        needs.append(synthesis_memory(network, label.shape[2:]))
+    assert needs[1] < 0.8 * needs[0]
+    advice = [_memory_advice(label, SamplingOptions(window=window), True, True) for window in (None, 32, 16)]
+    assert "--window 32" in advice[0] and "--window 16" in advice[1] and "--window" not in advice[2]
+    assert "--window" not in _memory_advice(label, SamplingOptions(), True, False)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
 from semsynth.errors import InputError
 from semsynth.losses_vqgan import VQGANLoss
 from semsynth.networks.codebook import Codebook
@@ -319,3 +322,26 @@ def test_slices_are_judged_one_by_one() -> None:
 def test_bad_losses_are_refused(bad: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         VQGANLoss(**({"perceptual_weight": 0.0} | bad))
+
+
+# ---- several processes
+
+
+def learn(rank: int, folder: str) -> None:
+    """One of two processes, whose batches hold different numbers of latents."""
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    codebook = Codebook(16, 3, decay=0.9, restart_interval=2).train()
+    for batch in range(6):
+        codebook(vectors(30 + 10 * rank, seed=2 * batch + rank))
+    torch.save(codebook.state_dict(), f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_two_processes_learn_one_codebook_from_the_latents_of_both(tmp_path: Path) -> None:
+    mp.spawn(learn, (str(tmp_path),), nprocs=2)
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    alone = Codebook(16, 3, decay=0.9, restart_interval=2).train()
+    for batch in range(6):
+        alone(torch.cat([vectors(30, seed=2 * batch), vectors(40, seed=2 * batch + 1)], dim=2))
+    assert all(torch.allclose(value, first[name], atol=1e-6) for name, value in alone.state_dict().items())

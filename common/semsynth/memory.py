@@ -164,7 +164,7 @@ def synthesis_memory(network: Any, size: Sequence[int], samples: int = 1) -> int
     """Bytes that a :class:`~semsynth.networks.latent_diffusion.LatentDiffusion` needs for a map, beyond its weights.
 
     The larger of denoising and decoding, each from two small runs of it, see :func:`extrapolated`. With windows of
-    slices less is needed: it is that of denoising the whole depth. Not in it is what
+    slices denoising takes what a window takes, and what is made of the map for all slices. Not in it is what
     the process holds before, some 0.5 GiB on a CPU, and what the allocator does not give back at once.
 
     Args:
@@ -196,4 +196,11 @@ def synthesis_memory(network: Any, size: Sequence[int], samples: int = 1) -> int
     of_decoding = extrapolated(decode, tile_size(size, options.tile, network.autoencoder.reach()), device)
     if not whole:
         of_decoding += samples * prod(size) * 4
-    return max(extrapolated(denoise, size, device), of_decoding)
+    if options.window is None or options.window >= size[2]:
+        return max(extrapolated(denoise, size, device), of_decoding)
+
+    def condition(part: Sequence[int]) -> Any:
+        return network.conditioning(torch.zeros(1, 1, *part, device=device), decoder=False)
+
+    of_window = extrapolated(denoise, [*size[:2], options.window], device)
+    return max(of_window + extrapolated(condition, size, device), of_decoding)

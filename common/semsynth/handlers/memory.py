@@ -47,8 +47,9 @@ class MemoryReport:
             )  # fmt: skip
             if left is not None and needed > left:
                 logger.warning(
-                    "%.2f GiB are free: it may run out of memory; less is needed with --batch_size 1, --amp True%s or "
-                    "--guidance 1", left / GIB,
+                    "%.2f GiB are free: it may run out of memory; less is needed with --batch_size 1, --amp True%s%s "
+                    "or --guidance 1", left / GIB,
+                    ", --window 16 (slices at once)" if self.network.denoiser.windowed else "",
                     "" if self.network.autoencoder.reach() is None else ", --tile '[192,192,0]' (decodes in parts)",
                 )  # fmt: skip
         self.measured.start()

@@ -227,7 +227,8 @@ class LatentDiffusion(nn.Module):
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            raise InputError(_memory_advice(label, own, self.autoencoder.reach() is not None)) from error
+            advice = _memory_advice(label, own, self.autoencoder.reach() is not None, self.denoiser.windowed)
+            raise InputError(advice) from error
 
     @torch.no_grad()
     def conditioning(self, label: torch.Tensor, *, decoder: bool = True, **options: Any) -> Conditioning:
@@ -351,13 +352,17 @@ class LatentDiffusion(nn.Module):
         return self.standardized(style.to(self.style_mean.device).expand(len(seeds), -1))
 
 
-def _memory_advice(label: torch.Tensor, options: SamplingOptions, tiles: bool) -> str:
+def _memory_advice(label: torch.Tensor, options: SamplingOptions, tiles: bool, windowed: bool) -> str:
     size = " × ".join(str(length) for length in label.shape[2:])
     ways = []
     if options.batch_size > 1:
         ways.append(f"--batch_size 1 (now {options.batch_size})")
     if not options.amp:
         ways.append("--amp True (half the memory)")
+    if windowed and label.shape[-1] > 16 and (options.window is None or options.window > 16):
+        ways.append(
+            f"--window {16 if options.window is not None and options.window <= 32 else 32} (fewer slices at once)"
+        )
     if tiles and options.tile is None:
         ways.append("--tile '[192,192,0]' (decodes in parts)")
     elif options.tile is not None and max(options.tile) > 64:
