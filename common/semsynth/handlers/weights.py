@@ -179,6 +179,7 @@ def _smaller(source: Path, output: Path, mantissa_bits: int | None) -> Path:
         raise InputError(f"{output}: not written, values that float16 cannot hold in {', '.join(broken[:4])}")
     _write(half, output, mantissa_bits)
     bits = 10 if mantissa_bits is None else mantissa_bits
-    card |= {"file": output.name, "sha256": sha256(output), "stored": f"float16, mantissas of {bits} bits"}
+    stored = "" if mantissa_bits is None else ", compressed"
+    card |= {"file": output.name, "sha256": sha256(output), "stored": f"float16, mantissas of {bits} bits{stored}"}
     write_text(output.with_suffix(".json"), json.dumps(card, indent=2, ensure_ascii=False) + "\n")
     return output
