@@ -29,8 +29,8 @@ def test_views_are_posteriors_with_their_map_and_style(tiny_dataset: Path) -> No
     network, data = diffusion(), dataset(tiny_dataset)
     data.encode(network)
     item = data[0, 0]
-    assert item[LATENT].shape == (6, 4, 4, 4)
-    assert item["label"].shape == (1, 16, 16, 16)
+    assert item[LATENT].shape == (6, 6, 6, 6)
+    assert item["label"].shape == (1, 24, 24, 24)
     assert item[STYLE].shape == (8,)
     raw = TrainingDataset.__getitem__(data, (0, data._seed(0, 0)))
     mean, log_variance = network.autoencoder.encode(raw["image"][None])
@@ -62,7 +62,7 @@ def test_with_no_views_every_draw_is_augmented_and_encoded_anew(tiny_dataset: Pa
     assert LATENT not in first
     assert first[STYLE].shape == (8,)
     assert not torch.equal(first["image"], second["image"])
-    assert drawn(network, torch.as_tensor(first["image"])[None]).shape == (1, 3, 4, 4, 4)
+    assert drawn(network, torch.as_tensor(first["image"])[None]).shape == (1, 3, 6, 6, 6)
 
 
 def test_latents_have_variance_one_after_scaling_and_styles_are_counted(tiny_dataset: Path) -> None:

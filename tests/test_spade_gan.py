@@ -600,8 +600,8 @@ def test_settings_out_of_range_are_named(arguments, message):
 # ---------------------------------------------------------------------------------------------------------- the trainer
 
 
-def batches(count: int = 2) -> list[dict[str, torch.Tensor]]:
-    labels = [label_map(8, 8, 8, seed=seed) for seed in range(count)]
+def batches(count: int = 2, size: int = 8) -> list[dict[str, torch.Tensor]]:
+    labels = [label_map(size, size, size, seed=seed) for seed in range(count)]
     return [{"label": label, "image": (label / 3.0) * 0.8 + 0.1} for label in labels]
 
 
@@ -702,7 +702,8 @@ def test_a_generator_without_style_is_trained_too():
 def test_training_on_one_pair_lowers_its_distance(amp):
     engine = trainer(
         loss(adversarial_weight=0.1, feature_weight=0.1, l1_weight=1.0),
-        max_epochs=30, train_data_loader=batches(1), amp=amp,
+        # not 8: of levels of 2 voxels some processors' bfloat16 kernels give gradients that are not there
+        max_epochs=30, train_data_loader=batches(1, 12), amp=amp,
     )  # fmt: skip
     engine.optimizer = engine.learners["network"].optimizer = torch.optim.Adam(engine.network.parameters(), lr=1e-2)
     course = []

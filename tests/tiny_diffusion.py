@@ -79,9 +79,10 @@ def label_map(size: tuple[int, int, int] = (16, 12, 8), seed: int = 1) -> torch.
 
 def dataset(data: Path, **kwargs: Any) -> LatentDataset:
     keys = ["image", "label"]
+    # not 16: the coarsest level would have 2 voxels, where some processors' bfloat16 kernels leave gradients unwritten
     transform = Compose([
         LoadIntensityd("image"), LoadLabelMapd("label", 4), RandFlipd(keys, prob=0.5, spatial_axis=0),
-        RandGaussianNoised("image", prob=0.9, std=0.1), RandSpatialCropd(keys, (16, 16, 16), random_size=False),
+        RandGaussianNoised("image", prob=0.9, std=0.1), RandSpatialCropd(keys, (24, 24, 24), random_size=False),
     ])  # fmt: skip
     entries = load_sources(data / "datalist.json")
     return LatentDataset(entries, transform, **({"views": 2, "num_workers": 1, "progress": False} | kwargs))

@@ -30,7 +30,7 @@ class MovingAverage(EMAHandler):
         super().attach(engine, *args, **kwargs)
 
     def _count(self, engine: Engine) -> None:
-        if self.momentum_scheduler is not None:
+        if getattr(self, "momentum_scheduler", None) is not None:
             self.momentum_scheduler.event_index = engine.state.iteration - 1
 
     def _start(self, engine: Engine) -> None:
