@@ -167,3 +167,11 @@ def test_a_vqgan_that_is_resumed_is_the_one_that_was_not_interrupted(tmp_path: P
     different = [name for name in once if not torch.equal(once[name], twice[name])]
     assert not different
     assert int(once["codebook.batches"]) == 8
+
+
+def test_other_data_are_not_scored_by_the_judge_of_the_atrium() -> None:
+    for name in ("ct", *FORMS):
+        parser = ConfigParser()
+        parser.read_config([str(BUNDLE / "configs" / f"{part}.json") for part in ("inference", "evaluate", name)])
+        assert parser.get("judge_weights") is None
+        assert parser.get_parsed_content("judge") is None

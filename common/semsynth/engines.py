@@ -390,28 +390,30 @@ class VariationalGANTrainer(AdversarialTrainer):
         return made.pred, (made.mean, made.log_variance)
 
 
-class AutoencoderTrainer(VariationalGANTrainer):
-    """Training of a KL autoencoder whose adversarial part begins after a warm-up.
+class DelayedDiscriminator(AdversarialTrainer):
+    """Adversarial training of an autoencoder, whose discriminator takes part after a warm-up.
 
-    Until then neither is the discriminator judged by nor trained: it would learn to tell blurred reconstructions, which
-    need no discriminator.
+    Until then neither is it judged by nor trained: it would learn to tell blurred reconstructions, which need no
+    discriminator.
 
     Args:
-        warm_up_epochs: how many epochs go before it (10 in the paper).
-        kwargs: all else that :class:`AdversarialTrainer` takes; ``loss_function`` is a
-            :class:`semsynth.losses_autoencoder.AutoencoderLoss`.
+        warm_up_epochs: how many epochs go before it.
+        kwargs: all else that :class:`AdversarialTrainer` takes.
     """
-
-    loss_function: AutoencoderLoss
 
     def __init__(self, *, warm_up_epochs: int = 10, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.warm_up_epochs = warm_up_epochs
 
     @property
+    def warmed_up(self) -> bool:
+        """Whether the warm-up is over."""
+        return bool(self.state.epoch > self.warm_up_epochs)
+
+    @property
     def adversarial(self) -> bool:
         """Whether the adversarial part takes part in this step."""
-        return self.state.epoch > self.warm_up_epochs and self.loss_function.adversarial_weight > 0
+        return self.warmed_up and self.loss_function.adversarial_weight > 0
 
     def _judge(self) -> nn.Module | None:
         return super()._judge() if self.adversarial else None
@@ -419,6 +421,17 @@ class AutoencoderTrainer(VariationalGANTrainer):
     def _discriminator_step(self, label: torch.Tensor, fake: torch.Tensor, real: torch.Tensor, *, step: bool) -> None:
         if self.adversarial:
             super()._discriminator_step(label, fake, real, step=step)
+
+
+class AutoencoderTrainer(DelayedDiscriminator, VariationalGANTrainer):
+    """Training of a KL autoencoder: a warm-up (10 epochs in the paper), and R1 for the discriminator.
+
+    Args:
+        kwargs: all that :class:`DelayedDiscriminator` takes; ``loss_function`` is a
+            :class:`semsynth.losses_autoencoder.AutoencoderLoss`.
+    """
+
+    loss_function: AutoencoderLoss
 
     def _discriminator_terms(
         self, label: torch.Tensor, fake: torch.Tensor, real: torch.Tensor

@@ -333,18 +333,37 @@ def prepare(
             settings, centers=dataset_centers([c for c in cases if c.split == "training"], settings, jobs=jobs)
         )
 
-    def open_work(case: Case) -> bool:
+    prepare_open(cases, settings, output, prepare_case, jobs=jobs, overwrite=overwrite)
+    return write_datalist(output, cases, settings, patient_regex)
+
+
+def prepare_open(
+    cases: Sequence[AnyCase],
+    settings: Any,
+    output: Path,
+    work: Callable[[AnyCase, Any, Path], Any],
+    *,
+    jobs: int,
+    overwrite: bool,
+) -> None:
+    """Run ``work(case, settings, folder)`` for all cases that are not prepared yet from their files with ``settings``.
+
+    Raises:
+        InputError: for cases that are prepared otherwise, unless ``overwrite``, and whatever is wrong with a case.
+    """
+
+    def is_open(case: AnyCase) -> bool:
         return not already_prepared(case, settings, output / case.name, overwrite)
 
-    todo = run_all(cases, open_work, jobs=jobs, title="comparing", name=lambda case: case.name)
-    work = [case for case in cases if todo[case.name]]
-    if len(work) < len(cases):
-        logger.info("%d of %d cases are already prepared and kept", len(cases) - len(work), len(cases))
+    def prepare_one(case: AnyCase) -> Any:
+        return work(case, settings, output / case.name)
+
+    todo = run_all(cases, is_open, jobs=jobs, title="comparing", name=lambda case: case.name)
+    left = [case for case in cases if todo[case.name]]
+    if len(left) < len(cases):
+        logger.info("%d of %d cases are already prepared and kept", len(cases) - len(left), len(cases))
     output.mkdir(parents=True, exist_ok=True)
-    run_all(
-        work, lambda c: prepare_case(c, settings, output / c.name), jobs=jobs, title="preparing", name=lambda c: c.name
-    )
-    return write_datalist(output, cases, settings, patient_regex)
+    run_all(left, prepare_one, jobs=jobs, title="preparing", name=lambda case: case.name)
 
 
 def check_output(output: Path, cases: Sequence[Checkable]) -> None:

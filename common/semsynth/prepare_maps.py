@@ -26,7 +26,7 @@ from .check import Entry, Rules, check_cases, examine, patient_of
 from .composite import IntensityHistogram, fit_histogram, smooth
 from .datalists import SPLITS, UNLABELLED, absolute, name_cases, named_files, read_datalist
 from .errors import InputError
-from .prepare import RECORD, already_prepared, check_output, commit_case, pad, resample, run_all, with_splits
+from .prepare import RECORD, check_output, commit_case, pad, prepare_open, resample, run_all, with_splits
 from .report import Panel, Row, centre_of
 from .vocabulary import class_table
 from .volumes import StorageType, Volume, scale_intensity, sha256, write_text
@@ -342,17 +342,7 @@ def prepare_maps(
         training = [case for case in cases if case.split in ("training", None)]
         settings = replace(settings, centers=dataset_centers(training, settings, jobs=jobs))
 
-    def is_open(case: Entry) -> bool:
-        return not already_prepared(case, settings, output / case.name, overwrite)
-
-    todo = run_all(cases, is_open, jobs=jobs, title="comparing", name=lambda case: case.name)
-    work = [case for case in cases if todo[case.name]]
-    if len(work) < len(cases):
-        logger.info("%d of %d cases are already prepared and kept", len(cases) - len(work), len(cases))
-    output.mkdir(parents=True, exist_ok=True)
-    run_all(
-        work, lambda c: prepare_case(c, settings, output / c.name), jobs=jobs, title="preparing", name=lambda c: c.name
-    )
+    prepare_open(cases, settings, output, prepare_case, jobs=jobs, overwrite=overwrite)
     return _write_datalist(output, cases, settings, modality, patient_regex)
 
 

@@ -30,8 +30,9 @@ class MovingAverage(EMAHandler):
         super().attach(engine, *args, **kwargs)
 
     def _count(self, engine: Engine) -> None:
-        if getattr(self, "momentum_scheduler", None) is not None:
-            self.momentum_scheduler.event_index = engine.state.iteration - 1
+        scheduler = getattr(self, "momentum_scheduler", None)  # only with a warm-up
+        if scheduler is not None:
+            scheduler.event_index = engine.state.iteration - 1
 
     def _start(self, engine: Engine) -> None:
         if engine.state.iteration == 0:

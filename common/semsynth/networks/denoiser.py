@@ -56,7 +56,108 @@ class DenoiserModulation(NamedTuple):
         return DenoiserModulation(blocks(self.middle), blocks(self.up))
 
 
-class SPADEUNet(nn.Module):
+class LatentDenoiser(nn.Module):
+    """What a :class:`~semsynth.networks.latent_diffusion.LatentDiffusion` denoises with: a U-Net in three parts.
+
+    :meth:`embed` depends on time step and style alone, :meth:`down_path` not on the label map, :meth:`up_path` on all:
+    each is computed as rarely as can be.
+
+    Args:
+        width: of the finest level.
+        style_channels: S, length of a style vector; 0 for none.
+        predictions: how many times the latent's channels are predicted.
+    """
+
+    head: nn.Conv3d
+
+    def __init__(self, width: int, *, style_channels: int, predictions: int) -> None:
+        super().__init__()
+        self.width, self.style_channels, self.predictions = width, style_channels, predictions
+        emb = self.embedding_channels
+        self.time = nn.Sequential(nn.Linear(width, emb), nn.SiLU(), nn.Linear(emb, emb))
+        self.style: nn.Module | None = None
+        if style_channels:
+            self.style = nn.Sequential(nn.Linear(style_channels, emb), nn.SiLU(), nn.Linear(emb, emb))
+
+    @property
+    def embedding_channels(self) -> int:
+        """Length of the vector that time step and style become."""
+        return 4 * self.width
+
+    def _blocks(self) -> list[ResBlock]:
+        """All that are given the vector, in the order in which they run."""
+        raise NotImplementedError
+
+    def down_path(self, x: torch.Tensor, embedded: Sequence[torch.Tensor]) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """What does not depend on the label map: its last features, and all that the decoder is given."""
+        raise NotImplementedError
+
+    def up_path(
+        self,
+        x: torch.Tensor,
+        skips: Sequence[torch.Tensor],
+        embedded: Sequence[torch.Tensor],
+        condition: dict[int, torch.Tensor] | DenoiserModulation,
+    ) -> torch.Tensor:
+        """The rest, from :meth:`down_path`; ``(B, predictions · Z, h, w, d)``, float32."""
+        raise NotImplementedError
+
+    def forward(
+        self,
+        x: torch.Tensor,
+        timestep: torch.Tensor,
+        condition: dict[int, torch.Tensor] | DenoiserModulation,
+        style: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """One pass.
+
+        Args:
+            x: noisy latent ``(B, Z, h, w, d)``.
+            timestep: ``(B,)``.
+            condition: :meth:`encode` or :meth:`modulation` of the label map, of batch size B or 1.
+            style: ``(B, S)``, standardised; a row of NaN is the null style. None is the null style for all.
+
+        Returns:
+            ``(B, predictions · Z, h, w, d)``, float32.
+        """
+        return self.denoise(x, self.embed(timestep, style), condition)
+
+    def embed(self, timestep: torch.Tensor, style: torch.Tensor | None = None) -> list[torch.Tensor]:
+        """What every residual block, in the order in which they run, makes of time step and style.
+
+        Args:
+            timestep: ``(B,)``; of all steps of a sampler at once, say.
+            style: ``(B or 1, S)``, as in :meth:`forward`.
+
+        Returns:
+            ``(B, 2·channels of the block)`` each, see :meth:`~semsynth.networks.residual.ResBlock.embed`.
+        """
+        dtype = self.head.weight.dtype
+        vector: torch.Tensor = self.time(sinusoids(timestep, self.width).to(dtype))
+        if self.style is not None and style is not None:
+            known = torch.isfinite(style).all(dim=1, keepdim=True)
+            vector = vector + self.style(torch.where(known, style, 0.0).to(dtype)) * known.to(dtype)
+        return [block.embed(vector) for block in self._blocks()]
+
+    def denoise(
+        self,
+        x: torch.Tensor,
+        embedded: Sequence[torch.Tensor],
+        condition: dict[int, torch.Tensor] | DenoiserModulation,
+    ) -> torch.Tensor:
+        """:meth:`forward` with what :meth:`embed` gives.
+
+        Args:
+            x: ``(B, Z, h, w, d)``.
+            embedded: of batch size B or 1.
+            condition: of batch size B or 1; of another one where B is 1: several maps for one latent. The encoder,
+                which no label reaches, then runs once for all of them.
+        """
+        features, skips = self.down_path(x, embedded)
+        return self.up_path(features, skips, embedded, condition)
+
+
+class SPADEUNet(LatentDenoiser):
     """Noisy latent, time step, label map and style → the prediction.
 
     Any latent size: each level has as many voxels as it takes to cover the one above.
@@ -113,24 +214,18 @@ class SPADEUNet(nn.Module):
         dropout: float = 0.0,
         resampling: Resampling = "aligned",
     ) -> None:
-        super().__init__()
         widths, counts, attended, heads = per_level(
             channels=channels, blocks=blocks, attention=attention or False, head_channels=head_channels
         )
         if num_classes < 2 or stride < 1:
             raise InputError(f"needs 2 or more classes and a stride of 1 or more, got {num_classes} and {stride}")
         check_resampling(resampling)
+        super().__init__(widths[0], style_channels=style_channels, predictions=predictions)
         options = SPADEOptions(**(spade or {}))
-        self.num_classes, self.latent_channels, self.style_channels = num_classes, latent_channels, style_channels
+        self.num_classes, self.latent_channels = num_classes, latent_channels
         self.labels: LabelEncoding = labels
         self.strides = [stride * 2**level for level in range(len(widths))]
-        self.width, self.predictions, self.spade_in_middle = widths[0], predictions, middle_spade
-        emb = 4 * self.width
-        self.time = nn.Sequential(nn.Linear(self.width, emb), nn.SiLU(), nn.Linear(emb, emb))
-        self.style: nn.Module | None = None
-        if style_channels:
-            self.style = nn.Sequential(nn.Linear(style_channels, emb), nn.SiLU(), nn.Linear(emb, emb))
-
+        self.spade_in_middle, emb = middle_spade, self.embedding_channels
         encoded = label_channels(num_classes, self.strides, labels)
 
         def block(a: int, b: int, *, of_labels: int = 0) -> ResBlock:
@@ -180,60 +275,6 @@ class SPADEUNet(nn.Module):
             [block.modulation(x) for block, x in zip(self._middle_blocks(), middle, strict=True)],
             [block.modulation(x) for block, x in zip(self._up_blocks(), up, strict=True)],
         )
-
-    def forward(
-        self,
-        x: torch.Tensor,
-        timestep: torch.Tensor,
-        condition: dict[int, torch.Tensor] | DenoiserModulation,
-        style: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        """One pass.
-
-        Args:
-            x: noisy latent ``(B, Z, h, w, d)``.
-            timestep: ``(B,)``.
-            condition: :meth:`encode` or :meth:`modulation` of the label map, of batch size B or 1.
-            style: ``(B, S)``, standardised; a row of NaN is the null style. None is the null style for all.
-
-        Returns:
-            ``(B, predictions · Z, h, w, d)``, float32.
-        """
-        return self.denoise(x, self.embed(timestep, style), condition)
-
-    def embed(self, timestep: torch.Tensor, style: torch.Tensor | None = None) -> list[torch.Tensor]:
-        """What every residual block, in the order in which they run, makes of time step and style.
-
-        Args:
-            timestep: ``(B,)``; of all steps of a sampler at once, say.
-            style: ``(B or 1, S)``, as in :meth:`forward`.
-
-        Returns:
-            ``(B, 2·channels of the block)`` each, see :meth:`~semsynth.networks.residual.ResBlock.embed`.
-        """
-        dtype = self.head.weight.dtype
-        vector: torch.Tensor = self.time(sinusoids(timestep, self.width).to(dtype))
-        if self.style is not None and style is not None:
-            known = torch.isfinite(style).all(dim=1, keepdim=True)
-            vector = vector + self.style(torch.where(known, style, 0.0).to(dtype)) * known.to(dtype)
-        return [block.embed(vector) for block in self._blocks()]
-
-    def denoise(
-        self,
-        x: torch.Tensor,
-        embedded: Sequence[torch.Tensor],
-        condition: dict[int, torch.Tensor] | DenoiserModulation,
-    ) -> torch.Tensor:
-        """:meth:`forward` with what :meth:`embed` gives.
-
-        Args:
-            x: ``(B, Z, h, w, d)``.
-            embedded: of batch size B or 1.
-            condition: of batch size B or 1; of another one where B is 1: several maps for one latent. The encoder,
-                which no label reaches, then runs once for all of them.
-        """
-        features, skips = self.down_path(x, embedded)
-        return self.up_path(features, skips, embedded, condition)
 
     def down_path(self, x: torch.Tensor, embedded: Sequence[torch.Tensor]) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """The encoder, which does not depend on the label map: its last features, and all that the decoder is given."""

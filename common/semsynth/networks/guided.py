@@ -12,7 +12,7 @@ from torch import nn
 from ..errors import InputError
 from ..samplers import SAMPLERS, Sampler, Schedule, Step, sample
 from .autoencoder import DecoderModulation
-from .denoiser import DenoiserModulation
+from .denoiser import DenoiserModulation, LatentDenoiser
 from .normalization import memory_format
 
 
@@ -126,7 +126,9 @@ class GuidedDenoiser:
         stride: voxels of the label map per cell of the latent, for windows.
     """
 
-    def __init__(self, denoiser: Any, schedule: Schedule, options: SamplingOptions, *, stride: int = 1) -> None:
+    def __init__(
+        self, denoiser: LatentDenoiser, schedule: Schedule, options: SamplingOptions, *, stride: int = 1
+    ) -> None:
         self.denoiser, self.schedule, self.options, self.stride = denoiser, schedule, options, stride
 
     def latents(
@@ -181,18 +183,15 @@ class GuidedDenoiser:
         size = depth if self.options.window is None else max(self.options.window // self.stride, 1)
         if size >= depth:
             return self._guided(noisy, embedded, given.denoiser, given.guided, guidance)
-        total: Any = 0.0
+        total = noisy.new_zeros([len(noisy), self.denoiser.predictions * noisy.shape[1], *noisy.shape[2:]])
         weights = noisy.new_zeros(depth)
         for first, last in windows(depth, size, self.options.overlap):
             part = noisy[..., first:last].contiguous(memory_format=memory_format(noisy))
             made = self._guided(part, embedded, given.denoiser.window(first, last), given.guided, guidance)
             share = ramp(last - first).to(made)
-            if isinstance(total, float):
-                total = made.new_zeros([*made.shape[:-1], depth])
             total[..., first:last] += made * share
             weights[first:last] += share
-        result: torch.Tensor = total / weights
-        return result
+        return total / weights
 
     def _guided(
         self,

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from ..errors import InputError
-from .denoiser import DenoiserModulation, repeated, rows_of, sinusoids
+from .denoiser import DenoiserModulation, LatentDenoiser, repeated, rows_of
 from .label_encoder import LabelEncoder, even
 from .residual import Norm, ResBlock
 from .slice_attention import SliceAttention
@@ -24,7 +24,7 @@ from .spade import SPADEOptions
 IN_PLANE = (3, 3, 1)
 
 
-class SliceUNet(nn.Module):
+class SliceUNet(LatentDenoiser):
     """Noisy latent, time step, label map and style → the prediction, by slices.
 
     Takes the place of :class:`~semsynth.networks.denoiser.SPADEUNet` in a
@@ -76,19 +76,14 @@ class SliceUNet(nn.Module):
         dropout: float = 0.0,
         recompute: bool = False,
     ) -> None:
-        super().__init__()
         if not channels or blocks < 1:
             raise InputError(f"needs channels of 1 or more levels and 1 or more blocks, got {list(channels)}, {blocks}")
-        options = SPADEOptions(**({"hidden": 128, "kernel_size": 1} | (spade or {})))
         widths = list(channels)
-        self.num_classes, self.latent_channels, self.style_channels = num_classes, latent_channels, style_channels
+        super().__init__(widths[0], style_channels=style_channels, predictions=predictions)
+        options = SPADEOptions(**({"hidden": 128, "kernel_size": 1} | (spade or {})))
+        self.num_classes, self.latent_channels = num_classes, latent_channels
         self.strides = [stride * 2**level for level in range(len(widths))]
-        self.width, self.predictions, self.recompute = widths[0], predictions, recompute
-        emb = 4 * self.width
-        self.time = nn.Sequential(nn.Linear(self.width, emb), nn.SiLU(), nn.Linear(emb, emb))
-        self.style: nn.Module | None = None
-        if style_channels:
-            self.style = nn.Sequential(nn.Linear(style_channels, emb), nn.SiLU(), nn.Linear(emb, emb))
+        self.recompute, emb = recompute, self.embedding_channels
         self.labels = LabelEncoder(num_classes, stride, [label_channels] * len(widths), vector=label_vector)
 
         def block(a: int, b: int, *, of_labels: int = 0) -> ResBlock:
@@ -149,35 +144,6 @@ class SliceUNet(nn.Module):
         return DenoiserModulation([{}, {}], [block.modulation(x) for block, x in blocks])
 
     # ---- a pass
-
-    def forward(
-        self,
-        x: torch.Tensor,
-        timestep: torch.Tensor,
-        condition: dict[int, torch.Tensor] | DenoiserModulation,
-        style: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        """One pass; arguments and result as of :meth:`semsynth.networks.denoiser.SPADEUNet.forward`."""
-        return self.denoise(x, self.embed(timestep, style), condition)
-
-    def embed(self, timestep: torch.Tensor, style: torch.Tensor | None = None) -> list[torch.Tensor]:
-        """What every residual block makes of time step and style, as of ``SPADEUNet.embed``."""
-        dtype = self.head.weight.dtype
-        vector: torch.Tensor = self.time(sinusoids(timestep, self.width).to(dtype))
-        if self.style is not None and style is not None:
-            known = torch.isfinite(style).all(dim=1, keepdim=True)
-            vector = vector + self.style(torch.where(known, style, 0.0).to(dtype)) * known.to(dtype)
-        return [block.embed(vector) for block in self._blocks()]
-
-    def denoise(
-        self,
-        x: torch.Tensor,
-        embedded: Sequence[torch.Tensor],
-        condition: dict[int, torch.Tensor] | DenoiserModulation,
-    ) -> torch.Tensor:
-        """:meth:`forward` with what :meth:`embed` gives; batch sizes as of ``SPADEUNet.denoise``."""
-        features, skips = self.down_path(x, embedded)
-        return self.up_path(features, skips, embedded, condition)
 
     def down_path(self, x: torch.Tensor, embedded: Sequence[torch.Tensor]) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """Encoder and middle, which no label reaches: the last features, and all that the decoder is given."""

@@ -7,6 +7,7 @@ builds (section 3.2 and appendix A there). Needs no labels.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -89,14 +90,14 @@ class VQGAN(nn.Module):
                 "patch must be 1 or 2, latent_channels 1 or more and blocks two numbers (encoder, decoder), got "
                 f"{patch}, {latent_channels} and {blocks}"
             )
-        options = SPADEOptions(norm=norm, groups=groups, eps=1e-6)
+        plan = _Plan(int(patch), SPADEOptions(norm=norm, groups=groups, eps=1e-6), edge_norms, resampling)
         self.latent_channels, self.patch, self.tanh = latent_channels, int(patch), tanh
         self.strides: list[int] = [patch * 2**level for level in range(len(channels))]
-        self.encoder = _Encoder(channels, blocks[0], self.patch, options, edge_norms, resampling)
+        self.encoder = _Encoder(channels, blocks[0], plan)
         self.to_latent = nn.Conv3d(channels[-1], latent_channels, 1)
         self.codebook = Codebook(codes, latent_channels, **(codebook or {}))
         self.from_latent = nn.Conv3d(latent_channels, channels[-1], 1)
-        self.decoder = _Decoder(channels[-1], decoder_channels, blocks[1], self.patch, options, edge_norms, resampling)
+        self.decoder = _Decoder(channels[-1], decoder_channels, blocks[1], plan)
 
     @property
     def stride(self) -> int:
@@ -193,26 +194,35 @@ class VQGAN(nn.Module):
         return (torch.tanh(image) if self.tanh else image) * 0.5 + 0.5
 
 
+@dataclass(frozen=True)
+class _Plan:
+    """What encoder and decoder have in common."""
+
+    patch: int
+    options: SPADEOptions
+    edge_norms: bool
+    resampling: Resampling
+
+    def blocks(self, width: int, count: int) -> list[nn.Module]:
+        return [ResBlock(width, width, self.options, zero_last=True) for _ in range(count)]
+
+    def edge(self, width: int) -> nn.Module:
+        """What stands at the latent's side."""
+        return nn.Sequential(Norm(width, self.options), nn.SiLU()) if self.edge_norms else nn.Identity()
+
+
 class _Encoder(nn.Module):
-    def __init__(
-        self,
-        channels: Sequence[int],
-        blocks: int,
-        patch: int,
-        options: SPADEOptions,
-        edge_norms: bool,
-        resampling: Resampling,
-    ) -> None:
+    def __init__(self, channels: Sequence[int], blocks: int, plan: _Plan) -> None:
         super().__init__()
-        self.start = start_layer(1, channels[0], patch)
+        self.start = start_layer(1, channels[0], plan.patch)
         layers: list[nn.Module] = []
         for i, wide in enumerate(channels):
             if i:
-                layers.append(Downsample(channels[i - 1], wide, resampling))
-            if i or patch == 2:  # nothing but the first convolution at full resolution
-                layers += [ResBlock(wide, wide, options, zero_last=True) for _ in range(blocks)]
+                layers.append(Downsample(channels[i - 1], wide, plan.resampling))
+            if i or plan.patch == 2:  # nothing but the first convolution at full resolution
+                layers += plan.blocks(wide, blocks)
         self.layers = nn.ModuleList(layers)
-        self.norm = nn.Sequential(Norm(channels[-1], options), nn.SiLU()) if edge_norms else nn.Identity()
+        self.norm = plan.edge(channels[-1])
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.start(x)
@@ -223,25 +233,15 @@ class _Encoder(nn.Module):
 
 
 class _Decoder(nn.Module):
-    def __init__(
-        self,
-        width: int,
-        channels: Sequence[int],
-        blocks: int,
-        patch: int,
-        options: SPADEOptions,
-        edge_norms: bool,
-        resampling: Resampling,
-    ) -> None:
+    def __init__(self, width: int, channels: Sequence[int], blocks: int, plan: _Plan) -> None:
         super().__init__()
-        self.norm = nn.Sequential(Norm(width, options), nn.SiLU()) if edge_norms else nn.Identity()
+        self.norm = plan.edge(width)
         layers: list[nn.Module] = []
         for wide in reversed(channels):
-            layers.append(Upsample(width, wide, resampling))
-            layers += [ResBlock(wide, wide, options, zero_last=True) for _ in range(blocks)]
+            layers += [Upsample(width, wide, plan.resampling), *plan.blocks(wide, blocks)]
             width = wide
         self.layers = nn.ModuleList(layers)
-        self.head = nn.Conv3d(width, patch**3, 3, padding=1)
+        self.head = nn.Conv3d(width, plan.patch**3, 3, padding=1)
 
     def forward(self, x: torch.Tensor, size: Sequence[int], strides: Sequence[int]) -> torch.Tensor:
         coarse_to_fine = list(reversed(strides))
