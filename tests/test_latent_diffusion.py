@@ -13,8 +13,8 @@ import torch
 from semsynth.errors import InputError
 from semsynth.networks.denoiser import sinusoids
 from semsynth.networks.guided import compiled
-from semsynth.networks.latent_diffusion import LatentDiffusion, _stream, intensity_style
-from semsynth.networks.noise import gaussian_noise
+from semsynth.networks.latent_diffusion import LatentDiffusion, intensity_style
+from semsynth.networks.noise import gaussian_noise, stream
 from semsynth.samplers import SAMPLERS, Step, sample
 from tiny_diffusion import denoiser, diffusion, label_map
 from torch.nn import functional as F
@@ -233,7 +233,7 @@ def test_what_is_computed_once_gives_what_the_plain_loop_gives(sampler: Any, mid
         places = torch.empty(3, 1, *latent.shape[1:])
 
         def noise(number: int, seed: int = seed, places: torch.Tensor = places) -> torch.Tensor:
-            return gaussian_noise(places, _stream(seed, number + 2)).transpose(0, 1)
+            return gaussian_noise(places, stream(seed, number + 2)).transpose(0, 1)
 
         with torch.no_grad():
             plain = sample(network.schedule, noise(-1), predict, noise, sampler=sampler, steps=6, clip=8.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from ignite.engine import Engine
 from semsynth.datalists import load_label_maps
 from semsynth.errors import InputError
 from semsynth.handlers import SampleSeeds, StyleFrom
+from semsynth.networks.noise import gaussian_noise, stream
 from semsynth.networks.pix2pix import Pix2PixGenerator
 from semsynth.networks.spade_gan import SPADEGenerator
 from semsynth.volumes import sha256
@@ -96,6 +98,30 @@ def test_maps_of_one_seed_have_styles_of_their_own():
     seeds = [seed for _, seed in seen]
     assert len(set(seeds[:4])) == 4 and seeds[1] == seeds[0] + 1
     assert seeds[4] == seeds[0], "the first sample is what one sample alone is"
+
+
+def test_no_two_of_many_cases_have_the_same_noise():
+    class Net:
+        noise_seed = 0
+
+    net, places = Net(), torch.empty(1, 1, 4, 1, 1)
+    engine = Engine(
+        lambda engine, batch: seen.add(tuple(gaussian_noise(places, stream(net.noise_seed, 0)).flatten().tolist()))
+    )
+    SampleSeeds([net], per_case=True).attach(engine)
+    seen: set[tuple[float, ...]] = set()
+    engine.run([{"case": [hashlib.md5(str(i).encode()).hexdigest()]} for i in range(3000)])
+    assert len(seen) == 3000
+
+
+def test_fields_of_a_sample_are_white_and_do_not_follow_from_each_other():
+    places = torch.empty(1, 1, 40, 40, 40)
+    fields = torch.stack(
+        [gaussian_noise(places, stream(seed, n)).flatten() for seed in (0, 1, 1 << 20) for n in range(4)]
+    )
+    alike = torch.corrcoef(fields) - torch.eye(len(fields))
+    assert alike.abs().max() < 0.02  # 1 / sqrt(64000) is 0.004
+    assert fields.mean(dim=1).abs().max() < 0.02 and (fields.std(dim=1) - 1).abs().max() < 0.02
 
 
 def test_each_map_in_the_style_of_its_own_image(weights, tiny_dataset, tmp_path):

@@ -21,14 +21,11 @@ from ..samplers import Prediction, Schedule, Step
 from .autoencoder import DecoderModulation, cover
 from .denoiser import SPADEUNet
 from .guided import Conditioning, GuidedDenoiser, SamplingOptions, Start, check_windows
-from .noise import gaussian_noise
+from .noise import gaussian_noise, stream
 from .slice_unet import SliceUNet
 from .tiles import Autoencoder, check_local, decode_in_tiles
 
 Denoiser: TypeAlias = SPADEUNet | SliceUNet
-
-STREAMS = 4096
-"""Noise fields per seed: one for the start, one per step, one for the style."""
 
 
 class Denoised(NamedTuple):
@@ -266,7 +263,7 @@ class LatentDiffusion(nn.Module):
         places = torch.empty(size, device=self.style_mean.device)[:, None]  # (Z, 1, h, w, d)
 
         def noise(number: int) -> torch.Tensor:
-            return torch.stack([gaussian_noise(places, _stream(seed, number + 2))[:, 0] for seed in seeds])
+            return torch.stack([gaussian_noise(places, stream(seed, number + 2))[:, 0] for seed in seeds])
 
         loop = GuidedDenoiser(self.denoiser, self.schedule, own, stride=self.autoencoder.stride)
         return loop.latents(given, Start(noise, self._styles(seeds, style)), self._watch)
@@ -328,7 +325,7 @@ class LatentDiffusion(nn.Module):
     def draw_style(self, seed: int) -> torch.Tensor:
         """The style ``(1, S)`` of a seed, distributed as styles are in the training set."""
         places = self.style_mean.new_zeros([1, 1, max(self.style_channels, 1), 1, 1], dtype=torch.float32)
-        normal = gaussian_noise(places, _stream(seed, 0))[:, 0, : self.style_channels, 0, 0]
+        normal = gaussian_noise(places, stream(seed, 0))[:, 0, : self.style_channels, 0, 0]
         style: torch.Tensor = self.style_mean.float() + self.style_scale * normal @ self._root()
         return style
 
@@ -412,8 +409,3 @@ def intensity_style(image: torch.Tensor, label: torch.Tensor, num_classes: int) 
         variance = (inside * (values[None] - mean[:, None].nan_to_num()) ** 2).sum(dim=1) / count
         rows.append(torch.cat([mean, variance.sqrt()]))
     return torch.stack(rows)
-
-
-def _stream(seed: int, number: int) -> int:
-    """A seed of its own for the style, the start and each step of a sample."""
-    return (seed * STREAMS + number + 1) % 2**62  # 0 would hash the first voxel to 0

@@ -28,6 +28,28 @@ def white_noise(like: torch.Tensor, seed: int) -> torch.Tensor:
     return noise
 
 
+def stream(seed: int, number: int) -> int:
+    """The seed of the ``number``-th noise field of a sample: for its style, its start, each step or level.
+
+    All bits of ``seed`` are mixed into 32, of which :func:`white_noise` keeps each. All numbers stay below
+    2^63: TorchScript has no larger ones.
+
+    Args:
+        seed: any whole number.
+        number: 0 or more.
+
+    Returns:
+        From 1 to 2^32.
+    """
+    h = 0
+    for part in (seed & 0xFFFFFFFF, (seed >> 32) & 0xFFFFFFFF, number):
+        h = h ^ part
+        h = ((h ^ (h >> 16)) * 0x45D9F3B + 0x3C6EF372) & 0xFFFFFFFF
+        h = ((h ^ (h >> 16)) * 0x45D9F3B) & 0xFFFFFFFF
+        h = h ^ (h >> 16)
+    return h + 1  # 0 would hash the first voxel to 0
+
+
 def gaussian_noise(like: torch.Tensor, seed: int) -> torch.Tensor:
     """:func:`white_noise` with a normal distribution, cut at 4.9 standard deviations: what ``torch.randn`` draws from.
 

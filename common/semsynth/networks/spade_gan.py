@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from ..distributed import concatenate
 from ..errors import InputError
 from ..labels import plain
-from .noise import gaussian_noise
+from .noise import gaussian_noise, stream
 from .spade import (
     SPADE,
     BlockModulation,
@@ -272,7 +272,7 @@ class SPADEGenerator(nn.Module):
             seed: any whole number.
         """
         places = like.new_zeros([1, 1, self.style_channels, 1, 1], dtype=torch.float32)
-        normal = gaussian_noise(places, _stream(seed, 0))[:, 0, :, 0, 0]
+        normal = gaussian_noise(places, stream(seed, 0))[:, 0, :, 0, 0]
         with torch.autocast(like.device.type, enabled=False):
             values, vectors = torch.linalg.eigh(self.style_covariance.float())
             root = (vectors * values.clamp(min=0.0).sqrt()) @ vectors.T  # the one root whose signs are not arbitrary
@@ -283,7 +283,7 @@ class SPADEGenerator(nn.Module):
         if field is not None:
             stride = self.strides[level]
             return field[:, :, ::stride, ::stride, ::stride]
-        return noise_like(x, None if self.training else _stream(self.noise_seed, level + 1))
+        return noise_like(x, None if self.training else stream(self.noise_seed, level + 1))
 
     def _style(self, image: torch.Tensor) -> torch.Tensor | None:
         if not self.style_channels:
@@ -308,11 +308,6 @@ class SPADEGenerator(nn.Module):
 def _level_size(size: Sequence[int], stride: int) -> list[int]:
     """Voxels of a level: no more than it takes to cover the volume, or padding would have a say in its statistics."""
     return [-(-length // stride) for length in size]
-
-
-def _stream(seed: int, number: int) -> int:
-    """A seed of its own for the style and for each level, so that they do not share their noise."""
-    return (seed * 64 + number + 1) % 2**62  # 0 would hash the first voxel to 0
 
 
 def _default_styles(module: SPADEGenerator, state: dict[str, Any], prefix: str, *_: Any) -> None:
