@@ -100,12 +100,19 @@ def bases(bundle: Path, overlay: str) -> list[str]:
     return []
 
 
+def earlier(bundle: Path, overlay: str) -> list[str]:
+    """The overlays that go before an overlay: those that its ``_desc_`` names as ``after one.json and other.json``."""
+    about = str(json.loads(config_path(bundle, overlay).read_text(encoding="utf-8")).get("_desc_", ""))
+    found = re.search(r"\bafter ((?:\w+\.json(?:, | and )?)+)", about)
+    return re.findall(r"(\w+)\.json", found[1]) if found else []
+
+
 def combinations(bundle: Path) -> Iterator[tuple[str, ...]]:
-    """What stands alone, and every overlay on each of its bases."""
+    """What stands alone, and every overlay on each of its bases (and on the overlays that go before it)."""
     for name in stages(bundle):
         yield (name,)
     for overlay in overlays(bundle):
-        yield from ((base, overlay) for base in bases(bundle, overlay))
+        yield from ((base, *earlier(bundle, overlay), overlay) for base in bases(bundle, overlay))
 
 
 def weights_path(bundle: Path) -> Path:

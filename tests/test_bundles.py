@@ -198,6 +198,15 @@ def test_export_that_computes_something_else_is_caught_unless_exempt(broken: Pat
     assert bundle_runs.check_export(broken) == []
 
 
+def test_overlay_is_read_with_those_that_it_goes_after(broken: Path) -> None:
+    first = {"_desc_": "Overlay on train.json.", "train#trainer#max_epochs": "@count", "count": 1}
+    config_path(broken, "first").write_text(json.dumps(first))
+    for about, unread in (("", ["second.json: nothing reads its 'count'"]), (", after first.json", [])):
+        second = {"_desc_": f"Overlay on train.json{about}.", "count": 2}
+        config_path(broken, "second").write_text(json.dumps(second))
+        assert CHECKS["overlays"](broken) == unread
+
+
 def test_run_that_writes_into_the_bundle_is_caught(broken: Path) -> None:
     stray = ["$open(@bundle_root + '/stray.txt', 'w').close()", "$open('other.txt', 'w').close()"]
     change("inference", "run", lambda steps: [*steps, *stray])(broken)

@@ -810,16 +810,18 @@ def test_no_cell_becomes_a_formula():
 def test_the_command_takes_a_judge_of_several_classes(dataset, systems, tmp_path, capsys):
     torch.manual_seed(0)
     weights = tmp_path / "organs.pt"
-    torch.save(residual_unet(4).state_dict(), weights)
+    torch.save(residual_unet(4, channels=(4, 8)).state_dict(), weights)
     command = ["evaluate", "--synthetic", f"good={systems['good']}", "--real", str(dataset), "--judge", str(weights)]
-    command += ["--judge-classes", "2,3,1", "--judge-spacing", "3,3,3", "--extractors", "medicalnet_resnet50"]
-    command += ["--weights", f"medicalnet_resnet50={tmp_path / 'none.pth'}"]
+    command += ["--judge-classes", "2,3,1", "--judge-spacing", "3,3,3", "--judge-channels", "4,8"]
+    command += ["--extractors", "medicalnet_resnet50", "--weights", f"medicalnet_resnet50={tmp_path / 'none.pth'}"]
     command += ["--draws", "20", "--pictures", "0", "--output", str(tmp_path / "report")]
     assert main(command) == 0
     text = (tmp_path / "report" / "evaluation.md").read_text()
     assert all(f"Dice of class {c}" in text for c in (1, 2, 3)) and "judge: organs, at 3 × 3 × 3 mm" in text
     # its first class is held against the map's class 2
-    judge = load_segmenter(residual_unet(4), weights, use="faithfulness", spacing=(3.0,) * 3, largest_component=[])
+    judge = load_segmenter(
+        residual_unet(4, channels=(4, 8)), weights, use="faithfulness", spacing=(3.0,) * 3, largest_component=[]
+    )
     case = next(iter(load_real(dataset).values()))
     image, label = case.read()
     found = judge.segment(measure.tensor(image))[0].numpy()

@@ -10,9 +10,12 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+import window_borders
 from monai.bundle import ConfigParser, ConfigWorkflow
 from semsynth.cli import main
+from semsynth.composite import CompositeLabel
 from semsynth.latents import _encoded
+from semsynth.phantom import make_phantom
 from tiny_diffusion import med_lsdm
 
 BUNDLE = Path(__file__).resolve().parents[1] / "bundles" / "med_lsdm"
@@ -169,9 +172,50 @@ def test_a_vqgan_that_is_resumed_is_the_one_that_was_not_interrupted(tmp_path: P
     assert int(once["codebook.batches"]) == 8
 
 
-def test_other_data_are_not_scored_by_the_judge_of_the_atrium() -> None:
-    for name in ("ct", *FORMS):
-        parser = ConfigParser()
-        parser.read_config([str(BUNDLE / "configs" / f"{part}.json") for part in ("inference", "evaluate", name)])
-        assert parser.get("judge_weights") is None
-        assert parser.get_parsed_content("judge") is None
+@pytest.mark.parametrize("name", ["ct", *FORMS])
+def test_other_data_are_not_scored_by_the_judge_of_the_atrium(name: str) -> None:
+    parser = ConfigParser()
+    parser.read_config([str(BUNDLE / "configs" / f"{part}.json") for part in ("inference", "evaluate", name)])
+    assert parser.get_parsed_content("judge") is None
+
+
+def test_ct_is_scored_by_a_network_of_its_own_organs() -> None:
+    parser = ConfigParser()
+    names = ("inference", "evaluate", "ct", "evaluate_ct")
+    parser.read_config([str(BUNDLE / "configs" / f"{part}.json") for part in names])
+    parser["bundle_root"] = str(BUNDLE)
+    judge = parser.get_parsed_content("judge")
+    assert judge.spacing == (4.0, 4.0, 2.5) and judge(torch.zeros(1, 1, 16, 16, 16)).shape[1] == 8
+    classes = json.loads((BUNDLE / "configs" / "metadata.json").read_text())["classes_ct"]
+    assert [classes[str(c)] for c in parser.get_parsed_content("judge_targets")] == [
+        "brainstem", "spinal cord", "right parotid", "left parotid", "oesophagus", "larynx", "mandible",
+    ]  # fmt: skip
+
+
+def borders(volumes: list[np.ndarray], overlap: float) -> dict[str, float]:
+    series = [window_borders.differences(volume, 4) for volume in volumes]
+    return window_borders.compare(series, [window_borders.window_borders(128, 32, overlap, 4)] * len(volumes))
+
+
+def test_a_volume_of_128_slices_from_the_trained_network_of_32_has_no_seams() -> None:
+    parser = ConfigParser()
+    parser.read_config(str(BUNDLE / "configs" / "inference.json"))
+    network = parser.get_parsed_content("network_def")
+    network.load_state_dict(torch.load(BUNDLE / "models" / "model.pt", weights_only=True))
+    network.eval().progress = False
+    maps = []
+    for seed in range(2):
+        phantom = make_phantom(seed, size=(64, 64, 128), spacing=(1.5, 1.5, 1.0))
+        composite = CompositeLabel(k=2)(phantom.image, phantom.endo, phantom.wall)
+        maps.append(torch.as_tensor(composite.astype(np.float32))[None, None])
+    whole = [network.synthesize(label, seeds=[0])[0, 0].float().numpy() for label in maps]
+    blended = borders(whole, 0.5)
+    assert blended["borders"] == 14 and blended["p"] > 0.05
+    assert blended["low"] < blended["ratio"] < blended["high"]
+    # what it would look like if windows were made one by one and put together afterwards
+    parts = [
+        [network.synthesize(label[..., i : i + 32], seeds=[i])[0, 0].float().numpy() for i in range(0, 128, 32)]
+        for label in maps
+    ]
+    stitched = borders([np.concatenate(part, axis=2) for part in parts], 0.0)
+    assert stitched["p"] < 0.01 and stitched["ratio"] > 1.3

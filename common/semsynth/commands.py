@@ -154,6 +154,7 @@ def evaluate(
     judge: str | None = None,
     judge_classes: Sequence[int] | None = None,
     judge_spacing: Sequence[float] = (1.0, 1.0, 1.0),
+    judge_channels: Sequence[int] = (16, 32, 64, 128, 128),
     extractors: str | Sequence[str] | None = None,
     weights: str | Sequence[str] = (),
     in_loss: str | Sequence[str] = (),
@@ -181,6 +182,7 @@ def evaluate(
         judge_classes: the label maps' classes that it segments, in its order, for example 1,2,3,4,5,6,7: Dice of each
             and their mean.
         judge_spacing: mm per voxel that it was trained at; only with --judge-classes.
+        judge_channels: widths of its levels, as in its training; only with --judge-classes.
         extractors: feature networks with commas: medicalnet_resnet34, medicalnet_resnet50, efficientnet_lite0,
             la_unet_judge; the first, third and fourth unless said otherwise.
         weights: NAME=FILE of a feature network's weights, where they are not in a package or on the hub.
@@ -202,7 +204,8 @@ def evaluate(
         raise InputError(f"--device {place}: no GPU that torch can use is here; leave it out, or give cpu")
     files = {name: values[-1] for name, values in pairs("weights", weights).items()}
     classes = None if judge_classes is None else numbers("judge-classes", judge_classes, int)
-    network = _judge(judge, classes, numbers("judge-spacing", judge_spacing, float), place)
+    spacing, channels = numbers("judge-spacing", judge_spacing, float), numbers("judge-channels", judge_channels, int)
+    network = _judge(judge, classes, spacing, channels, place)
     if judge is not None and classes is None:
         files.setdefault("la_unet_judge", str(judge))
     result = run(
@@ -217,7 +220,13 @@ def evaluate(
     return f"{result.text()}\n\n{result.output / 'evaluation.html'}"
 
 
-def _judge(weights: str | None, classes: Sequence[int] | None, spacing: Sequence[float], device: str) -> Any:
+def _judge(
+    weights: str | None,
+    classes: Sequence[int] | None,
+    spacing: Sequence[float],
+    channels: Sequence[int],
+    device: str,
+) -> Any:
     """The segmentation network of an evaluation: la_unet_judge, or, of several classes, a residual U-Net."""
     from .networks.frozen import load_segmenter
     from .networks.segmentation import residual_unet, subvoxel_segresnet
@@ -233,7 +242,7 @@ def _judge(weights: str | None, classes: Sequence[int] | None, spacing: Sequence
         return load_segmenter(
             subvoxel_segresnet(), str(weights), use="faithfulness", name="la_unet_judge", device=device
         )
-    network = residual_unet(len(classes) + 1)
+    network = residual_unet(len(classes) + 1, channels=channels)
     return load_segmenter(network, str(weights), use="faithfulness", device=device, spacing=spacing,
                           largest_component=[])  # fmt: skip
 
