@@ -156,6 +156,7 @@ def evaluate(
     judge_spacing: Sequence[float] = (1.0, 1.0, 1.0),
     judge_channels: Sequence[int] = (16, 32, 64, 128, 128),
     extractors: str | Sequence[str] | None = None,
+    feature_spacing: float = 1.0,
     weights: str | Sequence[str] = (),
     in_loss: str | Sequence[str] = (),
     lpips: bool = False,
@@ -185,6 +186,8 @@ def evaluate(
         judge_channels: widths of its levels, as in its training; only with --judge-classes.
         extractors: feature networks with commas: medicalnet_resnet34, medicalnet_resnet50, efficientnet_lite0,
             la_unet_judge; the first, third and fourth unless said otherwise.
+        feature_spacing: mm per voxel at which efficientnet_lite0 takes slices; coarser for large fields of view, whose
+            numbers are others.
         weights: NAME=FILE of a feature network's weights, where they are not in a package or on the hub.
         in_loss: NAME=NETWORK that was in that system's own loss, beside those that its records name.
         lpips: also LPIPS (needs pip install 'semsynth[lpips]' and its weights).
@@ -213,6 +216,7 @@ def evaluate(
         train_real=None if train_real is None else str(train_real), labels=None if labels is None else str(labels),
         extractors=DEFAULT_EXTRACTORS if extractors is None else words(extractors), weights=files, judge=network,
         targets=None if classes is None else dict(enumerate(classes, start=1)),
+        feature_spacing=number("feature-spacing", feature_spacing),
         in_loss=pairs("in-loss", in_loss), with_lpips=bool(lpips), draws=whole("draws", draws),
         n=None if n is None else whole("n", n), seed=whole("seed", seed), pictures=whole("pictures", pictures),
         device=place,

@@ -29,7 +29,10 @@ COMPARED = ("psnr", "ms_ssim", "dice")
 
 
 def open_extractors(
-    names: Sequence[str], weights: Mapping[str, str | Path] | None = None, device: torch.device | str = "cpu"
+    names: Sequence[str],
+    weights: Mapping[str, str | Path] | None = None,
+    device: torch.device | str = "cpu",
+    spacing: float = 1.0,
 ) -> tuple[list[FeatureExtractor], dict[str, str]]:
     """The feature networks that are to be had, and for the others why not.
 
@@ -37,11 +40,12 @@ def open_extractors(
         names: of :data:`semsynth.networks.features.EXTRACTORS`.
         weights: name → file, where it does not come from a package or a hub.
         device: where they compute.
+        spacing: see :func:`~semsynth.networks.features.load_features`.
     """
     there, absent = [], {}
     for name in dict.fromkeys(names):
         try:
-            there.append(load_features(name, weights=(weights or {}).get(name), device=device))
+            there.append(load_features(name, weights=(weights or {}).get(name), device=device, spacing=spacing))
         except FeaturesUnavailable as error:
             absent[name] = str(error)
             logger.warning("%s", error)
@@ -59,6 +63,7 @@ def evaluate(
     weights: Mapping[str, str | Path] | None = None,
     judge: FrozenSegmenter | None = None,
     targets: Mapping[int, int] | None = None,
+    feature_spacing: float = 1.0,
     in_loss: Mapping[str, Sequence[str]] | None = None,
     with_lpips: bool = False,
     draws: int = 100,
@@ -84,6 +89,7 @@ def evaluate(
         weights: extractor → file of weights.
         judge: a segmentation network that was in no system's loss.
         targets: class of the judge → class of the label maps; 1 → 1 (the left-atrial cavity) unless said otherwise.
+        feature_spacing: mm per voxel at which ``efficientnet_lite0`` takes slices: more for large fields of view.
         in_loss: system → networks that were in its loss, beside those that its records name.
         with_lpips: also LPIPS (extra ``lpips``).
         draws: of reference cases.
@@ -96,12 +102,14 @@ def evaluate(
     Raises:
         InputError: nothing to compare, files that cannot be used, volumes on different grids, too few cases.
     """
+    if not feature_spacing > 0:
+        raise InputError(f"--feature-spacing must be above 0 mm, got {feature_spacing}")
     _check_settings(synthetic, weights or {}, in_loss or {}, draws=draws, seed=seed, pictures=pictures)
     cases = load_real(real, train=train_real, labels=labels)
     systems = [load_system(name, src, in_loss=(in_loss or {}).get(name, ())) for name, src in synthetic.items()]
     painted = pair(systems, cases)
     check_grids(systems, cases, painted)
-    networks, absent = open_extractors(extractors, weights, device)
+    networks, absent = open_extractors(extractors, weights, device, feature_spacing)
     reasons = _reasons(judge, with_lpips)
     memory = Memory(Path(output) / "measured")
     measurer = Measurer(networks, judge, targets=targets or {1: ENDO}, with_lpips=with_lpips and "lpips" not in reasons,

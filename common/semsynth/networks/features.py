@@ -85,7 +85,7 @@ class JudgeEncoder(FeatureExtractor):
 
 
 def load_features(
-    name: str, *, weights: str | Path | None = None, device: torch.device | str = "cpu"
+    name: str, *, weights: str | Path | None = None, device: torch.device | str = "cpu", spacing: float = 1.0
 ) -> FeatureExtractor:
     """A feature network by its name, with the weights that the name stands for.
 
@@ -97,6 +97,7 @@ def load_features(
             hub), ``efficientnet_lite0`` (from an installed package), ``la_unet_judge`` (from the bundle ``la_unet``).
         weights: the weights' file, where it is not to be looked for; needed for ``la_unet_judge``.
         device: where it computes.
+        spacing: mm per voxel at which ``efficientnet_lite0`` takes slices; the others have one of their own.
 
     Raises:
         FeaturesUnavailable: when the weights cannot be had, in one line.
@@ -110,7 +111,7 @@ def load_features(
     elif name == JUDGE:
         extractor = _load_judge(weights)
     else:
-        extractor = load_slicewise(weights)
+        extractor = load_slicewise(weights, spacing=spacing)
     return extractor.to(device)
 
 

