@@ -89,7 +89,8 @@ def evaluate(
         weights: extractor → file of weights.
         judge: a segmentation network that was in no system's loss.
         targets: class of the judge → class of the label maps; 1 → 1 (the left-atrial cavity) unless said otherwise.
-        feature_spacing: mm per voxel at which ``efficientnet_lite0`` takes slices: more for large fields of view.
+        feature_spacing: mm per voxel at which ``efficientnet_lite0`` takes slices, which are four of it apart and
+            interpolated to half of it: more for large fields of view.
         in_loss: system → networks that were in its loss, beside those that its records name.
         with_lpips: also LPIPS (extra ``lpips``).
         draws: of reference cases.

@@ -46,25 +46,25 @@ class SlicewiseEfficientNet(FeatureExtractor):
 
     Args:
         network: ``EfficientNet`` of the package ``efficientnet_lite_pytorch``, with its weights.
-        slice_step_mm: distance between slices, as near as whole voxels allow.
+        slice_step_mm: distance between slices; a multiple of ``spacing``.
         pixel_mm: that slices are interpolated to, linearly.
         spacing: mm per voxel that volumes are brought to first. Features at another spacing than 1 (coarser for a large
-            field of view, with ``pixel_mm`` in proportion) are others, and are not compared with those at 1.
+            field of view, with all else in proportion) are others, and are not compared with those at 1.
     """
 
     def __init__(
-        self, network: nn.Module, *, slice_step_mm: int = 4, pixel_mm: float = 0.5, spacing: float = 1.0
+        self, network: nn.Module, *, slice_step_mm: float = 4, pixel_mm: float = 0.5, spacing: float = 1.0
     ) -> None:
         super().__init__(
             fused(network).to(memory_format=torch.channels_last),  # type: ignore[call-overload]  # a quarter faster
             name="efficientnet_lite0", sha256=SHA256, dimension=CHANNELS * len(PLANES),
             intensity="(255 x - 127) / 128, grey as RGB", spacing=(spacing,) * 3,
         )  # fmt: skip
-        self.slice_step_mm, self.pixel_mm = int(slice_step_mm), float(pixel_mm)
+        self.slice_step_mm, self.pixel_mm = slice_step_mm, float(pixel_mm)
 
     def positions(self, length: int) -> list[int]:
         """Indices of the slices along an axis of ``length`` voxels."""
-        step = max(1, round(self.slice_step_mm / self.spacing[0]))
+        step = round(self.slice_step_mm / self.spacing[0])
         return list(range((length - 1) % step // 2, length, step))
 
     def slices(self, volume: torch.Tensor, plane: str, positions: Sequence[int] | None = None) -> torch.Tensor:
@@ -144,7 +144,7 @@ def load_slicewise(weights: str | Path | None = None, *, spacing: float = 1.0) -
 
     Args:
         weights: that file at another place.
-        spacing: mm per voxel that volumes are brought to; slices are interpolated to half of it.
+        spacing: mm per voxel that volumes are brought to; slices are four of it apart and interpolated to half of it.
 
     Raises:
         FeaturesUnavailable: when a package is not installed, or the file is not there.
@@ -163,7 +163,7 @@ def load_slicewise(weights: str | Path | None = None, *, spacing: float = 1.0) -
     # its from_pretrained() prints, and unpickles anything; image_size=None pads by each input's size, not by 224's
     network = EfficientNet.from_name("efficientnet-lite0", image_size=None)
     load_exactly(network, read_weights(path, name=name), path=path, name=name)
-    return SlicewiseEfficientNet(network, pixel_mm=0.5 * spacing, spacing=spacing)
+    return SlicewiseEfficientNet(network, slice_step_mm=4 * spacing, pixel_mm=0.5 * spacing, spacing=spacing)
 
 
 def fused(network: Any) -> nn.Module:
