@@ -100,10 +100,10 @@ def bases(bundle: Path, overlay: str) -> list[str]:
     return []
 
 
-def earlier(bundle: Path, overlay: str) -> list[str]:
+def overlays_before(bundle: Path, overlay: str) -> list[str]:
     """The overlays that go before an overlay: those that its ``_desc_`` names as ``after one.json and other.json``."""
     about = str(json.loads(config_path(bundle, overlay).read_text(encoding="utf-8")).get("_desc_", ""))
-    found = re.search(r"\bafter ((?:\w+\.json(?:, | and )?)+)", about)
+    found = re.search(r"\bafter\s+((?:\w+\.json(?:,\s+|\s+and\s+)?)+)", about, re.IGNORECASE)
     return re.findall(r"(\w+)\.json", found[1]) if found else []
 
 
@@ -111,8 +111,10 @@ def combinations(bundle: Path) -> Iterator[tuple[str, ...]]:
     """What stands alone, and every overlay on each of its bases (and on the overlays that go before it)."""
     for name in stages(bundle):
         yield (name,)
-    for overlay in overlays(bundle):
-        yield from ((base, *earlier(bundle, overlay), overlay) for base in bases(bundle, overlay))
+    known = overlays(bundle)
+    for overlay in known:
+        before = [name for name in overlays_before(bundle, overlay) if name in known]  # check_overlays names the others
+        yield from ((base, *before, overlay) for base in bases(bundle, overlay))
 
 
 def weights_path(bundle: Path) -> Path:
@@ -232,6 +234,8 @@ def check_overlays(bundle: Path) -> list[str]:
     for overlay in overlays(bundle):
         if not bases(bundle, overlay):
             found.append(f"{overlay}.json: fits onto none of the configs that stand alone")
+        missing = [name for name in overlays_before(bundle, overlay) if name not in overlays(bundle)]
+        found += [f"{overlay}.json: goes after {name}.json, which is no overlay of this bundle" for name in missing]
     unread: dict[str, list[set[str]]] = {}
     for names in combinations(bundle):
         label = " + ".join(f"{name}.json" for name in names)

@@ -205,6 +205,11 @@ def test_overlay_is_read_with_those_that_it_goes_after(broken: Path) -> None:
         second = {"_desc_": f"Overlay on train.json{about}.", "count": 2}
         config_path(broken, "second").write_text(json.dumps(second))
         assert CHECKS["overlays"](broken) == unread
+    config_path(broken, "second").write_text(
+        json.dumps({"_desc_": "Overlay on train.json, After frist.json.", "seed": 2})
+    )
+    assert CHECKS["overlays"](broken) == ["second.json: goes after frist.json, which is no overlay of this bundle"]
+    assert CHECKS["targets"](broken) == []
 
 
 def test_run_that_writes_into_the_bundle_is_caught(broken: Path) -> None:

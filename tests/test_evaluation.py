@@ -783,6 +783,10 @@ def test_a_mask_that_one_sample_misses_costs_that_sample_alone():
     ("arguments", "message"),
     [
         (["--judge", "nowhere/judge.pt"], "nowhere/judge.pt: no such file"),
+        (["--judge", "x.pt", "--judge-channels", "4,8"], "--judge-channels goes with --judge-classes"),
+        (["--judge-spacing", "4,4,2.5"], "--judge-spacing goes with --judge, the file of weights"),
+        (["--feature-spacing", "0"], "--feature-spacing must be above 0 and at most 10 mm, got 0"),
+        (["--feature-spacing", "1e999"], "--feature-spacing must be above 0 and at most 10 mm, got inf"),
         (["--in-loss", "someone=x"], "no such name 'someone'"),
         (["--weights", "medicalnet=x"], "no such name 'medicalnet'"),
         (["--seed", "-1"], "--seed must be 0 or more"),
@@ -817,7 +821,10 @@ def test_the_command_takes_a_judge_of_several_classes(dataset, systems, tmp_path
     command += ["--draws", "20", "--pictures", "0", "--output", str(tmp_path / "report")]
     assert main(command) == 0
     text = (tmp_path / "report" / "evaluation.md").read_text()
-    assert all(f"Dice of class {c}" in text for c in (1, 2, 3)) and "judge: organs, at 3 × 3 × 3 mm" in text
+    assert (
+        all(f"Dice of {name}" in text for name in ("wall", "tissue 1", "endo"))
+        and "judge: organs, at 3 × 3 × 3 mm" in text
+    )
     # its first class is held against the map's class 2
     judge = load_segmenter(
         residual_unet(4, channels=(4, 8)), weights, use="faithfulness", spacing=(3.0,) * 3, largest_component=[]
@@ -829,6 +836,13 @@ def test_the_command_takes_a_judge_of_several_classes(dataset, systems, tmp_path
     overlap = 2 * np.count_nonzero((found == 1) & (label == 2))
     wanted = overlap / (np.count_nonzero(found == 1) + np.count_nonzero(label == 2))
     assert values["dice of class 2"] == pytest.approx(wanted, abs=1e-6)
+    for wrong, message in (
+        (["--judge-channels", "8,16"], "organs.pt: no residual U-Net of 3 classes and background with the widths 8,16"),
+        (["--judge-channels", "8"], "--judge-channels must be two or more widths"),
+        (["--judge-spacing", "3"], "--judge-spacing must be three lengths in mm"),
+    ):
+        assert main([*command[:7], "--judge-classes", "2,3,1", *wrong]) == 1
+        assert message in capsys.readouterr().err
     assert main([*command[:5], "--judge-classes", "1"]) == 1
     assert "--judge-classes goes with --judge" in capsys.readouterr().err
 
@@ -843,3 +857,11 @@ def test_the_largest_component_is_kept_of_the_classes_that_are_named(dataset):
     for largest, voxels in (([1], 64), ([], 72)):
         judge = FrozenSegmenter(Bright(), largest_component=largest)
         assert int((judge.segment(MetaTensor(volume, affine=torch.eye(4))) == 1).sum()) == voxels
+
+
+def test_slices_are_seen_at_the_spacing_that_is_asked_for(dataset, systems, tmp_path):
+    command = ["evaluate", "--synthetic", f"good={systems['good']}", "--real", str(dataset), "--draws", "20"]
+    command += ["--extractors", "efficientnet_lite0", "--feature-spacing", "2", "--pictures", "0"]
+    assert main([*command, "--output", str(tmp_path / "report")]) == 0
+    text = (tmp_path / "report" / "evaluation.md").read_text()
+    assert "input 2 × 2 × 2 mm" in text and "slice step mm 8, pixel mm 1.0" in text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import time
 
 import numpy as np
@@ -360,6 +361,8 @@ def test_the_judge_needs_its_path_and_says_whose_it_is(tmp_path):
 def test_slices_of_a_large_field_of_view_are_taken_at_its_own_spacing(extractors):
     coarse, usual = load_features("efficientnet_lite0", spacing=2.5), extractors["efficientnet_lite0"]
     assert coarse.positions(9) == [0, 4, 8] and coarse.about() != usual.about()
+    # part of the keys under which measurements are kept
+    assert json.dumps(usual.about()).endswith('"slice_step_mm": 4, "pixel_mm": 0.5}')
     assert coarse.slices(torch.rand(1, 1, 8, 9, 10), "axial").shape == (3, 3, 16, 18)  # 1.25 mm per pixel
     scan = MetaTensor(volume(), affine=torch.diag(torch.tensor([2.5, 2.5, 2.5, 1.0])))
     same = MetaTensor(volume(), affine=torch.eye(4))

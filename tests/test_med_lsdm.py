@@ -175,8 +175,13 @@ def test_a_vqgan_that_is_resumed_is_the_one_that_was_not_interrupted(tmp_path: P
 @pytest.mark.parametrize("name", ["ct", *FORMS])
 def test_other_data_are_not_scored_by_the_judge_of_the_atrium(name: str) -> None:
     parser = ConfigParser()
-    parser.read_config([str(BUNDLE / "configs" / f"{part}.json") for part in ("inference", "evaluate", name)])
+    names = ("inference", "evaluate", name)
+    parser.read_config([str(BUNDLE / "configs" / f"{part}.json") for part in names])
+    parser["bundle_root"] = str(BUNDLE)
     assert parser.get_parsed_content("judge") is None
+    parser["vocabulary"] = "classes"
+    parser.parse(reset=True)
+    assert parser.get_parsed_content("judge").name == "la_unet_judge"
 
 
 def test_ct_is_scored_by_a_network_of_its_own_organs() -> None:
@@ -187,9 +192,13 @@ def test_ct_is_scored_by_a_network_of_its_own_organs() -> None:
     judge = parser.get_parsed_content("judge")
     assert judge.spacing == (4.0, 4.0, 2.5) and judge(torch.zeros(1, 1, 16, 16, 16)).shape[1] == 8
     classes = json.loads((BUNDLE / "configs" / "metadata.json").read_text())["classes_ct"]
-    assert [classes[str(c)] for c in parser.get_parsed_content("judge_targets")] == [
-        "brainstem", "spinal cord", "right parotid", "left parotid", "oesophagus", "larynx", "mandible",
-    ]  # fmt: skip
+    trained = json.loads((BUNDLE.parent / "la_unet" / "configs" / "ct.json").read_text())
+    names = trained["class_names"]
+    targets = parser.get_parsed_content("judge_targets")
+    assert [names[str(own)] for own in range(1, 8)] == [classes[str(other)] for other in targets]
+    assert trained["classes"] == targets and trained["spacing"] == list(judge.spacing)
+    assert trained["network_def#channels"] == parser.get("judge#network#channels")
+    assert trained["flip_prob"] == trained["contrast_changes"] == 0
 
 
 def borders(volumes: list[np.ndarray], overlap: float) -> dict[str, float]:
@@ -212,7 +221,8 @@ def test_a_volume_of_128_slices_from_the_trained_network_of_32_has_no_seams() ->
     blended = borders(whole, 0.5)
     assert blended["borders"] == 14 and blended["p"] > 0.05
     assert blended["low"] < blended["ratio"] < blended["high"]
-    # what it would look like if windows were made one by one and put together afterwards
+    # blending is exact (test_slice_unet); what keeps windows together as well is that they share noise and label map:
+    # the same slices made one window after the other, each with noise of its own, show where they meet
     parts = [
         [network.synthesize(label[..., i : i + 32], seeds=[i])[0, 0].float().numpy() for i in range(0, 128, 32)]
         for label in maps

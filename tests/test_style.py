@@ -18,6 +18,7 @@ from semsynth.networks.noise import gaussian_noise, stream
 from semsynth.networks.pix2pix import Pix2PixGenerator
 from semsynth.networks.spade_gan import SPADEGenerator
 from semsynth.volumes import sha256
+from tiny_diffusion import diffusion
 from tiny_synthesis import random_weights, synthesise
 
 BUNDLE = Path(__file__).resolve().parents[1] / "bundles" / "spade_gan3d"
@@ -112,6 +113,19 @@ def test_no_two_of_many_cases_have_the_same_noise():
     seen: set[tuple[float, ...]] = set()
     engine.run([{"case": [hashlib.md5(str(i).encode()).hexdigest()]} for i in range(3000)])
     assert len(seen) == 3000
+
+
+@pytest.mark.parametrize("kind", ["gan", "diffusion"])
+def test_no_two_of_many_cases_have_the_same_style(kind):
+    seeds = SampleSeeds([], per_case=True)
+    names = [hashlib.md5(str(i).encode()).hexdigest() for i in range(3000)]
+    if kind == "gan":
+        network = SPADEGenerator(4, channels=(4, 4), style_channels=2)
+        styles = [network.draw_style(torch.zeros(1), seeds._of_case(name)) for name in names]
+    else:
+        network = diffusion()
+        styles = [network.draw_style(seeds._of_case(name)) for name in names]
+    assert len({tuple(style.flatten().tolist()) for style in styles}) == 3000
 
 
 def test_fields_of_a_sample_are_white_and_do_not_follow_from_each_other():

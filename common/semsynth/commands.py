@@ -153,8 +153,8 @@ def evaluate(
     labels: str | None = None,
     judge: str | None = None,
     judge_classes: Sequence[int] | None = None,
-    judge_spacing: Sequence[float] = (1.0, 1.0, 1.0),
-    judge_channels: Sequence[int] = (16, 32, 64, 128, 128),
+    judge_spacing: Sequence[float] | None = None,
+    judge_channels: Sequence[int] | None = None,
     extractors: str | Sequence[str] | None = None,
     feature_spacing: float = 1.0,
     weights: str | Sequence[str] = (),
@@ -182,12 +182,12 @@ def evaluate(
             --judge-classes those of a residual U-Net that the bundle la_unet trained with duke.json.
         judge_classes: the label maps' classes that it segments, in its order, for example 1,2,3,4,5,6,7: Dice of each
             and their mean.
-        judge_spacing: mm per voxel that it was trained at; only with --judge-classes.
-        judge_channels: widths of its levels, as in its training; only with --judge-classes.
+        judge_spacing: mm per voxel that it was trained at, 1,1,1 unless given; only with --judge-classes.
+        judge_channels: widths of its levels, 16,32,64,128,128 unless given; only with --judge-classes.
         extractors: feature networks with commas: medicalnet_resnet34, medicalnet_resnet50, efficientnet_lite0,
             la_unet_judge; the first, third and fourth unless said otherwise.
-        feature_spacing: mm per voxel at which efficientnet_lite0 takes slices; coarser for large fields of view, whose
-            numbers are others.
+        feature_spacing: mm per voxel at which efficientnet_lite0 sees volumes (its slices are four of it apart, its
+            pixels half of it); more for large fields of view, such as 4 for a CT. Numbers of different ones differ.
         weights: NAME=FILE of a feature network's weights, where they are not in a package or on the hub.
         in_loss: NAME=NETWORK that was in that system's own loss, beside those that its records name.
         lpips: also LPIPS (needs pip install 'semsynth[lpips]' and its weights).
@@ -207,7 +207,8 @@ def evaluate(
         raise InputError(f"--device {place}: no GPU that torch can use is here; leave it out, or give cpu")
     files = {name: values[-1] for name, values in pairs("weights", weights).items()}
     classes = None if judge_classes is None else numbers("judge-classes", judge_classes, int)
-    spacing, channels = numbers("judge-spacing", judge_spacing, float), numbers("judge-channels", judge_channels, int)
+    spacing = None if judge_spacing is None else numbers("judge-spacing", judge_spacing, float)
+    channels = None if judge_channels is None else numbers("judge-channels", judge_channels, int)
     network = _judge(judge, classes, spacing, channels, place)
     if judge is not None and classes is None:
         files.setdefault("la_unet_judge", str(judge))
@@ -215,7 +216,7 @@ def evaluate(
         pairs("synthetic", synthetic, alone="synthetic"), str(real), str(output),
         train_real=None if train_real is None else str(train_real), labels=None if labels is None else str(labels),
         extractors=DEFAULT_EXTRACTORS if extractors is None else words(extractors), weights=files, judge=network,
-        targets=None if classes is None else dict(enumerate(classes, start=1)),
+        targets=classes,
         feature_spacing=number("feature-spacing", feature_spacing),
         in_loss=pairs("in-loss", in_loss), with_lpips=bool(lpips), draws=whole("draws", draws),
         n=None if n is None else whole("n", n), seed=whole("seed", seed), pictures=whole("pictures", pictures),
@@ -227,17 +228,19 @@ def evaluate(
 def _judge(
     weights: str | None,
     classes: Sequence[int] | None,
-    spacing: Sequence[float],
-    channels: Sequence[int],
+    spacing: Sequence[float] | None,
+    channels: Sequence[int] | None,
     device: str,
 ) -> Any:
     """The segmentation network of an evaluation: la_unet_judge, or, of several classes, a residual U-Net."""
     from .networks.frozen import load_segmenter
     from .networks.segmentation import residual_unet, subvoxel_segresnet
 
+    for option, given in (("classes", classes), ("spacing", spacing), ("channels", channels)):
+        if given is not None and (weights is None or classes is None):
+            needed = "--judge, the file of weights" if weights is None else "--judge-classes"
+            raise InputError(f"--judge-{option} goes with {needed}")
     if weights is None:
-        if classes is not None:
-            raise InputError("--judge-classes goes with --judge, the file of weights")
         return None
     if not Path(str(weights)).is_file():
         what = "models/judge.pt of the bundle la_unet" if classes is None else "weights that it trained with duke.json"
@@ -246,9 +249,19 @@ def _judge(
         return load_segmenter(
             subvoxel_segresnet(), str(weights), use="faithfulness", name="la_unet_judge", device=device
         )
-    network = residual_unet(len(classes) + 1, channels=channels)
-    return load_segmenter(network, str(weights), use="faithfulness", device=device, spacing=spacing,
-                          largest_component=[])  # fmt: skip
+    size, widths = tuple(spacing or (1.0, 1.0, 1.0)), tuple(channels or (16, 32, 64, 128, 128))
+    if len(size) != 3 or min(size) <= 0:
+        raise InputError(f"--judge-spacing must be three lengths in mm, such as 4,4,2.5, got {size}")
+    if len(widths) < 2 or min(widths) < 1:
+        raise InputError(f"--judge-channels must be two or more widths, such as 16,32,64,64, got {widths}")
+    try:
+        return load_segmenter(residual_unet(len(classes) + 1, channels=widths), str(weights), use="faithfulness",
+                              device=device, spacing=size, largest_component=[])  # fmt: skip
+    except InputError as error:
+        raise InputError(
+            f"--judge {weights}: no residual U-Net of {len(classes)} classes and background with the widths "
+            f"{','.join(map(str, widths))}; give --judge-classes and --judge-channels of its training"
+        ) from error
 
 
 COMMANDS: dict[str, Callable[..., str]] = {

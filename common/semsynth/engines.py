@@ -390,7 +390,7 @@ class VariationalGANTrainer(AdversarialTrainer):
         return made.pred, (made.mean, made.log_variance)
 
 
-class DelayedDiscriminator(AdversarialTrainer):
+class DelayedAdversarialTrainer(AdversarialTrainer):
     """Adversarial training of an autoencoder, whose discriminator takes part after a warm-up.
 
     Until then neither is it judged by nor trained: it would learn to tell blurred reconstructions, which need no
@@ -423,11 +423,11 @@ class DelayedDiscriminator(AdversarialTrainer):
             super()._discriminator_step(label, fake, real, step=step)
 
 
-class AutoencoderTrainer(DelayedDiscriminator, VariationalGANTrainer):
+class AutoencoderTrainer(DelayedAdversarialTrainer, VariationalGANTrainer):
     """Training of a KL autoencoder: a warm-up (10 epochs in the paper), and R1 for the discriminator.
 
     Args:
-        kwargs: all that :class:`DelayedDiscriminator` takes; ``loss_function`` is a
+        kwargs: all that :class:`DelayedAdversarialTrainer` takes; ``loss_function`` is a
             :class:`semsynth.losses_autoencoder.AutoencoderLoss`.
     """
 

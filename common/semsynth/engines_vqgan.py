@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from monai.engines import SupervisedTrainer
 
-from .engines import LOSSES, DelayedDiscriminator
+from .engines import LOSSES, DelayedAdversarialTrainer, PrepareSynthesisBatch
 from .losses_vqgan import VQGANLoss
 from .networks.vqgan import VQGAN
 
 
-class VQGANTrainer(DelayedDiscriminator):
+class VQGANTrainer(DelayedAdversarialTrainer):
     """Training of a :class:`~semsynth.networks.vqgan.VQGAN`; batches are (image, image), no label map is needed.
 
     The output's ``losses`` also name how the codebook fares, for the log: ``perplexity`` (codes in use) and ``dead``
@@ -20,11 +20,15 @@ class VQGANTrainer(DelayedDiscriminator):
     of the loss.
 
     Args:
-        kwargs: all that :class:`~semsynth.engines.DelayedDiscriminator` takes; ``loss_function`` is a
+        kwargs: all that :class:`~semsynth.engines.DelayedAdversarialTrainer` takes; ``loss_function`` is a
             :class:`semsynth.losses_vqgan.VQGANLoss`.
     """
 
     loss_function: VQGANLoss  # type: ignore[assignment]
+
+    def __init__(self, **kwargs: Any) -> None:
+        kwargs.setdefault("prepare_batch", PrepareSynthesisBatch(label_key="image"))
+        super().__init__(**kwargs)
 
     @property
     def adversarial(self) -> bool:

@@ -333,11 +333,11 @@ def prepare(
             settings, centers=dataset_centers([c for c in cases if c.split == "training"], settings, jobs=jobs)
         )
 
-    prepare_open(cases, settings, output, prepare_case, jobs=jobs, overwrite=overwrite)
+    prepare_missing(cases, settings, output, prepare_case, jobs=jobs, overwrite=overwrite)
     return write_datalist(output, cases, settings, patient_regex)
 
 
-def prepare_open(
+def prepare_missing(
     cases: Sequence[AnyCase],
     settings: Any,
     output: Path,

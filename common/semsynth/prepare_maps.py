@@ -26,7 +26,7 @@ from .check import Entry, Rules, check_cases, examine, patient_of
 from .composite import IntensityHistogram, fit_histogram, smooth
 from .datalists import SPLITS, UNLABELLED, absolute, name_cases, named_files, read_datalist
 from .errors import InputError
-from .prepare import RECORD, check_output, commit_case, pad, prepare_open, resample, run_all, with_splits
+from .prepare import RECORD, check_output, commit_case, pad, prepare_missing, resample, run_all, with_splits
 from .report import Panel, Row, centre_of
 from .vocabulary import class_table
 from .volumes import StorageType, Volume, scale_intensity, sha256, write_text
@@ -342,7 +342,7 @@ def prepare_maps(
         training = [case for case in cases if case.split in ("training", None)]
         settings = replace(settings, centers=dataset_centers(training, settings, jobs=jobs))
 
-    prepare_open(cases, settings, output, prepare_case, jobs=jobs, overwrite=overwrite)
+    prepare_missing(cases, settings, output, prepare_case, jobs=jobs, overwrite=overwrite)
     return _write_datalist(output, cases, settings, modality, patient_regex)
 
 

@@ -210,7 +210,9 @@ class Layout:
         metrics = dict(FAITHFUL)
         for g, _, metric, _ in self.index:
             if g == group and metric.startswith("dice of class"):
-                metrics[metric] = Column(metric.replace("dice", "Dice"), "higher")
+                number = metric.removeprefix("dice of class ")
+                name = self.facts.class_names.get(int(number), f"class {number}")
+                metrics[metric] = Column(f"Dice of {name}", "higher")
         rows = [
             [Cell(self.title(group, row)), *(self._mean(group, row, metric) for metric in metrics)]
             for row in [FLOOR, *self.painters(), *self.systems()]

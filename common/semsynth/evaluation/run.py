@@ -62,7 +62,7 @@ def evaluate(
     extractors: Sequence[str] = DEFAULT_EXTRACTORS,
     weights: Mapping[str, str | Path] | None = None,
     judge: FrozenSegmenter | None = None,
-    targets: Mapping[int, int] | None = None,
+    targets: Mapping[int, int] | Sequence[int] | None = None,
     feature_spacing: float = 1.0,
     in_loss: Mapping[str, Sequence[str]] | None = None,
     with_lpips: bool = False,
@@ -88,7 +88,8 @@ def evaluate(
         extractors: feature networks of distribution metrics.
         weights: extractor → file of weights.
         judge: a segmentation network that was in no system's loss.
-        targets: class of the judge → class of the label maps; 1 → 1 (the left-atrial cavity) unless said otherwise.
+        targets: class of the judge → class of the label maps, or the latter in the order of the judge's; 1 → 1 (the
+            left-atrial cavity) unless said otherwise.
         feature_spacing: mm per voxel at which ``efficientnet_lite0`` takes slices, which are four of it apart and
             interpolated to half of it: more for large fields of view.
         in_loss: system → networks that were in its loss, beside those that its records name.
@@ -103,8 +104,8 @@ def evaluate(
     Raises:
         InputError: nothing to compare, files that cannot be used, volumes on different grids, too few cases.
     """
-    if not feature_spacing > 0:
-        raise InputError(f"--feature-spacing must be above 0 mm, got {feature_spacing}")
+    if not 0 < feature_spacing <= 10:
+        raise InputError(f"--feature-spacing must be above 0 and at most 10 mm, got {feature_spacing:g}")
     _check_settings(synthetic, weights or {}, in_loss or {}, draws=draws, seed=seed, pictures=pictures)
     cases = load_real(real, train=train_real, labels=labels)
     systems = [load_system(name, src, in_loss=(in_loss or {}).get(name, ())) for name, src in synthetic.items()]
@@ -113,7 +114,8 @@ def evaluate(
     networks, absent = open_extractors(extractors, weights, device, feature_spacing)
     reasons = _reasons(judge, with_lpips)
     memory = Memory(Path(output) / "measured")
-    measurer = Measurer(networks, judge, targets=targets or {1: ENDO}, with_lpips=with_lpips and "lpips" not in reasons,
+    pairs = targets if isinstance(targets, Mapping) else dict(enumerate(targets or [ENDO], start=1))
+    measurer = Measurer(networks, judge, targets=pairs, with_lpips=with_lpips and "lpips" not in reasons,
                         memory=memory, device=device)  # fmt: skip
     found = Collected(group_cases(painted, cases, systems), systems, other_maps(cases, systems, painted))
     counts = ", ".join(f"{group}: {len(members)} cases" for group, members in found.groups.items())
@@ -153,7 +155,7 @@ def _reasons(judge: FrozenSegmenter | None, with_lpips: bool) -> dict[str, str]:
     """Why something is not measured."""
     reasons = {}
     if judge is None:
-        reasons["judge"] = "no judge was given or found (models/judge.pt of the bundle la_unet)"
+        reasons["judge"] = "no judge was given or found (of the left atrium: models/judge.pt of the bundle la_unet)"
     if with_lpips:
         try:
             lpips(torch.zeros(1, 1, 64, 64, 8), torch.zeros(1, 1, 64, 64, 8))

@@ -69,6 +69,11 @@ class LatentDenoiser(nn.Module):
     """
 
     head: nn.Conv3d
+    num_classes: int
+    latent_channels: int
+    strides: list[int]
+    windowed = False
+    """Whether a range of slices can be denoised by itself."""
 
     def __init__(self, width: int, *, style_channels: int, predictions: int) -> None:
         super().__init__()
@@ -83,6 +88,18 @@ class LatentDenoiser(nn.Module):
     def embedding_channels(self) -> int:
         """Length of the vector that time step and style become."""
         return 4 * self.width
+
+    def encode(self, label: torch.Tensor) -> dict[int, torch.Tensor]:
+        """Of class indices ``(B, 1, H, W, D)``, by stride in voxels: what SPADE is modulated by."""
+        raise NotImplementedError
+
+    def null(self, levels: dict[int, torch.Tensor]) -> dict[int, torch.Tensor]:
+        """:meth:`encode` of no label at all, of the sizes of ``levels``."""
+        raise NotImplementedError
+
+    def modulation(self, levels: dict[int, torch.Tensor]) -> DenoiserModulation:
+        """All that depends on the label map alone, from :meth:`encode`."""
+        raise NotImplementedError
 
     def _blocks(self) -> list[ResBlock]:
         """All that are given the vector, in the order in which they run."""
@@ -191,8 +208,6 @@ class SPADEUNet(LatentDenoiser):
     Raises:
         InputError: for numbers of levels that differ, or names that are unknown.
     """
-
-    windowed = False
 
     def __init__(
         self,

@@ -244,7 +244,7 @@ def ramp(size: int) -> torch.Tensor:
     return torch.minimum(places, size - places) / (size / 2)
 
 
-def check_windows(denoiser: Any, options: SamplingOptions) -> None:
+def check_windows(denoiser: LatentDenoiser, options: SamplingOptions) -> None:
     """Raise where windows are asked for that the denoiser cannot have.
 
     Raises:

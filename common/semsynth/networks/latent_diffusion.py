@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -19,13 +19,10 @@ from ..errors import InputError, is_out_of_memory
 from ..labels import one_hot, plain
 from ..samplers import Prediction, Schedule, Step
 from .autoencoder import DecoderModulation, cover
-from .denoiser import SPADEUNet
+from .denoiser import LatentDenoiser
 from .guided import Conditioning, GuidedDenoiser, SamplingOptions, Start, check_windows
 from .noise import gaussian_noise, stream
-from .slice_unet import SliceUNet
 from .tiles import Autoencoder, check_local, decode_in_tiles
-
-Denoiser: TypeAlias = SPADEUNet | SliceUNet
 
 
 class Denoised(NamedTuple):
@@ -94,7 +91,7 @@ class LatentDiffusion(nn.Module):
     def __init__(
         self,
         autoencoder: Autoencoder,
-        denoiser: Denoiser,
+        denoiser: LatentDenoiser,
         *,
         timesteps: int = 1000,
         noise_schedule: str = "cosine",
@@ -369,7 +366,7 @@ def _memory_advice(label: torch.Tensor, options: SamplingOptions, tiles: bool, w
     return f"out of memory on {label.device} for a label map of {size} voxels; give {', or '.join(ways)}"
 
 
-def _check_fit(autoencoder: Autoencoder, denoiser: Denoiser, prediction: Prediction) -> None:
+def _check_fit(autoencoder: Autoencoder, denoiser: LatentDenoiser, prediction: Prediction) -> None:
     classes = getattr(autoencoder, "num_classes", denoiser.num_classes)  # a VQ-GAN knows of no classes
     ours = (classes, autoencoder.latent_channels, autoencoder.stride)
     theirs = (denoiser.num_classes, denoiser.latent_channels, denoiser.strides[0])

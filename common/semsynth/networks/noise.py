@@ -31,8 +31,8 @@ def white_noise(like: torch.Tensor, seed: int) -> torch.Tensor:
 def stream(seed: int, number: int) -> int:
     """The seed of the ``number``-th noise field of a sample: for its style, its start, each step or level.
 
-    All bits of ``seed`` are mixed into 32, of which :func:`white_noise` keeps each. All numbers stay below
-    2^63: TorchScript has no larger ones.
+    The low 64 bits of ``seed`` are mixed into 32: two of n fields are the same about as often as two of n random
+    numbers of 32 bits. All numbers stay below 2^63: TorchScript has no larger ones.
 
     Args:
         seed: any whole number.

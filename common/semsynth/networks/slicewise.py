@@ -60,7 +60,7 @@ class SlicewiseEfficientNet(FeatureExtractor):
             name="efficientnet_lite0", sha256=SHA256, dimension=CHANNELS * len(PLANES),
             intensity="(255 x - 127) / 128, grey as RGB", spacing=(spacing,) * 3,
         )  # fmt: skip
-        self.slice_step_mm, self.pixel_mm = slice_step_mm, float(pixel_mm)
+        self.slice_step_mm, self.pixel_mm = float(slice_step_mm), float(pixel_mm)
 
     def positions(self, length: int) -> list[int]:
         """Indices of the slices along an axis of ``length`` voxels."""
@@ -134,8 +134,9 @@ class SlicewiseEfficientNet(FeatureExtractor):
 
     def about(self) -> dict[str, Any]:
         """What has to stand beside every number that is made with it."""
+        step = self.slice_step_mm
         return super().about() | {
-            "planes": list(PLANES), "slice_step_mm": self.slice_step_mm, "pixel_mm": self.pixel_mm
+            "planes": list(PLANES), "slice_step_mm": int(step) if step.is_integer() else step, "pixel_mm": self.pixel_mm
         }  # fmt: skip
 
 
