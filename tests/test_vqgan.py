@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from semsynth.engines_vqgan import VQGANTrainer
 from semsynth.errors import InputError
 from semsynth.losses_vqgan import VQGANLoss
 from semsynth.networks.codebook import Codebook
@@ -345,3 +346,16 @@ def test_two_processes_learn_one_codebook_from_the_latents_of_both(tmp_path: Pat
     for batch in range(6):
         alone(torch.cat([vectors(30, seed=2 * batch), vectors(40, seed=2 * batch + 1)], dim=2))
     assert all(torch.allclose(value, first[name], atol=1e-6) for name, value in alone.state_dict().items())
+
+
+def test_the_trainer_learns_the_image_and_not_the_label_map_beside_it() -> None:
+    network, discriminator, seen = vqgan().train(), SliceAndVolumeDiscriminator(channels=4, num_layers=1), []
+    network.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
+    image, label = torch.rand(1, 1, 8, 8, 8), torch.ones(1, 1, 8, 8, 8)
+    trainer = VQGANTrainer(
+        device=torch.device("cpu"), max_epochs=1, train_data_loader=[{"image": image, "label": label}],
+        network=network, optimizer=torch.optim.Adam(network.parameters()), loss_function=VQGANLoss(perceptual_weight=0),
+        discriminator=discriminator, d_optimizer=torch.optim.Adam(discriminator.parameters()),
+    )  # fmt: skip
+    trainer.run()
+    assert len(seen) == 1 and torch.equal(torch.as_tensor(seen[0]), image)
