@@ -139,7 +139,7 @@ TRAINED = "run/model.pt"  # where training leaves its best weights: never in the
 
 def check_run(bundle: Path) -> list[str]:
     """One epoch of training, the evaluation and an inference with the trained weights, all tiny and on the phantom."""
-    from semsynth.phantom import write_phantom_cases
+    from semsynth.prepare.phantom import write_phantom_cases
 
     before = _snapshot(bundle)
     with tempfile.TemporaryDirectory() as folder:

@@ -13,13 +13,14 @@ from pathlib import Path
 
 import numpy as np
 from scipy.ndimage import gaussian_filter
+from semsynth.data.volumes import Volume
 from semsynth.evaluation import open_extractors
 from semsynth.evaluation.measure import Measurer, Memory
 from semsynth.evaluation.painting import average_means, class_means, paint
 from semsynth.evaluation.sources import load_real
 from semsynth.evaluation.uncertainty import Interval, largest_n, make_draws, over_draws
+from semsynth.files import sha256
 from semsynth.metrics import fid
-from semsynth.volumes import Volume, sha256
 from torch import from_numpy
 from tqdm import tqdm
 

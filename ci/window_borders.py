@@ -18,7 +18,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
-from semsynth.networks.guided import windows
+from semsynth.networks.sampling.guided import windows
 
 DRAWS = 10000
 

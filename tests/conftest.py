@@ -19,7 +19,7 @@ def project_root() -> Path:
 @pytest.fixture(scope="session")
 def tiny_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a datalist and four phantoms of 32³ voxels, k = 2: two for training, one per other split."""
-    from semsynth.phantom import write_phantom_cases
+    from semsynth.prepare.phantom import write_phantom_cases
 
     folder = tmp_path_factory.mktemp("tiny_dataset")
     write_phantom_cases(folder, 4, size=(32, 32, 32), spacing=(3.0, 3.0, 3.0), k=2, progress=False)

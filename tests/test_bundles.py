@@ -22,8 +22,8 @@ import verify_bundles
 from bundle_configs import WEIGHTS, config_path, isolated, read
 from bundle_runs import synthetic_findings
 from ignite.engine import Events
-from semsynth.checkpoints import newest_checkpoint
-from semsynth.phantom import write_phantom_cases
+from semsynth.prepare.phantom import write_phantom_cases
+from semsynth.training.checkpoints import newest_checkpoint
 from verify_bundles import CHECKS
 
 ROOT = Path(__file__).resolve().parents[1]

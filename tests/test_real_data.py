@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from semsynth.cases import find_cases, load_case
-from semsynth.prepare import Settings, derive_wall, prepare
-from semsynth.volumes import read_volume
+from semsynth.data.raw import find_cases, load_case
+from semsynth.data.volumes import read_volume
+from semsynth.prepare.atrium import Settings, derive_wall, prepare
 
 DATA = Path(os.environ.get("SEMSYNTH_DATA", Path(__file__).resolve().parents[1] / ".." / "shared" / "data"))
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason=f"no real volumes at {DATA} (set SEMSYNTH_DATA)")

@@ -7,15 +7,15 @@ from typing import Any
 
 import torch
 from monai.transforms import Compose, RandFlipd, RandGaussianNoised, RandSpatialCropd
-from semsynth.data import load_sources
-from semsynth.latents import LatentDataset
+from semsynth.data.transforms import LoadIntensityd, LoadLabelMapd
 from semsynth.networks.autoencoder import SPADEAutoencoder
 from semsynth.networks.denoiser import SPADEUNet
-from semsynth.networks.guided import SamplingOptions
 from semsynth.networks.latent_diffusion import LatentDiffusion
+from semsynth.networks.sampling.guided import SamplingOptions
 from semsynth.networks.slice_unet import SliceUNet
 from semsynth.networks.vqgan import VQGAN
-from semsynth.preprocessing import LoadIntensityd, LoadLabelMapd
+from semsynth.training.latents import LatentDataset
+from semsynth.training.loading import load_sources
 from torch import nn
 
 SPADE: dict[str, Any] = {"hidden": 4, "groups": 2}

@@ -11,7 +11,7 @@ import bundle_runs
 import numpy as np
 import torch
 from monai.bundle import ConfigParser
-from semsynth.volumes import read_volume
+from semsynth.data.volumes import read_volume
 
 
 def random_weights(bundle: Path, path: Path) -> Path:

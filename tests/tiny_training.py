@@ -9,14 +9,16 @@ import torch
 from monai.networks.nets import UNet
 from monai.transforms import Compose, RandFlipd, RandGaussianNoised, RandSpatialCropd
 from monai.utils import set_determinism
-from semsynth.data import CaseSampler, TrainingDataset, TrainingLoader, load_sources
-from semsynth.engines import AdversarialTrainer, MixedPrecisionTrainer
+from semsynth.data.transforms import LoadIntensityd, LoadLabelMapd, LoadTargetd
 from semsynth.handlers import TrainingCheckpoint
-from semsynth.losses import ConditionalGANLoss, SegmentationLoss
 from semsynth.networks.discriminators import ConditionalPatchDiscriminator
 from semsynth.networks.pix2pix import Pix2PixGenerator
 from semsynth.networks.segmentation import StandardizedSegmenter
-from semsynth.preprocessing import LoadIntensityd, LoadLabelMapd, LoadTargetd
+from semsynth.training.engines.adversarial import AdversarialTrainer
+from semsynth.training.engines.base import MixedPrecisionTrainer
+from semsynth.training.loading import CaseSampler, TrainingDataset, TrainingLoader, load_sources
+from semsynth.training.losses.gan import ConditionalGANLoss
+from semsynth.training.losses.segmentation import SegmentationLoss
 
 
 def loader(data: str | Path, kind: str, *, workers: int, seed: int = 0, epoch_cases: int | None = 6) -> TrainingLoader:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 from scipy import ndimage
-from semsynth.composite import CompositeLabel, IntensityHistogram, fit_histogram
+from semsynth.prepare.composite import CompositeLabel, IntensityHistogram, fit_histogram
 from sklearn.cluster import KMeans
 
 

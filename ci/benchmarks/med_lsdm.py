@@ -21,8 +21,8 @@ from typing import Any
 import torch
 from _timing import DEVICE, fastest
 from monai.networks.nets import DiffusionModelUNet
-from semsynth.memory import tensor_bytes
 from semsynth.networks.slice_unet import SliceUNet
+from semsynth.synthesis.memory import tensor_bytes
 from torch import nn
 
 CLASSES, LATENT, GUIDANCE = 13, 8, 1.5

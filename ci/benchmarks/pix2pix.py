@@ -13,7 +13,7 @@ import json
 import time
 
 import torch
-from semsynth.networks.normalization import VolumeInstanceNorm
+from semsynth.networks.blocks.normalization import VolumeInstanceNorm
 from semsynth.networks.pix2pix import Pix2PixGenerator
 from torch import nn
 

@@ -35,9 +35,9 @@ from monai.networks.nets.spade_diffusion_model_unet import SPADEDiffusionModelUN
 from monai.networks.schedulers import DDIMScheduler
 from semsynth.convert import convert_autoencoder, convert_denoiser
 from semsynth.labels import one_hot
-from semsynth.memory import tensor_bytes
-from semsynth.networks.guided import GuidedDenoiser, SamplingOptions, Start
 from semsynth.networks.latent_diffusion import LatentDiffusion
+from semsynth.networks.sampling.guided import GuidedDenoiser, SamplingOptions, Start
+from semsynth.synthesis.memory import tensor_bytes
 from torch import nn
 from torch.nn import functional as F
 

@@ -35,7 +35,7 @@ import torch
 from _timing import DEVICE, fastest
 from monai.networks.nets.spade_network import SPADENetResBlock
 from semsynth.labels import one_hot
-from semsynth.networks.spade import SPADEOptions, SPADEResBlock, label_pyramid
+from semsynth.networks.blocks.spade import SPADEOptions, SPADEResBlock, label_pyramid
 from torch import nn
 from torch.nn import functional as F
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from ..errors import InputError
-from ..networks.spade import SPADEOptions
+from ..networks.blocks.spade import SPADEOptions
 
 Weights: TypeAlias = Mapping[str, torch.Tensor]
 """A bare state dict."""
@@ -30,7 +30,7 @@ class Conversion(Generic[_Module]):
         kind: one of :data:`~semsynth.convert.KINDS`.
         weights: state dict of ours.
         arguments: of the module that it belongs to, as JSON can hold them; ``options`` or ``spade`` are those of
-            :class:`~semsynth.networks.spade.SPADEOptions`.
+            :class:`~semsynth.networks.blocks.spade.SPADEOptions`.
         build: makes that module of them.
         skipped: layers that were left out, and why.
     """

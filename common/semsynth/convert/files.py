@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ..checkpoints import not_finite, save_atomically
 from ..errors import InputError
-from ..provenance import write_model_card
-from ..volumes import sha256
+from ..files import sha256
+from ..provenance.cards import write_model_card
+from ..training.checkpoints import not_finite, save_atomically
 from .autoencoder import convert_autoencoder
 from .common import Conversion, Weights, some
 from .denoiser import convert_denoiser

@@ -38,7 +38,7 @@ class Pairing:
             self._sources[f"{ours}.{part}"] = [f"{name}.{part}" for name in theirs]
 
     def block(self, ours: str, theirs: str, *, shortcut: str) -> None:
-        """A :class:`~semsynth.networks.residual.ResBlock`.
+        """A :class:`~semsynth.networks.blocks.residual.ResBlock`.
 
         Args:
             ours, theirs: what stands before the names.
@@ -62,7 +62,7 @@ class Pairing:
             self.layer(ours, self._there(f"{theirs}.param_free_norm.N", f"{theirs}.param_free_norm"))
 
     def attention(self, ours: str, theirs: str) -> None:
-        """An :class:`~semsynth.networks.residual.Attention`, under the names of MONAI or of monai-generative."""
+        """An :class:`~semsynth.networks.blocks.residual.Attention`, under the names of MONAI or of monai-generative."""
         self.layer(f"{ours}.norm", f"{theirs}.norm")
         inner = theirs if f"{theirs}.to_q.weight" in self._weights else f"{theirs}.attn"
         if f"{inner}.qkv.weight" in self._weights:  # MONAI's use_combined_linear: q, k and v in this order
@@ -81,7 +81,7 @@ class Pairing:
                 self.skipped[unused] = UNUSED
 
     def upsampling(self, ours: str, theirs: str) -> None:
-        """The convolution of an :class:`~semsynth.networks.residual.Upsample`."""
+        """The convolution of an :class:`~semsynth.networks.blocks.residual.Upsample`."""
         self.layer(f"{ours}.conv", self._there(f"{theirs}.conv.conv", f"{theirs}.postconv.conv"))
 
     def _there(self, first: str, other: str) -> str:

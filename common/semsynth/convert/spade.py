@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from ..errors import InputError
-from ..networks.spade import SPADE, SPADEOptions, SPADEResBlock
+from ..networks.blocks.spade import SPADE, SPADEOptions, SPADEResBlock
 from .common import (
     PARTS,
     Conversion,
@@ -31,7 +31,7 @@ _OTHER_LAYER = re.compile(r"(decoder\.)?(conv_init|last_conv)\..+|encoder\.block
 
 
 def convert_spade(weights: Weights, *, groups: int | None = None, eps: float = 1e-5) -> Conversion[SPADE]:
-    """MONAI's or monai-generative's ``SPADE`` as our :class:`~semsynth.networks.spade.SPADE`.
+    """MONAI's or monai-generative's ``SPADE`` as our :class:`~semsynth.networks.blocks.spade.SPADE`.
 
     The result is the same for a label encoding at the features' resolution; theirs brings it there by ``nearest``.
 

@@ -12,7 +12,8 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from ..volumes import Volume, sha256
+from ..data.volumes import Volume
+from ..files import sha256
 from .measure import Measurer, similarities
 from .painting import average_means, class_means, paint
 from .scores import DIVERSE_BLOCKS, FLOOR, PAINTED_OWN, PAINTED_TRAINING, Collected

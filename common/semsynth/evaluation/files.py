@@ -10,22 +10,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ..html_pictures import CasePicture
-from ..html_report import CaseValues, write_html
-from ..provenance import run_command, versions
-from ..report import centre_of
-from ..tables import Cell, Column, Table
-from ..volumes import write_text
+from ..files import write_text
+from ..provenance.cards import versions
+from ..provenance.command import run_command
+from ..report.html import CaseValues, write_html
+from ..report.html_pictures import CasePicture
+from ..report.pictures import centre_of
+from ..report.tables import Cell, Column, Table
 from .layout import Facts
-from .scores import (
-    CONSISTENT,
-    FAITHFUL,
-    PAIRED,
-    ROWS,
-    Collected,
-    Difference,
-    Score,
-)
+from .scores import CONSISTENT, FAITHFUL, PAIRED, ROWS, Collected, Difference, Score
 from .sources import RealCase
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 
-from ..volumes import sha256
+from ..files import sha256
 from .sources import RealCase
 from .systems import System
 

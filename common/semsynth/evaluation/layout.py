@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..networks.features import PLANES
+from ..networks.features.registry import PLANES
 from ..networks.frozen import FrozenSegmenter
-from ..tables import NOTHING, Cell, Column, Table
+from ..report.tables import NOTHING, Cell, Column, Table
 from .groups import ALL, MIXED, TRAINING, UNSEEN
 from .scores import (
     CONDITIONAL,

@@ -17,11 +17,12 @@ from monai.data import MetaTensor
 from numpy.typing import NDArray
 from torch import nn
 
+from ..data.volumes import Volume
 from ..errors import InputError
+from ..files import atomic_path
 from ..metrics import inter_slice_consistency, lpips, mae, ms_ssim, psnr, rmse, segmentation_scores, similarity, ssim
-from ..networks.features import PLANES, FeatureExtractor, Features
+from ..networks.features.registry import PLANES, FeatureExtractor, Features
 from ..networks.frozen import FrozenSegmenter
-from ..volumes import Volume, atomic_path
 
 Arrays = dict[str, NDArray[Any]]
 MEASURED_AS = 1

@@ -12,7 +12,7 @@ import torch
 from ..errors import InputError
 from ..labels import ENDO
 from ..metrics import lpips
-from ..networks.features import EXTRACTORS, FeatureExtractor, FeaturesUnavailable, load_features
+from ..networks.features.registry import EXTRACTORS, FeatureExtractor, FeaturesUnavailable, load_features
 from ..networks.frozen import FrozenSegmenter
 from .collect import collect
 from .files import Results, worst_pictures, write_results
@@ -37,10 +37,10 @@ def open_extractors(
     """The feature networks that are to be had, and for the others why not.
 
     Args:
-        names: of :data:`semsynth.networks.features.EXTRACTORS`.
+        names: of :data:`semsynth.networks.features.registry.EXTRACTORS`.
         weights: name → file, where it does not come from a package or a hub.
         device: where they compute.
-        spacing: see :func:`~semsynth.networks.features.load_features`.
+        spacing: see :func:`~semsynth.networks.features.registry.load_features`.
     """
     there, absent = [], {}
     for name in dict.fromkeys(names):

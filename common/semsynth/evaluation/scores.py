@@ -16,9 +16,9 @@ from scipy.stats import wilcoxon
 
 from ..errors import InputError
 from ..metrics import fid, kid, mmd2
-from ..networks.features import PLANES, FeatureExtractor, Features
+from ..networks.features.registry import PLANES, FeatureExtractor, Features
 from ..networks.frozen import FrozenSegmenter
-from ..tables import Column
+from ..report.tables import Column
 from .systems import System
 from .uncertainty import Draw, Interval, largest_n, make_draws, over_draws
 

@@ -11,10 +11,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ..datalists import SPLITS, absolute, check_names, check_volumes, name_cases, read_datalist, stated_classes
+from ..data.datalists import SPLITS, absolute, check_names, name_cases, read_datalist, stated_classes
+from ..data.entries import check_volumes
+from ..data.headers import SUFFIXES
+from ..data.volumes import Volume, read_volume, same_affine, scale_intensity, stem
 from ..errors import InputError
-from ..headers import SUFFIXES
-from ..volumes import Volume, read_volume, same_affine, scale_intensity, sha256, stem
+from ..files import sha256
 
 logger = logging.getLogger(__name__)
 RANGE_TOLERANCE = 1e-3
@@ -121,8 +123,8 @@ def load_real(source: str | Path, *, train: str | Path | None = None, labels: st
         labels: a folder or a quoted pattern of label maps by the same names, instead of those that ``source`` names.
 
     Raises:
-        InputError: nothing found, files that cannot be used (see :func:`semsynth.check.check_cases`; an image that is
-            there twice is one), synthetic volumes, or two cases of one name.
+        InputError: nothing found, files that cannot be used (see :func:`semsynth.data.check.check_cases`; an image that
+            is there twice is one), synthetic volumes, or two cases of one name.
     """
     cases = _read_cases(source, None)
     if train is not None:
@@ -203,7 +205,7 @@ def named_volumes(source: str, what: str) -> list[tuple[str, Path]]:
     """Case names and files of a folder or a pattern.
 
     In a folder without further folders, and for a pattern within one folder, a file is a case and gives its name; else
-    a folder may be a case, see :func:`semsynth.datalists.name_cases`. Links keep their own names.
+    a folder may be a case, see :func:`semsynth.data.datalists.name_cases`. Links keep their own names.
 
     Raises:
         InputError: nothing found, or two cases of one name.

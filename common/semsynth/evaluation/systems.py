@@ -13,10 +13,10 @@ from typing import Any
 
 from nibabel.orientations import aff2axcodes
 
-from ..datalists import SPLITS, read_datalist
+from ..data.datalists import SPLITS, read_datalist
+from ..data.headers import read_header
+from ..data.volumes import same_affine, stem
 from ..errors import InputError
-from ..headers import read_header
-from ..volumes import same_affine, stem
 from .sources import RealCase, named_volumes
 
 logger = logging.getLogger(__name__)

@@ -17,10 +17,11 @@ import torch.distributed as dist
 from ignite.engine import Engine, Events
 from torch.nn.parallel import DistributedDataParallel
 
-from ..checkpoints import CheckpointFolder, not_finite, random_state, set_random_state
 from ..distributed import all_true, gather, rank, world_size
 from ..errors import InputError
-from ..provenance import TrainingRecord, changed_keys
+from ..provenance.cards import TrainingRecord
+from ..provenance.config import changed_keys
+from ..training.checkpoints import CheckpointFolder, not_finite, random_state, set_random_state
 
 logger = logging.getLogger(__name__)
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -31,13 +32,13 @@ class TrainingCheckpoint:
     """Attached to a trainer: saves its whole state, goes on from it exactly, and answers SIGTERM and SIGINT.
 
     Resuming gives bit for bit what an uninterrupted training would have given (on CPU; with a
-    :class:`semsynth.data.CaseSampler`, whose order and augmentation follow from epoch and position). On the first
-    SIGTERM or SIGINT the step ends (at the end of an epoch: its validation too), a checkpoint is saved, and the process
-    ends with status 143 or 130; another one five seconds later ends it at once. Learning rate and weight decay are the
-    config's, also where they are not the checkpoint's.
+    :class:`semsynth.training.loading.CaseSampler`, whose order and augmentation follow from epoch and position). On the
+    first SIGTERM or SIGINT the step ends (at the end of an epoch: its validation too), a checkpoint is saved, and the
+    process ends with status 143 or 130; another one five seconds later ends it at once. Learning rate and weight decay
+    are the config's, also where they are not the checkpoint's.
 
     Args:
-        folder: where checkpoints go (see :class:`semsynth.checkpoints.CheckpointFolder`).
+        folder: where checkpoints go (see :class:`semsynth.training.checkpoints.CheckpointFolder`).
         objects: name → anything with ``state_dict`` and ``load_state_dict``: networks, optimizers, schedulers, moving
             averages. A cosine or one-cycle schedule may have another length than the checkpoint's: it goes on as if it
             had always had it.

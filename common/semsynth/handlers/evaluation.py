@@ -15,15 +15,15 @@ from monai.metrics import compute_dice
 from monai.utils.enums import CommonKeys as Keys
 from numpy.typing import NDArray
 
+from ..data.transforms import CropContentd, LoadIntensityd
 from ..distributed import gather, rank, world_size
 from ..errors import InputError
 from ..labels import ENDO
 from ..metrics.frechet import fid
 from ..metrics.mmd import kid
 from ..metrics.similarity import mae, ms_ssim, psnr, rmse, ssim
-from ..networks.extractor import FeatureExtractor
+from ..networks.features.extractor import FeatureExtractor
 from ..networks.frozen import FrozenSegmenter
-from ..preprocessing import CropContentd, LoadIntensityd
 
 logger = logging.getLogger(__name__)
 PairedMetric = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -58,7 +58,8 @@ class EvaluationHandler:
     computed (fewer than two cases, volumes too small for MS-SSIM) is left out with one warning, or NaN in the details.
 
     Args:
-        extractors: feature networks, see :func:`semsynth.networks.features.load_features`; they stay where they are.
+        extractors: feature networks, see :func:`semsynth.networks.features.registry.load_features`; they stay where
+            they are.
         paired: of :data:`PAIRED`; left out where the output has no real volume.
         judge: a segmentation network that was in no loss of the generator, or None: adds ``judge_dice``, of its
             segmentation of the synthetic volume with the label map, and ``judge_dice_real``, the same of the real one.

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from ignite.engine import Engine, Events
 
-from ..headers import read_header
-from ..memory import GIB, PeakMemory, free, resident, synthesis_memory
+from ..data.headers import read_header
+from ..synthesis.memory import GIB, PeakMemory, free, resident, synthesis_memory
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +23,7 @@ class MemoryReport:
 
     Args:
         network: a :class:`~semsynth.networks.latent_diffusion.LatentDiffusion`; of others the measurement only.
-        batches: what is to be made, see :class:`semsynth.synthesis.MapBatches`.
+        batches: what is to be made, see :class:`semsynth.synthesis.jobs.MapBatches`.
         device: the network's.
     """
 

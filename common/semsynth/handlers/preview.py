@@ -11,7 +11,7 @@ from ignite.engine import Engine, Events
 from monai.utils.enums import CommonKeys as Keys
 
 from ..distributed import rank
-from ..report import Panel, Row, centre_of, save_planes
+from ..report.pictures import Panel, Row, centre_of, save_planes
 
 logger = logging.getLogger(__name__)
 

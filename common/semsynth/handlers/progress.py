@@ -20,7 +20,8 @@ class ProgressHandler:
 
     Args:
         title: in front of the bar.
-        output_transform: engine output → name → number (for example :class:`semsynth.engines.LossTerms`), or None.
+        output_transform: engine output → name → number (for example :class:`semsynth.training.engines.base.LossTerms`),
+            or None.
     """
 
     def __init__(
@@ -70,7 +71,7 @@ class SynthesisProgress:
     a terminal, a line every half minute.
 
     Args:
-        batches: what is to be made, see :class:`semsynth.synthesis.MapBatches`.
+        batches: what is to be made, see :class:`semsynth.synthesis.jobs.MapBatches`.
         network: calls ``on_step`` with shares of its work; others advance volume by volume.
     """
 

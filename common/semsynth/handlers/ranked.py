@@ -14,9 +14,9 @@ from ignite.engine import Engine, Events
 from monai.utils.enums import CommonKeys as Keys
 from numpy.typing import NDArray
 
+from ..data.volumes import Volume, read_volume, scale_intensity
 from ..distributed import rank
-from ..report import Panel, Row, centre_of, save_planes
-from ..volumes import Volume, read_volume, scale_intensity
+from ..report.pictures import Panel, Row, centre_of, save_planes
 
 logger = logging.getLogger(__name__)
 EXPERT, NETWORK = "#33ff4d", "#ff7a1a"

@@ -14,8 +14,8 @@ from ..errors import InputError
 class SampleSeeds:
     """Attached to an inference engine: sample i of a label map is drawn with seed + i.
 
-    Which sample it is stands in the batch under ``sample`` (see :func:`semsynth.datalists.load_label_maps`); without it
-    the seed stays as it is. A volume thus depends on its map and its number alone, not on what else is drawn.
+    Which sample it is stands in the batch under ``sample`` (see :func:`semsynth.data.entries.load_label_maps`); without
+    it the seed stays as it is. A volume thus depends on its map and its number alone, not on what else is drawn.
 
     Args:
         objects: what has the seed as an attribute ``noise_seed``, a network or an inferer, or, for batches of several

@@ -13,8 +13,9 @@ from ignite.engine import Engine, Events
 from monai.utils.enums import CommonKeys as Keys
 
 from .. import __version__
+from ..data.volumes import read_volume, same_affine, write_label
 from ..errors import InputError
-from ..volumes import read_volume, same_affine, sha256, write_label, write_text
+from ..files import sha256, write_text
 
 logger = logging.getLogger(__name__)
 

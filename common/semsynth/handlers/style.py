@@ -11,10 +11,10 @@ import torch
 from ignite.engine import Engine, Events
 from monai.transforms import CropForeground, CropForegroundd, ScaleIntensity, Spacingd
 
-from ..datalists import OWN_STYLE
+from ..data.entries import OWN_STYLE
+from ..data.transforms import LoadIntensityd, LoadLabelMapd, SameGridd
 from ..errors import InputError
-from ..networks.extractor import at_spacing
-from ..preprocessing import LoadIntensityd, LoadLabelMapd, SameGridd
+from ..networks.features.extractor import at_spacing
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +23,7 @@ class StyleFrom:
     """Attached to an inference engine, after its weights are loaded: volumes get the style of an image.
 
     One image for all of them is encoded once; with ``"own"`` each label map's own image, which the batch has under
-    ``style_from`` (see :func:`semsynth.datalists.load_label_maps`). What is left to the seed is the noise. The image
+    ``style_from`` (see :func:`semsynth.data.entries.load_label_maps`). What is left to the seed is the noise. The image
     (brightness, contrast, noise) is prepared as training images are: RAS axes, ``spacing``, zeros around the content
     cut off, minimum to 0 and maximum to 1.
 

@@ -15,14 +15,16 @@ from ignite.engine import Engine, Events
 from monai.utils.enums import CommonKeys as Keys
 
 from .. import __version__
-from ..datalists import OWN_STYLE, read_datalist
+from ..data.classes import bundle_classes
+from ..data.datalists import read_datalist
+from ..data.entries import OWN_STYLE
+from ..data.headers import read_header
+from ..data.volumes import StorageType, Volume, write_image
 from ..distributed import rank
 from ..errors import InputError
-from ..headers import read_header
+from ..files import sha256, write_text
 from ..labels import class_names
-from ..provenance import case_hash
-from ..vocabulary import bundle_classes
-from ..volumes import StorageType, Volume, sha256, write_image, write_text
+from ..provenance.cards import case_hash
 
 logger = logging.getLogger(__name__)
 

@@ -16,8 +16,8 @@ from torch.nn import functional as F
 
 from ..errors import InputError
 from ..labels import plain
-from .residual import Attention, Downsample, Norm, Resampling, ResBlock, Upsample, check_resampling, per_level
-from .spade import SPADE, BlockModulation, Sampling, SPADEOptions, label_pyramid
+from .blocks.residual import Attention, Downsample, Norm, Resampling, ResBlock, Upsample, check_resampling, per_level
+from .blocks.spade import SPADE, BlockModulation, Sampling, SPADEOptions, label_pyramid
 from .spade_gan import Reconstruction
 
 LabelEncoding: TypeAlias = Literal["subvoxels", "fractions", "nearest"]
@@ -51,8 +51,8 @@ class SPADEAutoencoder(nn.Module):
             the decoder's end too: at full resolution most of the time goes into memory, not arithmetic.
         latent_channels: of the latent (8 in the paper).
         blocks: residual blocks per level, one number for all or one per level; encoder and decoder alike.
-        spade: arguments of :class:`~semsynth.networks.spade.SPADEOptions`; norm, groups and eps hold for the norms
-            without labels too.
+        spade: arguments of :class:`~semsynth.networks.blocks.spade.SPADEOptions`; norm, groups and eps hold for the
+            norms without labels too.
         labels: how the map is brought to the levels: ``"fractions"``, ``"nearest"`` or ``"subvoxels"``, see
             :func:`encode_labels`.
         attention: which levels have self-attention after each block; None for no level.
@@ -60,7 +60,7 @@ class SPADEAutoencoder(nn.Module):
         last_norm: a norm before the last convolution of encoder and of decoder, as in MONAI's. With ``norm="voxel"`` it
             would take the intensity from each voxel just before it is to be told.
         norm_eps: of the norms without labels, for weights from elsewhere; None: that of ``spade``.
-        resampling: ``"aligned"`` or ``"strided"``, see :class:`~semsynth.networks.residual.Downsample`; with
+        resampling: ``"aligned"`` or ``"strided"``, see :class:`~semsynth.networks.blocks.residual.Downsample`; with
             ``"strided"`` the widths change in the residual blocks, as in MONAI's.
 
     Raises:
@@ -362,7 +362,8 @@ def cover(size: Sequence[int], stride: int) -> list[int]:
 def encode_labels(
     label: torch.Tensor, num_classes: int, strides: Sequence[int], *, mode: LabelEncoding, dtype: torch.dtype
 ) -> dict[int, torch.Tensor]:
-    """:func:`~semsynth.networks.spade.label_pyramid` of a volume of any size, each level as large as :func:`cover`.
+    """:func:`~semsynth.networks.blocks.spade.label_pyramid` of a volume of any size, each level as large as
+    :func:`cover`.
 
     Args:
         label: class indices ``(B, 1, H, W, D)``.

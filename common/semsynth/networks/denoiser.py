@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from ..errors import InputError
 from .autoencoder import LabelEncoding, encode_labels, label_channels
-from .residual import (
+from .blocks.residual import (
     Attention,
     Downsample,
     Embedding,
@@ -27,7 +27,7 @@ from .residual import (
     check_resampling,
     per_level,
 )
-from .spade import BlockModulation, Modulation, SPADEOptions
+from .blocks.spade import BlockModulation, Modulation, SPADEOptions
 
 
 class DenoiserModulation(NamedTuple):
@@ -147,7 +147,7 @@ class LatentDenoiser(nn.Module):
             style: ``(B or 1, S)``, as in :meth:`forward`.
 
         Returns:
-            ``(B, 2·channels of the block)`` each, see :meth:`~semsynth.networks.residual.ResBlock.embed`.
+            ``(B, 2·channels of the block)`` each, see :meth:`~semsynth.networks.blocks.residual.ResBlock.embed`.
         """
         dtype = self.head.weight.dtype
         vector: torch.Tensor = self.time(sinusoids(timestep, self.width).to(dtype))
@@ -188,8 +188,8 @@ class SPADEUNet(LatentDenoiser):
         attention: which levels have self-attention after each block; None for none but the middle.
         head_channels: of each attention head, one number for all levels or one per level (the last one for the middle
             too); None for one head.
-        spade: arguments of :class:`~semsynth.networks.spade.SPADEOptions`; norm, groups and eps hold for the norms
-            without labels too.
+        spade: arguments of :class:`~semsynth.networks.blocks.spade.SPADEOptions`; norm, groups and eps hold for the
+            norms without labels too.
         labels: how the map is brought to the latent's levels: ``"fractions"`` (thin walls stay), ``"nearest"``, or
             ``"subvoxels"`` (at the latent's own level nothing is lost), see
             :func:`~semsynth.networks.autoencoder.encode_labels`.
@@ -197,10 +197,10 @@ class SPADEUNet(LatentDenoiser):
         middle_attention: self-attention between the two blocks in the middle.
         style_channels: S, length of the style vector that is embedded beside the time step; 0 for none.
         predictions: how many times the latent's channels it gives: 2 where noise and latent are predicted apart
-            (``prediction: "split"`` of :class:`~semsynth.samplers.Schedule`).
-        embedding: ``"scale_shift"`` or ``"add"``, see :class:`~semsynth.networks.residual.ResBlock`.
+            (``prediction: "split"`` of :class:`~semsynth.networks.sampling.samplers.Schedule`).
+        embedding: ``"scale_shift"`` or ``"add"``, see :class:`~semsynth.networks.blocks.residual.ResBlock`.
         dropout: in every residual block.
-        resampling: ``"aligned"`` or ``"strided"``, see :class:`~semsynth.networks.residual.Downsample`.
+        resampling: ``"aligned"`` or ``"strided"``, see :class:`~semsynth.networks.blocks.residual.Downsample`.
 
     Attributes:
         windowed: that a range of slices can be denoised by itself: not where D is downsampled.

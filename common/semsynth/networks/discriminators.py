@@ -12,7 +12,7 @@ from torch.nn.utils import parametrizations
 
 from ..errors import InputError
 from ..labels import one_hot
-from .normalization import VolumeInstanceNorm
+from .blocks.normalization import VolumeInstanceNorm
 
 
 class ConditionalPatchDiscriminator(nn.Module):
@@ -23,9 +23,9 @@ class ConditionalPatchDiscriminator(nn.Module):
         channels: width of the first layer; doubled by each further one.
         num_layers: strided layers before the last (3: a judgement sees 70 voxels per axis; 2: 34).
         norm: MONAI's norm name or (name, arguments), ``"volume_instance"``
-            (:class:`~semsynth.networks.normalization.VolumeInstanceNorm`), or None. Batch norm as in the paper; at
-            batch size 1 it is instance norm. (The one training tried without any norm, at learning rate 4e-4, blew up
-            within 400 steps.)
+            (:class:`~semsynth.networks.blocks.normalization.VolumeInstanceNorm`), or None. Batch norm as in the paper;
+            at batch size 1 it is instance norm. (The one training tried without any norm, at learning rate 4e-4, blew
+            up within 400 steps.)
         detail: one more input channel, the image minus its local mean over 3³ voxels, times 8. Noise is a small part of
             an image's variance, and a filter that sees it has to be found first; the channel hands it over.
         label_encoding: ``"scalar"`` (paper: two input channels in all) or ``"one_hot"``.

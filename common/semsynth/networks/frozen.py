@@ -16,7 +16,7 @@ from monai.transforms import KeepLargestConnectedComponent, Orientation, Resampl
 from torch import nn
 
 from ..errors import InputError
-from ..volumes import sha256
+from ..files import sha256
 
 logger = logging.getLogger(__name__)
 

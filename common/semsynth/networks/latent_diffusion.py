@@ -17,12 +17,12 @@ from tqdm import tqdm
 
 from ..errors import InputError, is_out_of_memory
 from ..labels import one_hot, plain
-from ..samplers import Prediction, Schedule, Step
 from .autoencoder import DecoderModulation, cover
+from .blocks.noise import gaussian_noise, stream
 from .denoiser import LatentDenoiser
-from .guided import Conditioning, GuidedDenoiser, SamplingOptions, Start, check_windows
-from .noise import gaussian_noise, stream
-from .tiles import Autoencoder, check_local, decode_in_tiles
+from .sampling.guided import Conditioning, GuidedDenoiser, SamplingOptions, Start, check_windows
+from .sampling.samplers import Prediction, Schedule, Step
+from .sampling.tiles import Autoencoder, check_local, decode_in_tiles
 
 
 class Denoised(NamedTuple):
@@ -56,11 +56,11 @@ class LatentDiffusion(nn.Module):
             :class:`~semsynth.networks.vqgan.VQGAN`.
         denoiser: to be trained here: a :class:`~semsynth.networks.denoiser.SPADEUNet` or a
             :class:`~semsynth.networks.slice_unet.SliceUNet`.
-        timesteps, noise_schedule, prediction: see :class:`~semsynth.samplers.Schedule`.
+        timesteps, noise_schedule, prediction: see :class:`~semsynth.networks.sampling.samplers.Schedule`.
         label_dropout: share of the training steps with the null map, for guidance.
         style_dropout: share of the training steps with the null style.
-        sampling: arguments of :class:`~semsynth.networks.guided.SamplingOptions`: sampler, steps, guidance, what is
-            computed at once. :meth:`synthesize` takes others in their place.
+        sampling: arguments of :class:`~semsynth.networks.sampling.guided.SamplingOptions`: sampler, steps, guidance,
+            what is computed at once. :meth:`synthesize` takes others in their place.
         standardize: latents are brought to unit variance, by one number for all, before noise is added (Rombach et al.
             2022, section G). False takes them as the autoencoder gives them.
         style_scale: 1 draws styles as they are in the training set, less draws them nearer to the typical one, which 0
@@ -70,7 +70,7 @@ class LatentDiffusion(nn.Module):
 
     Attributes:
         latent_scale: one over the standard deviation of the training set's latents; exactly 1 until it is measured, see
-            :class:`semsynth.latents.EncodeCases`, and without ``standardize``.
+            :class:`semsynth.training.latents.EncodeCases`, and without ``standardize``.
         style_mean, style_covariance: of the training set's styles, see :func:`intensity_style`.
         style: ``(1, S)`` in place of drawn ones, or None.
         noise_seeds: of the items of the next batches, in place of ``noise_seed`` for all; None.
@@ -200,7 +200,7 @@ class LatentDiffusion(nn.Module):
             label: class indices ``(1, 1, H, W, D)``.
             seeds: whole numbers.
             style: ``(1, S)`` or ``(len(seeds), S)``; None draws one per seed, or takes the attribute :attr:`style`.
-            options: in place of the network's own, see :class:`~semsynth.networks.guided.SamplingOptions`.
+            options: in place of the network's own, see :class:`~semsynth.networks.sampling.guided.SamplingOptions`.
 
         Returns:
             Intensities in [0, 1], ``(len(seeds), 1, H, W, D)``, float32.
@@ -275,7 +275,7 @@ class LatentDiffusion(nn.Module):
             options: in place of the network's own.
 
         Raises:
-            InputError: for tiles of a decoder that is not local, see :mod:`~semsynth.networks.tiles`.
+            InputError: for tiles of a decoder that is not local, see :mod:`~semsynth.networks.sampling.tiles`.
         """
         own = replace(self.sampling, **options)
         latent = latent / self._scale()

@@ -13,8 +13,8 @@ from torch.nn import functional as F
 
 from ..errors import InputError
 from ..labels import one_hot
-from .noise import white_noise
-from .normalization import VolumeInstanceNorm
+from .blocks.noise import white_noise
+from .blocks.normalization import VolumeInstanceNorm
 
 Norm: TypeAlias = str | tuple[str, dict[str, Any]]
 
@@ -32,9 +32,9 @@ class Pix2PixGenerator(nn.Module):
         channels: width at full resolution and at each level below; six numbers give the paper's five levels.
         label_encoding: ``"one_hot"`` (``num_classes`` input channels) or ``"scalar"`` (one channel, class index scaled
             to [-1, 1], as in the paper).
-        norm: ``"volume_instance"`` (:class:`~semsynth.networks.normalization.VolumeInstanceNorm`; at batch 1 what batch
-            norm is in training, without running statistics that do not fit it), or MONAI's norm name or (name,
-            arguments).
+        norm: ``"volume_instance"`` (:class:`~semsynth.networks.blocks.normalization.VolumeInstanceNorm`; at batch 1
+            what batch norm is in training, without running statistics that do not fit it), or MONAI's norm name or
+            (name, arguments).
         dropout: in the deepest two levels up, in training only.
         noise: one more input channel of white noise, from which the network can make texture: inside a uniform region
             of the map it has nothing else to make it from. (Isola et al., section 2.1, use dropout for the same end.)

@@ -15,11 +15,11 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from ..errors import InputError
+from .blocks.label_encoder import LabelEncoder, even
+from .blocks.residual import Norm, ResBlock
+from .blocks.slice_attention import SliceAttention
+from .blocks.spade import SPADEOptions
 from .denoiser import DenoiserModulation, LatentDenoiser, repeated, rows_of
-from .label_encoder import LabelEncoder, even
-from .residual import Norm, ResBlock
-from .slice_attention import SliceAttention
-from .spade import SPADEOptions
 
 IN_PLANE = (3, 3, 1)
 
@@ -39,8 +39,8 @@ class SliceUNet(LatentDenoiser):
         stride: voxels of the label map per cell of the latent, along each axis: the autoencoder's.
         blocks: residual blocks per level, of encoder and of decoder.
         heads, head_channels: of all attention.
-        spade: arguments of :class:`~semsynth.networks.spade.SPADEOptions`; norm, groups and eps hold for the norms
-            without labels too.
+        spade: arguments of :class:`~semsynth.networks.blocks.spade.SPADEOptions`; norm, groups and eps hold for the
+            norms without labels too.
         label_channels: of the semantic map encoder's features, at every level.
         label_vector: length of a class's vector in it.
         style_channels: S, length of the style vector that is embedded beside the time step; 0 for none.

@@ -14,8 +14,8 @@ from torch.nn import functional as F
 from ..distributed import concatenate
 from ..errors import InputError
 from ..labels import plain
-from .noise import gaussian_noise, stream
-from .spade import (
+from .blocks.noise import gaussian_noise, stream
+from .blocks.spade import (
     SPADE,
     BlockModulation,
     Modulation,
@@ -118,7 +118,7 @@ class SPADEGenerator(nn.Module):
             give the paper's four blocks, at strides 16, 8, 4 and 2.
         style_channels: Z (64 in the paper); 0 for a generator without style.
         encoder_channels: widths of the image encoder.
-        spade: arguments of :class:`~semsynth.networks.spade.SPADEOptions`.
+        spade: arguments of :class:`~semsynth.networks.blocks.spade.SPADEOptions`.
         head_hidden: width of the label branch at full resolution, which costs as much as all others together.
         labels: how the map is brought to the coarser levels: ``"fractions"`` or ``"nearest"``.
         noise: white noise in every block and in the head, from which texture can be made; a new field in every

@@ -16,9 +16,9 @@ from torch import nn
 from ..errors import InputError
 from ..labels import plain
 from .autoencoder import DecoderModulation, cover, depth_to_space, is_local, start_layer
-from .codebook import Codebook, Quantized
-from .residual import Downsample, Norm, Resampling, ResBlock, Upsample, check_resampling
-from .spade import SPADEOptions
+from .blocks.codebook import Codebook, Quantized
+from .blocks.residual import Downsample, Norm, Resampling, ResBlock, Upsample, check_resampling
+from .blocks.spade import SPADEOptions
 
 
 class QuantizedReconstruction(NamedTuple):
@@ -49,12 +49,13 @@ class VQGAN(nn.Module):
             most of the time goes into memory, not arithmetic.
         latent_channels: Z, of a code (8 in the paper).
         codes: K, of the codebook (16384 in the paper).
-        codebook: further arguments of :class:`~semsynth.networks.codebook.Codebook`.
+        codebook: further arguments of :class:`~semsynth.networks.blocks.codebook.Codebook`.
         norm, groups: of the residual blocks: ``"group"`` (paper), ``"instance"`` or ``"voxel"``, see
-            :class:`~semsynth.networks.spade.SPADEOptions`.
+            :class:`~semsynth.networks.blocks.spade.SPADEOptions`.
         edge_norms: norm and activation at the ends of encoder and decoder that face the latent, as in the paper. With
             ``norm="voxel"`` they would take the intensity from each cell just before it is to be told.
-        resampling: ``"overlapping"`` (paper) or ``"aligned"``, see :class:`~semsynth.networks.residual.Downsample`.
+        resampling: ``"overlapping"`` (paper) or ``"aligned"``, see
+            :class:`~semsynth.networks.blocks.residual.Downsample`.
         tanh: the last activation, as in the paper. Without it intensities may leave [0, 1] by a little. Where much of
             an image is the darkest value (the air of a CT), tanh saturates there before anything else is learned.
 

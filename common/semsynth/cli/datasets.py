@@ -1,0 +1,271 @@
+"""The commands of ``semsynth`` that make and check data: one thin function each, whose docstring is its help."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..errors import InputError
+from .options import lines_or_words, number, numbers, whole
+
+
+class FailedCheck(Exception):  # noqa: N818 - a result, not a mistake
+    """What ``semsynth check`` prints where it found errors."""
+
+
+def phantom(
+    *,
+    output: str,
+    cases: int = 12,
+    seed: int = 0,
+    size: Sequence[int] = (128, 96, 64),
+    spacing: Sequence[float] = (1.0, 1.0, 1.0),
+    k: int = 2,
+) -> str:
+    """Write synthetic left-atrium cases (image, endo, wall, scar, composite map) and their datalist.
+
+    Args:
+        output: folder to write; made if it is not there.
+        cases: how many; about 15 % of them each go to validation and testing.
+        seed: same seed, same cases; case i does not depend on how many there are.
+        size: voxels along right, anterior, superior, for example 128,96,64.
+        spacing: mm per voxel, for example 1,1,1.
+        k: number of intensity clusters of the composite maps, 0 to 10 (0: expert masks alone).
+    """
+    from ..prepare.phantom import write_phantom_cases
+
+    path = write_phantom_cases(
+        str(output), whole("cases", cases), seed=whole("seed", seed), size=numbers("size", size, int),
+        spacing=numbers("spacing", spacing, float), k=whole("k", k),
+    )  # fmt: skip
+    return str(path)
+
+
+def prepare(
+    *,
+    input: str,  # the name that users type
+    output: str,
+    endo: str | None = None,
+    wall: str | None = None,
+    spacing: Sequence[float] = (1.0, 1.0, 1.0),
+    size: Sequence[int] | None = None,
+    k: int = 2,
+    sigma: float = 1.0,
+    background: str = "auto",
+    centers: str | Sequence[float] | None = None,
+    wall_mm: float = 2.5,
+    dtype: str = "int16",
+    fractions: Sequence[float] | None = None,
+    patient_regex: str | None = None,
+    seed: int = 0,
+    jobs: int = 1,
+    overwrite: bool = False,
+) -> str:
+    """Raw cases to training data: images and composite maps on one spacing, datalist, one picture per case.
+
+    All cases are checked first and every bad one is listed. An interrupted run goes on where it was when the same
+    command is started again.
+
+    Args:
+        input: a datalist (or its folder), a folder of the 2018 challenge's case folders, or a quoted pattern of images.
+        output: folder to write; made if it is not there.
+        endo: for a pattern of images: the cavity masks' pattern with the same stars.
+        wall: for a pattern of images: the wall masks' pattern with the same stars.
+        spacing: mm per voxel along right, anterior, superior.
+        size: voxels to crop and pad to around the cavity, for example 256,256,64; without it each case keeps its own.
+        k: number of intensity clusters, 0 to 10 (0: expert masks alone).
+        sigma: Gaussian smoothing before clustering, in voxels.
+        background: auto, zero, lowest or none: which cluster becomes class 0.
+        centers: 'dataset' fits the cluster centres once over the training cases; numbers in [0, 1] give them; without
+            it each volume has its own.
+        wall_mm: width of the wall derived where no mask is given (0: no wall).
+        dtype: uint8, int16 or float32: how intensities are stored.
+        fractions: shares of training, validation and (optionally) testing, 0.8,0.2 unless said otherwise; for input
+            without splits, or with all its cases in one.
+        patient_regex: pattern whose first group in a case's name is the patient; no patient stands in two splits, and
+            splits that the input gives are checked for it.
+        seed: of the draw of splits.
+        jobs: cases at the same time.
+        overwrite: replace cases that were prepared with other settings or from other files.
+    """
+    from ..prepare.atrium import Settings
+    from ..prepare.atrium import prepare as run
+
+    fit_once = centers == "dataset"
+    settings = Settings(
+        spacing=numbers("spacing", spacing, float),  # type: ignore[arg-type]
+        size=None if size is None else numbers("size", size, int),  # type: ignore[arg-type]
+        k=whole("k", k),
+        sigma=number("sigma", sigma),
+        background=background,  # type: ignore[arg-type]
+        centers=None if centers is None or fit_once else numbers("centers", centers, float),
+        wall_mm=number("wall-mm", wall_mm),
+        dtype=dtype,  # type: ignore[arg-type]
+    )
+    shares = None if fractions is None else numbers("fractions", fractions, float)
+    return str(run(
+        str(input), str(output), settings, endo=endo, wall=wall, fractions=shares, patient_regex=patient_regex,
+        seed=whole("seed", seed), frozen_centers=fit_once, jobs=whole("jobs", jobs), overwrite=bool(overwrite),
+    ))  # fmt: skip
+
+
+def prepare_maps(
+    *,
+    input: str,
+    output: str,
+    label: str | None = None,
+    unlabelled: str | None = None,
+    classes: str | Sequence[str] | None = None,
+    spacing: Sequence[float] | None = None,
+    size: Sequence[int] | None = None,
+    window: Sequence[float] | None = None,
+    k: int = 0,
+    centers: str | Sequence[float] | None = None,
+    sigma: float = 1.0,
+    margin: float | None = None,
+    axes: str | None = None,
+    dtype: str = "int16",
+    modality: str = "MRI",
+    fractions: Sequence[float] | None = None,
+    patient_regex: str | None = None,
+    seed: int = 0,
+    jobs: int = 1,
+    overwrite: bool = False,
+) -> str:
+    """Images with label maps of any classes to training data: one grid, intensities in [0, 1], datalist, pictures.
+
+    The classes keep their indices. Images without a map (a datalist's "unlabelled") are prepared for the training of
+    autoencoders. An interrupted run goes on where it was when the same command is started again.
+
+    Args:
+        input: a datalist (or its folder), or a quoted pattern of images.
+        output: folder to write; made if it is not there.
+        label: for a pattern of images: the label maps' pattern with the same stars.
+        unlabelled: pattern of further images, without label maps.
+        classes: names of the classes from 1 on, with commas, or a text file with one per line; without it those that
+            the datalist states.
+        spacing: mm per voxel along right, anterior, superior; without it each case keeps its own.
+        size: voxels to crop and pad to around the classes, for example 256,256,32; without it each case keeps its own.
+        window: intensities of the files that become 0 and 1 (CT), for example -1000,1000; without it each volume's
+            own minimum and maximum.
+        k: clusters of the intensities outside the classes: the darkest is background, the others become tissue 1,
+            tissue 2, … behind the classes (0: none).
+        centers: 'dataset' fits the clusters once over the training cases; numbers in [0, 1] give them; without it each
+            volume has its own.
+        sigma: Gaussian smoothing before clustering, in voxels.
+        margin: crop to the body and the classes with so many mm around; without it nothing is cut.
+        axes: the directions in which the files' axes really run, such as PLI, where their headers say otherwise.
+        dtype: uint8, int16 or float32: how intensities are stored.
+        modality: what the datalist says of the images.
+        fractions: shares of training, validation and (optionally) testing, 0.8,0.2 unless said otherwise; for input
+            without splits, or with all its cases in one.
+        patient_regex: pattern whose first group in a case's name is the patient; no patient stands in two splits.
+        seed: of the draw of splits.
+        jobs: cases at the same time.
+        overwrite: replace cases that were prepared with other settings or from other files.
+    """
+    from ..prepare.maps import MapSettings, stated_names
+    from ..prepare.maps import prepare_maps as run
+
+    fit_once = centers == "dataset"
+    settings = MapSettings(
+        classes=tuple(stated_names(str(input)) if classes is None else lines_or_words(classes)),
+        spacing=None if spacing is None else numbers("spacing", spacing, float),  # type: ignore[arg-type]
+        size=None if size is None else numbers("size", size, int),  # type: ignore[arg-type]
+        window=None if window is None else numbers("window", window, float),  # type: ignore[arg-type]
+        k=whole("k", k),
+        centers=None if centers is None or fit_once else numbers("centers", centers, float),
+        sigma=number("sigma", sigma),
+        margin=None if margin is None else number("margin", margin),
+        axes=None if axes is None else str(axes),
+        dtype=dtype,  # type: ignore[arg-type]
+    )
+    shares = None if fractions is None else numbers("fractions", fractions, float)
+    return str(run(
+        str(input), str(output), settings, label=label, unlabelled=unlabelled, fractions=shares,
+        patient_regex=patient_regex, seed=whole("seed", seed), frozen_centers=fit_once, modality=str(modality),
+        jobs=whole("jobs", jobs), overwrite=bool(overwrite),
+    ))  # fmt: skip
+
+
+def check(
+    *,
+    input: str,
+    endo: str | None = None,
+    wall: str | None = None,
+    num_classes: int | None = None,
+    patch_size: Sequence[int] | None = None,
+    patient_regex: str | None = None,
+    bundle: str | None = None,
+    jobs: int | None = None,
+    json: bool = False,
+) -> str:
+    """Check all cases of a data set, raw or prepared, and list what is wrong: one table, exit status 1 on errors.
+
+    The same checks run before every preparation, training and synthesis. Nothing is written.
+
+    Args:
+        input: a datalist (or its folder), a folder of the 2018 challenge's case folders, or a quoted pattern of images.
+        endo: for a pattern of images: the cavity masks' pattern with the same stars.
+        wall: for a pattern of images: the wall masks' pattern with the same stars.
+        num_classes: number of classes of the label maps; without it what the datalist states.
+        patch_size: voxels that training will crop, for example 128,96,64; smaller cases are named.
+        patient_regex: pattern whose first group in a case's name is the patient; no patient may stand in two splits.
+        bundle: folder of a bundle: do its weights know the classes of the label maps?
+        jobs: cases at the same time; without it one per core.
+        json: print one JSON object instead of tables.
+    """
+    from ..data.findings import Report
+    from ..data.findings import error as finding
+    from ..data.raw import check_input
+
+    count = None if num_classes is None else whole("num-classes", num_classes)
+    patch = None if patch_size is None else numbers("patch-size", patch_size, int)
+    threads = None if jobs is None else whole("jobs", jobs)
+    try:
+        report = check_input(
+            str(input), endo=endo, wall=wall, num_classes=count, patch_size=patch, patient_regex=patient_regex,
+            bundle=None if bundle is None else str(bundle), jobs=threads,
+        )  # fmt: skip
+    except InputError as error:
+        if not json:
+            raise
+        problem = finding(input, "input cannot be used", found=str(error), expected="a data set", fix="see 'found'")
+        report = Report((problem,), 0)
+    text = report.json() if json else report.table()
+    if report.errors:
+        raise FailedCheck(text)
+    return text
+
+
+def choose_k(
+    *,
+    input: str,
+    output: str | None = None,
+    endo: str | None = None,
+    k_max: int = 10,
+    cases: int = 20,
+    spacing: Sequence[float] = (1.0, 1.0, 1.0),
+    sigma: float = 1.0,
+    seed: int = 0,
+) -> str:
+    """Silhouette and Davies-Bouldin scores of k = 2 to k-max intensity clusters: a table, and a plot with --output.
+
+    Args:
+        input: as for prepare.
+        output: folder for choose_k.csv and choose_k.png; without it only the table is printed.
+        endo: for a pattern of images: the cavity masks' pattern.
+        k_max: largest k, up to 10.
+        cases: at most this many volumes (of the training split where there is one), drawn by seed.
+        spacing: mm per voxel that volumes are resampled to.
+        sigma: Gaussian smoothing before clustering, in voxels.
+        seed: of the draw of volumes and voxels.
+    """
+    from ..prepare.choose_k import choose_k as run
+    from ..prepare.choose_k import save_scores, table
+
+    scores = run(
+        str(input), endo=endo, k_max=whole("k-max", k_max), cases=whole("cases", cases),
+        spacing=numbers("spacing", spacing, float), sigma=number("sigma", sigma), seed=whole("seed", seed),
+    )  # fmt: skip
+    written = [f"\n{path}" for path in save_scores(scores, str(output))] if output is not None else []
+    return table(scores) + "".join(written)

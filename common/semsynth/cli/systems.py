@@ -1,0 +1,278 @@
+"""The commands of ``semsynth``: one thin function each, whose docstring is its help."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError
+from .datasets import FailedCheck, check, choose_k, phantom, prepare, prepare_maps
+from .options import number, numbers, one_or_more, pairs, whole, words
+
+__all__ = ["COMMANDS", "FailedCheck"]
+
+
+def picture(
+    *,
+    synthetic: str | Sequence[str],
+    output: str,
+    real: str | None = None,
+    cases: int = 3,
+    samples: int = 1,
+    planes: str | Sequence[str] = "axial,coronal,sagittal",
+) -> str:
+    """One PNG of label map, synthetic and (where there is one) real volume, in three planes.
+
+    Args:
+        synthetic: folder that a bundle's inference wrote (with its datalist.json), or several as NAME=FOLDER, whose
+            volumes stand side by side.
+        output: the PNG to write.
+        real: datalist (or its folder) with the real images of the same case names.
+        cases: how many cases, the first ones by name.
+        samples: how many volumes of each map, where there are several.
+        planes: with commas, of axial, coronal and sagittal.
+    """
+    from ..report.pictures import save_comparison
+
+    folders = pairs("synthetic", synthetic, alone="synthetic")
+    several = [name for name, values in folders.items() if len(values) > 1]
+    if several:
+        raise InputError(
+            f"--synthetic {several[0]}: {len(folders[several[0]])} folders of one name; name each NAME=FOLDER"
+        )
+    return str(save_comparison(
+        {name: values[0] for name, values in folders.items()}, str(output), real=real, cases=whole("cases", cases),
+        samples=whole("samples", samples), planes=words(planes),
+    ))  # fmt: skip
+
+
+def weights(*, checkpoint: str, output: str, name: str = "network", mantissa_bits: int | None = None) -> str:
+    """Take a network's weights out of a training checkpoint, as float16, to ship them as a bundle's model.pt.
+
+    Args:
+        checkpoint: a training's run folder (its newest good checkpoint is taken), or one checkpoint_….pt; or a file of
+            weights, to be made smaller.
+        output: the file to write.
+        name: which network of the checkpoint.
+        mantissa_bits: compress the file, with mantissas of so many bits (10 changes nothing, 8 values by up to 0.2 %).
+    """
+    from ..training.weights import extract_weights
+
+    bits = None if mantissa_bits is None else whole("mantissa-bits", mantissa_bits)
+    return str(extract_weights(str(checkpoint), str(output), name=name, mantissa_bits=bits))
+
+
+def convert(
+    *,
+    weights: str,
+    output: str,
+    name: str | None = None,
+    groups: int | None = None,
+    eps: float | None = None,
+    slope: float | None = None,
+    head_channels: int | Sequence[int] | None = None,
+    stride: int | None = None,
+    spade_eps: float | None = None,
+    blocks_only: bool = False,
+    overwrite: bool = False,
+) -> str:
+    """Weights of MONAI's or monai-generative's SPADE networks as ours, with the same output.
+
+    SPADE, its residual block, SPADENet's blocks, SPADEAutoencoderKL and SPADEDiffusionModelUNet.
+
+    What they are is recognised by the names of their tensors; they must be of a 3D network. The card beside the result
+    (.json) says from which file it came, and with which arguments to build the module that it belongs to.
+
+    Args:
+        weights: state dict, or a checkpoint that holds one; nothing in it is executed.
+        output: the file to write, for example model.pt; its card is model.json.
+        name: entry of a checkpoint, or what stands before the keys, for example generator or decoder.blocks.0.
+        groups: of the group norms (num_groups, norm_num_groups). Without it the packages' default: instance norm under
+            SPADE; 32 groups in autoencoders and U-Nets.
+        eps: of the norms; without it 1e-5, in autoencoders and U-Nets 1e-6.
+        slope: negative slope of the residual blocks' activations; 0.2 unless said otherwise.
+        head_channels: of a U-Net's attention (num_head_channels), one number or one per level; 8 unless said otherwise.
+        stride: voxels of the label map per voxel of a U-Net's latent; 8 unless said otherwise.
+        spade_eps: of the norms under an autoencoder's SPADE, where it is not that of the package.
+        blocks_only: of a SPADENet the residual blocks alone; its other layers, some of one input size, do not fit.
+        overwrite: replace the file and its card where they are there.
+    """
+    from ..convert import convert_file
+
+    settings = {
+        "groups": None if groups is None else whole("groups", groups),
+        "eps": None if eps is None else number("eps", eps),
+        "slope": None if slope is None else number("slope", slope),
+        "head_channels": one_or_more("head-channels", head_channels),
+        "stride": None if stride is None else whole("stride", stride),
+        "spade_eps": None if spade_eps is None else number("spade-eps", spade_eps),
+        "blocks_only": True if blocks_only else None,
+    }
+    given = {key: value for key, value in settings.items() if value is not None}
+    return str(convert_file(
+        str(weights), str(output), name=None if name is None else str(name), overwrite=bool(overwrite), **given,
+    ))  # fmt: skip
+
+
+def export(
+    *,
+    bundle: str,
+    output: str,
+    size: Sequence[int],
+    weights: str | None = None,
+    steps: int | None = None,
+    overwrite: bool = False,
+) -> str:
+    """A latent diffusion bundle as three torch.export graphs and a description, for a server that has torch alone.
+
+    The graphs are of one size of label map, in float32. The bundle's docs/README.md has the loop that runs them.
+
+    Args:
+        bundle: folder of the bundle, for example bundles/spade_ldm.
+        output: folder for conditioning.pt2, denoiser.pt2, decoder.pt2 and sampling.json.
+        size: voxels of the label maps along right, anterior, superior, for example 144,112,64.
+        weights: instead of the bundle's models/model.pt.
+        steps: that sampling.json describes; without it the bundle's own.
+        overwrite: replace graphs that are there.
+    """
+    from ..synthesis.export import export_bundle
+
+    return str(export_bundle(
+        str(bundle), str(output), numbers("size", size, int), weights=None if weights is None else str(weights),
+        steps=None if steps is None else whole("steps", steps), overwrite=bool(overwrite),
+    ))  # fmt: skip
+
+
+def evaluate(
+    *,
+    synthetic: str | Sequence[str],
+    real: str,
+    output: str = "evaluation",
+    train_real: str | None = None,
+    labels: str | None = None,
+    judge: str | None = None,
+    judge_classes: Sequence[int] | None = None,
+    judge_spacing: Sequence[float] | None = None,
+    judge_channels: Sequence[int] | None = None,
+    extractors: str | Sequence[str] | None = None,
+    feature_spacing: float = 1.0,
+    weights: str | Sequence[str] = (),
+    in_loss: str | Sequence[str] = (),
+    lpips: bool = False,
+    draws: int = 100,
+    n: int | None = None,
+    seed: int = 0,
+    pictures: int = 16,
+    device: str | None = None,
+) -> str:
+    """Synthetic against real volumes by every metric, with floors and intervals: tables, CSV, JSON and an HTML report.
+
+    Cases are paired by name. An interrupted evaluation goes on where it was; a further system costs only its volumes.
+
+    Args:
+        synthetic: NAME=FOLDER of a bundle's inference, several of them for several systems; a pattern of folders gives
+            several samples per map.
+        real: datalist (or its folder) of the real images and label maps; or a folder or quoted pattern of images.
+        output: folder for evaluation.md, .csv, .json, .html and cases.csv; finished measurements stay in it.
+        train_real: real images that the systems were trained on, in the same forms; without it the training split of
+            --real. They stand apart, and distribution metrics take their real images as reference.
+        labels: folder or quoted pattern of label maps by case name, instead of those that --real names.
+        judge: weights of la_unet_judge (models/judge.pt of the bundle la_unet): faithfulness, and its features. With
+            --judge-classes those of a residual U-Net that the bundle la_unet trained with duke.json.
+        judge_classes: the label maps' classes that it segments, in its order, for example 1,2,3,4,5,6,7: Dice of each
+            and their mean.
+        judge_spacing: mm per voxel that it was trained at, 1,1,1 unless given; only with --judge-classes.
+        judge_channels: widths of its levels, 16,32,64,128,128 unless given; only with --judge-classes.
+        extractors: feature networks with commas: medicalnet_resnet34, medicalnet_resnet50, efficientnet_lite0,
+            la_unet_judge; the first, third and fourth unless said otherwise.
+        feature_spacing: mm per voxel at which efficientnet_lite0 sees volumes (its slices are four of it apart, its
+            pixels half of it); more for large fields of view, such as 4 for a CT. Numbers of different ones differ.
+        weights: NAME=FILE of a feature network's weights, where they are not in a package or on the hub.
+        in_loss: NAME=NETWORK that was in that system's own loss, beside those that its records name.
+        lpips: also LPIPS (needs pip install 'semsynth[lpips]' and its weights).
+        draws: of reference cases, 20 or more.
+        n: volumes on each side of a draw; without it as many as every group allows.
+        seed: of the draws.
+        pictures: cases per system and group in the HTML report, worst first.
+        device: cpu, cuda …; without it a GPU where there is one.
+    """
+    import torch
+
+    from ..evaluation import DEFAULT_EXTRACTORS
+    from ..evaluation import evaluate as run
+
+    place = str(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if place.startswith("cuda") and not torch.cuda.is_available():
+        raise InputError(f"--device {place}: no GPU that torch can use is here; leave it out, or give cpu")
+    files = {name: values[-1] for name, values in pairs("weights", weights).items()}
+    classes = None if judge_classes is None else numbers("judge-classes", judge_classes, int)
+    spacing = None if judge_spacing is None else numbers("judge-spacing", judge_spacing, float)
+    channels = None if judge_channels is None else numbers("judge-channels", judge_channels, int)
+    network = _judge(judge, classes, spacing, channels, place)
+    if judge is not None and classes is None:
+        files.setdefault("la_unet_judge", str(judge))
+    result = run(
+        pairs("synthetic", synthetic, alone="synthetic"), str(real), str(output),
+        train_real=None if train_real is None else str(train_real), labels=None if labels is None else str(labels),
+        extractors=DEFAULT_EXTRACTORS if extractors is None else words(extractors), weights=files, judge=network,
+        targets=classes,
+        feature_spacing=number("feature-spacing", feature_spacing),
+        in_loss=pairs("in-loss", in_loss), with_lpips=bool(lpips), draws=whole("draws", draws),
+        n=None if n is None else whole("n", n), seed=whole("seed", seed), pictures=whole("pictures", pictures),
+        device=place,
+    )  # fmt: skip
+    return f"{result.text()}\n\n{result.output / 'evaluation.html'}"
+
+
+def _judge(
+    weights: str | None,
+    classes: Sequence[int] | None,
+    spacing: Sequence[float] | None,
+    channels: Sequence[int] | None,
+    device: str,
+) -> Any:
+    """The segmentation network of an evaluation: la_unet_judge, or, of several classes, a residual U-Net."""
+    from ..networks.frozen import load_segmenter
+    from ..networks.segmentation import residual_unet, subvoxel_segresnet
+
+    for option, given in (("classes", classes), ("spacing", spacing), ("channels", channels)):
+        if given is not None and (weights is None or classes is None):
+            needed = "--judge, the file of weights" if weights is None else "--judge-classes"
+            raise InputError(f"--judge-{option} goes with {needed}")
+    if weights is None:
+        return None
+    if not Path(str(weights)).is_file():
+        what = "models/judge.pt of the bundle la_unet" if classes is None else "weights that it trained with duke.json"
+        raise InputError(f"--judge {weights}: no such file; give {what}")
+    if classes is None:
+        return load_segmenter(
+            subvoxel_segresnet(), str(weights), use="faithfulness", name="la_unet_judge", device=device
+        )
+    size, widths = tuple(spacing or (1.0, 1.0, 1.0)), tuple(channels or (16, 32, 64, 128, 128))
+    if len(size) != 3 or min(size) <= 0:
+        raise InputError(f"--judge-spacing must be three lengths in mm, such as 4,4,2.5, got {size}")
+    if len(widths) < 2 or min(widths) < 1:
+        raise InputError(f"--judge-channels must be two or more widths, such as 16,32,64,64, got {widths}")
+    try:
+        return load_segmenter(residual_unet(len(classes) + 1, channels=widths), str(weights), use="faithfulness",
+                              device=device, spacing=size, largest_component=[])  # fmt: skip
+    except InputError as error:
+        raise InputError(
+            f"--judge {weights}: no residual U-Net of {len(classes)} classes and background with the widths "
+            f"{','.join(map(str, widths))}; give --judge-classes and --judge-channels of its training"
+        ) from error
+
+
+COMMANDS: dict[str, Callable[..., str]] = {
+    "phantom": phantom,
+    "check": check,
+    "prepare": prepare,
+    "prepare-maps": prepare_maps,
+    "choose-k": choose_k,
+    "evaluate": evaluate,
+    "picture": picture,
+    "weights": weights,
+    "convert": convert,
+    "export": export,
+}

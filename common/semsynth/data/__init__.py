@@ -1,0 +1,1 @@
+"""What a case is: its files, its checks, its place in a datalist."""

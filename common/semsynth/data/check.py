@@ -1,0 +1,281 @@
+"""One pass over all cases before anything is done with them: every file judged, every problem in one report."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import sys
+from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from ..errors import InputError
+from .findings import Finding, FindingError, Report, error, of_case
+from .headers import Header, read_header, unreadable
+from .rules import (
+    EXPERTS,
+    check_axes,
+    check_grid,
+    check_intensities,
+    check_label,
+    check_mask,
+    check_masks_together,
+    check_patch,
+    check_same_grid,
+    looks_swapped,
+    swapped,
+    values_of,
+)
+from .volumes import Volume, read_volume
+
+IMAGE, LABEL, MASKS = "image", "label", ("endo", "wall")
+ROLES = (IMAGE, LABEL, *MASKS)
+SECONDS_UNTIL_BAR = 2.0
+MOST_THREADS = 8
+
+
+class Checkable(Protocol):
+    """What can be checked: a :class:`semsynth.data.raw.Case`, or an :class:`Entry`."""
+
+    @property
+    def name(self) -> str:
+        """Name of the case."""
+
+    @property
+    def files(self) -> Mapping[str, Path]:
+        """Role (``image``, ``label``, ``endo``, ``wall``) → file."""
+
+    @property
+    def split(self) -> str | None:
+        """``training``, ``validation``, ``testing``, or None."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One entry of a datalist: what is checked of it. ``shape`` is the case's own where its files were padded."""
+
+    name: str
+    files: Mapping[str, Path]
+    split: str | None = None
+    shape: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What cases are checked against.
+
+    Attributes:
+        num_classes: number of classes of label maps; None allows indices up to 254.
+        experts: classes of which a label map needs at least one where it has tissue clusters; empty for other maps.
+        patch_size: voxels along right, anterior, superior that training crops.
+        spacing: mm per voxel that training resamples to before; None if it does not.
+    """
+
+    num_classes: int | None = None
+    experts: Collection[int] = EXPERTS
+    patch_size: Sequence[int] | None = None
+    spacing: Sequence[float] | None = None
+
+    def __post_init__(self) -> None:
+        if self.patch_size is not None and (len(self.patch_size) != 3 or min(self.patch_size) < 1):
+            raise InputError(f"patch_size must be three positive numbers of voxels, got {tuple(self.patch_size)}")
+        if self.num_classes is not None and self.num_classes < 2:
+            raise InputError(f"num_classes must be 2 or more, got {self.num_classes}")
+
+
+@dataclass
+class Examined:
+    """One case after its examination: what was found, and the volumes that could be read, by role."""
+
+    findings: list[Finding] = field(default_factory=list)
+    headers: dict[str, Header] = field(default_factory=dict)
+    volumes: dict[str, Volume] = field(default_factory=dict)
+
+    @property
+    def usable(self) -> bool:
+        """Whether there is no error."""
+        return all(finding.severity != "error" for finding in self.findings)
+
+
+Also = Callable[[Any, Mapping[str, Volume]], list[Finding]]
+
+
+def check_cases(
+    cases: Sequence[Checkable],
+    rules: Rules | None = None,
+    *,
+    patient_regex: str | None = None,
+    jobs: int | None = None,
+    also: Also | None = None,
+) -> Report:
+    """Check all cases: each file by itself, the files of a case against each other, and the cases among themselves.
+
+    Headers come first; the voxels of a file with a bad header are not read. Every file is read once.
+
+    Args:
+        cases: raw cases or entries of a datalist.
+        rules: what to check against.
+        patient_regex: pattern whose first group in a case's name is the patient; None takes each name for a patient.
+        jobs: threads; None takes one per core, up to 8.
+        also: a further check of a case that has no error so far, given its volumes by role.
+
+    Raises:
+        InputError: for a ``patient_regex`` that is not valid or does not match a name, or ``jobs`` below 1. Everything
+            else is a finding.
+    """
+    if jobs is not None and jobs < 1:
+        raise InputError(f"--jobs must be 1 or more, got {jobs}")
+    rules = rules or Rules()
+    found = [*same_names(cases), *shared_patients(cases, patient_regex)]
+    first_of: dict[str, Checkable] = {}
+    classes: dict[int, int] = {}
+
+    def work(case: Checkable) -> tuple[list[Finding], str | None, list[int]]:
+        seen = examine(case, rules)
+        if also is not None and seen.usable:
+            seen.findings += of_case(case.name, also(case, seen.volumes))
+        image, label = seen.volumes.get(IMAGE), seen.volumes.get(LABEL)
+        present = values_of(label.data).tolist() if label is not None and seen.usable else []
+        return seen.findings, fingerprint(image.data) if image is not None else None, present
+
+    with ThreadPoolExecutor(jobs or min(os.cpu_count() or 1, MOST_THREADS)) as pool:
+        try:
+            bar = tqdm(
+                pool.map(work, cases),
+                total=len(cases),
+                desc="checking",
+                unit="case",
+                leave=False,
+                delay=SECONDS_UNTIL_BAR,
+                mininterval=0.1 if sys.stderr.isatty() else 30.0,
+            )
+            for case, (findings, digest, present) in zip(cases, bar, strict=True):
+                found += findings
+                other = first_of.setdefault(digest, case) if digest is not None else case
+                if other is not case:
+                    found += of_case(case.name, [_same_voxels(case, other)])
+                for index in present:
+                    classes[index] = classes.get(index, 0) + 1
+        except BaseException:
+            pool.shutdown(cancel_futures=True)  # Ctrl-C ends after the cases under way, not after all of them
+            raise
+    order = {name: i for i, name in enumerate(dict.fromkeys(case.name for case in cases))}
+    return Report(tuple(sorted(found, key=lambda f: order.get(f.case, -1))), len(cases), dict(sorted(classes.items())))
+
+
+def examine(case: Checkable, rules: Rules | None = None) -> Examined:
+    """Read the files of one case and apply the rules; nothing is raised for what is wrong with a file."""
+    rules = rules or Rules()
+    seen = Examined()
+    for role, path in case.files.items():
+        try:
+            header = seen.headers[role] = read_header(path)
+            seen.findings += [*check_grid(header), *header.notes]
+        except FindingError as reason:
+            seen.findings.append(reason.finding)
+    _compare_headers(case, seen, rules)
+    for role, header in seen.headers.items():
+        try:
+            volume = read_volume(header.path, header)
+            seen.findings += _check_voxels(role, header, volume.data, rules, seen.volumes.get(IMAGE))
+            seen.volumes[role] = volume
+        except Exception as reason:  # whatever a file does, the others are still checked
+            seen.findings.append(unreadable(header.path, reason).finding)
+    if seen.usable and set(MASKS) <= seen.volumes.keys():
+        seen.findings += check_masks_together(seen.headers["endo"], *(seen.volumes[role] for role in MASKS))
+    seen.findings = of_case(case.name, seen.findings)
+    return seen
+
+
+def _compare_headers(case: Checkable, seen: Examined, rules: Rules) -> None:
+    image = seen.headers.get(IMAGE)
+    for role, header in seen.headers.items():
+        if image is not None and role != IMAGE:
+            seen.findings += check_same_grid(header, image)
+    main = next(iter(seen.headers.values()), None)
+    if main is not None:
+        seen.findings += check_axes(main)
+        if rules.patch_size is not None:
+            seen.findings += check_patch(main, rules.patch_size, getattr(case, "shape", None), rules.spacing)
+
+
+def _check_voxels(role: str, header: Header, data: NDArray[Any], rules: Rules, image: Volume | None) -> list[Finding]:
+    if role == IMAGE:
+        return check_intensities(header.path, data)
+    is_mask = role in MASKS
+    found = (
+        check_mask(header.path, data, role) if is_mask else check_label(header, data, rules.num_classes, rules.experts)
+    )
+    if any(finding.severity == "error" for finding in found) and image and looks_swapped(image.data, data):
+        return [swapped(header, role)]
+    return found
+
+
+def fingerprint(data: NDArray[Any]) -> str:
+    """SHA-256 of a volume's shape, type and voxels, the same however the file was compressed."""
+    digest = hashlib.sha256(f"{data.shape} {data.dtype}".encode())
+    digest.update(np.ascontiguousarray(data.T).data)
+    return digest.hexdigest()
+
+
+def _same_voxels(case: Checkable, other: Checkable) -> Finding:
+    where = f" ({other.split})" if other.split else ""
+    return error(case.files[IMAGE], "duplicate case", found=f"the same voxels as {other.name}{where}, by SHA-256",
+                 expected="another image in every case", fix="leave one of the two out")  # fmt: skip
+
+
+def same_names(cases: Sequence[Checkable]) -> list[Finding]:
+    """Cases of one name: one would overwrite the other."""
+    first: dict[str, Checkable] = {}
+    return [
+        Finding(case.name, str(next(iter(case.files.values()), "")), "duplicate case", f"the name {case.name!r} again",
+                "another name for every case", "set 'case' in the datalist, or leave one out")
+        for case in cases
+        if first.setdefault(case.name, case) is not case
+    ]  # fmt: skip
+
+
+def patient_of(name: str, pattern: str | None) -> str:
+    """The patient in a case's name: the pattern's first group, or its whole match; without a pattern the name itself.
+
+    Raises:
+        InputError: for a pattern that is not valid or does not match.
+    """
+    if pattern is None:
+        return name
+    try:
+        match = re.search(str(pattern), name)
+    except re.error as reason:
+        raise InputError(f"--patient-regex {pattern!r} is not a valid pattern: {reason}") from reason
+    if match is None:
+        raise InputError(f"--patient-regex {pattern!r} does not match the case name {name!r}")
+    return str(match.group(1) if match.groups() else match.group(0))
+
+
+def shared_patients(cases: Sequence[Checkable], pattern: str | None) -> list[Finding]:
+    """Patients in two splits; cases without a split are passed over.
+
+    Raises:
+        InputError: as :func:`patient_of`.
+    """
+    first: dict[str, Checkable] = {}
+    result = []
+    for case in cases:
+        patient = patient_of(case.name, pattern)
+        if case.split is None:
+            continue
+        other = first.setdefault(patient, case)
+        if other.split != case.split:
+            result.append(Finding(
+                case.name, str(next(iter(case.files.values()), "")), "patient in two splits",
+                f"patient {patient} in {other.split} (case {other.name}) and {case.split}", "one split per patient",
+                "correct the datalist, or give the cases without splits",
+            ))  # fmt: skip
+    return result

@@ -1,0 +1,143 @@
+"""Whether label maps and weights speak of the same classes (free of torch)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError
+from .findings import Finding, error, warning
+
+
+def bundle_classes(bundle: str | Path, *, key: str = "classes") -> dict[int, str]:
+    """The classes that a bundle's weights were trained on: ``classes`` of its metadata, index → name.
+
+    Args:
+        bundle: the bundle's folder, or its ``metadata.json``.
+        key: where in the metadata, for a bundle that has other weights beside ``model.pt``.
+
+    Raises:
+        InputError: no metadata, metadata without ``classes``, or classes that its configs contradict.
+    """
+    path = Path(bundle)
+    path = path if path.suffix == ".json" else path / "configs" / "metadata.json"
+    classes = class_table(_read(path).get(key), path)
+    if not classes:
+        raise InputError(
+            f'{path}: does not say which classes the weights know; add "{key}": {{"0": "background", "1": …}}'
+        )
+    if key != "classes":
+        return classes
+    for name in ("train.json", "inference.json"):
+        config = path.with_name(name)
+        count = _read(config).get("num_classes") if config.is_file() else None
+        if isinstance(count, int) and count != len(classes):
+            raise InputError(f"{path}: lists {len(classes)} classes, but num_classes of {name} is {count}; correct one")
+    return classes
+
+
+def vocabulary_of(bundle: str | Path, count: int) -> str:
+    """The key of a bundle's metadata under which maps of ``count`` classes are: ``classes``, or that of other weights.
+
+    Args:
+        bundle: its folder, or its ``metadata.json``.
+        count: of the maps' classes.
+    """
+    path = Path(bundle)
+    path = path if path.suffix == ".json" else path / "configs" / "metadata.json"
+    tables = {key: value for key, value in _read(path).items() if key.startswith("classes") and isinstance(value, dict)}
+    fitting = [key for key, table in tables.items() if len(table) == count]
+    return "classes" if "classes" in fitting or not fitting else fitting[0]
+
+
+def class_table(content: Any, source: str | Path) -> dict[int, str]:
+    """``{"0": "background", …}`` as datalists and metadata hold it, as index → name; empty where there is none.
+
+    Raises:
+        InputError: for anything else.
+    """
+    if content is None:
+        return {}
+    try:
+        return {int(index): str(name) for index, name in sorted(content.items(), key=lambda item: int(item[0]))}
+    except (AttributeError, TypeError, ValueError):
+        raise InputError(
+            f'{source}: "classes" must be a table such as {{"0": "background", "1": "endo"}}, found {content!r}'
+        ) from None
+
+
+def compare_classes(
+    maps: Mapping[int, str],
+    weights: Mapping[int, str],
+    *,
+    source: str | Path,
+    counts: Mapping[int, int] | None = None,
+) -> list[Finding]:
+    """Compare the classes of label maps with those that a network's weights were trained on.
+
+    Names count in whatever case, with spaces, hyphens or underscores. A class without a name is compared by its index.
+
+    Args:
+        maps: index → name in the maps; an empty name where it is not known.
+        weights: index → name at training.
+        source: the file that findings are about.
+        counts: class → number of maps that hold it, as :attr:`semsynth.data.findings.Report.classes`; a class that no
+            map holds cannot do harm. None: not known.
+
+    Returns:
+        One error that lists the classes that the weights never saw, one with the remap for those that they know under
+        another index; a warning for classes that the maps lack, and one where names are not known.
+    """
+    index_of = {_plain(name): index for index, name in weights.items()}
+    used = {i: name for i, name in maps.items() if counts is None or counts.get(i)}
+    target = {i: index_of.get(_plain(name)) if name else (i if i in weights else None) for i, name in used.items()}
+    unseen = {i: name for i, name in used.items() if target[i] is None}
+    moved = {i: name for i, name in used.items() if target[i] not in (None, i)}
+    lacking = {i: name for i, name in weights.items() if i not in target.values() and not _known(maps, i, name)}
+    nameless = {i: name for i, name in used.items() if not name}
+    known = f"{len(weights)} classes: {_table(weights)}"
+    found = []
+    if unseen:
+        found.append(error(source, "classes that the weights never saw", found=_table(unseen, counts), expected=known,
+                           fix="merge them into classes that the weights know, rename those in the datalist that only "
+                           "have another name, or use weights that were trained on them"))  # fmt: skip
+    if moved:
+        remap = ", ".join(f"{index} → {target[index]} ({name})" for index, name in moved.items())
+        found.append(error(source, "classes that the weights know under another index", found=_table(moved, counts),
+                           expected=known, fix=f"remap {remap}"))  # fmt: skip
+    if lacking:
+        found.append(warning(source, "classes that the maps lack", found=f"{len(used)} classes: {_table(used)}",
+                             expected=f"also {_table(lacking)}", fix="nothing to do if they are not meant to be there",
+                             ))  # fmt: skip
+    if nameless:
+        found.append(warning(source, "classes without names", found=_table(nameless, counts), expected=known,
+                             fix='compared by index alone; state "classes" in the datalist'))  # fmt: skip
+    return found
+
+
+def _known(maps: Mapping[int, str], index: int, name: str) -> bool:
+    """Whether the maps state this class, even if none of them holds it."""
+    return any(_plain(other) == _plain(name) if other else i == index for i, other in maps.items())
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; give the folder of a bundle") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as reason:
+        raise InputError(f"{path}: not valid JSON ({reason})") from reason
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: needs to be a JSON object, found {type(content).__name__}")
+    return content
+
+
+def _plain(name: str) -> str:
+    return " ".join(name.lower().replace("_", " ").replace("-", " ").split())
+
+
+def _table(classes: Mapping[int, str], counts: Mapping[int, int] | None = None) -> str:
+    held = {i: f" (in {counts[i]} maps)" if counts and i in counts else "" for i in classes}
+    return ", ".join(f"{index} {name}".strip() + held[index] for index, name in classes.items())

@@ -1,0 +1,112 @@
+"""Datalists in MONAI's form: what is read from one, and what its cases are called."""
+
+from __future__ import annotations
+
+import glob
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError
+from ..vocabulary import ENDO, WALL, class_names
+from .classes import class_table
+from .volumes import stem
+
+SPLITS = ("training", "validation", "testing")
+UNLABELLED = "unlabelled"
+"""Key of a datalist's images that have no label map: an autoencoder's training takes them too."""
+NAMES = ("case", "source_case")  # texts of an entry that are no paths
+
+
+def check_names(names: Sequence[str], source: str | Path) -> None:
+    """Raise if two cases share a name (one would overwrite the other) or a name is no plain file name.
+
+    Raises:
+        InputError: listing the names.
+    """
+    unsafe = sorted({repr(name) for name in names if name in ("", ".", "..") or set(name) & set("/\\\0")})
+    if unsafe:
+        raise InputError(
+            f"{source}: case names become folder and file names, cannot use {', '.join(unsafe)}; set 'case'"
+        )
+    twice = sorted(name for name, count in Counter(names).items() if count > 1)
+    if twice:
+        raise InputError(f"{source}: case names must differ, found more than once: {', '.join(twice)}; set 'case'")
+
+
+def name_cases(images: Sequence[Path]) -> list[str]:
+    """A name per image file: its folder's, or its own where the folder holds several of them."""
+    per_folder = Counter(path.parent for path in images)
+    return [path.parent.name if per_folder[path.parent] == 1 and path.parent.name else stem(path) for path in images]
+
+
+def read_datalist(path: str | Path) -> dict[str, Any]:
+    """Read a datalist in MONAI's form.
+
+    Raises:
+        InputError: missing file, not JSON, or no list of entries under training, validation or testing, or
+            a ``num_classes`` that is no number of classes.
+    """
+    path = Path(path)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file; make it with 'semsynth prepare' or 'semsynth phantom'") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not valid JSON ({error})") from error
+    lists = (*SPLITS, UNLABELLED)
+    found = [key for key in lists if isinstance(content, dict) and isinstance(content.get(key), list)]
+    if not found:
+        raise InputError(f"{path}: needs lists of cases under {', '.join(SPLITS)}")
+    bad = [
+        f"{key}[{i}]: needs to be an object with file names, found {entry!r}"
+        for key in found
+        for i, entry in enumerate(content[key])
+        if not isinstance(entry, dict)
+    ]
+    if bad:
+        raise InputError(f"{path}: entries that cannot be used", bad)
+    count = content.get("num_classes")
+    if count is not None and (not isinstance(count, int) or count < 2):
+        raise InputError(f"{path}: num_classes must be a whole number from 2 on, found {count!r}")
+    result: dict[str, Any] = content
+    return result
+
+
+def stated_classes(path: Path, content: Mapping[str, Any]) -> dict[int, str]:
+    """Index → name of the classes that a datalist states; empty where it states neither classes nor their number."""
+    stated = content.get("num_classes")
+    return class_table(content.get("classes"), path) or (class_names(int(stated)) if stated is not None else {})
+
+
+def expert_classes(path: Path, content: Mapping[str, Any]) -> tuple[int, ...]:
+    """The classes of which a composite map needs one: none where the datalist states that its classes are others."""
+    names = class_table(content.get("classes"), path)
+    drawn = {ENDO: "endo", WALL: "wall"}
+    return tuple(index for index, name in drawn.items() if not names or names.get(index) == name)
+
+
+def named_files(pattern: str, what: str) -> list[tuple[str, Path]]:
+    """Case name and absolute path of the files that a glob finds, by path; names as of :func:`name_cases`.
+
+    Args:
+        pattern: the glob.
+        what: what is looked for, for the message ("label maps").
+
+    Raises:
+        InputError: nothing found, or two cases of one name.
+    """
+    paths = [Path(path).resolve() for path in sorted(glob.glob(pattern, recursive=True))]
+    if not paths:
+        raise InputError(f"{pattern}: no {what} found; quote the pattern and check the folder")
+    names = name_cases(paths)
+    check_names(names, pattern)
+    return list(zip(names, paths, strict=True))
+
+
+def absolute(entry: Mapping[str, Any], root: Path, name: str) -> dict[str, Any]:
+    """An entry with absolute paths, and ``name`` as its case where it states none."""
+    paths = {k: str(root / v) if isinstance(v, str) and k not in NAMES else v for k, v in entry.items()}
+    return paths | {"case": str(entry.get("case", name))}

@@ -1,0 +1,324 @@
+"""A data set's entries as trainings and syntheses take them: read, made absolute and checked."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError
+from .check import ROLES, Entry, Rules, check_cases, shared_patients
+from .classes import bundle_classes, compare_classes
+from .datalists import (
+    SPLITS,
+    UNLABELLED,
+    absolute,
+    check_names,
+    expert_classes,
+    name_cases,
+    named_files,
+    read_datalist,
+    stated_classes,
+)
+from .findings import Finding, Report
+
+logger = logging.getLogger(__name__)
+OWN_STYLE = "own"
+"""``style_from`` of an inference that gives each volume the style of the very image that its label map belongs to."""
+
+
+def load_datalist(
+    path: str | Path,
+    key: str | Sequence[str] = "training",
+    *,
+    num_classes: int | None = None,
+    needs: Sequence[str] = ("image", "label"),
+    patch_size: Sequence[int] | None = None,
+    spacing: Sequence[float] | None = None,
+    also: Sequence[str] | None = None,
+    metadata: str | Path | None = None,
+    vocabulary: str | None = "classes",
+    check: bool = True,
+) -> list[dict[str, Any]]:
+    """Entries of a datalist with absolute paths, as a MONAI data set takes them, after all of them were checked.
+
+    Errors are raised together; each kind of warning is logged once.
+
+    Args:
+        path: the ``datalist.json``.
+        key: the split, or several of which the first that has entries is taken.
+        num_classes: what the network was built for; checked against the label maps, and against the datalist where
+            that states its own.
+        needs: file keys that every entry must have, and whose files are checked; other keys that name files are made
+            absolute as well.
+        patch_size: voxels that training crops; cases that are smaller are named.
+        spacing: mm per voxel that training resamples to before it crops.
+        also: further keys whose files are checked in entries that have them; None takes with an image its label map,
+            or else its masks, and an empty list nothing (an inference that reads images alone).
+        metadata: the bundle's ``metadata.json``: refuses classes that its weights never saw. With another
+            ``num_classes`` than it states the weights are others, and it says nothing about them.
+        vocabulary: where in the metadata the classes are that the weights saw; None where it says nothing of them.
+        check: False only looks whether the files of ``needs`` are there.
+
+    Raises:
+        InputError: no entries, a missing key, two cases of one name, another number of classes, or cases that cannot
+            be used (see :func:`semsynth.data.check.check_cases`), all listed.
+    """
+    path = Path(path)
+    content = read_datalist(path)
+    keys = [key] if isinstance(key, str) else list(key)
+    split = next((k for k in keys if content.get(k)), None)
+    if split is None:
+        raise InputError(f"{path}: no cases under {' or '.join(keys)}")
+    if "label" in needs:
+        _check_count(path, content, num_classes)
+    resolved = _absolute_entries(path, content[split], needs)
+    if not check:
+        _check_present(path, resolved, needs)
+        return resolved
+    found = [case_of(entry, roles_of(entry, needs, also), split) for entry in resolved]
+    report = check_cases(found, Rules(num_classes, expert_classes(path, content), patch_size, spacing))
+    report = replace(report, findings=(*_leaks(path, content), *report.findings))
+    told = None if metadata is None or vocabulary is None or "label" not in needs else (metadata, vocabulary)
+    if told is not None and _speaks_of(told[0], num_classes, told[1]):
+        report = with_vocabulary(report, stated_classes(path, content), told[0], path, key=told[1])
+    report.raise_for_errors()
+    report.log_warnings(logger)
+    return resolved
+
+
+def load_training_images(
+    path: str | Path, *, unlabelled: str = UNLABELLED, patch_size: Sequence[int] | None = None
+) -> list[dict[str, Any]]:
+    """The images of a datalist for a training that needs no label maps: those of its training cases, and further ones.
+
+    Args:
+        path: the ``datalist.json``.
+        unlabelled: key of a list of entries with ``image`` alone; a datalist may have none.
+        patch_size: voxels that training crops.
+
+    Returns:
+        Entries with ``case`` and ``image``, and ``content`` where an image was padded.
+
+    Raises:
+        InputError: as :func:`load_datalist`; also for an unlabelled image whose patient is held out for validation or
+            testing, by ``patient_regex``.
+    """
+    path = Path(path)
+    content = read_datalist(path)
+    training = _absolute_entries(path, content.get(SPLITS[0]) or [], ("image",))
+    further = _absolute_entries(path, content.get(unlabelled) or [], ("image",))
+    if not training and not further:
+        raise InputError(f"{path}: no cases under {SPLITS[0]} or {unlabelled}")
+    cases = [case_of(entry, ["image"], SPLITS[0]) for entry in (*training, *further)]
+    # held-out images are looked at as well: the same scan may stand in the list under another name
+    held_out = [
+        Entry(entry["case"], {"image": file} if (file := Path(entry["image"])).is_file() else {}, split)
+        for split in SPLITS[1:]
+        for entry in _absolute_entries(path, [e for e in content.get(split) or [] if "image" in e], ("image",))
+    ]
+    check_names([case.name for case in cases], path)
+    report = check_cases([*cases, *held_out], Rules(patch_size=patch_size), patient_regex=content.get("patient_regex"))
+    report.raise_for_errors()
+    report.log_warnings(logger)
+    return [{k: e[k] for k in ("case", "image", "content") if k in e} for e in (*training, *further)]
+
+
+def roles_of(entry: Mapping[str, Any], needs: Sequence[str] = ROLES, also: Sequence[str] | None = None) -> list[str]:
+    """The keys of an entry whose files are checked; ``needs`` and ``also`` as in :func:`load_datalist`."""
+    wanted = [*needs, *(also or ())]
+    if also is None:
+        if "image" in needs and not {"label", "endo"} & set(needs):
+            wanted.append("label" if "label" in entry else "endo")
+        wanted += ["wall"] if "endo" in wanted else []
+    return [role for role in ROLES if role in wanted and isinstance(entry.get(role), str)]
+
+
+def case_of(entry: Mapping[str, Any], roles: Sequence[str], split: str | None = None) -> Entry:
+    """An entry with absolute paths as what :func:`semsynth.data.check.check_cases` takes."""
+    content = entry.get("content")
+    shape = content.get("shape") if isinstance(content, Mapping) else None
+    own = tuple(shape) if isinstance(shape, list) and len(shape) == 3 else None
+    return Entry(str(entry["case"]), {role: Path(entry[role]) for role in roles}, split, own)
+
+
+def with_vocabulary(
+    report: Report, maps: Mapping[int, str], bundle: str | Path, source: str | Path, *, key: str = "classes"
+) -> Report:
+    """The report with what :func:`semsynth.data.classes.compare_classes` finds.
+
+    Args:
+        report: with the classes that were found in the maps.
+        maps: index → name as the datalist states it; classes that it does not state are added without a name.
+        bundle: its folder, or its ``metadata.json``.
+        source: the file that findings are about.
+        key: of the classes in the metadata.
+    """
+    maps = dict(maps) | {index: "" for index in report.classes if index not in maps}
+    found = compare_classes(maps, bundle_classes(bundle, key=key), source=source, counts=report.classes)
+    return replace(report, findings=(*report.findings, *found))
+
+
+def check_volumes(
+    entries: Sequence[Mapping[str, Any]], num_classes: int | None = None, label_key: str = "label"
+) -> None:
+    """Read every volume once, so that all bad files are known before any work starts.
+
+    Args:
+        entries: with ``case`` and file names under ``image`` and ``label_key``; absent keys are passed over.
+        num_classes: label maps must hold integers in 0…num_classes−1; None allows all up to 254.
+        label_key: where the label map is; with ``image`` the entries hold label maps alone.
+
+    Raises:
+        InputError: listing every file that cannot be used.
+    """
+    keys = {"label": label_key} if label_key == "image" else {"image": "image", "label": label_key}
+    cases = [
+        Entry(str(entry["case"]), {role: Path(entry[key]) for role, key in keys.items() if key in entry})
+        for entry in entries
+    ]
+    report = check_cases(cases, Rules(num_classes))
+    report.raise_for_errors()
+    report.log_warnings(logger)
+
+
+def load_label_maps(
+    dataset_dir: str | Path,
+    pattern: str | None = None,
+    *,
+    split: str | Sequence[str] = ("testing", "validation"),
+    num_classes: int | None = None,
+    metadata: str | Path | None = None,
+    vocabulary: str | None = "classes",
+    num_samples: int = 1,
+    style_from: str | Path | None = None,
+) -> list[dict[str, Any]]:
+    """Label maps to synthesise from, as ``{"case", "image"}`` entries (a generator's input is called ``image``).
+
+    Args:
+        dataset_dir: folder with a ``datalist.json``.
+        pattern: a glob of label map files to take instead.
+        split: of the datalist, or several of which the first that has entries is taken; ``"all"`` takes every split.
+        num_classes, metadata, vocabulary: as in :func:`load_datalist`.
+        num_samples: how many volumes to draw per map. From two on, each map stands in the list as often, as case
+            ``<case>_s0``, ``<case>_s1`` …, with the map's name under ``source_case`` and the number under ``sample``.
+        style_from: ``"own"`` adds each case's own image under ``style_from``; anything else is passed over.
+
+    Raises:
+        InputError: no label maps, two cases of one name, or maps that cannot be used, all listed; with ``"own"``, a
+            pattern or an entry without an image.
+    """
+    if num_samples < 1:
+        raise InputError(f"num_samples must be 1 or more, got {num_samples}")
+    own = style_from == OWN_STYLE
+    if own and pattern is not None:
+        raise InputError(
+            f"style_from {OWN_STYLE} takes the image that the datalist has for each label map, and {pattern} names "
+            "maps alone; leave label_maps out, or give style_from a file"
+        )
+    if pattern is None:
+        path = Path(dataset_dir) / "datalist.json"
+        wanted = [key for key in SPLITS if read_datalist(path).get(key)] if split == "all" else [split]
+        entries = [
+            entry
+            for key in wanted
+            for entry in load_datalist(
+                path,
+                key,
+                num_classes=num_classes,
+                needs=("label", "image") if own else ("label",),
+                metadata=metadata,
+                vocabulary=vocabulary,
+            )
+        ]
+        maps = [{"case": e["case"], "image": e["label"]} | ({"style_from": e["image"]} if own else {}) for e in entries]
+        return _repeat(maps, num_samples)
+    found = named_files(pattern, "label maps")
+    report = check_cases([Entry(name, {"label": path}) for name, path in found], Rules(num_classes))
+    if metadata is not None and vocabulary is not None and _speaks_of(metadata, num_classes, vocabulary):
+        report = with_vocabulary(report, {}, metadata, pattern, key=vocabulary)
+    report.raise_for_errors()
+    report.log_warnings(logger)
+    return _repeat([{"case": name, "image": str(path)} for name, path in found], num_samples)
+
+
+def load_images(dataset_dir: str | Path, pattern: str | None = None) -> list[dict[str, Any]]:
+    """Images to segment, as ``{"case", "image"}`` entries; no label is needed.
+
+    Args:
+        dataset_dir: folder with a ``datalist.json``, whose ``testing`` entries are taken, else ``validation``.
+        pattern: a glob of image files to take instead. A case is named by its folder, or by its file where the folder
+            holds several.
+
+    Raises:
+        InputError: no images, a missing or unusable file, or two cases of one name.
+    """
+    if pattern is None:
+        entries = load_datalist(
+            Path(dataset_dir) / "datalist.json", ("testing", "validation"), needs=("image",), also=()
+        )
+        return [{"case": entry["case"], "image": entry["image"]} for entry in entries]
+    found = [{"case": name, "image": str(path)} for name, path in named_files(pattern, "images")]
+    check_volumes(found, None)
+    return found
+
+
+def _repeat(entries: list[dict[str, Any]], samples: int) -> list[dict[str, Any]]:
+    if samples == 1:
+        return entries
+    repeated = [
+        entry | {"case": f"{entry['case']}_s{i}", "source_case": entry["case"], "sample": i}
+        for entry in entries
+        for i in range(samples)
+    ]
+    check_names([entry["case"] for entry in repeated], "samples")
+    return repeated
+
+
+def _speaks_of(metadata: str | Path, num_classes: int | None, key: str) -> bool:
+    return num_classes is None or num_classes == len(bundle_classes(metadata, key=key))
+
+
+def _leaks(path: Path, content: Mapping[str, Any]) -> list[Finding]:
+    """Patients in two splits of a datalist; an entry without ``case`` goes by the file of its image or label map."""
+    named = [
+        Entry(str(entry.get("case") or path.parent / str(file)), {"image": path.parent / str(file)}, split)
+        for split in SPLITS
+        for entry in content.get(split, [])
+        if (file := entry.get("image", entry.get("label"))) is not None
+    ]
+    return shared_patients(named, content.get("patient_regex"))
+
+
+def _check_count(path: Path, content: Mapping[str, Any], num_classes: int | None) -> None:
+    stated = content.get("num_classes")
+    if num_classes is not None and stated is not None and stated != num_classes:
+        names = ", ".join(stated_classes(path, content).values())
+        raise InputError(
+            f"{path}: its maps have {stated} classes ({names}), the config's num_classes is {num_classes}; run with "
+            f"--num_classes {stated}, or prepare the maps with another --k"
+        )
+
+
+def _absolute_entries(path: Path, entries: list[Mapping[str, Any]], needs: Sequence[str]) -> list[dict[str, Any]]:
+    root = path.resolve().parent
+    problems = [
+        f"{entry.get('case', i)}: needs {key!r}"
+        for i, entry in enumerate(entries)
+        for key in needs
+        if not isinstance(entry.get(key), str)
+    ]
+    if problems:
+        raise InputError(f"{path}: entries without their files", problems)
+    fallback = name_cases([root / str(entry[needs[0]]) for entry in entries])
+    resolved = [absolute(entry, root, name) for name, entry in zip(fallback, entries, strict=True)]
+    check_names([entry["case"] for entry in resolved], path)
+    return resolved
+
+
+def _check_present(path: Path, entries: Sequence[Mapping[str, Any]], needs: Sequence[str]) -> None:
+    problems = [f"{e['case']}: no such file {e[k]}" for e in entries for k in needs if not Path(e[k]).is_file()]
+    if problems:
+        raise InputError(f"{path}: files that are not there", problems)

@@ -1,0 +1,174 @@
+"""What a check of cases found: one finding per problem, and the report that lists them."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+from ..errors import InputError
+
+Severity: TypeAlias = Literal["error", "warning"]
+COLUMNS = ("case", "file", "finding", "found", "expected", "fix")
+SHOWN_NAMES = 3
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One problem of one file.
+
+    Attributes:
+        case: name of the case; empty for what concerns the whole input.
+        file: path of the file.
+        finding: the kind of problem, the same words for every file that has it.
+        found: what is in the file.
+        expected: what is needed.
+        fix: what to do.
+        severity: an ``error`` cannot be used; a ``warning`` is used in the way that ``expected`` or ``fix`` says.
+    """
+
+    case: str
+    file: str
+    finding: str
+    found: str
+    expected: str
+    fix: str
+    severity: Severity = "error"
+
+    def __str__(self) -> str:
+        where = f"case {self.case}: " if self.case else ""
+        return f"{where}{self.file}: {self.finding}: found {self.found}, expected {self.expected}; {self.fix}"
+
+
+class FindingError(InputError):
+    """A file that cannot be used, with the finding that says why."""
+
+    def __init__(self, finding: Finding) -> None:
+        super().__init__(str(finding))
+        self.finding = finding
+
+
+def error(file: str | Path, finding: str, *, found: str, expected: str, fix: str) -> Finding:
+    """A finding that makes the file unusable; the case's name is put in by whoever knows it."""
+    return Finding("", str(file), finding, found, expected, fix)
+
+
+def warning(file: str | Path, finding: str, *, found: str, expected: str, fix: str) -> Finding:
+    """A finding that the file can be used with."""
+    return Finding("", str(file), finding, found, expected, fix, "warning")
+
+
+def of_case(case: str, findings: Iterable[Finding]) -> list[Finding]:
+    """The findings with the name of their case."""
+    return [replace(finding, case=case) for finding in findings]
+
+
+@dataclass(frozen=True)
+class Report:
+    """All findings of one check.
+
+    Attributes:
+        findings: in the order of the cases.
+        cases: how many were checked.
+        classes: class index → number of label maps that hold it (empty where there are no label maps).
+    """
+
+    findings: tuple[Finding, ...]
+    cases: int
+    classes: Mapping[int, int] = field(default_factory=dict)
+
+    @property
+    def errors(self) -> list[Finding]:
+        """What cannot be used."""
+        return [finding for finding in self.findings if finding.severity == "error"]
+
+    @property
+    def warnings(self) -> list[Finding]:
+        """What can be used, but should be known."""
+        return [finding for finding in self.findings if finding.severity == "warning"]
+
+    def summary(self) -> str:
+        """One line: how many cases, errors and warnings."""
+        bad = len({finding.case for finding in self.errors if finding.case})
+        return (
+            f"{_count(self.cases, 'case')} checked: {_count(len(self.errors), 'error')}"
+            + (f" in {_count(bad, 'case')}" if bad else "")
+            + f", {_count(len(self.warnings), 'warning')}"
+        )
+
+    def table(self) -> str:
+        """Errors and warnings as two Markdown tables, then the summary; a warning that many cases share is one row."""
+        parts = []
+        for title, findings in (("Errors", self.errors), ("Warnings", _merged(self.warnings))):
+            if findings:
+                rows = [[getattr(finding, column) for column in COLUMNS] for finding in findings]
+                parts.append("\n".join([f"{title}:", "", *_markdown(rows), ""]))
+        return "\n".join([*parts, self.summary()])
+
+    def json(self) -> str:
+        """Everything, for machines: ``cases``, ``classes``, ``errors`` and ``warnings``."""
+        content = {
+            "cases": self.cases,
+            "classes": {str(index): count for index, count in self.classes.items()},
+            "errors": [asdict(finding) for finding in self.errors],
+            "warnings": [asdict(finding) for finding in self.warnings],
+        }
+        return json.dumps(content, indent=1, ensure_ascii=False)
+
+    def raise_for_errors(self) -> None:
+        """Raise if there are errors.
+
+        Raises:
+            InputError: listing every one of them.
+        """
+        errors = self.errors
+        if errors:
+            bad = len({finding.case for finding in errors if finding.case})
+            which = f"{bad} of {self.cases} cases cannot be used:" if bad else "the cases cannot be used:"
+            raise InputError(which, [str(finding) for finding in errors])
+
+    def log_warnings(self, logger: logging.Logger) -> None:
+        """Log each kind of warning once, with how many cases have it and the first of their names."""
+        kinds: dict[str, list[Finding]] = {}
+        for finding in self.warnings:
+            kinds.setdefault(finding.finding, []).append(finding)
+        for kind, same in kinds.items():
+            cases = list(dict.fromkeys(finding.case for finding in same))
+            logger.warning(
+                "%s: %d of %d cases (%s), such as: found %s, expected %s; %s",
+                kind, len(cases), self.cases, _some(cases), same[0].found, same[0].expected, same[0].fix,
+            )  # fmt: skip
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number} {word}" if number == 1 else f"{number} {word}s"
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:SHOWN_NAMES]) + (", …" if len(names) > SHOWN_NAMES else "")
+
+
+def _merged(findings: Sequence[Finding]) -> list[Finding]:
+    """Findings of one kind on files of one name become one row where they are more than a few."""
+    groups: dict[tuple[str, str, str, str], list[Finding]] = {}
+    for finding in findings:
+        groups.setdefault((Path(finding.file).name, finding.finding, finding.expected, finding.fix), []).append(finding)
+    result = []
+    for (name, *_), same in groups.items():
+        if len(same) > SHOWN_NAMES:
+            cases = f"{len(same)} cases ({_some([finding.case for finding in same])})"
+            found = _some(list(dict.fromkeys(finding.found for finding in same)))
+            result.append(replace(same[0], case=cases, file=name, found=found))
+        else:
+            result += same
+    return result
+
+
+def _markdown(rows: Sequence[Sequence[str]]) -> list[str]:
+    cells = [[" ".join(text.split()).replace("|", "\\|") for text in row] for row in (COLUMNS, *rows)]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(COLUMNS))]
+    lines = ["| " + " | ".join(text.ljust(w) for text, w in zip(row, widths, strict=True)) + " |" for row in cells]
+    return [lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]]

@@ -1,0 +1,268 @@
+"""Raw cases: finding them (datalist, challenge folders, patterns) and checking them before use."""
+
+from __future__ import annotations
+
+import glob
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import InputError
+from .check import ROLES, Checkable, Rules, check_cases, examine
+from .classes import vocabulary_of
+from .datalists import (
+    SPLITS,
+    UNLABELLED,
+    absolute,
+    check_names,
+    expert_classes,
+    name_cases,
+    read_datalist,
+    stated_classes,
+)
+from .entries import case_of, roles_of, with_vocabulary
+from .findings import Finding, Report
+from .rules import check_intensities, check_mask
+from .volumes import Volume
+
+CHALLENGE_FILES = {"image": "lgemri", "endo": "laendo", "wall": "lawall"}
+
+
+@dataclass(frozen=True)
+class Case:
+    """Where the files of one case are. ``split`` is None until it is given or drawn."""
+
+    name: str
+    image: Path
+    endo: Path
+    wall: Path | None = None
+    split: str | None = None
+
+    @property
+    def files(self) -> dict[str, Path]:
+        """The files that there are, by role."""
+        return {"image": self.image, "endo": self.endo} | ({"wall": self.wall} if self.wall else {})
+
+
+@dataclass(frozen=True)
+class LoadedCase:
+    """The volumes of one case, on one grid; masks as uint8 0/1, ``wall`` None where the case has none."""
+
+    image: Volume
+    endo: np.ndarray
+    wall: np.ndarray | None
+
+
+def find_cases(source: str | Path, *, endo: str | None = None, wall: str | None = None) -> list[Case]:
+    """Find the cases of a data set.
+
+    Args:
+        source: a datalist (``.json``, or a folder that holds ``datalist.json``) with ``image`` and ``endo`` (or a 0/1
+            ``label``) and, where present, ``wall`` and ``case`` per entry; a folder of the 2018 challenge's case
+            folders (``lgemri``, ``laendo``, ``lawall`` as ``.nrrd`` or ``.nii.gz``); or a pattern of image files.
+        endo, wall: for a pattern: the paths of the masks with the same stars, which stand for the same text.
+
+    Raises:
+        InputError: nothing found, an entry without its files' names, or two cases of one name.
+    """
+    cases = _find(Path(source), endo, wall)
+    if not cases:
+        raise InputError(f"{source}: no cases found; give a datalist, a folder of cases or a quoted pattern of images")
+    check_names([case.name for case in cases], source)
+    return cases
+
+
+def _find(source: Path, endo: str | None, wall: str | None) -> list[Case]:
+    if glob.has_magic(str(source)):
+        return _from_pattern(str(source), endo, wall)
+    if endo or wall:
+        raise InputError(f"--endo and --wall go with a pattern of image files as --input, got {source}")
+    path = _datalist_path(source)
+    if path is not None:
+        return _from_datalist(path)
+    if source.is_dir():
+        return _from_challenge(source)
+    raise InputError(f"{source}: no such file or folder; give a datalist, a folder of cases or a quoted pattern")
+
+
+def _datalist_path(source: Path) -> Path | None:
+    """The datalist that ``source`` is or holds."""
+    path = source if source.suffix == ".json" else source / "datalist.json"
+    return path if source.suffix == ".json" or path.is_file() else None
+
+
+def _from_datalist(path: Path) -> list[Case]:
+    content = read_datalist(path)
+    entries = [(split, i, entry) for split in SPLITS for i, entry in enumerate(content.get(split, []))]
+    missing = [
+        f"{split}[{i}] ({entry.get('case', entry.get('image', '?'))}): needs 'image' and 'endo'"
+        for split, i, entry in entries
+        if "image" not in entry or not ("endo" in entry or "label" in entry)
+    ]
+    if missing:
+        raise InputError(f"{path}: entries without their files", missing)
+    root = path.parent
+    names = name_cases([root / entry["image"] for _, _, entry in entries])
+    return [
+        Case(
+            name=str(entry.get("case", name)),
+            image=root / entry["image"],
+            endo=root / entry.get("endo", entry.get("label")),
+            wall=root / entry["wall"] if entry.get("wall") else None,
+            split=split,
+        )
+        for name, (split, _, entry) in zip(names, entries, strict=True)
+    ]
+
+
+def _from_challenge(folder: Path) -> list[Case]:
+    def find(case: Path, role: str) -> Path | None:
+        found = [
+            path
+            for suffix in (".nrrd", ".nii.gz", ".nii")
+            if (path := case / (CHALLENGE_FILES[role] + suffix)).is_file()
+        ]
+        return found[0] if found else None
+
+    cases = []
+    folder = folder.resolve()
+    folders = [folder, *sorted(path for path in folder.rglob("*") if path.is_dir())]
+    for path in folders:
+        image = find(path, "image")
+        if image:
+            # a folder without its mask is listed by the check, with the name that the file should have
+            cases.append(Case(path.name, image, find(path, "endo") or path / "laendo.nrrd", find(path, "wall")))
+    return cases
+
+
+def _from_pattern(pattern: str, endo: str | None, wall: str | None) -> list[Case]:
+    if set("?[") & set(pattern):
+        raise InputError(f"--input {pattern}: only stars are understood in patterns, not ? or [...]")
+    if not endo:
+        raise InputError(f"--input {pattern}: a pattern of images needs --endo, the masks' pattern with the same stars")
+    images = [Path(path) for path in sorted(glob.glob(pattern, recursive=True))]
+    matcher = re.compile("".join("(.*)" if part == "*" else re.escape(part) for part in re.split(r"(\*)", pattern)))
+
+    def partner(image: Path, other: str) -> Path:
+        match = matcher.fullmatch(str(image))
+        parts = list(match.groups()) if match else []
+        if other.count("*") > len(parts):
+            raise InputError(f"{other}: has more stars than {pattern}; each star stands for the same text in both")
+        for part in parts[: other.count("*")]:
+            other = other.replace("*", part, 1)
+        return Path(other)
+
+    def optional(image: Path) -> Path | None:
+        path = partner(image, wall) if wall else None
+        return path if path and path.is_file() else None
+
+    names = name_cases(images)
+    return [Case(n, i, partner(i, endo), optional(i)) for n, i in zip(names, images, strict=True)]
+
+
+def check_input(
+    source: str | Path,
+    *,
+    endo: str | None = None,
+    wall: str | None = None,
+    num_classes: int | None = None,
+    patch_size: Sequence[int] | None = None,
+    patient_regex: str | None = None,
+    bundle: str | Path | None = None,
+    jobs: int | None = None,
+) -> Report:
+    """Check a data set, raw or prepared; see ``semsynth check --help``.
+
+    Args:
+        source, endo, wall: as in :func:`find_cases`; of a datalist's entries ``label`` is checked as a label map.
+        num_classes: of the label maps; None takes what the datalist states.
+        patch_size: voxels that training will crop.
+        patient_regex: as in :func:`split_cases`; None takes what the datalist states.
+        bundle: folder of a bundle whose weights are to be used on the label maps.
+        jobs: threads; None takes one per core.
+
+    Raises:
+        InputError: where no case can be found, or for a bundle that does not say its classes.
+    """
+    path = _datalist_path(Path(source))
+    if path is None or endo or wall:
+        found: list[Checkable] = list(_find(Path(source), endo, wall))
+        rules, names, early = Rules(num_classes, patch_size=patch_size), dict[int, str](), list[Finding]()
+    else:
+        content = read_datalist(path)
+        found, early = _entries(path, content)
+        names = stated_classes(path, content)
+        rules = Rules(num_classes or content.get("num_classes"), expert_classes(path, content), patch_size)
+        patient_regex = patient_regex or content.get("patient_regex")
+    if not found and not early:
+        raise InputError(f"{source}: no cases found; give a datalist, a folder of cases or a quoted pattern of images")
+    report = check_cases(found, rules, patient_regex=patient_regex, jobs=jobs)
+    report = replace(report, findings=(*early, *report.findings), cases=report.cases + len(early))
+    if bundle is None:
+        return report
+    if not any("label" in case.files for case in found):
+        raise InputError(f"{source}: has no label maps to compare with {bundle}; prepare them with 'semsynth prepare'")
+    count = rules.num_classes or (max(report.classes) + 1 if report.classes else 0)
+    return with_vocabulary(report, names, bundle, source, key=vocabulary_of(bundle, count))
+
+
+def _entries(path: Path, content: dict[str, Any]) -> tuple[list[Checkable], list[Finding]]:
+    """All entries of a datalist as cases to check, and findings on those that name no image and no label map."""
+    listed = [(split, entry) for split in (*SPLITS, UNLABELLED) for entry in content.get(split) or []]
+    files = [
+        path.parent / str(entry.get("image", entry.get("label", f"entry_{i}"))) for i, (_, entry) in enumerate(listed)
+    ]
+    cases: list[Checkable] = []
+    early = []
+    for name, (split, entry) in zip(name_cases(files), listed, strict=True):
+        entry = absolute(entry, path.parent, name)
+        roles = roles_of(entry, ROLES)
+        if not {"image", "label"} & set(roles):
+            early.append(Finding(entry["case"], str(path), "missing", f"an entry under {split} without files",
+                                 "'image' and 'label' or 'endo'", "complete the datalist"))  # fmt: skip
+        else:
+            cases.append(case_of(entry, roles, split))
+    return cases, early
+
+
+def load_case(case: Case) -> LoadedCase:
+    """Read and check one case.
+
+    The challenge stores its masks as 0 and 255; that one convention is understood, every other value is an error.
+
+    Raises:
+        InputError: whatever is wrong with the files, each problem on its own line.
+    """
+    seen = examine(case)
+    if not seen.usable:
+        problems = [str(replace(finding, case="")) for finding in seen.findings if finding.severity == "error"]
+        raise InputError(f"case {case.name}", problems)
+    masks = {role: binary_mask(seen.volumes[role].data, role) for role in case.files if role != "image"}
+    return LoadedCase(seen.volumes["image"], masks["endo"], masks.get("wall"))
+
+
+def check_image(data: np.ndarray) -> None:
+    """Raise unless ``data`` holds finite real numbers of more than one value.
+
+    Raises:
+        InputError: saying what was found.
+    """
+    found = check_intensities("image", data)
+    if found:
+        raise InputError(str(found[0]))
+
+
+def binary_mask(data: np.ndarray, role: str) -> np.ndarray:
+    """A mask of 0 and 1, or of 0 and 255 as the 2018 challenge writes them, as uint8 0/1; only a wall may be empty.
+
+    Raises:
+        InputError: for other values, or an empty mask.
+    """
+    found = [finding for finding in check_mask(role, data, role) if finding.severity == "error" or role != "wall"]
+    if found:
+        raise InputError(str(found[0]))
+    return np.ascontiguousarray(data > 0, dtype=np.uint8)

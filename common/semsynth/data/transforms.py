@@ -1,0 +1,193 @@
+"""Deterministic loading that bundles share; random augmentation stays visible in each bundle's config."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import MapTransform, RandomizableTransform, SpatialCrop, Transform
+
+from ..errors import InputError
+from ..labels import ENDO, WALL, check_range
+from .raw import binary_mask
+from .volumes import read_volume, same_affine, scale_intensity
+
+
+class LoadIntensityd(MapTransform):
+    """Image file → MetaTensor ``(1, H, W, D)``, float32, minimum scaled to 0 and maximum to 1.
+
+    Raises:
+        InputError: for a file that cannot be used (see :func:`semsynth.data.volumes.read_volume`), NaN, or a constant
+            image.
+    """
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:  # noqa: D102
+        result = dict(data)
+        for key in self.key_iterator(result):
+            path = result[key]
+            volume = read_volume(path)
+            if not np.isfinite(volume.data.sum(dtype=np.float64)):
+                raise InputError(f"{path}: image must be finite, found NaN or infinite voxels; repair them")
+            result[key] = _tensor(scale_intensity(volume.data), volume.affine, str(path))
+        return result
+
+
+class LoadLabelMapd(MapTransform):
+    """Label map file → MetaTensor ``(1, H, W, D)``, uint8 class indices, checked against the network's classes.
+
+    Args:
+        keys: where the paths are.
+        num_classes: the number of classes that the network was built for.
+        allow_missing_keys: pass over keys that the data does not have.
+
+    Raises:
+        InputError: for a file that cannot be used, or class indices outside 0…num_classes−1.
+    """
+
+    def __init__(self, keys: KeysCollection, num_classes: int, allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.num_classes = num_classes
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:  # noqa: D102
+        result = dict(data)
+        for key in self.key_iterator(result):
+            path = result[key]
+            volume = read_volume(path)
+            check_range(torch.from_numpy(np.asarray(volume.data, dtype=np.float32)), self.num_classes, source=str(path))
+            result[key] = _tensor(np.asarray(volume.data, dtype=np.uint8), volume.affine, str(path))
+        return result
+
+
+class LoadTargetd(Transform):
+    """The target of a segmentation: from a composite map, or from binary masks, under ``label``.
+
+    ``label`` (a composite map) is read where the entry has it, else ``endo`` (0/1, or the 2018 challenge's 0/255) and,
+    for class 2, ``wall``. Of the map's values those in ``classes`` become 1, 2, … in that order, all others 0:
+    MetaTensor ``(1, H, W, D)``, uint8.
+
+    Args:
+        classes: values of the map that are to be segmented; [1] for the cavity, [1, 2] for cavity and wall.
+
+    Raises:
+        InputError: for a file that cannot be used, values that are no class indices, or masks that ``classes`` needs
+            and the entry has not.
+    """
+
+    def __init__(self, classes: Sequence[int] = (1,)) -> None:
+        if not classes or min(classes) < 1 or len(set(classes)) != len(classes):
+            raise InputError(f"classes must be different values of the map from 1 on, got {list(classes)}")
+        self.classes = tuple(int(c) for c in classes)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:  # noqa: D102
+        if "label" in data:
+            path = str(data["label"])
+            volume = read_volume(path)
+            check_range(torch.from_numpy(np.asarray(volume.data, dtype=np.float32)), 256, source=path)
+            values = np.asarray(volume.data)
+        elif "endo" in data:
+            path = str(data["endo"])
+            volume = read_volume(path)
+            values = self._from_masks(data)
+        else:
+            raise InputError(f"case {data.get('case', '?')}: needs 'label' or 'endo'")
+        target = np.zeros(values.shape, dtype=np.uint8)
+        for index, value in enumerate(self.classes, start=1):
+            target[values == value] = index
+        return dict(data) | {"label": _tensor(target, volume.affine, path)}
+
+    def _from_masks(self, data: Mapping[Hashable, Any]) -> np.ndarray:
+        roles = {ENDO: "endo", WALL: "wall"}
+        unknown = [str(c) for c in self.classes if c not in roles or roles[c] not in data]
+        if unknown:
+            raise InputError(
+                f"case {data.get('case', '?')}: its masks give no class {', '.join(unknown)}; prepare the data with "
+                "'semsynth prepare', which derives a wall, and train on the composite maps"
+            )
+        values = np.zeros(read_volume(data["endo"]).data.shape, dtype=np.uint8)
+        for value in sorted(self.classes, reverse=True):  # the cavity last: it wins where masks overlap
+            values[binary_mask(read_volume(data[roles[value]]).data, roles[value]) > 0] = value
+        return values
+
+
+class SameGridd(MapTransform):
+    """Raise unless all keys share one shape and one affine (tolerance 1e-3).
+
+    Raises:
+        InputError: naming both files, with what to do.
+    """
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:  # noqa: D102
+        volumes = [data[key] for key in self.key_iterator(dict(data))]
+        for other in volumes[1:]:
+            names = f"{volumes[0].meta['filename_or_obj']} and {other.meta['filename_or_obj']}"
+            if other.shape != volumes[0].shape:
+                raise InputError(
+                    f"{names} must share one shape, got {tuple(volumes[0].shape[1:])} and {tuple(other.shape[1:])}; "
+                    "prepare them with 'semsynth prepare'"
+                )
+            if not same_affine(other.affine.numpy(), volumes[0].affine.numpy()):
+                raise InputError(
+                    f"{names} must share one affine (tolerance 1e-3); prepare them with 'semsynth prepare'"
+                )
+        return dict(data)
+
+
+class RandIntensityCurved(RandomizableTransform, MapTransform):
+    """A random curve over the intensities, not always rising: another order of bright and dark tissues.
+
+    Gamma and histogram shifts keep the order of intensities, so a network may rely on blood being brighter than muscle.
+    Where a scan has it the other way round, only the shape is left to go by. The curve is piecewise linear through
+    random values at evenly spaced points (Zhou et al., Models Genesis, 2021, use a Bézier curve to the same end); it is
+    blended with the identity by a random share.
+
+    Args:
+        keys: images with intensities in [0, 1].
+        prob: how often.
+        points: how many points the curve goes through.
+        share: range of the curve's share against the identity.
+    """
+
+    def __init__(
+        self, keys: KeysCollection, prob: float = 0.1, points: int = 5, share: Sequence[float] = (0.3, 1.0)
+    ) -> None:
+        MapTransform.__init__(self, keys)
+        RandomizableTransform.__init__(self, prob)
+        self.points, self.low, self.high = int(points), float(share[0]), float(share[1])
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:  # noqa: D102
+        result = dict(data)
+        self.randomize(None)
+        if not self._do_transform:
+            return result
+        share = self.R.uniform(self.low, self.high)
+        values = share * self.R.uniform(size=self.points) + (1 - share) * np.linspace(0, 1, self.points)
+        for key in self.key_iterator(result):
+            image = result[key]
+            curved = np.interp(image.cpu().numpy(), np.linspace(0, 1, self.points), values).astype(np.float32)
+            result[key] = MetaTensor(torch.from_numpy(curved), meta=image.meta)
+        return result
+
+
+class CropContentd(MapTransform):
+    """Cut away the zeros that ``semsynth prepare --size`` has put around a smaller case.
+
+    The datalist's entry says under ``content`` where the case stands in its files (``start`` and ``shape`` in voxels);
+    entries without it are left as they are. Padding would make losses and metrics look better than they are.
+    """
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:  # noqa: D102
+        result = dict(data)
+        content = result.pop("content", None)
+        if content is None:
+            return result
+        crop = SpatialCrop(roi_start=content["start"], roi_end=np.add(content["start"], content["shape"]).tolist())
+        return result | {key: crop(result[key]) for key in self.key_iterator(result)}
+
+
+def _tensor(array: np.ndarray, affine: np.ndarray, path: str) -> MetaTensor:
+    return MetaTensor(torch.from_numpy(np.ascontiguousarray(array))[None], affine=torch.from_numpy(affine),
+                      meta={"filename_or_obj": path})  # fmt: skip

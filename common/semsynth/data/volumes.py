@@ -1,0 +1,147 @@
+"""Reading and writing one volume: NIfTI and NRRD in, NIfTI out, header traps refused with a reason."""
+
+from __future__ import annotations
+
+import gzip
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import nibabel as nib
+import nrrd
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import InputError
+from ..files import atomic_path
+from .headers import SUFFIXES, Header, damaged, read_header, unreadable
+
+StorageType: TypeAlias = Literal["uint8", "int16", "float32"]
+AFFINE_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True)
+class Volume:
+    """One volume on its grid.
+
+    Attributes:
+        data: ``(H, W, D)`` intensities or class indices, in the file's own type where it has no scaling.
+        affine: ``(4, 4)`` voxel indices → mm, RAS+.
+    """
+
+    data: NDArray[Any]
+    affine: NDArray[np.float64]
+
+    @cached_property
+    def spacing(self) -> tuple[float, float, float]:
+        """Voxel size in mm, one value per axis of ``data``."""
+        return tuple(float(s) for s in nib.affines.voxel_sizes(self.affine))  # type: ignore[return-value]
+
+    def canonical(self) -> Volume:
+        """The same voxels with the axes closest to right, anterior, superior in this order (lossless)."""
+        image = nib.as_closest_canonical(nib.Nifti1Image(self.data, self.affine, dtype=self.data.dtype))
+        return Volume(np.asanyarray(image.dataobj), image.affine)
+
+    def oriented_as(self, affine: NDArray[np.float64]) -> Volume:
+        """The same voxels with the order and direction of axes that ``affine`` has (lossless)."""
+        wanted, own = nib.io_orientation(affine), nib.io_orientation(self.affine)
+        change = nib.orientations.ornt_transform(own, wanted)
+        data = nib.orientations.apply_orientation(self.data, change)
+        return Volume(data, self.affine @ nib.orientations.inv_ornt_aff(change, self.data.shape))
+
+
+def read_volume(path: str | Path, header: Header | None = None) -> Volume:
+    """Read a ``.nii``, ``.nii.gz`` or ``.nrrd`` file.
+
+    Where qform and sform disagree the sform is taken, and where a file has neither, nibabel's default (LAS);
+    :func:`semsynth.data.check.check_cases` warns of both.
+
+    Args:
+        path: the file.
+        header: what :func:`semsynth.data.headers.read_header` gave for it, where it has been read already.
+
+    Raises:
+        InputError: missing, empty, truncated or of another format; not one 3D volume of real numbers; no usable
+            voxel-to-mm transform (a voxel size of 0, a singular or non-finite matrix).
+    """
+    header = header or read_header(path)
+    reader = _nrrd_voxels if header.path.name.lower().endswith(".nrrd") else _nifti_voxels
+    try:
+        data = reader(header)
+    except Exception as reason:  # the libraries raise all kinds of errors on malformed bytes
+        raise unreadable(header.path, reason) from reason
+    native = data.astype(data.dtype.newbyteorder("="), copy=False)
+    return Volume(native.reshape(header.shape, order="F"), header.affine)
+
+
+def _nifti_voxels(header: Header) -> NDArray[Any]:
+    raw = header.path.read_bytes()
+    if raw[:2] == b"\x1f\x8b":
+        raw = gzip.decompress(raw)  # in one go: twice as fast as a stream, and it compares the checksum
+    if header.size is not None and len(raw) < header.size:
+        raise damaged(header.path, f"{len(raw)} of {header.size} bytes")
+    kind = nib.Nifti1Image if nib.Nifti1Header.may_contain_header(raw[:348]) else nib.Nifti2Image
+    return np.asanyarray(kind.from_bytes(raw).dataobj)
+
+
+def _nrrd_voxels(header: Header) -> NDArray[Any]:
+    data: NDArray[Any] = nrrd.read(str(header.path))[0]
+    return data
+
+
+def scale_intensity(image: NDArray[np.floating]) -> NDArray[np.float32]:
+    """Minimum to 0 and maximum to 1.
+
+    Raises:
+        InputError: for a constant image.
+    """
+    low, high = float(image.min()), float(image.max())
+    if high <= low:
+        raise InputError(f"image is constant ({low:g}); check that it is the right file")
+    return ((image - low) / (high - low)).astype(np.float32)
+
+
+def same_affine(a: NDArray[np.float64], b: NDArray[np.float64]) -> bool:
+    """Whether two affines agree within 1e-3 mm per entry."""
+    return bool(np.abs(a - b).max() <= AFFINE_TOLERANCE)
+
+
+def stem(path: str | Path) -> str:
+    """The file's name without folders and without ``.nii.gz`` or another suffix."""
+    name = Path(path).name
+    for suffix in SUFFIXES:
+        if name.lower().endswith(suffix):
+            return name[: -len(suffix)]
+    return Path(name).stem
+
+
+def _write(path: str | Path, image: Any) -> Path:
+    image.header.set_xyzt_units("mm")
+    image.set_sform(image.affine, code=1)
+    image.set_qform(image.affine, code=1)
+    if not same_affine(image.get_qform(), image.affine):
+        image.set_qform(None, code=0)  # a qform cannot hold shear: better none than one that disagrees
+    with atomic_path(path) as temporary:
+        nib.save(image, temporary)
+    return Path(path)
+
+
+def write_image(path: str | Path, data: NDArray[np.floating], affine: NDArray[np.float64], dtype: StorageType) -> Path:
+    """Write intensities in [0, 1] as NIfTI, whole or not at all; integer types store a scale factor, so that readers
+    get [0, 1] back (to within half a step: 1/510 for uint8, 1/65534 for int16)."""
+    steps = {"uint8": 255, "int16": 32767}
+    if dtype == "float32":
+        return _write(path, nib.Nifti1Image(np.asarray(data, dtype=np.float32), affine))
+    if dtype not in steps:
+        raise InputError(f"dtype must be uint8, int16 or float32, got {dtype!r}")
+    # with a slope in the header nibabel writes the array as it is: it has to be in steps already
+    raw = np.rint(np.clip(data, 0.0, 1.0) * steps[dtype]).astype(dtype)
+    image = nib.Nifti1Image(raw, affine)
+    image.header.set_slope_inter(1.0 / steps[dtype], 0.0)
+    return _write(path, image)
+
+
+def write_label(path: str | Path, data: NDArray[np.integer], affine: NDArray[np.float64]) -> Path:
+    """Write class indices (0…255) as uint8 NIfTI, whole or not at all."""
+    return _write(path, nib.Nifti1Image(np.asarray(data, dtype=np.uint8), affine))

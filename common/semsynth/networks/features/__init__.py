@@ -1,0 +1,1 @@
+"""Feature networks of metrics and perceptual losses, by name."""

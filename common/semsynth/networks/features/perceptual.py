@@ -1,0 +1,155 @@
+"""The perceptual loss: how far two volumes are apart in a feature network's eyes."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from itertools import islice
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ...errors import InputError
+from .registry import EXTRACTORS, PLANES, FeatureExtractor, FeaturesUnavailable, SlicewiseEfficientNet, load_features
+
+logger = logging.getLogger(__name__)
+SMALLEST = 1e-3
+"""Mean absolute value below which a feature map is not scaled up any further; EfficientNet-Lite0's have 0.2 to 7."""
+
+
+class PerceptualLoss(nn.Module):
+    """L1 between the feature maps of two volumes, mean over depths (Johnson et al. 2016; Park et al. 2019).
+
+    Each map is divided by its mean absolute value over the real volume, so that all depths weigh alike although
+    activations differ between them (by a factor of 30 in EfficientNet-Lite0): a term of 0.1 says "a tenth off". LPIPS
+    brings each position's channels to length 1 instead; the empty air around a patient, where features are faint, would
+    weigh as much as the patient. Real volumes are scaled one by one: a volume's loss does not depend on its batch.
+
+    3D networks see the whole volume, the slice-wise one a few random slices of each plane (from PyTorch's global
+    generator, whose state a resumed training takes up again), new ones in every call, the same for both volumes.
+
+    No gradient reaches the network, which is no submodule: it has no share in parameters or checkpoints, but moves with
+    ``.to(…)``. Under autocast the maps are in its type and their differences in float32; but the slice-wise network
+    stays in float32 on a CPU, where bfloat16 makes it slower, not faster (by 1.2 to 1.6 times).
+
+    Args:
+        extractor: the feature network.
+        slices: how many of each plane; at most all of them. 3D networks do not use it.
+        depths: take the first ones only, from the shallowest; what lies deeper is not computed. None takes all.
+
+    Raises:
+        InputError: for less than one slice or depth.
+    """
+
+    def __init__(self, extractor: FeatureExtractor, *, slices: int = 2, depths: int | None = None) -> None:
+        super().__init__()
+        if slices < 1 or (depths is not None and depths < 1):
+            raise InputError(f"slices and depths of a perceptual loss must be 1 or more, got {slices} and {depths}")
+        self._held = (extractor,)  # in a tuple: PyTorch would register a bare module as a submodule
+        self.slices, self.depths = int(slices), depths
+
+    @property
+    def extractor(self) -> FeatureExtractor:
+        """The feature network."""
+        return self._held[0]
+
+    @property
+    def in_loss(self) -> list[dict[str, str]]:
+        """Name and SHA-256 of the network, for the training's record: its scores are no longer independent."""
+        return [{"name": self.extractor.name, "sha256": self.extractor.sha256}]
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> PerceptualLoss:
+        super()._apply(fn, recurse)
+        self.extractor._apply(fn, recurse)  # .to() reaches submodules only
+        return self
+
+    def forward(self, fake: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
+        """Loss, a scalar in float32; 0 for equal volumes.
+
+        Args:
+            fake, real: intensities in [0, 1], ``(B, 1, H, W, D)`` at the network's spacing. Only ``fake`` gets a
+                gradient.
+
+        Raises:
+            InputError: for volumes of different shapes.
+        """
+        if fake.shape != real.shape:
+            raise InputError(f"a perceptual loss compares volumes of one shape, got {fake.shape} and {real.shape}")
+        fake, real = fake.float(), real.float()
+        slow = fake.device.type == "cpu" and isinstance(self.extractor, SlicewiseEfficientNet)
+        with torch.autocast("cpu", enabled=False) if slow else nullcontext():
+            terms = [term for view in self._views(real.shape) for term in self._compare(view, fake, real)]
+        return torch.stack(terms).mean()
+
+    def _views(self, shape: torch.Size) -> list[Callable[[torch.Tensor], Iterator[torch.Tensor]]]:
+        """Ways from a volume to its maps: one for 3D networks, one per plane with its slices for the slice-wise one."""
+        network = self.extractor
+        if not isinstance(network, SlicewiseEfficientNet):
+            return [network.levels]
+        chosen = {plane: torch.randperm(shape[2 + axis])[: self.slices].tolist() for axis, plane in enumerate(PLANES)}
+
+        def view(plane: str) -> Callable[[torch.Tensor], Iterator[torch.Tensor]]:
+            return lambda volume: network.slice_levels(network.slices(volume, plane, chosen[plane]))
+
+        return [view(plane) for plane in PLANES]
+
+    def _compare(
+        self, view: Callable[[torch.Tensor], Iterator[torch.Tensor]], fake: torch.Tensor, real: torch.Tensor
+    ) -> Iterator[torch.Tensor]:
+        with torch.no_grad():
+            targets = list(islice(view(real), self.depths))
+        for ours, theirs in zip(islice(view(fake), self.depths), targets, strict=True):
+            b = fake.shape[0]  # slices of a volume lie one after another
+            target = theirs.float().reshape(b, -1)
+            size = target.abs().mean(dim=1).clamp(min=SMALLEST)
+            yield ((ours.float().reshape(b, -1) - target).abs().mean(dim=1) / size).mean()
+
+
+def load_perceptual(
+    names: str | Sequence[str],
+    *,
+    weights: Mapping[str, str | Path | None] | None = None,
+    device: torch.device | str = "cpu",
+    slices: int = 2,
+    depths: int | None = None,
+    pixel_mm: float | None = None,
+) -> PerceptualLoss:
+    """A perceptual loss with the first of several feature networks whose weights can be had; the log says which.
+
+    Args:
+        names: of :data:`semsynth.networks.features.registry.EXTRACTORS`, in order of preference.
+        weights: name → file of weights, for networks whose file is not to be looked for.
+        device: where it computes.
+        slices, depths: see :class:`PerceptualLoss`.
+        pixel_mm: of the slices that the slice-wise network sees; 1.0 is four times cheaper than its 0.5. 3D networks
+            see voxels as they are and do not use it.
+
+    Raises:
+        FeaturesUnavailable: when none can be had, in one line.
+        InputError: for a name that no network has, or a file that is not the named network's; none other takes its
+            place then.
+    """
+    wanted = [names] if isinstance(names, str) else list(names)
+    weights = dict(weights or {})
+    unknown = [name for name in (*wanted, *weights) if name not in EXTRACTORS]
+    if unknown or not wanted:
+        what = f"no feature network is called {unknown[0]!r}" if unknown else "a perceptual loss needs a network's name"
+        raise InputError(f"{what}; there are {', '.join(EXTRACTORS)}")
+    if pixel_mm is not None and not 0 < pixel_mm <= 1:
+        raise InputError(f"pixel_mm must be 1 or a fraction of it, got {pixel_mm}")
+    reasons = []
+    for name in wanted:
+        try:
+            extractor = load_features(name, weights=weights.get(name), device=device)
+        except FeaturesUnavailable as reason:
+            reasons.append(str(reason))
+            continue
+        for reason_ in reasons:
+            logger.warning("perceptual loss without a preferred network: %s", reason_)
+        if pixel_mm is not None and isinstance(extractor, SlicewiseEfficientNet):
+            extractor.pixel_mm = float(pixel_mm)
+        logger.info("perceptual loss with %s (SHA-256 %s…)", extractor.name, extractor.sha256[:12])
+        return PerceptualLoss(extractor, slices=slices, depths=depths)
+    raise FeaturesUnavailable(f"no network for the perceptual loss ({', '.join(wanted)}): {'; '.join(reasons)}")

@@ -1,0 +1,1 @@
+"""From noise to a volume: samplers, guidance, tiles."""

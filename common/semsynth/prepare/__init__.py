@@ -1,0 +1,1 @@
+"""Raw cases to label maps and images that every bundle trains on."""

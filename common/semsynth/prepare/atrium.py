@@ -1,0 +1,286 @@
+"""Raw cases → what every bundle trains on: images and composite maps on one spacing, a datalist, quality pictures."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from .. import __version__
+from ..data.check import check_cases
+from ..data.datalists import SPLITS
+from ..data.findings import Finding, error
+from ..data.raw import Case, LoadedCase, find_cases, load_case
+from ..data.rules import values_of
+from ..data.volumes import StorageType, Volume, scale_intensity
+from ..errors import InputError
+from ..files import write_text
+from ..labels import class_names, num_classes
+from ..report.pictures import Panel, Row, centre_of, overlay_edges
+from .composite import BACKGROUNDS, MAX_K, Background, CompositeLabel, IntensityHistogram, fit_histogram, smooth
+from .job import (
+    RECORD,
+    check_output,
+    commit_case,
+    fingerprints,
+    pad,
+    prepare_missing,
+    resample,
+    run_all,
+    with_splits,
+)
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What decides the content of a prepared case (and so whether an existing one can be kept).
+
+    Attributes:
+        spacing: mm per voxel along right, anterior, superior.
+        size: matrix to crop and pad to around the cavity, or None to keep each case's own.
+        k, sigma, background: as in :class:`semsynth.prepare.composite.CompositeLabel`.
+        centers: frozen cluster centres in scaled intensities [0, 1], or None for a fit to each volume.
+        wall_mm: width of the derived wall where no wall mask is given; 0 derives none.
+        dtype: how intensities are stored.
+    """
+
+    spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    size: tuple[int, int, int] | None = None
+    k: int = 2
+    sigma: float = 1.0
+    background: Background = "auto"
+    centers: tuple[float, ...] | None = None
+    wall_mm: float = 2.5
+    dtype: StorageType = "int16"
+
+    def __post_init__(self) -> None:
+        if len(self.spacing) != 3 or min(self.spacing) <= 0:
+            raise InputError(f"--spacing must be three positive numbers of mm, got {self.spacing}")
+        if self.size is not None and (len(self.size) != 3 or min(self.size) < 8):
+            raise InputError(f"--size must be three numbers of voxels, at least 8, got {self.size}")
+        if not 0 <= self.wall_mm <= 20:
+            raise InputError(f"--wall-mm must lie in 0…20 mm, got {self.wall_mm}")
+        if self.dtype not in ("uint8", "int16", "float32"):
+            raise InputError(f"--dtype must be uint8, int16 or float32, got {self.dtype!r}")
+        if self.sigma < 0:
+            raise InputError(f"--sigma must be 0 or more voxels, got {self.sigma}")
+        if not 0 <= self.k <= MAX_K:
+            raise InputError(f"--k must lie in 0…{MAX_K}, got {self.k}")
+        if self.background not in BACKGROUNDS:
+            raise InputError(f"--background must be one of {', '.join(BACKGROUNDS)}, got {self.background!r}")
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes of the maps that these settings make."""
+        return num_classes(self.k, background=self.background != "none")
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A case on the target grid: ``(H, W, D)`` arrays of one shape and their affine."""
+
+    image: NDArray[np.float32]
+    endo: NDArray[np.uint8]
+    wall: NDArray[np.uint8]
+    zeros: NDArray[np.uint8]
+    affine: NDArray[np.float64]
+
+
+def derive_wall(endo: NDArray[np.uint8], spacing: Sequence[float], width: float) -> NDArray[np.uint8]:
+    """The accepted stand-in for a wall mask: in-plane dilation of the cavity by ``width`` mm, minus the cavity.
+
+    Args:
+        endo: ``(H, W, D)`` 0/1 mask, axial slices along D.
+        spacing: mm per voxel along H, W, D.
+        width: mm.
+
+    Returns:
+        ``(H, W, D)`` 0/1 mask, disjoint from ``endo``.
+    """
+    wall = np.zeros_like(endo)
+    for z in np.flatnonzero(endo.any(axis=(0, 1))):
+        distance = ndimage.distance_transform_edt(endo[:, :, z] == 0, sampling=spacing[:2])
+        wall[:, :, z] = (distance > 0) & (distance <= width + 1e-6)
+    return wall
+
+
+def to_grid(case: LoadedCase, settings: Settings) -> Grid:
+    """Right–anterior–superior order, derived wall where none is given, resampling, crop around the cavity.
+
+    The wall is derived and zeros are looked for on the source's own grid: after resampling a thin ring is ragged and
+    exact zeros are rare.
+    """
+    image = case.image.canonical()
+    masks = {"endo": Volume(case.endo, case.image.affine).canonical()}
+    if case.wall is not None:
+        masks["wall"] = Volume(case.wall, case.image.affine).canonical()
+    else:
+        ring = derive_wall(masks["endo"].data, image.spacing, settings.wall_mm)
+        masks["wall"] = Volume(ring, image.affine)
+    masks["zeros"] = Volume((image.data == 0).astype(np.uint8), image.affine)
+    moved = resample(image, settings.spacing, nearest=False)
+    arrays = {
+        name: resample(mask, settings.spacing, nearest=True).data.astype(np.uint8) for name, mask in masks.items()
+    }
+    grid = Grid(moved.data, affine=moved.affine, **arrays)
+    return grid if settings.size is None else _crop(grid, settings.size)
+
+
+def _crop(grid: Grid, size: Sequence[int]) -> Grid:
+    """Crop to ``size`` around the cavity where the volume is larger; padding comes last, so that it enters nothing."""
+    inside = np.argwhere(grid.endo)
+    middle = (inside.min(axis=0) + inside.max(axis=0) + 1) // 2 if len(inside) else np.array(grid.endo.shape) // 2
+    start = [int(np.clip(m - s // 2, 0, max(n - s, 0))) for m, s, n in zip(middle, size, grid.endo.shape, strict=True)]
+    box = tuple(slice(a, a + s) for a, s in zip(start, size, strict=True))
+    affine = grid.affine.copy()
+    affine[:3, 3] = (grid.affine @ np.array([*start, 1.0]))[:3]
+    return Grid(grid.image[box], grid.endo[box], grid.wall[box], grid.zeros[box], affine)
+
+
+def prepare_case(case: Case, settings: Settings, folder: Path) -> dict[str, Any]:
+    """Prepare one case into ``folder`` (written beside, then renamed): image, label map, record and picture.
+
+    Returns:
+        The record that was written as ``prepare.json``.
+    """
+    loaded = load_case(case)
+    grid = to_grid(loaded, settings)
+    image = scale_intensity(grid.image)
+    composite = CompositeLabel(settings.k, settings.sigma, settings.background, settings.centers)
+    label, centers = composite.with_centers(image, grid.endo, grid.wall, grid.zeros)
+    padded, before = pad(image, settings.size)
+    label = pad(label, settings.size)[0]
+    affine = grid.affine.copy()
+    affine[:3, 3] = (grid.affine @ np.array([*(-b for b in before), 1.0]))[:3]
+    source_range = [float(grid.image.min()), float(grid.image.max())]
+    wall = "given" if loaded.wall is not None else (f"derived, {settings.wall_mm:g} mm" if settings.wall_mm else "none")
+    record = {
+        "case": case.name,
+        "semsynth": __version__,
+        "sources": fingerprints(case),
+        "settings": asdict(settings),
+        "wall": wall,
+        "centers": [round(float(c), 6) for c in centers],
+        "intensity_range": source_range,
+        "zero_voxels": int(np.count_nonzero(loaded.image.data == 0)),
+        "shape": list(padded.shape),
+        "content": {"start": before, "shape": list(image.shape)},
+        "endo_ml": round(float(np.count_nonzero(label == 1) * np.prod(settings.spacing) / 1000), 2),
+    }
+    panels = [
+        Panel("image", padded),
+        Panel("masks", overlay_edges(padded, label)),
+        Panel("label map", label, is_label=True),
+    ]
+    row = Row(folder.name, panels, settings.spacing, centre_of(label))
+    title = f"{folder.name}: wall {wall}, k = {settings.k}"
+    commit_case(folder, Volume(padded, affine), label, record, settings.dtype, row, title=title)
+    return record
+
+
+def unsuitable(case: Case, volumes: Mapping[str, Volume], settings: Settings) -> list[Finding]:
+    """What ``settings`` ask of a case beyond the rules for all cases: zeros, distinct intensities, a cavity."""
+    data, found = volumes["image"].data, []
+    if settings.background == "zero" and settings.k > 0 and not (data == 0).any():
+        found.append(error(case.image, "no voxel of intensity 0", found=f"{data.min():g} as the lowest",
+                           expected="zeros, for --background zero", fix="use --background auto"))  # fmt: skip
+    sample = data.ravel(order="K")[:: max(data.size // 65536, 1)]
+    if len(values_of(sample)) < settings.k and (count := len(values_of(data))) < settings.k:
+        found.append(error(case.image, "too few intensities", found=f"{count} distinct ones",
+                           expected=f"{settings.k} for --k {settings.k}", fix="use a smaller --k"))  # fmt: skip
+    if not volumes["endo"].data.any():
+        found.append(error(case.endo, "endo mask is empty", found="no voxel of endo", expected="a cavity to prepare",
+                           fix="leave the case out or give its mask"))  # fmt: skip
+    return found
+
+
+def prepare(
+    source: str | Path,
+    output: str | Path,
+    settings: Settings,
+    *,
+    endo: str | None = None,
+    wall: str | None = None,
+    fractions: Sequence[float] | None = None,
+    patient_regex: str | None = None,
+    seed: int = 0,
+    frozen_centers: bool = False,
+    jobs: int = 1,
+    overwrite: bool = False,
+) -> Path:
+    """Prepare a data set; see ``semsynth prepare --help``.
+
+    Every case is checked before any work starts and all bad ones are listed together. A case that already stands in
+    ``output``, made from the same files with the same settings, is kept, so that an interrupted run goes on.
+
+    Returns:
+        The path of the ``datalist.json`` that was written.
+
+    Raises:
+        InputError: for whatever is wrong with the input.
+    """
+    if jobs < 1:
+        raise InputError(f"--jobs must be 1 or more, got {jobs}")
+    output = Path(output)
+    cases = with_splits(find_cases(source, endo=endo, wall=wall), fractions, seed, patient_regex)
+    check_output(output, cases)
+    report = check_cases(
+        cases, patient_regex=patient_regex, jobs=jobs, also=lambda case, seen: unsuitable(case, seen, settings)
+    )
+    report.raise_for_errors()
+    report.log_warnings(logger)
+    if frozen_centers:
+        settings = replace(
+            settings, centers=dataset_centers([c for c in cases if c.split == "training"], settings, jobs=jobs)
+        )
+
+    prepare_missing(cases, settings, output, prepare_case, jobs=jobs, overwrite=overwrite)
+    return write_datalist(output, cases, settings, patient_regex)
+
+
+def dataset_centers(cases: Sequence[Case], settings: Settings, *, jobs: int = 1) -> tuple[float, ...]:
+    """``k`` cluster centres in scaled intensities [0, 1], fitted once over ``cases`` (each counts by its voxels)."""
+
+    def count(case: Case) -> NDArray[np.int64]:
+        scaled = scale_intensity(to_grid(load_case(case), settings).image)
+        return IntensityHistogram(0.0, 1.0).add(smooth(scaled, settings.sigma)).counts
+
+    counted = run_all(cases, count, jobs=jobs, title="fitting centres", name=lambda case: case.name)
+    total = IntensityHistogram(0.0, 1.0)
+    for counts in counted.values():
+        total.counts += counts
+    return tuple(round(float(c), 6) for c in fit_histogram(total, settings.k))
+
+
+def _entry(output: Path, name: str) -> dict[str, Any]:
+    content = json.loads((output / name / RECORD).read_text(encoding="utf-8"))["content"]
+    return {"case": name, "image": f"{name}/image.nii.gz", "label": f"{name}/label.nii.gz", "content": content}
+
+
+def write_datalist(output: Path, cases: Sequence[Case], settings: Settings, patient_regex: str | None = None) -> Path:
+    """Write ``datalist.json`` in MONAI's form, with the classes, the settings, and how names tell the patient."""
+    count = settings.num_classes
+    content: dict[str, Any] = {
+        "name": "prepared by semsynth",
+        "modality": {"0": "MRI"},
+        "num_classes": count,
+        "classes": {str(i): name for i, name in class_names(count).items()},
+        "settings": asdict(settings),
+        "settings_sha256": hashlib.sha256(json.dumps(asdict(settings), sort_keys=True).encode()).hexdigest(),
+    }
+    if patient_regex is not None:
+        content["patient_regex"] = patient_regex
+    for split in SPLITS:
+        names = sorted(case.name for case in cases if case.split == split)
+        content[split] = [_entry(output, name) for name in names]
+    return write_text(output / "datalist.json", json.dumps(content, indent=1))

@@ -1,0 +1,223 @@
+"""What every preparation of a data set does: splits, resampling, cases written whole, going on where it was."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from monai.transforms import Spacing
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from ..data.check import Checkable, Entry, patient_of
+from ..data.datalists import (
+    SPLITS,
+)
+from ..data.raw import Case
+from ..data.volumes import StorageType, Volume, write_image, write_label
+from ..errors import InputError
+from ..files import sha256, write_text
+from ..report.pictures import Row, save_planes
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+AnyCase = TypeVar("AnyCase", Case, Entry)
+RECORD = "prepare.json"
+
+
+def resample(volume: Volume, spacing: Sequence[float], *, nearest: bool) -> Volume:
+    """A volume on another voxel size, linear or nearest, the edge repeated beyond the border."""
+    tensor = MetaTensor(
+        torch.from_numpy(np.ascontiguousarray(volume.data, dtype=np.float32))[None],
+        affine=torch.from_numpy(volume.affine),
+    )
+    mode = "nearest" if nearest else "bilinear"
+    moved: Any = Spacing(pixdim=spacing, mode=mode, padding_mode="border", dtype=np.float32)(tensor)
+    return Volume(moved[0].numpy(), np.asarray(moved.affine, dtype=np.float64))
+
+
+def pad(data: NDArray[Any], size: Sequence[int] | None) -> tuple[NDArray[Any], list[int]]:
+    """Zeros around ``data`` up to ``size``; also how many stand in front of it."""
+    before = [0, 0, 0] if size is None else [max(s - n, 0) // 2 for s, n in zip(size, data.shape, strict=True)]
+    after = [0, 0, 0] if size is None else [max(s - n, 0) - b for s, n, b in zip(size, data.shape, before, strict=True)]
+    return np.pad(data, list(zip(before, after, strict=True))), before
+
+
+def commit_case(
+    folder: Path,
+    image: Volume,
+    label: NDArray[Any] | None,
+    record: Mapping[str, Any],
+    dtype: StorageType,
+    picture: Row,
+    *,
+    title: str,
+) -> None:
+    """Write a prepared case beside, then rename it: image, label map (None: there is none), record and picture."""
+    partial = folder.with_name(f".partial.{folder.name}")
+    shutil.rmtree(partial, ignore_errors=True)
+    write_image(partial / "image.nii.gz", image.data, image.affine, dtype)
+    if label is not None:
+        write_label(partial / "label.nii.gz", label, image.affine)
+    save_planes(partial / "qc.png", [picture], title=title)
+    write_text(partial / RECORD, json.dumps(record, indent=1))
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
+
+
+def fingerprints(case: Checkable) -> dict[str, dict[str, str]]:
+    """Role → name and SHA-256 of the case's files."""
+    return {role: {"file": path.name, "sha256": sha256(path)} for role, path in case.files.items()}
+
+
+def already_prepared(case: Checkable, settings: Any, folder: Path, overwrite: bool) -> bool:
+    """Whether ``folder`` already holds this case, made from the same files with the same settings.
+
+    Raises:
+        InputError: when it holds the case made otherwise, and ``overwrite`` is not set.
+    """
+    if not (folder / RECORD).is_file():
+        return False
+    record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    wanted = json.loads(json.dumps({"settings": asdict(settings), "sources": fingerprints(case)}))
+    different = [key for key, value in wanted.items() if record.get(key) != value]
+    if different and not overwrite:
+        raise InputError(
+            f"{folder}: was prepared with other {' and '.join(different)}; give another --output or --overwrite"
+        )
+    return not different
+
+
+def run_all(
+    items: Sequence[T], work: Callable[[T], Any], *, jobs: int, title: str, name: Callable[[T], str]
+) -> dict[str, Any]:
+    """Run ``work`` on each item in ``jobs`` threads with a progress bar.
+
+    Returns:
+        Item name → result.
+
+    Raises:
+        InputError: after all items were tried, with every problem that came up.
+    """
+    results: dict[str, Any] = {}
+    problems: list[str] = []
+    with ThreadPoolExecutor(max_workers=jobs) as pool:
+        futures = {pool.submit(work, item): name(item) for item in items}
+        try:
+            for future in tqdm(as_completed(futures), total=len(futures), desc=title, unit="case", disable=not futures):
+                try:
+                    results[futures[future]] = future.result()
+                except InputError as error:
+                    case, text = futures[future], str(error).replace("\n", "\n  ")
+                    problems.append(text if text.startswith(f"case {case}") else f"case {case}: {text}")
+        except BaseException:
+            pool.shutdown(cancel_futures=True)  # Ctrl-C ends after the cases under way, not after all of them
+            raise
+    if problems:
+        raise InputError(f"{len(problems)} of {len(futures)} cases cannot be used:", sorted(problems))
+    return results
+
+
+def prepare_missing(
+    cases: Sequence[AnyCase],
+    settings: Any,
+    output: Path,
+    work: Callable[[AnyCase, Any, Path], Any],
+    *,
+    jobs: int,
+    overwrite: bool,
+) -> None:
+    """Run ``work(case, settings, folder)`` for all cases that are not prepared yet from their files with ``settings``.
+
+    Raises:
+        InputError: for cases that are prepared otherwise, unless ``overwrite``, and whatever is wrong with a case.
+    """
+
+    def is_open(case: AnyCase) -> bool:
+        return not already_prepared(case, settings, output / case.name, overwrite)
+
+    def prepare_one(case: AnyCase) -> Any:
+        return work(case, settings, output / case.name)
+
+    todo = run_all(cases, is_open, jobs=jobs, title="comparing", name=lambda case: case.name)
+    left = [case for case in cases if todo[case.name]]
+    if len(left) < len(cases):
+        logger.info("%d of %d cases are already prepared and kept", len(cases) - len(left), len(cases))
+    output.mkdir(parents=True, exist_ok=True)
+    run_all(left, prepare_one, jobs=jobs, title="preparing", name=lambda case: case.name)
+
+
+def check_output(output: Path, cases: Sequence[Checkable]) -> None:
+    """A case's folder is replaced as a whole, so none may hold source files or anything else that is not ours."""
+    if output.is_file():
+        raise InputError(f"{output}: is a file; --output needs a folder")
+    folders = {(output / case.name).resolve(): case.name for case in cases}
+    problems = []
+    for case in cases:
+        inside = [path for path in case.files.values() if folders.keys() & set(path.resolve().parents)]
+        problems += [f"case {case.name}: {path} lies in a folder that would be replaced" for path in inside]
+    for folder, name in folders.items():
+        if folder.exists() and not (folder / RECORD).is_file() and not problems:
+            problems.append(f"case {name}: {folder} exists and holds no {RECORD}, so it is not a prepared case")
+    if problems:
+        raise InputError("--output would overwrite what is not its own; give another folder:", problems)
+
+
+def with_splits(
+    cases: list[AnyCase], fractions: Sequence[float] | None, seed: int, patient_regex: str | None
+) -> list[AnyCase]:
+    """The given splits, or new ones: also where all cases stand in one split and fractions were asked for."""
+    given = {case.name: case.split for case in cases if case.split}
+    if len(given) == len(cases) and (len(set(given.values())) > 1 or fractions is None):
+        return cases
+    names = [case.name for case in cases]
+    splits = split_cases(names, fractions or (0.8, 0.2), seed=seed, patient_regex=patient_regex)
+    return [replace(case, split=splits[case.name]) for case in cases]
+
+
+def split_cases(
+    names: Sequence[str], fractions: Sequence[float], *, seed: int = 0, patient_regex: str | None = None
+) -> dict[str, str]:
+    """Draw a split for each case so that no patient stands in two of them.
+
+    Args:
+        names: case names.
+        fractions: shares of training, validation and (optionally) testing; they add up to 1.
+        seed: of the draw; the order of ``names`` does not matter.
+        patient_regex: a pattern whose first group (or whole match) in the case's name is the patient; None takes each
+            case for a patient of its own.
+
+    Returns:
+        Case name → ``"training"``, ``"validation"`` or ``"testing"``.
+
+    Raises:
+        InputError: fractions that do not add up to 1, a name that the pattern does not match, or too few patients.
+    """
+    if not 2 <= len(fractions) <= 3 or min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6:
+        raise InputError(f"fractions must be 2 or 3 shares that add up to 1, got {tuple(fractions)}")
+    if seed < 0:
+        raise InputError(f"--seed must be 0 or more, got {seed}")
+    patients: dict[str, list[str]] = {}
+    for name in sorted(names):
+        patients.setdefault(patient_of(name, patient_regex), []).append(name)
+    order = [sorted(patients)[i] for i in np.random.default_rng(seed).permutation(len(patients))]
+    wanted = [split for split, share in zip(SPLITS, fractions, strict=False) if share > 0]
+    if len(order) < len(wanted):
+        raise InputError(f"{len(order)} patients cannot fill {len(wanted)} splits; give more cases or other fractions")
+    edges = np.rint(np.cumsum(fractions) * len(order)).astype(int)
+    which = np.searchsorted(edges, np.arange(len(order)), side="right")
+    splits = {
+        name: SPLITS[min(int(s), len(fractions) - 1)] for p, s in zip(order, which, strict=True) for name in patients[p]
+    }
+    for split, patient in zip([s for s in wanted if s not in splits.values()], order, strict=False):
+        splits |= dict.fromkeys(patients[patient], split)  # a small share still gets one patient
+    return splits

@@ -1,0 +1,387 @@
+"""Images with label maps of any classes → what every bundle trains on: one grid, one intensity range, one vocabulary.
+
+The classes that are given keep their indices; what they leave of the image can become tissue clusters behind them
+(context: where the body is, where bone), as in :mod:`semsynth.prepare.composite`. Images without a map are prepared
+too: an autoencoder's training takes them.
+"""
+
+from __future__ import annotations
+
+import glob
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from .. import __version__
+from ..data.check import Entry, Rules, check_cases, examine, patient_of
+from ..data.classes import class_table
+from ..data.datalists import SPLITS, UNLABELLED, absolute, name_cases, named_files, read_datalist
+from ..data.raw import find_cases
+from ..data.volumes import StorageType, Volume, scale_intensity
+from ..errors import InputError
+from ..files import sha256, write_text
+from ..report.pictures import Panel, Row, centre_of
+from .composite import IntensityHistogram, fit_histogram, smooth
+from .job import RECORD, check_output, commit_case, pad, prepare_missing, resample, run_all, with_splits
+
+logger = logging.getLogger(__name__)
+MAX_CLASSES = 255
+TRAINING = SPLITS[0]
+AXES = {letter: axis for axis in ("RL", "AP", "SI") for letter in axis}
+
+
+@dataclass(frozen=True)
+class MapSettings:
+    """What decides the content of a prepared case.
+
+    Attributes:
+        classes: names of the classes of the given maps from 1 on.
+        spacing: mm per voxel along right, anterior, superior; None keeps each case's own.
+        size: matrix to crop and pad to around the map's classes, or None.
+        window: intensities of the files that become 0 and 1, all beyond them too (CT: a window in its units); None
+            scales each volume from its own minimum to its own maximum.
+        k: number of clusters of the intensities outside the given classes; the darkest is background, the others are
+            tissue 1, tissue 2, … behind the classes. 0 or 1 make none.
+        centers: of the clusters in scaled intensities [0, 1]; None: fitted to each volume.
+        sigma: Gaussian smoothing before clustering, in voxels.
+        margin: crop to the body (the largest connected part of what is not background) and the classes, with so many
+            mm around; None does not.
+        axes: the directions in which the files' axes really run, such as ``"PLI"``, where their headers say otherwise;
+            None believes the headers.
+        dtype: how intensities are stored.
+
+    Raises:
+        InputError: for values out of range.
+    """
+
+    classes: tuple[str, ...]
+    spacing: tuple[float, float, float] | None = None
+    size: tuple[int, int, int] | None = None
+    window: tuple[float, float] | None = None
+    k: int = 0
+    centers: tuple[float, ...] | None = None
+    sigma: float = 1.0
+    margin: float | None = None
+    axes: str | None = None
+    dtype: StorageType = "int16"
+
+    def __post_init__(self) -> None:
+        if self.spacing is not None and (len(self.spacing) != 3 or min(self.spacing) <= 0):
+            raise InputError(f"--spacing must be three positive numbers of mm, got {self.spacing}")
+        if self.size is not None and (len(self.size) != 3 or min(self.size) < 8):
+            raise InputError(f"--size must be three numbers of voxels, at least 8, got {self.size}")
+        if self.window is not None and (len(self.window) != 2 or self.window[0] >= self.window[1]):
+            raise InputError(f"--window must be two rising intensities, got {self.window}")
+        if self.k < 0 or self.sigma < 0 or (self.margin is not None and self.margin < 0):
+            raise InputError(f"--k, --sigma and --margin must be 0 or more, got {self.k}, {self.sigma}, {self.margin}")
+        if not self.classes:
+            raise InputError("names of the classes are needed: give --classes, or state them in the datalist")
+        if len(set(self.names)) != len(self.names) or len(self.names) > MAX_CLASSES:
+            raise InputError(
+                f"needs 1 to {MAX_CLASSES - 1} classes of different names, tissues too, got {', '.join(self.names)}"
+            )
+        if self.centers is not None and (len(self.centers) != self.k or list(self.centers) != sorted(self.centers)):
+            raise InputError(f"--centers must be --k {self.k} rising intensities in [0, 1], got {self.centers}")
+        if self.axes is not None and sorted(AXES.get(letter, "?") for letter in self.axes) != ["AP", "RL", "SI"]:
+            raise InputError(f"--axes must be three of R or L, A or P, S or I, such as PLI, got {self.axes!r}")
+        if self.dtype not in ("uint8", "int16", "float32"):
+            raise InputError(f"--dtype must be uint8, int16 or float32, got {self.dtype!r}")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of all classes, from 0 on."""
+        return ("background", *self.classes, *(f"tissue {i}" for i in range(1, self.k)))
+
+
+@dataclass(frozen=True)
+class MapGrid:
+    """A case on the target grid: ``(H, W, D)`` arrays and their affine; ``label`` is None where there is no map."""
+
+    image: NDArray[np.float32]
+    label: NDArray[np.uint8] | None
+    affine: NDArray[np.float64]
+
+
+def find_maps(source: str | Path, *, label: str | None = None, unlabelled: str | None = None) -> list[Entry]:
+    """The cases of a data set with label maps, and its images without.
+
+    Args:
+        source: a datalist (``.json``, or a folder that holds ``datalist.json``) with ``image`` and ``label`` per entry
+            and, under ``unlabelled``, entries with ``image`` alone; or a pattern of image files.
+        label: for a pattern: the label maps' paths with the same stars.
+        unlabelled: a pattern of further images without maps.
+
+    Raises:
+        InputError: nothing found, or an entry without its files.
+    """
+    if label is not None:
+        if not glob.has_magic(str(source)):
+            raise InputError(f"--label goes with a quoted pattern of image files as --input, got {source}")
+        cases = find_cases(source, endo=label)
+        found = [Entry(case.name, {"image": case.image, "label": case.endo}, case.split) for case in cases]
+    else:
+        path = Path(source)
+        path = path if path.suffix == ".json" else path / "datalist.json"
+        if not path.is_file():
+            raise InputError(f"{source}: needs a datalist, or a quoted pattern of images with --label")
+        content = read_datalist(path)
+        found = [
+            entry
+            for split in (*SPLITS, UNLABELLED)
+            for entry in _entries_of(path, content.get(split) or [], split, labelled=split != UNLABELLED)
+        ]
+    if unlabelled is not None:
+        found += [
+            Entry(name, {"image": path}, UNLABELLED) for name, path in named_files(unlabelled, "unlabelled images")
+        ]
+    if not found:
+        raise InputError(f"{source}: no cases found; give a datalist or a quoted pattern of images with --label")
+    return found
+
+
+def _entries_of(path: Path, listed: list[dict[str, Any]], split: str, *, labelled: bool) -> list[Entry]:
+    needed = ("image", "label") if labelled else ("image",)
+    missing = [f"{split}[{i}]: needs {' and '.join(needed)}" for i, e in enumerate(listed) if not set(needed) <= set(e)]
+    if missing:
+        raise InputError(f"{path}: entries without their files", missing)
+    names = name_cases([path.parent / str(entry["image"]) for entry in listed])
+    entries = [absolute(entry, path.parent, name) for entry, name in zip(listed, names, strict=True)]
+    return [Entry(str(e["case"]), {role: Path(e[role]) for role in needed}, split) for e in entries]
+
+
+def to_grid(case: Entry, settings: MapSettings) -> MapGrid:
+    """Read a case: right–anterior–superior order, resampled, intensities scaled to [0, 1].
+
+    Raises:
+        InputError: whatever is wrong with the files.
+    """
+    seen = examine(case, Rules(len(settings.classes) + 1, experts=()))
+    if not seen.usable:
+        raise InputError(
+            f"case {case.name}", [str(replace(f, case="")) for f in seen.findings if f.severity == "error"]
+        )
+    volumes = {role: redirected(volume, settings.axes).canonical() for role, volume in seen.volumes.items()}
+    if settings.spacing is not None:
+        volumes = {role: resample(v, settings.spacing, nearest=role == "label") for role, v in volumes.items()}
+    image, label = volumes["image"], volumes.get("label")
+    return MapGrid(
+        scaled(image.data, settings.window), None if label is None else label.data.astype(np.uint8), image.affine
+    )
+
+
+def redirected(volume: Volume, axes: str | None) -> Volume:
+    """The same voxels and voxel sizes, with axes in the directions that letters such as ``"PLI"`` say."""
+    if axes is None:
+        return volume
+    orientation = nib.orientations.axcodes2ornt(tuple(axes))
+    turned = np.linalg.inv(nib.orientations.inv_ornt_aff(orientation, volume.data.shape))  # array to canonical
+    return Volume(volume.data, turned @ np.diag([*volume.spacing, 1.0]))
+
+
+def scaled(image: NDArray[Any], window: Sequence[float] | None) -> NDArray[np.float32]:
+    """Intensities ``(H, W, D)`` → [0, 1]: a window of the files' units, or the volume's own minimum to maximum."""
+    if window is None:
+        return scale_intensity(image)
+    low, high = window
+    result: NDArray[np.float32] = np.clip((image.astype(np.float32) - low) / (high - low), 0.0, 1.0)
+    return result
+
+
+def tissue_map(grid: MapGrid, settings: MapSettings) -> NDArray[np.uint8]:
+    """The given classes, and behind them the clusters of all other voxels but the darkest one.
+
+    What is not connected with the body, the largest connected part of all that is not background, is background.
+    """
+    label = np.zeros(grid.image.shape, dtype=np.uint8) if grid.label is None else grid.label
+    if settings.k < 2:
+        return label
+    smoothed = smooth(grid.image, settings.sigma)
+    centers = np.asarray(settings.centers or fit_histogram(IntensityHistogram(0.0, 1.0).add(smoothed), settings.k))
+    clusters = np.zeros(label.shape, dtype=np.uint8)
+    for threshold in (centers[1:] + centers[:-1]) / 2:  # nearest centre, by the midpoints between them
+        clusters += smoothed > np.float32(threshold)
+    body = largest_part((clusters > 0) | (label > 0))
+    tissue = np.where(body & (clusters > 0), clusters + np.uint8(len(settings.classes)), 0)
+    return np.where(label > 0, label, tissue).astype(np.uint8)
+
+
+def largest_part(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The largest connected part of a mask ``(H, W, D)`` (neighbours share a face); an empty one as it is."""
+    parts, count = ndimage.label(mask)
+    if count < 2:
+        return mask
+    sizes = np.bincount(parts.ravel())
+    sizes[0] = 0
+    result: NDArray[np.bool_] = parts == sizes.argmax()
+    return result
+
+
+def dataset_centers(cases: Sequence[Entry], settings: MapSettings, *, jobs: int = 1) -> tuple[float, ...]:
+    """``k`` cluster centres in scaled intensities, fitted once over ``cases`` (each counts by its voxels)."""
+
+    def count(case: Entry) -> NDArray[np.int64]:
+        return IntensityHistogram(0.0, 1.0).add(smooth(to_grid(case, settings).image, settings.sigma)).counts
+
+    total = IntensityHistogram(0.0, 1.0)
+    for counts in run_all(cases, count, jobs=jobs, title="fitting centres", name=lambda case: case.name).values():
+        total.counts += counts
+    return tuple(round(float(c), 6) for c in fit_histogram(total, settings.k))
+
+
+def prepare_case(case: Entry, settings: MapSettings, folder: Path) -> dict[str, Any]:
+    """Prepare one case into ``folder`` (written beside, then renamed): image, label map, record and picture.
+
+    Returns:
+        The record that was written as ``prepare.json``.
+    """
+    grid = to_grid(case, settings)
+    label = tissue_map(grid, settings)
+    start, stop = _box(grid, label, settings)
+    box = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
+    image, label = grid.image[box], label[box]
+    padded, before = pad(image, settings.size)
+    label = pad(label, settings.size)[0]
+    low, high = float(image.min()), float(image.max())
+    if settings.window is not None and (low > 0.0 or high < 1.0):
+        logger.warning(
+            "case %s: reaches from %.3f to %.3f of the window; trainings scale each volume from its minimum to its "
+            "maximum, so that it will be brighter or darker than others", case.name, low, high,
+        )  # fmt: skip
+    affine = grid.affine.copy()
+    affine[:3, 3] = (grid.affine @ np.array([*(a - b for a, b in zip(start, before, strict=True)), 1.0]))[:3]
+    record = {
+        "case": case.name,
+        "semsynth": __version__,
+        "sources": {role: {"file": path.name, "sha256": sha256(path)} for role, path in case.files.items()},
+        "settings": asdict(settings),
+        "shape": list(padded.shape),
+        "content": {"start": before, "shape": list(image.shape)},
+        "voxels": {str(i): int(n) for i, n in enumerate(np.bincount(label.ravel())) if n},
+    }
+    volume = Volume(padded, affine)
+    panels = [Panel("image", padded), Panel("label map", label, is_label=True)]
+    row = Row(folder.name, panels, volume.spacing, centre_of(label))
+    labelled = grid.label is not None
+    commit_case(folder, volume, label if labelled else None, record, settings.dtype, row, title=folder.name)
+    return record
+
+
+def _box(grid: MapGrid, label: NDArray[np.uint8], settings: MapSettings) -> tuple[list[int], list[int]]:
+    """First voxel, and the one behind the last, of what is kept along each axis."""
+    shape = label.shape
+    inside = np.argwhere(label > 0)
+    start, stop = [0, 0, 0], list(shape)
+    if settings.margin is not None and len(inside):
+        spacing = np.linalg.norm(grid.affine[:3, :3], axis=0)
+        around = np.ceil(settings.margin / spacing).astype(int)
+        start = np.maximum(inside.min(axis=0) - around, 0).tolist()
+        stop = np.minimum(inside.max(axis=0) + 1 + around, shape).tolist()
+    if settings.size is not None:
+        named = np.argwhere((label > 0) & (label <= len(settings.classes)))
+        named = named if len(named) else (inside if len(inside) else np.array([[0, 0, 0], shape]))
+        middle = (named.min(axis=0) + named.max(axis=0) + 1) // 2
+        for axis, wanted in enumerate(settings.size):
+            length = stop[axis] - start[axis]
+            if length > wanted:
+                first = int(np.clip(middle[axis] - wanted // 2, start[axis], stop[axis] - wanted))
+                start[axis], stop[axis] = first, first + wanted
+    return start, stop
+
+
+def prepare_maps(
+    source: str | Path,
+    output: str | Path,
+    settings: MapSettings,
+    *,
+    label: str | None = None,
+    unlabelled: str | None = None,
+    fractions: Sequence[float] | None = None,
+    patient_regex: str | None = None,
+    seed: int = 0,
+    frozen_centers: bool = False,
+    modality: str = "MRI",
+    jobs: int = 1,
+    overwrite: bool = False,
+) -> Path:
+    """Prepare a data set with label maps; see ``semsynth prepare-maps --help``.
+
+    Every case is checked before any work starts and all bad ones are listed together; what is already prepared, from
+    the same files with the same settings, is kept.
+
+    Returns:
+        The path of the ``datalist.json`` that was written.
+
+    Raises:
+        InputError: for whatever is wrong with the input.
+    """
+    if jobs < 1:
+        raise InputError(f"--jobs must be 1 or more, got {jobs}")
+    output = Path(output)
+    cases = find_maps(source, label=label, unlabelled=unlabelled)
+    given = [case for case in cases if "label" in case.files]
+    bare = [case for case in cases if "label" not in case.files]
+    labelled = with_splits(given, fractions, seed, patient_regex)
+    if labelled is not given:  # drawn here: images without maps are for training, and so are their patients
+        known = {patient_of(case.name, patient_regex) for case in bare}
+        labelled = [replace(c, split=TRAINING) if patient_of(c.name, patient_regex) in known else c for c in labelled]
+    cases = [*labelled, *bare]
+    check_output(output, cases)
+    as_used = [*labelled, *(replace(case, split=TRAINING) for case in bare)]
+    rules = Rules(len(settings.classes) + 1, experts=())
+    report = check_cases(as_used, rules, patient_regex=patient_regex, jobs=jobs)
+    report.raise_for_errors()
+    report.log_warnings(logger)
+    if frozen_centers and settings.k > 1:
+        training = [case for case in cases if case.split in ("training", None)]
+        settings = replace(settings, centers=dataset_centers(training, settings, jobs=jobs))
+
+    prepare_missing(cases, settings, output, prepare_case, jobs=jobs, overwrite=overwrite)
+    return _write_datalist(output, cases, settings, modality, patient_regex)
+
+
+def stated_names(source: str | Path) -> list[str]:
+    """The classes from 1 on that a datalist states, in order; empty where it states none.
+
+    Raises:
+        InputError: for indices that leave one out.
+    """
+    path = Path(source)
+    path = path if path.suffix == ".json" else path / "datalist.json"
+    if not path.is_file():
+        return []
+    table = class_table(read_datalist(path).get("classes"), path)
+    if table and sorted(table) != list(range(len(table))):
+        raise InputError(f"{path}: classes must be numbered from 0 without gaps, found {sorted(table)}")
+    return [table[i] for i in range(1, len(table))]
+
+
+def _write_datalist(
+    output: Path, cases: Sequence[Entry], settings: MapSettings, modality: str, patient_regex: str | None
+) -> Path:
+    content: dict[str, Any] = {
+        "name": "prepared by semsynth",
+        "modality": {"0": modality},
+        "num_classes": len(settings.names),
+        "classes": {str(i): name for i, name in enumerate(settings.names)},
+        "settings": asdict(settings),
+    }
+    if patient_regex is not None:
+        content["patient_regex"] = patient_regex
+    for split in (*SPLITS, UNLABELLED):
+        chosen = sorted((case for case in cases if case.split == split), key=lambda case: case.name)
+        if not chosen and split == UNLABELLED:
+            continue
+        content[split] = []
+        for case in chosen:
+            record = json.loads((output / case.name / RECORD).read_text(encoding="utf-8"))
+            files = {role: f"{case.name}/{role}.nii.gz" for role in case.files}
+            content[split].append({"case": case.name, **files, "content": record["content"]})
+    return write_text(output / "datalist.json", json.dumps(content, indent=1))

@@ -1,0 +1,83 @@
+"""The command that started this process, without absolute paths."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import sys
+from pathlib import Path
+
+_QUOTED_PATH = re.compile(r"(?<=['\"])(?:/|[A-Za-z]:[\\/])[^'\"]+")
+_BARE_PATH = re.compile(r"(?<![\w.~…/\\)\]}'\"-])(?:/|\b[A-Za-z]:[\\/])[^\s'\",;()\[\]{}]+")
+_URL = re.compile(r"\b(?!file\b|sqlite\b)[a-z][a-z0-9+]+://[^\s'\"]+")
+
+
+def run_command() -> str:
+    """The command that started this process, as one would type it, without absolute paths.
+
+    Paths under the working directory become relative to it; of others only the last part stays, after "…/".
+    """
+    program, arguments = _program()
+    return " ".join([*program, *(_quote(without_absolute(argument)) for argument in arguments)])
+
+
+def _program() -> tuple[list[str], list[str]]:
+    """How the process was started ("python -m …", "python script.py", an installed command), and its arguments."""
+    first, *arguments = sys.argv or [""]
+    module = started_module()
+    if module:
+        return ["python", "-m", module], arguments
+    if first in ("", "-c"):
+        return ["python", *([first] if first else [])], arguments
+    if Path(first).parent.resolve() == Path(sys.executable).parent.resolve():
+        return [_quote(Path(first).name)], arguments
+    return ["python", _quote(without_absolute(first))], arguments
+
+
+def started_module() -> str | None:
+    """What stands after ``python -m``, if it was started like this."""
+    spec = getattr(sys.modules.get("__main__"), "__spec__", None)
+    return None if spec is None or spec.name == "__main__" else str(spec.name).removesuffix(".__main__")
+
+
+def _quote(text: str) -> str:
+    if re.fullmatch(r"[\w@%+=:,./#…~-]+", text):
+        return text
+    # as lists are typed, "['a.json','b.json']", where nothing in it means something else between double quotes
+    return shlex.quote(text) if "'" not in text or re.search(r'["$`\\!]', text) else f'"{text}"'
+
+
+def without_absolute(argument: str) -> str:
+    """An argument (a path, ``--key=path``, a list of paths, an expression that holds paths) without absolute paths."""
+    key, equals, value = argument.partition("=") if argument.startswith("-") else ("", "", argument)
+    if _is_absolute(value):
+        return key + equals + _shorten(value)
+    expression = value.startswith("$")
+
+    def shorten(match: re.Match[str]) -> str:
+        path = match[0]
+        # in "$@run_dir + '/model.pt'" the text is the end of a path, not a path
+        if expression and not Path(path).parents[-1].joinpath(*Path(path).parts[1:2]).exists():
+            return path
+        return _shorten(path)
+
+    parts = re.split(f"({_URL.pattern})", argument)
+    return "".join(
+        part if i % 2 else _BARE_PATH.sub(shorten, _QUOTED_PATH.sub(shorten, part)) for i, part in enumerate(parts)
+    )
+
+
+def _is_absolute(text: str) -> bool:
+    return text.startswith("/") or re.match(r"[A-Za-z]:[\\/]", text) is not None
+
+
+def _shorten(path: str) -> str:
+    absolute = Path(os.path.normpath(path))
+    here = Path.cwd()
+    if absolute.is_absolute() and here != Path(here.anchor):  # under the root of the file system is everything
+        for candidate in (absolute, absolute.resolve()):
+            if candidate.is_relative_to(here):
+                return candidate.relative_to(here).as_posix()
+    last = [part for part in re.split(r"[\\/]", str(path)) if part]
+    return "…/" + (last[-1] if last else "")

@@ -1,0 +1,209 @@
+"""Pictures of volumes: three planes per case, label maps in fixed colours."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from ..data.datalists import SPLITS, read_datalist
+from ..data.entries import load_datalist
+from ..data.volumes import read_volume
+from ..errors import InputError
+from ..files import atomic_path
+from ..labels import ENDO
+
+PLANES = ("axial", "coronal", "sagittal")
+_AXES = {"axial": (0, 1), "coronal": (0, 2), "sagittal": (1, 2)}
+# background, endo, wall, then tissue from dark to bright
+LABEL_COLOURS = ("#000000", "#d62728", "#ffd92f", "#7f9fbf", "#b8cbe0", "#dce6f0", "#4c7a5a", "#8cb89a", "#c5dccb",
+                 "#8f6fae", "#bfa8d4", "#e2d7ec", "#a0764a")  # fmt: skip
+_lock = threading.Lock()  # matplotlib's font and text caches are shared by all threads
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One column of a picture: an ``(H, W, D)`` volume in RAS order, intensities in [0, 1] or class indices.
+
+    ``outlines`` are label maps on the same grid with a colour each, drawn as contours, the last one on top.
+    """
+
+    title: str
+    volume: NDArray[Any]
+    is_label: bool = False
+    outlines: Sequence[tuple[NDArray[Any], str]] = ()
+
+
+@dataclass(frozen=True)
+class Row:
+    """One case of a picture: its panels, the voxel size in mm and the voxel that the planes go through."""
+
+    name: str
+    panels: Sequence[Panel]
+    spacing: Sequence[float]
+    centre: Sequence[int]
+
+
+def centre_of(label: NDArray[Any]) -> tuple[int, int, int]:
+    """The voxel nearest to the centre of gravity of the cavity (class 1), of any class, or of the volume."""
+    for mask in (label == ENDO, label > 0):
+        if mask.any():
+            return tuple(round(c) for c in np.argwhere(mask).mean(axis=0))  # type: ignore[return-value]
+    return tuple(s // 2 for s in label.shape)  # type: ignore[return-value]
+
+
+def plane(volume: NDArray[Any], name: str, centre: Sequence[int]) -> NDArray[Any]:
+    """A 2D cut of an ``(H, W, D)`` RAS volume as it is looked at: patient's right on the left, anterior or head up."""
+    x, y, z = centre
+    cut = {"axial": volume[:, :, z], "coronal": volume[:, y, :], "sagittal": volume[x, :, :]}[name]
+    return np.asarray(cut[::-1, ::-1].T)
+
+
+def save_planes(path: str | Path, rows: Sequence[Row], *, title: str = "", planes: Sequence[str] = PLANES) -> Path:
+    """Write a PNG: cases × planes downwards, panels across; whole or not at all.
+
+    Returns:
+        The path.
+    """
+    with _lock:
+        columns = max(len(row.panels) for row in rows)
+        # each line as high as its plane is, at one width for all
+        ratios = [_extent(row, name)[1] / _extent(row, name)[0] for row in rows for name in planes]
+        figure = Figure(figsize=(3.0 * columns, 3.0 * sum(ratios) + 0.6), facecolor="black", layout="constrained")
+        FigureCanvasAgg(figure)
+        axes = figure.subplots(len(ratios), columns, squeeze=False, height_ratios=ratios)
+        for axis in axes.flat:
+            axis.set_axis_off()
+        for r, row in enumerate(rows):
+            for p, name in enumerate(planes):
+                _draw_line(axes[r * len(planes) + p], row, name, titles=p == 0)
+        if title:
+            figure.suptitle(title, color="white", fontsize=11)
+        with atomic_path(path) as temporary:
+            figure.savefig(temporary, dpi=90, format="png")
+    return Path(path)
+
+
+def _extent(row: Row, name: str) -> tuple[float, float]:
+    """Width and height of a plane in mm."""
+    horizontal, vertical = (row.panels[0].volume.shape[axis] * row.spacing[axis] for axis in _AXES[name])
+    return horizontal, vertical
+
+
+def _draw_line(axes: Sequence[Any], row: Row, name: str, *, titles: bool) -> None:
+    horizontal, vertical = _AXES[name]
+    aspect = row.spacing[vertical] / row.spacing[horizontal]
+    for axis, panel in zip(axes, row.panels, strict=False):
+        cut = plane(panel.volume, name, row.centre)
+        if panel.is_label:
+            cmap = ListedColormap(LABEL_COLOURS)
+            axis.imshow(cut, cmap=cmap, vmin=0, vmax=len(LABEL_COLOURS) - 1, aspect=aspect, interpolation="nearest")
+        else:
+            axis.imshow(cut, cmap="gray", vmin=0, vmax=1, aspect=aspect, interpolation="bilinear")
+        for mask, colour in panel.outlines:
+            outline = plane(mask, name, row.centre)
+            levels = [c - 0.5 for c in np.unique(outline) if c > 0]
+            if levels and outline.min() != outline.max():
+                axis.contour(outline, levels=levels, colors=[colour], linewidths=0.8)
+        if titles:
+            axis.set_title(panel.title, color="white", fontsize=9)
+    axes[0].text(-0.02, 0.5, name, color="white", fontsize=8, rotation=90, va="center", ha="right",
+                 transform=axes[0].transAxes)  # fmt: skip
+    if titles and row.name:
+        axes[0].set_title(f"{row.name}: {row.panels[0].title}", color="white", fontsize=8)
+
+
+def overlay_edges(image: NDArray[np.floating], label: NDArray[np.integer]) -> NDArray[np.floating]:
+    """The image with the outline of classes 1 and 2 at full brightness, for checking that mask and image agree."""
+    result = np.array(image, copy=True)
+    expert = (label == 1) | (label == 2)
+    inner = expert.copy()
+    for axis in range(2):
+        inner &= np.roll(expert, 1, axis) & np.roll(expert, -1, axis)
+    result[expert & ~inner] = 1.0
+    return result
+
+
+def save_comparison(
+    synthetic: str | Path | Mapping[str, str | Path],
+    output: str | Path,
+    *,
+    real: str | Path | None = None,
+    cases: int = 3,
+    samples: int = 1,
+    planes: Sequence[str] = PLANES,
+) -> Path:
+    """Draw label map, synthetic and real volume of the first cases of one or several synthetic data sets.
+
+    Args:
+        synthetic: folder with the ``datalist.json`` that :class:`semsynth.handlers.SyntheticWriter` wrote, or name →
+            such folders, whose volumes stand side by side; a label map that is another than the column before has is
+            drawn in front of its volume.
+        output: the PNG.
+        real: datalist (or its folder) with an ``image`` for each case name; None leaves the real column out.
+        cases: how many, of those that all folders have.
+        samples: how many volumes of each map, of each folder.
+        planes: of axial, coronal, sagittal.
+
+    Raises:
+        InputError: nothing to draw, a case without its real image, or an unknown plane.
+    """
+    unknown = [name for name in planes if name not in PLANES]
+    if unknown or not planes:
+        raise InputError(f"planes must be of {', '.join(PLANES)}, got {', '.join(planes) or 'none'}")
+    folders = synthetic if isinstance(synthetic, Mapping) else {"synthetic": synthetic}
+    systems = {name: _by_case(Path(folder)) for name, folder in folders.items()}
+    shared = [case for case in next(iter(systems.values())) if all(case in system for system in systems.values())]
+    if not shared or min(cases, samples) < 1:
+        names = ", ".join(map(str, folders.values()))
+        raise InputError(f"{names}: have no case in common to draw {cases} of, {samples} sample(s) each; give folders "
+                         "that were made from the same cases")  # fmt: skip
+    images = _real_images(real) if real is not None else {}
+    missing = [case for case in shared[:cases] if real is not None and case not in images]
+    if missing:
+        raise InputError(f"{real}: has no image for {', '.join(missing)}")
+    chosen = [{name: system[case][:samples] for name, system in systems.items()} for case in shared[:cases]]
+    rows = [_comparison(case, made, images.get(case)) for case, made in zip(shared, chosen, strict=False)]
+    return save_planes(output, rows, planes=planes)
+
+
+def _by_case(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """Entries of a synthetic data set by the case that they were made from, samples in their order."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for entry in load_datalist(folder / "datalist.json"):
+        found.setdefault(entry.get("source_case", entry["case"]), []).append(entry)
+    return {case: sorted(entries, key=lambda entry: entry.get("sample", 0)) for case, entries in found.items()}
+
+
+def _comparison(case: str, made: Mapping[str, Sequence[Mapping[str, Any]]], image: str | None) -> Row:
+    panels: list[Panel] = []
+    first = shown = None
+    for name, entries in made.items():
+        label = read_volume(entries[0]["label"]).canonical()
+        first = first or label
+        if shown is None or not np.array_equal(shown, label.data):
+            panels.append(Panel("label map", label.data, is_label=True))
+            shown = label.data
+        for i, entry in enumerate(entries):
+            title = f"{name} {i + 1}" if len(entries) > 1 else name
+            panels.append(Panel(title, read_volume(entry["image"]).canonical().data))
+    if image is not None:
+        data = read_volume(image).canonical().data
+        panels.append(Panel("real", (data - data.min()) / max(float(np.ptp(data)), 1e-6)))
+    assert first is not None
+    return Row(case, panels, first.spacing, centre_of(first.data))
+
+
+def _real_images(source: str | Path) -> dict[str, str]:
+    path = Path(source) if str(source).endswith(".json") else Path(source) / "datalist.json"
+    content = read_datalist(path)
+    found = [entry for split in SPLITS if content.get(split) for entry in load_datalist(path, split, needs=("image",))]
+    return {entry["case"]: entry["image"] for entry in found}

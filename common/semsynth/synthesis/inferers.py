@@ -1,0 +1,109 @@
+"""Inferers: only what MONAI's lack."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from copy import copy
+from typing import Any
+
+import torch
+from monai.inferers import SimpleInferer, SlidingWindowInferer
+from monai.utils import fall_back_tuple
+from torch.nn import functional as F
+
+from ..errors import InputError, is_out_of_memory
+from ..networks.blocks.noise import gaussian_noise, white_noise
+
+
+class NoisyWindowInferer(SlidingWindowInferer):
+    """Sliding windows for a generator with a noise input: one noise field over the whole volume, cut with the map.
+
+    Were each window to make its own field, overlapping windows would average different textures and lose them.
+
+    Args:
+        noise: whether the network has a noise input (if not, this is MONAI's inferer).
+        noise_seed: as the network's.
+        normal: whether the network's noise has a normal distribution, not a uniform one.
+        multiple: volumes are padded to a multiple of it, by repeating the border, and the result is cropped back, so
+            that windows begin at multiples of it where roi_size and overlap are such: a network that takes every s-th
+            voxel of the noise then takes the same ones in all windows.
+        kwargs: all that ``monai.inferers.SlidingWindowInferer`` takes.
+    """
+
+    def __init__(
+        self, *, noise: bool, noise_seed: int = 0, normal: bool = False, multiple: int = 1, **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        self.noise, self.noise_seed, self.normal, self.multiple = noise, noise_seed, normal, multiple
+
+    def __call__(  # type: ignore[override]
+        self, inputs: torch.Tensor, network: Callable[..., torch.Tensor], *args: Any, **kwargs: Any
+    ) -> torch.Tensor:
+        """Label map ``(B, 1, H, W, D)`` → intensities in [0, 1], ``(B, 1, H, W, D)``."""
+        h, w, d = inputs.shape[2:]
+        x = inputs.to(torch.float32)  # MONAI adds windows up in the input's type
+        if self.multiple > 1:
+            padding = [side for length in (d, w, h) for side in (0, -length % self.multiple)]
+            x = F.pad(x, padding, mode="replicate")
+        if self.noise:
+            make = gaussian_noise if self.normal else white_noise
+            x = torch.cat([x, make(x, self.noise_seed)], dim=1)
+        result = super().__call__(x, network, *args, **kwargs)
+        assert isinstance(result, torch.Tensor)
+        return result[:, :, :h, :w, :d]
+
+
+class WholeOrWindowInferer(SlidingWindowInferer):
+    """The whole volume in one pass where it fits into one window, overlapping windows where it does not.
+
+    MONAI's inferer pads a smaller volume up to the window with zeros, which costs time and changes the statistics that
+    networks standardise by.
+
+    Args:
+        roi_size: the largest window, voxels along H, W, D.
+        kwargs: all else that ``monai.inferers.SlidingWindowInferer`` takes.
+    """
+
+    def __call__(  # type: ignore[override]
+        self, inputs: torch.Tensor, network: Callable[..., torch.Tensor], *args: Any, **kwargs: Any
+    ) -> torch.Tensor:
+        """Input ``(B, C, H, W, D)`` → the network's output on the same grid.
+
+        Raises:
+            InputError: out of memory, with what to do.
+        """
+        largest = fall_back_tuple(self.roi_size, inputs.shape[2:])
+        try:
+            if all(size <= window for size, window in zip(inputs.shape[2:], largest, strict=True)):
+                return network(inputs, *args, **kwargs)
+            windowed = copy(self)
+            windowed.roi_size = tuple(min(pair) for pair in zip(inputs.shape[2:], largest, strict=True))
+            result = super(WholeOrWindowInferer, windowed).__call__(inputs, network, *args, **kwargs)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise InputError(
+                f"out of memory on a volume of {tuple(inputs.shape[2:])} voxels with windows of {tuple(largest)}; give "
+                "a smaller window_size, for example [96,96,64], or --device cpu"
+            ) from error
+        assert isinstance(result, torch.Tensor)
+        return result
+
+
+class ReconstructionInferer(SimpleInferer):
+    """An autoencoder's reconstruction of an image, without the posterior that it was drawn from.
+
+    Args:
+        label_maps: whether the autoencoder is given the label map too; a VQ-GAN is not.
+    """
+
+    def __init__(self, *, label_maps: bool = True) -> None:
+        super().__init__()
+        self.label_maps = label_maps
+
+    def __call__(  # type: ignore[override]
+        self, inputs: torch.Tensor, network: Callable[..., Any], real: torch.Tensor
+    ) -> torch.Tensor:
+        """Label map and image, ``(B, 1, H, W, D)`` each → intensities in [0, 1], the same shape."""
+        pred: torch.Tensor = network(inputs, real).pred if self.label_maps else network(real)
+        return pred.clamp(0.0, 1.0)

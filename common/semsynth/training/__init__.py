@@ -1,0 +1,1 @@
+"""Training that can be stopped, resumed and traced."""

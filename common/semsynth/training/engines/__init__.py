@@ -1,0 +1,1 @@
+"""Trainers: the steps that MONAI's lack."""

@@ -1,0 +1,166 @@
+"""Trainers with a discriminator."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from monai.engines import SupervisedTrainer
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from ..losses.autoencoder import AutoencoderLoss
+from ..losses.gan import ConditionalGANLoss
+from .base import MixedPrecisionTrainer
+from .batches import PrepareSynthesisBatch
+
+
+class AdversarialTrainer(MixedPrecisionTrainer):
+    """Alternating generator and discriminator steps on (label map, image) batches.
+
+    A ``SupervisedTrainer`` whose ``network`` is the generator, so that whatever works with one (handlers, federated
+    learning, checkpoints) works here. MONAI's own ``AdversarialTrainer`` takes the network's *input* for the
+    discriminator's real sample, which is wrong for image-to-image. Each iteration makes one generated image, takes a
+    generator step with the discriminator frozen, then a discriminator step on the same image, detached.
+
+    The output holds ``image`` (label map), ``label`` (real image), ``pred``, ``loss`` (the generator's sum) and
+    ``losses`` (every named term).
+
+    Args:
+        discriminator: (label map, image) → list of features, logits last; may be wrapped for distributed training.
+        d_optimizer: its optimizer.
+        loss_function: makes the named terms of both steps.
+        kwargs: all else that :class:`MixedPrecisionTrainer` takes; ``clip_norm`` holds for each of the two networks.
+    """
+
+    loss_function: ConditionalGANLoss
+
+    def __init__(
+        self,
+        *,
+        discriminator: nn.Module,
+        d_optimizer: torch.optim.Optimizer,
+        loss_function: ConditionalGANLoss,
+        **kwargs: Any,
+    ) -> None:
+        kwargs.setdefault("prepare_batch", PrepareSynthesisBatch())
+        super().__init__(loss_function=loss_function, **kwargs)
+        self.discriminator, self.d_optimizer = discriminator, d_optimizer
+        self.learners["discriminator"] = self._learner(discriminator, d_optimizer)
+
+    def _train_on(self, engine: SupervisedTrainer, inputs: torch.Tensor, target: torch.Tensor) -> None:
+        first, last = self._accumulation()
+        self.network.train()
+        self.discriminator.train()
+        if first:
+            for learner in self.learners.values():
+                learner.start()
+        fake = self._generator_step(engine, inputs, target, step=last)
+        self._discriminator_step(inputs, fake.detach(), target, step=last)
+
+    def _generator_step(
+        self, engine: SupervisedTrainer, label: torch.Tensor, real: torch.Tensor, *, step: bool
+    ) -> torch.Tensor:
+        judge = self._judge()
+        if judge is not None:
+            judge.requires_grad_(False)
+        with torch.autocast(**self.autocast):
+            made = self._synthesize(engine, label, real)
+            fake: torch.Tensor = made[0]
+            self._predicted(fake)
+            terms = self._generator_terms(judge, label, fake, real, *made[1:])
+        self._optimize(self.learners["network"], terms, step=step)
+        if judge is not None:
+            judge.requires_grad_(True)
+        return fake
+
+    def _generator_terms(
+        self, judge: Any, label: torch.Tensor, fake: torch.Tensor, real: torch.Tensor, *more: Any
+    ) -> dict[str, torch.Tensor]:
+        return self.loss_function.generator(judge, label, fake, real, *more)
+
+    def _judge(self) -> nn.Module | None:
+        """What judges the generated image: bare, for frozen parameters give a wrapper nothing to wait for."""
+        wrapped = isinstance(self.discriminator, DistributedDataParallel)
+        judge: nn.Module = self.discriminator.module if wrapped else self.discriminator  # type: ignore[assignment]
+        return judge
+
+    def _synthesize(self, engine: SupervisedTrainer, label: torch.Tensor, real: torch.Tensor) -> tuple[Any, ...]:
+        """The generated image, and what else the generator's loss takes."""
+        return (engine.inferer(label, self.network),)
+
+    def _discriminator_step(self, label: torch.Tensor, fake: torch.Tensor, real: torch.Tensor, *, step: bool) -> None:
+        with torch.autocast(**self.autocast):
+            terms = self._discriminator_terms(label, fake, real)
+        self._optimize(self.learners["discriminator"], terms, step=step)
+
+    def _discriminator_terms(
+        self, label: torch.Tensor, fake: torch.Tensor, real: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        return self.loss_function.discriminator(self.discriminator, label, fake, real)
+
+
+class VariationalGANTrainer(AdversarialTrainer):
+    """Adversarial training of a generator that takes its style from the real image (a VAE-GAN; Park et al. 2019).
+
+    The network is called with label map and real image and gives a
+    :class:`~semsynth.networks.spade_gan.Reconstruction`; its posterior goes to the loss.
+    """
+
+    def _synthesize(self, engine: SupervisedTrainer, label: torch.Tensor, real: torch.Tensor) -> tuple[Any, ...]:
+        made = engine.inferer(label, self.network, real)
+        if isinstance(made, torch.Tensor):  # a generator without style
+            return (made,)
+        return made.pred, (made.mean, made.log_variance)
+
+
+class DelayedAdversarialTrainer(AdversarialTrainer):
+    """Adversarial training of an autoencoder, whose discriminator takes part after a warm-up.
+
+    Until then neither is it judged by nor trained: it would learn to tell blurred reconstructions, which need no
+    discriminator.
+
+    Args:
+        warm_up_epochs: how many epochs go before it.
+        kwargs: all else that :class:`AdversarialTrainer` takes.
+    """
+
+    def __init__(self, *, warm_up_epochs: int = 10, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.warm_up_epochs = warm_up_epochs
+
+    @property
+    def warmed_up(self) -> bool:
+        """Whether the warm-up is over."""
+        return bool(self.state.epoch > self.warm_up_epochs)
+
+    @property
+    def adversarial(self) -> bool:
+        """Whether the adversarial part takes part in this step."""
+        return self.warmed_up and self.loss_function.adversarial_weight > 0
+
+    def _judge(self) -> nn.Module | None:
+        return super()._judge() if self.adversarial else None
+
+    def _discriminator_step(self, label: torch.Tensor, fake: torch.Tensor, real: torch.Tensor, *, step: bool) -> None:
+        if self.adversarial:
+            super()._discriminator_step(label, fake, real, step=step)
+
+
+class AutoencoderTrainer(DelayedAdversarialTrainer, VariationalGANTrainer):
+    """Training of a KL autoencoder: a warm-up (10 epochs in the paper), and R1 for the discriminator.
+
+    Args:
+        kwargs: all that :class:`DelayedAdversarialTrainer` takes; ``loss_function`` is a
+            :class:`semsynth.training.losses.autoencoder.AutoencoderLoss`.
+    """
+
+    loss_function: AutoencoderLoss
+
+    def _discriminator_terms(
+        self, label: torch.Tensor, fake: torch.Tensor, real: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        terms = super()._discriminator_terms(label, fake, real)
+        if self.state.iteration % self.loss_function.r1_interval == 0:
+            terms |= self.loss_function.penalty(self.discriminator, label, real)
+        return terms

@@ -1,0 +1,173 @@
+"""Training data as latents: what the autoencoder makes of augmented cases, computed once, drawn in each step."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ignite.engine import Engine, Events
+from tqdm import tqdm
+
+from ..distributed import gather, rank, world_size
+from ..errors import InputError
+from ..labels import plain
+from ..networks.latent_diffusion import LatentDiffusion, intensity_style
+from ..provenance.cards import weights_hash
+from .cache import DiskCache
+from .loading import TrainingDataset
+
+logger = logging.getLogger(__name__)
+LATENT = "latent"
+"""Key of a batch's posterior: mean and log σ², ``(B, 2·Z, h, w, d)``."""
+STYLE = "style"
+
+
+class LatentDataset(TrainingDataset):
+    """Augmented views of the cases with their latents, for the training of a denoiser.
+
+    Encoding and augmenting take as long as a training step; of each case a fixed number of views is therefore made
+    before the training. A view is kept as mean and log σ² of the posterior, not as a drawn latent, whose noise would be
+    part of the target. With 0 views each draw is augmented anew and encoded in its step.
+
+    An index is ``(number, seed)`` as :class:`semsynth.training.loading.CaseSampler` gives it: the seed picks the view.
+
+    Args:
+        data, transform: as of :class:`~semsynth.training.loading.TrainingDataset`; the transforms leave ``image`` and
+            ``label``.
+        views: how many of each case; 0 encodes on the fly.
+        latents_dir: folder for the views, or None. They are made again where the autoencoder's weights, a transform or
+            a file have changed.
+        view_seed: of the views' augmentation.
+        kwargs: all else that ``TrainingDataset`` takes.
+
+    Raises:
+        InputError: for a negative number of views.
+    """
+
+    def __init__(
+        self,
+        data: Any,
+        transform: Any,
+        *,
+        views: int = 8,
+        latents_dir: str | Path | None = None,
+        view_seed: int = 0,
+        **kwargs: Any,
+    ) -> None:
+        if views < 0:
+            raise InputError(f"views must be 0 (encode in each step) or more, got {views}")
+        super().__init__(data, transform, **kwargs)
+        self.views, self.view_seed = int(views), view_seed
+        self.latents_dir = None if latents_dir is None else Path(latents_dir)
+        self.made: dict[tuple[int, int], dict[str, Any]] = {}
+        self.classes, self.styled = 0, False  # known when a network encodes
+
+    def __getitem__(self, index: Any) -> dict[str, Any]:
+        number, seed = index if isinstance(index, tuple) else (index, 0)
+        if self.views == 0:
+            item: dict[str, Any] = super().__getitem__((number, seed))
+            return item | {STYLE: _style(item, self.classes if self.styled else 0)}
+        view = self.made.get((number, seed % self.views))
+        if view is None:
+            raise InputError(
+                "the latents are not made yet; attach semsynth.training.latents.EncodeCases to the trainer, after the "
+                "handlers that load the autoencoder"
+            )
+        # stored in half of the space; a network takes float32
+        return {name: value.float() if isinstance(value, torch.Tensor) else value for name, value in view.items()}
+
+    def encode(self, network: LatentDiffusion, *, title: str = "encoding") -> None:
+        """Make all views with the network's autoencoder, and count latents and styles where they are not known yet."""
+        self.classes, self.styled = network.num_classes, network.style_channels > 0
+        wanted = [(number, view) for number in range(len(self)) for view in range(max(self.views, 1))]
+        mine = wanted[rank() :: world_size()]
+        disk = None
+        if self.latents_dir is not None:
+            origin = weights_hash(network.autoencoder.state_dict())
+            disk = DiskCache(self.latents_dir, [*self.transform.transforms, origin])  # type: ignore[list-item]
+        moments: list[torch.Tensor] = []
+        styles: list[torch.Tensor] = []
+        for number, view in tqdm(mine, desc=title, unit="view", disable=rank() != 0, mininterval=1.0):
+            made = self._view(network, number, view, disk)
+            latent = made[LATENT].float()
+            mean, log_variance = latent.chunk(2)
+            moments.append(torch.stack([mean.mean(), (mean.square() + log_variance.exp()).mean()]))
+            styles.append(made[STYLE].float())
+            if self.views:
+                self.made[number, view] = made
+        for part in gather(self.made):  # which case a process draws follows from the epoch: all need all
+            self.made |= part
+        # as objects: processes may have made different numbers of views
+        _count(network, *(torch.cat(gather(torch.stack(rows))) for rows in (moments, styles)))
+
+    def _view(self, network: LatentDiffusion, number: int, view: int, disk: DiskCache | None) -> dict[str, Any]:
+        def make() -> dict[str, Any]:
+            return _encoded(network, TrainingDataset.__getitem__(self, (number, self._seed(number, view))))
+
+        if disk is None:
+            return make()
+        case = f"{self.data[number]['case']}_view{view}"
+        entry = {**self.data[number], "case": case, "view_seed": self.view_seed}
+        return disk.load(entry, make)
+
+    def _seed(self, number: int, view: int) -> int:
+        return int(np.random.SeedSequence([self.view_seed, number, view, 5]).generate_state(1)[0])
+
+
+def _encoded(network: LatentDiffusion, item: dict[str, Any]) -> dict[str, Any]:
+    device = network.style_mean.device
+    image, label = (plain(torch.as_tensor(item[key])) for key in ("image", "label"))
+    with torch.no_grad():
+        posterior = torch.cat(network.autoencoder.encode(image[None].float().to(device)), dim=1)[0].cpu()
+    return {
+        LATENT: posterior.half(),
+        "label": label.to(torch.uint8),
+        STYLE: _style({"image": image, "label": label}, network.num_classes if network.style_channels else 0),
+    }
+
+
+def _style(item: dict[str, Any], num_classes: int) -> torch.Tensor:
+    """Of an image; for 0 classes, of a network without style, no values."""
+    if num_classes == 0:
+        return torch.zeros(0)
+    image, label = (plain(torch.as_tensor(item[key])) for key in ("image", "label"))
+    return intensity_style(image[None], label[None], num_classes)[0]
+
+
+def _count(network: LatentDiffusion, moments: torch.Tensor, styles: torch.Tensor) -> None:
+    """Set the latents' scale, and the mean and covariance of the styles, unless the weights brought theirs along."""
+    if float(network.latent_scale) != 1:
+        return
+    first, second = moments.double().mean(dim=0)
+    if network.standardize:
+        network.latent_scale.fill_(float((second - first**2).rsqrt()))
+    logger.info("latents: mean %.3f, standard deviation %.3f", float(first), float((second - first**2).sqrt()))
+    if not network.style_channels:
+        return
+    seen = styles.double()
+    mean = seen.nanmean(dim=0)
+    apart = (seen - mean).nan_to_num()
+    network.style_mean.copy_(mean)
+    network.style_covariance.copy_(apart.T @ apart / max(len(seen) - 1, 1))
+
+
+class EncodeCases:
+    """Attached to a trainer, after the handlers that load weights: makes the views of a :class:`LatentDataset`.
+
+    Args:
+        dataset: whose views to make.
+        network: with the autoencoder; its scale of latents and distribution of styles are set where they are not known.
+    """
+
+    def __init__(self, dataset: LatentDataset, network: Any) -> None:
+        self.dataset, self.network = dataset, getattr(network, "module", network)
+
+    def attach(self, engine: Engine) -> None:
+        """Follow ``engine``."""
+        engine.add_event_handler(Events.STARTED, self._encode)
+
+    def _encode(self, engine: Engine) -> None:
+        self.dataset.encode(self.network)

@@ -1,0 +1,272 @@
+"""Training data whose order and augmentation depend on seed, epoch and position alone, so that training can go on."""
+
+from __future__ import annotations
+
+import logging
+import math
+import signal
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.data import CacheDataset, DataLoader
+from monai.data.utils import worker_init_fn
+from monai.transforms import RandomizableTrait, Transform
+from torch.utils.data.distributed import DistributedSampler
+
+from ..data.datalists import read_datalist
+from ..data.entries import load_datalist
+from ..distributed import rank, world_size
+from ..errors import InputError
+from ..provenance.cards import refuse_seen_cases
+
+logger = logging.getLogger(__name__)
+
+
+def load_sources(
+    paths: str | Path | Sequence[str | Path],
+    key: str | Sequence[str] = "training",
+    *,
+    validation: str | Path | None = None,
+    **kwargs: Any,
+) -> list[dict[str, Any]]:
+    """Entries of one or several datalists, each with the number of its datalist under ``source``.
+
+    Args:
+        paths: a ``datalist.json`` or several, for example one of real and one of synthetic volumes.
+        key: the split that is taken from each.
+        validation: a datalist whose validation and testing cases must not be among them, by name: a synthetic volume
+            that was made from a validation case's map gives that case's anatomy away.
+        kwargs: all else that :func:`semsynth.data.entries.load_datalist` takes.
+
+    Raises:
+        InputError: as :func:`semsynth.data.entries.load_datalist`, for an empty list of paths, or for cases of the
+            validation.
+    """
+    paths = [paths] if isinstance(paths, str | Path) else list(paths)
+    if not paths:
+        raise InputError("needs one datalist or more, got none")
+    entries = [entry | {"source": i} for i, path in enumerate(paths) for entry in load_datalist(path, key, **kwargs)]
+    bare = [e["case"] for e in entries if not any(isinstance(e.get(k), str) for k in ("label", "endo"))]
+    if bare:
+        raise InputError(f"{', '.join(map(str, paths))}: entries without 'label' or 'endo', complete them", bare)
+    if validation is not None:
+        _refuse_held_out(entries, Path(validation), [Path(path) for path in paths])
+    return entries
+
+
+def _refuse_held_out(entries: Sequence[Mapping[str, Any]], validation: Path, paths: Sequence[Path]) -> None:
+    held_out = {
+        entry["case"]: split
+        for split in ("validation", "testing")
+        if read_datalist(validation).get(split)
+        for entry in load_datalist(validation, split, needs=("image",), check=False)
+    }
+    leaks = [
+        f"{entry['case']}: in {held_out[entry['case']]} of {validation}, and in {paths[entry['source']]}"
+        for entry in entries
+        if entry["case"] in held_out
+    ]
+    if leaks:
+        raise InputError(
+            f"{len(leaks)} training cases are held out for validation or testing; take them out of the training lists "
+            "(synthetic volumes: synthesise from training maps)",
+            leaks,
+        )
+
+
+def load_unseen(
+    path: str | Path, key: str | Sequence[str] = "validation", *, weights: str | Path, **kwargs: Any
+) -> list[dict[str, Any]]:
+    """Entries to evaluate weights on, refused where the weights were trained on one of them.
+
+    The card beside the weights says what they were trained on (see :mod:`semsynth.provenance.cards`); weights without a
+    card are evaluated with a warning. Asked for the training split, the fit itself is meant, and nothing is refused.
+
+    Args:
+        path, key, kwargs: as :func:`semsynth.data.entries.load_datalist`.
+        weights: the file of weights.
+
+    Raises:
+        InputError: as :func:`semsynth.data.entries.load_datalist`, and for cases that were seen.
+    """
+    entries = load_datalist(path, key, **kwargs)
+    card = Path(weights).with_suffix(".json")
+    if key == "training":
+        return entries
+    if card.is_file():
+        refuse_seen_cases(card, entries)
+    else:
+        logger.warning("%s: no card beside the weights, so nobody knows which cases they have seen", weights)
+    return entries
+
+
+class TrainingDataset(CacheDataset):
+    """MONAI's ``CacheDataset`` whose random transforms are seeded per draw, and which can cache on disk as well.
+
+    An index is a number (as in any data set), or ``(number, seed)`` as :class:`CaseSampler` gives it: the random
+    transforms then depend on that seed alone, whichever worker process runs them and whatever was drawn before.
+
+    Args:
+        data: entries, as of :func:`load_sources`.
+        transform: all transforms; those before the first random one are cached.
+        cache_dir: folder of a checked disk cache (:class:`semsynth.training.cache.DiskCache`) of the same, or None.
+        kwargs: all else that ``CacheDataset`` takes.
+    """
+
+    def __init__(
+        self, data: Sequence[Mapping[str, Any]], transform: Any, *, cache_dir: str | Path | None = None, **kwargs: Any
+    ) -> None:
+        self.disk = None
+        if cache_dir is not None:
+            from .cache import DiskCache
+
+            self.disk = DiskCache(cache_dir, _deterministic(transform))
+        super().__init__(data, transform, **kwargs)
+
+    def _load_cache_item(self, idx: int) -> Any:
+        if self.disk is None:
+            return super()._load_cache_item(idx)
+        return self.disk.load(self.data[idx], lambda: super(TrainingDataset, self)._load_cache_item(idx))
+
+    def before_augmentation(self, index: int) -> dict[str, Any]:
+        """The entry as the deterministic transforms leave it."""
+        item: dict[str, Any] = self._cache[index] if index < self.cache_num else self._load_cache_item(index)
+        return item
+
+    def _transform(self, index: int) -> Any:
+        if self.disk is None or index % len(self) < self.cache_num:
+            return super()._transform(index)
+        item = self._load_cache_item(index)
+        first = len(_deterministic(self.transform))
+        return item if first == len(self.transform.transforms) else self.transform(item, start=first)
+
+    def __getitem__(self, index: Any) -> Any:
+        if not isinstance(index, tuple):
+            return super().__getitem__(index)
+        number, seed = index
+        self.transform.set_random_state(seed=seed)
+        return self._transform(number)
+
+
+def _deterministic(transform: Any) -> list[Any]:
+    """The transforms before the first random one, as MONAI's ``CacheDataset`` parts them."""
+    found = []
+    for part in transform.transforms:
+        if isinstance(part, RandomizableTrait) or not isinstance(part, Transform):
+            break
+        found.append(part)
+    return found
+
+
+class CaseSampler(DistributedSampler):
+    """The order of the cases: a function of seed and epoch, with a fixed share for each source of data.
+
+    Each source is gone through in permutations, so that no case comes twice before all of its source have come once,
+    also over the border of two epochs. A position holds a seed for the augmentation (see :class:`TrainingDataset`), so
+    that nothing has to be remembered but epoch and position. A ``DistributedSampler``, because MONAI's engines tell
+    those the epoch; with one process it simply has one part.
+
+    Args:
+        dataset: whose ``data`` are entries with ``source`` numbers (one source where there are none).
+        ratio: shares of the sources, for example ``[1, 1]``; None takes every case once per epoch.
+        epoch_cases: draws per epoch over all processes, whatever the sources hold: equal numbers of iterations for
+            a comparison. None: as many as it takes for the first source to come once.
+        seed: of order and augmentation.
+        shuffle: False keeps the order of the entries.
+        group: draws per process are a multiple of this (the batch size).
+
+    Raises:
+        InputError: a ratio that does not fit the sources, or values that are not positive.
+    """
+
+    def __init__(
+        self,
+        dataset: Any,
+        *,
+        ratio: Sequence[float] | None = None,
+        epoch_cases: int | None = None,
+        seed: int = 0,
+        shuffle: bool = True,
+        group: int = 1,
+    ) -> None:
+        super().__init__(dataset, num_replicas=world_size(), rank=rank(), shuffle=shuffle, seed=seed)
+        sources = np.array([entry.get("source", 0) for entry in dataset.data])
+        self.members = [np.flatnonzero(sources == source) for source in np.unique(sources)]
+        sizes = [len(members) for members in self.members]
+        if ratio is not None and (len(ratio) != len(sizes) or min(ratio) <= 0):
+            raise InputError(f"mixing ratio needs one positive share per datalist ({len(sizes)}), got {list(ratio)}")
+        if epoch_cases is not None and epoch_cases < 1:
+            raise InputError(f"epoch_cases must be positive or null, got {epoch_cases}")
+        shares = np.asarray(sizes if ratio is None else ratio, dtype=float)
+        shares /= shares.sum()
+        parts = self.num_replicas * group
+        total = epoch_cases or round(sizes[0] / shares[0])
+        self.total_size = math.ceil(total / parts) * parts
+        self.num_samples = self.total_size // self.num_replicas
+        # shares by rounding over all epochs so far: they add up in each, and over many none drifts
+        self.edges = np.concatenate([[0.0], np.cumsum(shares)])
+        self.turns: dict[int, tuple[int, np.ndarray]] = {}
+        self.skip = 0
+
+    def __iter__(self) -> Any:
+        skip, self.skip = self.skip, 0  # where a training goes on in the middle of an epoch; only once
+        order = self.order(self.epoch)
+        mine = [
+            (int(index), self._draw_seed(position))
+            for position, index in enumerate(order)
+            if position % self.num_replicas == self.rank
+        ]
+        return iter(mine[skip:])
+
+    def order(self, epoch: int) -> list[int]:
+        """The indices of an epoch, of all processes together, in order."""
+        drawn: list[int] = []
+        for source, members in enumerate(self.members):
+            first, last = (self._drawn_until(source, e) for e in (max(epoch, 1), max(epoch, 1) + 1))
+            drawn += [self._from_source(source, members, i) for i in range(first, last)]
+        if not self.shuffle:
+            return drawn
+        return [drawn[i] for i in np.random.default_rng([self.seed, epoch, 1]).permutation(len(drawn))]
+
+    def _drawn_until(self, source: int, epoch: int) -> int:
+        """Draws from one source before an epoch (counted from 1) starts; every epoch has ``total_size`` in all."""
+        before = self.total_size * max(epoch - 1, 0)
+        low, high = (round(float(self.edges[i]) * before) for i in (source, source + 1))
+        return high - low
+
+    def _from_source(self, source: int, members: np.ndarray, position: int) -> int:
+        turn, place = divmod(position, len(members))
+        if not self.shuffle:
+            return int(members[place])
+        if source not in self.turns or self.turns[source][0] != turn:
+            self.turns[source] = (turn, np.random.default_rng([self.seed, source, turn, 2]).permutation(members))
+        return int(self.turns[source][1][place])
+
+    def _draw_seed(self, position: int) -> int:
+        return int(np.random.SeedSequence([self.seed, self.epoch, position, 3]).generate_state(1)[0])
+
+
+class TrainingLoader(DataLoader):
+    """MONAI's ``DataLoader`` with a generator of its own: starting an epoch draws nothing from the global one.
+
+    What the network draws (dropout, noise) then does not depend on how often an epoch was started, which exact resuming
+    needs. Worker processes leave SIGINT and SIGTERM to the main process: Ctrl-C and batch systems send them to all, and
+    a training whose workers are gone could not finish its step.
+
+    Args:
+        dataset, kwargs: as ``monai.data.DataLoader``.
+    """
+
+    def __init__(self, dataset: Any, **kwargs: Any) -> None:
+        kwargs.setdefault("generator", torch.Generator().manual_seed(0))
+        kwargs.setdefault("worker_init_fn", _start_worker)
+        super().__init__(dataset, **kwargs)
+
+
+def _start_worker(worker: int) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    worker_init_fn(worker)

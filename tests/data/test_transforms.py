@@ -1,0 +1,84 @@
+"""Loading for training: scaled, checked against the network's classes, on one grid."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from monai.data import MetaTensor
+from semsynth.data.transforms import CropContentd, LoadIntensityd, LoadLabelMapd, RandIntensityCurved, SameGridd
+from semsynth.data.volumes import write_image, write_label
+from semsynth.errors import InputError
+from semsynth.labels import class_names, num_classes, one_hot
+
+AFFINE = np.diag([1.5, 1.5, 2.0, 1.0])
+
+
+@pytest.fixture
+def case(tmp_path):
+    rng = np.random.default_rng(0)
+    image = write_image(tmp_path / "i.nii.gz", 0.2 + 0.5 * rng.random((6, 7, 8)), AFFINE, "float32")
+    label = write_label(tmp_path / "l.nii.gz", rng.integers(0, 4, (6, 7, 8)), AFFINE)
+    return {"image": str(image), "label": str(label)}
+
+
+def test_images_are_scaled_and_label_maps_kept_with_their_geometry(case):
+    data = SameGridd(["image", "label"])(LoadLabelMapd("label", 4)(LoadIntensityd("image")(case)))
+    assert data["image"].shape == data["label"].shape == (1, 6, 7, 8)
+    assert data["image"].min() == 0 and data["image"].max() == 1 and data["image"].dtype == torch.float32
+    assert data["label"].dtype == torch.uint8 and set(data["label"].unique().tolist()) == {0, 1, 2, 3}
+    assert np.allclose(data["image"].affine, AFFINE) and isinstance(case["image"], str)
+
+
+def test_a_map_with_more_classes_than_the_network_is_named(case):
+    with pytest.raises(InputError, match=r"l\.nii\.gz: class indices must lie in 0…2 \(num_classes 3\), found 0…3"):
+        LoadLabelMapd("label", 3)(case)
+
+
+def test_a_map_that_was_resampled_linearly_is_named(tmp_path):
+    path = write_image(tmp_path / "l.nii.gz", np.linspace(0, 1, 8).reshape(2, 2, 2), AFFINE, "float32")
+    with pytest.raises(InputError, match="class indices must be integers, found fractions"):
+        LoadLabelMapd("label", 4)({"label": str(path)})
+
+
+@pytest.mark.parametrize(
+    ("shape", "affine", "message"),
+    [((6, 7, 9), AFFINE, "must share one shape"), ((6, 7, 8), np.diag([1.5, 1.5, 2.1, 1]), "must share one affine")],
+)
+def test_image_and_map_on_two_grids_are_named(case, tmp_path, shape, affine, message):
+    other = write_label(tmp_path / "other.nii.gz", np.zeros(shape, dtype=int), affine)
+    data = LoadLabelMapd("label", 4)(LoadIntensityd("image")(case | {"label": str(other)}))
+    with pytest.raises(InputError, match=message):
+        SameGridd(["image", "label"])(data)
+
+
+def test_classes_and_one_hot():
+    assert [num_classes(k) for k in (0, 1, 2, 5)] == [3, 3, 4, 7]
+    assert [num_classes(k, background=False) for k in (0, 1, 2)] == [3, 4, 5]
+    assert list(class_names(5).values()) == ["background", "endo", "wall", "tissue 1", "tissue 2"]
+    label = torch.tensor([0, 1, 2, 9]).view(1, 1, 4, 1, 1)
+    assert one_hot(label, 3)[0, :, :, 0, 0].tolist() == [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0]]
+
+
+def test_padding_is_cut_away_before_anything_is_measured(case):
+    data = LoadLabelMapd("label", 4)(LoadIntensityd("image")(case))
+    cropped = CropContentd(["image", "label"])(data | {"content": {"start": [1, 0, 2], "shape": [4, 7, 5]}})
+    assert cropped["image"].shape == cropped["label"].shape == (1, 4, 7, 5) and "content" not in cropped
+    assert torch.equal(cropped["image"], data["image"][:, 1:5, :, 2:7])
+    assert np.allclose(cropped["image"].affine[:3, 3], [1.5, 0, 4])
+    assert CropContentd(["image"])(data)["image"].shape == data["image"].shape
+
+
+def test_a_random_curve_changes_the_order_of_intensities_by_its_seed_alone():
+    image = MetaTensor(torch.linspace(0, 1, 64).reshape(1, 4, 4, 4), affine=torch.eye(4) * 2)
+    transform = RandIntensityCurved("image", prob=1.0)
+    results = []
+    for seed in (3, 4, 3):
+        transform.set_random_state(seed=seed)
+        results.append(transform({"image": image})["image"])
+    assert torch.equal(results[0], results[2]) and not torch.equal(results[0], results[1])
+    assert results[0].dtype == torch.float32 and torch.equal(results[0].affine, image.affine)
+    assert float(results[0].min()) >= 0 and float(results[0].max()) <= 1
+    falls = [bool((r.flatten().diff() < 0).any()) for r in results]
+    assert any(falls), "blood must not always stay the brightest"
+    assert transform.__class__("image", prob=0.0)({"image": image})["image"] is image

@@ -1,0 +1,322 @@
+"""Training data as latents, the denoiser's loss, training and validation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from ignite.engine import Engine, Events
+from monai.engines.utils import IterationEvents
+from monai.transforms import Compose
+from semsynth.data.transforms import LoadIntensityd, LoadLabelMapd
+from semsynth.errors import InputError
+from semsynth.handlers import MovingAverage, TrainingCheckpoint
+from semsynth.networks.frozen import FrozenSegmenter
+from semsynth.networks.latent_diffusion import Denoised, LatentDiffusion, intensity_style
+from semsynth.training.engines.diffusion import DenoiserEvaluator, DenoiserTrainer, drawn
+from semsynth.training.latents import LATENT, STYLE, EncodeCases
+from semsynth.training.loading import CaseSampler, TrainingDataset, TrainingLoader
+from semsynth.training.losses.diffusion import DiffusionLoss
+from tiny_diffusion import dataset, diffusion, label_map
+from torch import nn
+
+# ---- the data
+
+
+def test_views_are_posteriors_with_their_map_and_style(tiny_dataset: Path) -> None:
+    network, data = diffusion(), dataset(tiny_dataset)
+    data.encode(network)
+    item = data[0, 0]
+    assert item[LATENT].shape == (6, 6, 6, 6)
+    assert item["label"].shape == (1, 24, 24, 24)
+    assert item[STYLE].shape == (8,)
+    raw = TrainingDataset.__getitem__(data, (0, data._seed(0, 0)))
+    mean, log_variance = network.autoencoder.encode(raw["image"][None])
+    torch.testing.assert_close(item[LATENT][None], torch.cat([mean, log_variance], dim=1), atol=1e-2, rtol=1e-3)
+    style = intensity_style(raw["image"][None], raw["label"][None], 4)[0]
+    torch.testing.assert_close(item[STYLE], style, equal_nan=True)
+
+
+def test_the_seed_picks_one_of_the_views(tiny_dataset: Path) -> None:
+    data = dataset(tiny_dataset, views=2)
+    data.encode(diffusion())
+    assert torch.equal(data[0, 4][LATENT], data[0, 6][LATENT])
+    assert not torch.equal(data[0, 4][LATENT], data[0, 5][LATENT])
+
+
+def test_each_step_draws_from_the_posterior_anew() -> None:
+    network = diffusion()
+    posterior = torch.cat([torch.zeros(1, 3, 4, 4, 4), torch.full([1, 3, 4, 4, 4], 2.0)], dim=1)
+    first, second = drawn(network, posterior), drawn(network, posterior)
+    assert not torch.equal(first, second)
+    many = torch.stack([drawn(network, posterior) for _ in range(50)])
+    assert float(many.std()) == pytest.approx(2.718, rel=0.05)
+
+
+def test_with_no_views_every_draw_is_augmented_and_encoded_anew(tiny_dataset: Path) -> None:
+    network, data = diffusion(), dataset(tiny_dataset, views=0)
+    data.encode(network)
+    first, second = data[0, 4], data[0, 6]
+    assert LATENT not in first
+    assert first[STYLE].shape == (8,)
+    assert not torch.equal(first["image"], second["image"])
+    assert drawn(network, torch.as_tensor(first["image"])[None]).shape == (1, 3, 6, 6, 6)
+
+
+def test_latents_have_variance_one_after_scaling_and_styles_are_counted(tiny_dataset: Path) -> None:
+    network, data = diffusion(), dataset(tiny_dataset, views=3)
+    data.encode(network)
+    posterior = torch.stack([data[case, view][LATENT] for case in range(2) for view in range(3)])
+    mean, log_variance = posterior.chunk(2, dim=1)
+    spread = (mean.var() + log_variance.exp().mean()).sqrt()
+    assert float(network.latent_scale * spread) == pytest.approx(1.0, rel=0.01)
+    styles = torch.stack([data[case, view][STYLE] for case in range(2) for view in range(3)])
+    torch.testing.assert_close(network.style_mean, styles.nanmean(dim=0), atol=1e-3, rtol=0)
+    torch.testing.assert_close(network.style_covariance, styles.T.cov(), atol=1e-4, rtol=0)
+
+
+def test_weights_that_know_their_scale_keep_it(tiny_dataset: Path) -> None:
+    network = diffusion()
+    network.latent_scale.fill_(0.7)
+    dataset(tiny_dataset).encode(network)
+    assert float(network.latent_scale) == pytest.approx(0.7)
+
+
+def test_views_on_disk_are_taken_up_again_unless_the_autoencoder_changed(tiny_dataset: Path, tmp_path: Path) -> None:
+    network, first = diffusion(), dataset(tiny_dataset, latents_dir=tmp_path / "views")
+    first.encode(network)
+    files = {path: path.stat().st_mtime_ns for path in (tmp_path / "views").iterdir()}
+    assert len(files) == 4
+    again = dataset(tiny_dataset, latents_dir=tmp_path / "views")
+    again.encode(network)
+    assert {path: path.stat().st_mtime_ns for path in files} == files
+    assert torch.equal(first[1, 1][LATENT], again[1, 1][LATENT])
+    network.autoencoder.encoder.head.weight.data *= 2
+    again.encode(network)
+    assert all(path.stat().st_mtime_ns != before for path, before in files.items())
+    assert not torch.equal(first[1, 1][LATENT], again[1, 1][LATENT])
+
+
+def test_views_that_are_not_made_and_bad_numbers_are_named(tiny_dataset: Path) -> None:
+    with pytest.raises(InputError, match=r"the latents are not made yet; attach semsynth\.latents\.EncodeCases"):
+        dataset(tiny_dataset)[0, 0]
+    with pytest.raises(InputError, match=r"views must be 0 \(encode in each step\) or more, got -1"):
+        dataset(tiny_dataset, views=-1)
+
+
+# ---- the loss
+
+
+class Threshold(nn.Module):
+    """A segmenter that can be seen through: bright is inside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.tensor(20.0))
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        inside = (image - 0.5) * self.gain
+        return torch.cat([-inside, inside], dim=1)
+
+
+def objective(**kwargs: Any) -> DiffusionLoss:
+    segmenter = FrozenSegmenter(Threshold(), name="threshold", sha256="0")
+    return DiffusionLoss(**({"segmenter": segmenter, "segmentation_interval": 1} | kwargs))
+
+
+def step(network: LatentDiffusion, *, timestep: int | None = None, labelled: bool = True) -> tuple[Denoised, Any]:
+    label = label_map((16, 16, 16))
+    network.label_dropout = network.style_dropout = 0.0
+    made = network.train()(label, torch.randn(1, 3, 4, 4, 4), torch.rand(1, 8))
+    if timestep is not None:
+        made = made._replace(timestep=torch.tensor([timestep]))
+    return made._replace(labelled=torch.tensor([labelled])), label
+
+
+def terms_of(loss: DiffusionLoss, network: LatentDiffusion, made: Denoised, label: torch.Tensor, it: int = 1) -> Any:
+    return loss(made, label, network.autoencoder, timesteps=1000, iteration=it)
+
+
+@pytest.mark.parametrize("term", ["denoising", "segmentation"])
+def test_each_term_reaches_the_denoiser_and_nothing_else(term: str) -> None:
+    network, loss = diffusion(), objective()
+    made, label = step(network, timestep=10)
+    terms = terms_of(loss, network, made, label)
+    assert set(terms) == {"denoising", "segmentation"}
+    terms[term].backward()
+    assert all(p.grad is not None and bool(p.grad.any()) for p in network.denoiser.parameters())
+    assert all(p.grad is None for p in network.autoencoder.parameters())
+    assert all(p.grad is None for p in loss._held[0].parameters())
+    assert list(loss.parameters()) == []
+
+
+def test_denoising_is_the_mean_squared_error() -> None:
+    network = diffusion()
+    made, label = step(network)
+    terms = terms_of(objective(segmentation_weight=0.0), network, made, label)
+    assert list(terms) == ["denoising"]
+    torch.testing.assert_close(terms["denoising"], (made.pred - made.target).square().mean())
+
+
+@pytest.mark.parametrize(
+    ("timestep", "labelled", "counts"), [(249, True, True), (250, True, False), (10, False, False)]
+)
+def test_segmentation_counts_at_low_noise_and_with_the_map_only(timestep: int, labelled: bool, counts: bool) -> None:
+    network = diffusion()
+    made, label = step(network, timestep=timestep, labelled=labelled)
+    terms = terms_of(objective(), network, made, label)
+    assert (float(terms["segmentation"]) > 0) == counts
+    terms["segmentation"].backward()  # also a term of zero has a gradient: processes wait for one another
+
+
+def test_segmentation_comes_every_nth_step_and_by_its_weight() -> None:
+    network = diffusion()
+    made, label = step(network, timestep=10)
+    loss = objective(segmentation_interval=3)
+    assert ["segmentation" in terms_of(loss, network, made, label, it) for it in (1, 2, 3, 6)] == [
+        False,
+        False,
+        True,
+        True,
+    ]
+    one, three = (terms_of(objective(segmentation_weight=w), network, made, label)["segmentation"] for w in (0.1, 0.3))
+    torch.testing.assert_close(three, 3 * one)
+    assert objective().in_loss == [{"name": "threshold", "sha256": "0"}]
+    assert objective(segmentation_weight=0.0).in_loss == []
+    assert DiffusionLoss().in_loss == []
+
+
+def test_an_image_that_shows_the_map_costs_less() -> None:
+    network, loss = diffusion(), objective(target=[1, 2])
+    made, label = step(network, timestep=10)
+    inside = (label == 1) | (label == 2)
+    costs = []
+    for image in (inside.float(), 1 - inside.float()):
+        network.autoencoder.decode = lambda *_, image=image: image  # type: ignore[method-assign]
+        costs.append(float(terms_of(loss, network, made, label)["segmentation"]))
+    assert costs[0] < 0.05 * costs[1]
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"segmentation_weight": -0.1}, "must be 0 or more, got .*segmentation_weight -0.1"),
+        ({"segmentation_interval": 0}, "segmentation_interval must be 1 or more"),
+        ({"target": []}, "target one class or more"),
+    ],
+)
+def test_bad_losses_are_named(kwargs: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        DiffusionLoss(**kwargs)
+
+
+# ---- the training
+
+
+def trainer(
+    data: Path, *, epochs: int = 1, views: int = 2, folder: Path | None = None, resume: bool = False, **kwargs: Any
+) -> DenoiserTrainer:
+    torch.manual_seed(0)
+    network, cases = diffusion(), dataset(data, views=views)
+    average = MovingAverage(network, momentum=0.1)
+    optimizer = torch.optim.Adam(network.denoiser.parameters(), lr=1e-3)
+    handlers: list[Any] = [average, EncodeCases(cases, network)]
+    if folder is not None:
+        objects = {"network": network, "average": average.ema_model, "optimizer": optimizer}
+        handlers.insert(1, TrainingCheckpoint(folder, objects, resume=resume))
+    sampler = CaseSampler(cases, epoch_cases=6)
+    made = DenoiserTrainer(
+        device=torch.device("cpu"), max_epochs=epochs, network=network, optimizer=optimizer,
+        train_data_loader=TrainingLoader(cases, sampler=sampler, batch_size=2, num_workers=0),
+        loss_function=objective(), train_handlers=handlers, **kwargs,
+    )  # fmt: skip
+    made.average = average.ema_model  # type: ignore[attr-defined]
+    return made
+
+
+@pytest.mark.parametrize("views", [0, 2])
+@pytest.mark.parametrize("amp", [False, True])
+def test_training_moves_the_denoiser_alone(tiny_dataset: Path, views: int, amp: bool) -> None:
+    made, fresh = trainer(tiny_dataset, views=views, amp=amp), diffusion()
+    made.run()
+    changed = {name for name, p in made.network.named_parameters() if not torch.equal(p, fresh.get_parameter(name))}
+    assert changed
+    assert all(name.startswith("denoiser.") for name in changed)
+    assert float(made.network.latent_scale) != 1.0
+    assert made.skipped == 0
+
+
+def test_it_is_a_supervised_trainer_that_fires_monais_events(tiny_dataset: Path) -> None:
+    made, seen = trainer(tiny_dataset), []
+    events = [IterationEvents.FORWARD_COMPLETED, IterationEvents.LOSS_COMPLETED, IterationEvents.MODEL_COMPLETED]
+    for event in events:
+        made.add_event_handler(event, lambda engine, name: seen.append((name, "pred" in engine.state.output)), event)
+    made.run()
+    assert seen == [(event, True) for event in events] * made.state.iteration
+
+
+def test_an_optimizer_with_the_autoencoder_is_refused(tiny_dataset: Path) -> None:
+    network = diffusion()
+    with pytest.raises(
+        InputError, match=r"the optimizer has the autoencoder's parameters; give it \$@network_def.denoiser"
+    ):
+        DenoiserTrainer(
+            device=torch.device("cpu"), max_epochs=1, network=network, loss_function=objective(), train_data_loader=[],
+            optimizer=torch.optim.Adam(network.parameters()),
+        )  # fmt: skip
+
+
+def test_a_resumed_training_gives_what_an_uninterrupted_one_gives(tiny_dataset: Path, tmp_path: Path) -> None:
+    whole = trainer(tiny_dataset, epochs=3)
+    whole.run()
+    trainer(tiny_dataset, epochs=2, folder=tmp_path).run()
+    resumed = trainer(tiny_dataset, epochs=3, folder=tmp_path, resume=True)
+    resumed.run()
+    for name, value in whole.network.state_dict().items():
+        assert torch.equal(resumed.network.state_dict()[name], value), name
+    for name, value in whole.average.state_dict().items():  # type: ignore[attr-defined]
+        assert torch.equal(resumed.average.state_dict()[name], value), name  # type: ignore[attr-defined]
+
+
+def test_the_average_starts_from_the_loaded_weights_and_follows_the_steps() -> None:
+    network = nn.Linear(1, 1, bias=False)
+    average = MovingAverage(network, momentum=0.1)
+    values = iter([2.0, 3.0])
+
+    def update(engine: Engine, batch: Any) -> None:
+        network.weight.data.fill_(next(values))
+
+    engine = Engine(update)
+    engine.add_event_handler(Events.STARTED, lambda _: network.weight.data.fill_(1.0))  # what a handler loads
+    average.attach(engine)
+    engine.run([0, 1], max_epochs=1)
+    assert float(average.ema_model.weight) == pytest.approx(0.9 * (0.9 * 1.0 + 0.1 * 2.0) + 0.1 * 3.0)
+
+
+def test_validation_knows_a_better_denoiser_and_shows_the_first_cases(tiny_dataset: Path) -> None:
+    keys = Compose([LoadIntensityd("image"), LoadLabelMapd("label", 4)])
+    entries = dataset(tiny_dataset).data
+    cases = [keys(dict(entry)) for entry in entries]
+    network = diffusion()
+    outputs: list[Any] = []
+
+    def evaluate() -> float:
+        evaluator = DenoiserEvaluator(
+            device=torch.device("cpu"), val_data_loader=TrainingLoader(cases, batch_size=1), network=network,
+            levels=3, images=1, steps=2,
+        )  # fmt: skip
+        outputs.clear()
+        evaluator.add_event_handler(Events.ITERATION_COMPLETED, lambda e: outputs.append(e.state.output[0]))
+        evaluator.run()
+        return float(torch.stack([(o["predicted"] - o["wanted"]).square().mean() for o in outputs]).mean())
+
+    first = evaluate()
+    assert evaluate() == first  # fixed noise at fixed levels
+    assert ["pred" in o for o in outputs] == [True, False]
+    assert outputs[0]["pred"].shape == outputs[0]["label"].shape
+    assert outputs[0]["predicted"].shape == (9, 8, 8, 8)
+    nn.init.zeros_(network.denoiser.head.weight)
+    nn.init.zeros_(network.denoiser.head.bias)
+    assert evaluate() == pytest.approx(1.0, abs=0.05)  # predicting nothing leaves the noise's variance
