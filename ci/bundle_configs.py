@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import json
 import logging
@@ -200,7 +201,7 @@ def _references(parser: ConfigParser, reference: str) -> list[tuple[str, Any]]:
     return [
         (f"train#handlers#{i}#{reference}", handler.get(reference))
         for i, handler in enumerate(handlers)
-        if str(handler.get("_target_")).endswith("ValidationHandler")
+        if isinstance(handler, dict) and str(handler.get("_target_")).endswith("ValidationHandler")
     ]
 
 
@@ -212,11 +213,19 @@ def check_repeated_keys(bundle: Path) -> list[str]:
     for key in sorted(set(train) & set(inference) - set(MAY_DIFFER)):
         if train[key] != inference[key]:
             found.append(f"{key}: train.json has {_short(train[key])}, inference.json has {_short(inference[key])}")
-    known = [_step(t) for t in ConfigParser(train).get("validate#preprocessing#transforms", [])]
-    for transform in ConfigParser(inference).get("preprocessing#transforms", []):
+    known = [_step(t) for t in steps(train, "validate#preprocessing")]
+    for transform in steps(inference, "preprocessing"):
         if known and _step(transform) not in known:
             found.append(f"preprocessing: inference.json has a step that validation lacks, {_short(transform)}")
     return found
+
+
+def steps(config: dict[str, Any], where: str) -> list[dict[str, Any]]:
+    """The transforms of a chain, macros put in and lists within it taken apart."""
+    parser = ConfigParser(copy.deepcopy(config))
+    parser.resolve_macro_and_relative_ids()
+    parts = [part if isinstance(part, list) else [part] for part in parser.get(f"{where}#transforms", [])]
+    return [step for part in parts for step in part]
 
 
 def _step(transform: dict[str, Any]) -> dict[str, Any]:
@@ -242,6 +251,7 @@ def check_overlays(bundle: Path) -> list[str]:
         try:
             parser = ConfigParser(read(bundle, *names))
             parser.read_meta(str(config_path(bundle, "metadata")))
+            macros = {value[1:].split("#")[0] for _, value in walk(parser.get()) if str(value).startswith("%")}
             parser.resolve_macro_and_relative_ids()
         except (KeyError, IndexError, ValueError, TypeError) as error:
             found.append(f"{label}: does not merge, {root_cause(error)}")
@@ -250,7 +260,7 @@ def check_overlays(bundle: Path) -> list[str]:
         found += [f"{label}: {where} refers to '@{key}', which is not there" for where, key in dangling]
         own = json.loads(config_path(bundle, names[-1]).read_text(encoding="utf-8"))
         keys = {key.lstrip("+") for key in own if "#" not in key and "::" not in key}
-        unread.setdefault(names[-1], []).append(keys - reached)
+        unread.setdefault(names[-1], []).append(keys - reached - macros)
     for name, sets in unread.items():
         found += [f"{name}.json: nothing reads its {key!r}" for key in sorted(set.intersection(*sets))]
     return found

@@ -34,6 +34,7 @@ from bundle_configs import (
     weights_path,
 )
 from bundle_runs import check_export, check_load, check_network, check_run
+from config_expressions import check_expressions
 
 # ------------------------------------------------------------------------------------------- files and what they say
 
@@ -103,6 +104,7 @@ CHECKS: dict[str, Callable[[Path], list[str]]] = {
     "properties": check_properties,
     "repeated_keys": check_repeated_keys,
     "overlays": check_overlays,
+    "expressions": check_expressions,
     "targets": check_targets,
     "network": check_network,
     "export": check_export,

@@ -54,10 +54,10 @@ def trainer(
         extra, special = {}, {"loss_function": SegmentationLoss()}
     else:
         network = Pix2PixGenerator(4, channels=(4, 8), noise=True)
-        judge = ConditionalPatchDiscriminator(4, channels=4, num_layers=1, norm="BATCH", detail=True)
+        discriminator = ConditionalPatchDiscriminator(4, channels=4, num_layers=1, norm="BATCH", detail=True)
         optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
-        d_optimizer = torch.optim.Adam(judge.parameters(), lr=1e-3)
-        extra = {"discriminator": judge, "d_optimizer": d_optimizer}
+        d_optimizer = torch.optim.Adam(discriminator.parameters(), lr=1e-3)
+        extra = {"discriminator": discriminator, "d_optimizer": d_optimizer}
         special = {"loss_function": ConditionalGANLoss(), **extra}
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 100)
     average = torch.optim.swa_utils.AveragedModel(network, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.9))

@@ -9,6 +9,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
+def stamp(path: str | Path) -> tuple[int, int]:
+    """Size and time of the last change (ns) of a file, by which one is known not to have changed meanwhile."""
+    found = Path(path).stat()
+    return found.st_size, found.st_mtime_ns
+
+
 def sha256(path: str | Path) -> str:
     """SHA-256 of a file, as hex."""
     with Path(path).open("rb") as stream:

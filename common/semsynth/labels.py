@@ -1,13 +1,10 @@
-"""The label vocabulary of composite maps: ids and names (from :mod:`semsynth.vocabulary`), one-hot, range checks."""
+"""Label maps as tensors: one-hot, range checks. Their classes' names are in :mod:`semsynth.vocabulary`."""
 
 from __future__ import annotations
 
 import torch
 
 from .errors import InputError
-from .vocabulary import BACKGROUND, ENDO, FIRST_TISSUE, WALL, class_names, num_classes
-
-__all__ = ["BACKGROUND", "ENDO", "FIRST_TISSUE", "WALL", "check_range", "class_names", "num_classes", "one_hot"]
 
 
 def one_hot(label: torch.Tensor, count: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:

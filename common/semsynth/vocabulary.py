@@ -1,4 +1,4 @@
-"""The classes of composite maps (free of torch)."""
+"""The words that all rooms share: classes of composite maps, splits, planes (free of torch)."""
 
 from __future__ import annotations
 
@@ -7,6 +7,13 @@ BACKGROUND, ENDO, WALL = 0, 1, 2
 
 FIRST_TISSUE = 3
 """Tissue clusters are numbered from here, by rising mean intensity."""
+SPLITS = ("training", "validation", "testing")
+UNLABELLED = "unlabelled"
+"""Key of a datalist's images that have no label map: an autoencoder's training takes them too."""
+OWN_STYLE = "own"
+"""``style_from`` of an inference that gives each volume the style of the very image that its label map belongs to."""
+PLANES = ("sagittal", "coronal", "axial")
+"""Planes by the axis (H, W, D of RAS volumes) along which their slices follow one another."""
 
 
 def num_classes(k: int, *, background: bool = True) -> int:

@@ -10,13 +10,12 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from ignite.engine import Engine
 from monai.bundle import ConfigParser
 from semsynth.data.volumes import read_volume
 from semsynth.errors import InputError
 from semsynth.files import sha256
-from semsynth.handlers import StyleFrom
 from semsynth.networks.latent_diffusion import intensity_style
+from semsynth.synthesis.style import StyleSource
 from tiny_diffusion import diffusion
 from tiny_synthesis import random_weights, synthesise
 
@@ -62,11 +61,9 @@ def test_a_style_is_copied_from_an_image_and_its_map(weights: Path, tiny_dataset
 
 def style_of(image: Path, label: Path, spacing: float = 3.0) -> torch.Tensor:
     network = diffusion()
-    engine = Engine(lambda engine, batch: None)
-    StyleFrom(network, image, label_map=label, spacing=(spacing,) * 3).attach(engine)
-    engine.run([0])
-    assert network.style is not None
-    return network.style
+    style = StyleSource(network, image, label_map=label, spacing=(spacing,) * 3)({})
+    assert style is not None
+    return style
 
 
 def write(path: Path, data: np.ndarray, pad: int = 0, axes: str = "RAS") -> Path:
@@ -94,7 +91,7 @@ def test_the_style_is_that_of_the_classes_on_the_right_voxels(tmp_path: Path) ->
 
 def test_an_image_without_its_map_is_refused() -> None:
     with pytest.raises(InputError, match=r"style_from scan\.nii: a style is the intensity in each class here; give"):
-        StyleFrom(diffusion(), "scan.nii")
+        StyleSource(diffusion(), "scan.nii")
 
 
 def test_the_autoencoder_alone_reconstructs_each_image(weights: Path, tiny_dataset: Path, tmp_path: Path) -> None:

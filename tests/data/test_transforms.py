@@ -9,7 +9,8 @@ from monai.data import MetaTensor
 from semsynth.data.transforms import CropContentd, LoadIntensityd, LoadLabelMapd, RandIntensityCurved, SameGridd
 from semsynth.data.volumes import write_image, write_label
 from semsynth.errors import InputError
-from semsynth.labels import class_names, num_classes, one_hot
+from semsynth.labels import one_hot
+from semsynth.vocabulary import class_names, num_classes
 
 AFFINE = np.diag([1.5, 1.5, 2.0, 1.0])
 

@@ -19,9 +19,9 @@ from semsynth.data.volumes import Volume, read_volume, scale_intensity, write_im
 from semsynth.errors import InputError
 from semsynth.evaluation import collect, evaluate, groups, measure
 from semsynth.evaluation.files import worst_pictures
-from semsynth.evaluation.measure import Measurer, Memory
+from semsynth.evaluation.measure import MeasurementStore, Measurer
 from semsynth.evaluation.painting import average_means, class_means, paint
-from semsynth.evaluation.scores import FLOOR, PAINTED_OWN, PAINTED_TRAINING, Collected, feature_rows, paired_scores
+from semsynth.evaluation.scores import FLOOR, PAINTING_OWN, PAINTING_TRAINING, Collected, feature_rows, paired_scores
 from semsynth.evaluation.sources import RealCase, load_real
 from semsynth.evaluation.systems import load_system, pair
 from semsynth.evaluation.uncertainty import (
@@ -259,35 +259,35 @@ def test_training_means_are_those_of_the_training_cases_alone(dataset):
 # ---- draws
 
 
-@pytest.mark.parametrize(("painted", "pool", "n"), [(16, 64, 16), (4, 6, 4), (6, 3, 2)])
-def test_draws_of_other_cases_have_one_size_and_no_duplicates(painted, pool, n):
-    ours, others = [f"a{i}" for i in range(painted)], [f"b{i}" for i in range(pool)]
+@pytest.mark.parametrize(("scored", "pool", "n"), [(16, 64, 16), (4, 6, 4), (6, 3, 2)])
+def test_draws_of_other_cases_have_one_size_and_no_duplicates(scored, pool, n):
+    ours, others = [f"a{i}" for i in range(scored)], [f"b{i}" for i in range(pool)]
     draws = make_draws(ours, others, n, 25, seed=0)
-    assert all(len(set(d.painted)) == len(set(d.reference)) == n for d in draws)
+    assert all(len(set(d.scored)) == len(set(d.reference)) == n for d in draws)
     assert len({d.reference for d in draws}) > 1
     assert draws == make_draws(ours, others, n, 25, seed=0) != make_draws(ours, others, n, 25, seed=1)
 
 
-def test_the_painted_cases_are_never_in_the_reference():
+def test_the_scored_cases_are_never_in_the_reference():
     pool = [f"a{i}" for i in range(64)]
     draws = make_draws(pool, pool, 16, 50, seed=3)
-    assert all(not set(d.painted) & set(d.reference) for d in draws)
-    assert len({case for d in draws for case in d.painted}) > 60, "every draw takes other painted cases"
+    assert all(not set(d.scored) & set(d.reference) for d in draws)
+    assert len({case for d in draws for case in d.scored}) > 60, "every draw takes other scored cases"
     mixed = make_draws([*pool[:8], "x", "y"], pool, 5, 50, seed=3)
-    assert all(not set(d.painted) & set(d.reference) for d in mixed)
-    assert {"x", "y"} <= {case for d in mixed for case in d.painted}
+    assert all(not set(d.scored) & set(d.reference) for d in mixed)
+    assert {"x", "y"} <= {case for d in mixed for case in d.scored}
 
 
 def test_the_largest_n_is_what_can_be_drawn():
     names = [f"c{i}" for i in range(12)]
     for a, b in itertools.product(range(1, 12, 3), range(1, 12, 3)):
         for start in (0, 2, 5):
-            painted, pool = names[:a], names[start : start + b]
-            n = largest_n(painted, pool)
+            scored, pool = names[:a], names[start : start + b]
+            n = largest_n(scored, pool)
             if n >= 2:
-                make_draws(painted, pool, n, 3, seed=0)
+                make_draws(scored, pool, n, 3, seed=0)
             with pytest.raises(InputError, match="2 or more synthetic cases"):
-                make_draws(painted, pool, n + 1, 3, seed=0)
+                make_draws(scored, pool, n + 1, 3, seed=0)
 
 
 def test_systems_share_their_draws():
@@ -306,7 +306,7 @@ def test_systems_share_their_draws():
         return rows[case]
 
     values = over_draws({"x": lambda c, s: rows[c], "y": features}, lambda c, s: rows[c], draws, metric)
-    assert numbers == [draw.sample for draw in draws for _ in draw.painted] and len(set(numbers)) == 20
+    assert numbers == [draw.sample for draw in draws for _ in draw.scored] and len(set(numbers)) == 20
     assert np.array_equal(values["x"], values["y"]) and seen[::2] == seen[1::2] and len(values["x"]) == 20
 
 
@@ -372,11 +372,11 @@ def test_paired_metrics_are_those_of_the_volumes(results, dataset, systems):
 
 
 def test_painting_rows_are_in_every_paired_table(results):
-    own, known = (score(results, "unseen", row, "psnr").value for row in (PAINTED_OWN, PAINTED_TRAINING))
+    own, known = (score(results, "unseen", row, "psnr").value for row in (PAINTING_OWN, PAINTING_TRAINING))
     assert own > known
     for title in ("Similarity to the real image, unseen", "Similarity to the real image, label maps of training"):
         names = [row[0].text for row in table(results, title).rows]
-        assert names[:2] == [PAINTED_TRAINING, PAINTED_OWN] and "good, conditional mean" in names
+        assert names[:2] == [PAINTING_TRAINING, PAINTING_OWN] and "good, conditional mean" in names
 
 
 def test_the_pairwise_distance_is_that_of_all_pairs():
@@ -442,10 +442,10 @@ def test_differences_are_paired(results):
     assert found["good", "poor", "psnr"].value == pytest.approx(
         score(results, "unseen", "good", "psnr").value - score(results, "unseen", "poor", "psnr").value
     )
-    assert ("poor", PAINTED_TRAINING, "ms_ssim") in found and 0 < found["good", "poor", "psnr"].p <= 1
-    assert found["good", PAINTED_TRAINING, "fid"].high < 0
-    better = found["good, conditional mean", PAINTED_TRAINING, "psnr"].value
-    assert better > found["good", PAINTED_TRAINING, "psnr"].value + 5
+    assert ("poor", PAINTING_TRAINING, "ms_ssim") in found and 0 < found["good", "poor", "psnr"].p <= 1
+    assert found["good", PAINTING_TRAINING, "fid"].high < 0
+    better = found["good, conditional mean", PAINTING_TRAINING, "psnr"].value
+    assert better > found["good", PAINTING_TRAINING, "psnr"].value + 5
 
 
 def test_what_a_system_was_trained_with_is_not_compared(results):
@@ -483,7 +483,7 @@ def test_faithfulness_is_held_against_the_real_images(results):
 
 
 def test_noise_shows_between_slices(results):
-    ratios = [score(results, "unseen", row, "slices_axial").value for row in (PAINTED_OWN, "good")]
+    ratios = [score(results, "unseen", row, "slices_axial").value for row in (PAINTING_OWN, "good")]
     assert ratios[0] < 1 < ratios[1]
 
 
@@ -547,7 +547,7 @@ def test_without_labels_or_training_cases_the_rest_is_still_there(dataset, syste
             path.unlink()
     found = evaluate({"x": str(made)}, flat, tmp_path / "out", extractors=[], draws=20)
     assert {s.group for s in found.scores} == {"all"} and score(found, "all", "x", "psnr").n == 4
-    assert "give --train-real" in caplog.text and not any(s.row == PAINTED_OWN for s in found.scores)
+    assert "give --train-real" in caplog.text and not any(s.row == PAINTING_OWN for s in found.scores)
 
 
 def test_one_case_has_no_distribution_but_everything_else(dataset, systems, judge_file, tmp_path):
@@ -596,14 +596,14 @@ def test_several_classes_of_a_judge_are_scored_each_and_on_average(dataset, judg
 
 
 def test_what_was_measured_is_found_by_all_that_it_depends_on(tmp_path):
-    memory, calls = Memory(tmp_path), []
+    store, calls = MeasurementStore(tmp_path), []
 
     def compute():
         calls.append(1)
         return {"x": np.arange(3)}
 
     for key in (["a", 1], ["a", 1], ["a", 2]):
-        assert np.array_equal(memory.recall(key, compute)["x"], np.arange(3))
+        assert np.array_equal(store.recall(key, compute)["x"], np.arange(3))
     assert len(calls) == 2 and not list(tmp_path.glob(".*"))
 
 

@@ -126,22 +126,22 @@ def test_padding_of_a_prepared_reference_case_is_cut_away(tmp_path):
     assert cut["fid_la_unet_judge"] == pytest.approx(plain["fid_la_unet_judge"], rel=1e-4)
 
 
-def test_without_reference_the_painted_cases_own_images_are_the_real_side_and_a_warning_says_so_once(caplog):
+def test_without_reference_the_scored_cases_own_images_are_the_real_side_and_a_warning_says_so_once(caplog):
     cases = [case(i) for i in range(3)]
     with caplog.at_level(logging.WARNING, "semsynth"):
         engine = evaluate(cases, EvaluationHandler([extractor()], paired=()), epochs=2)
     expected = float(fid(by_hand(cases), by_hand(cases, "real")))
     assert engine.state.metrics["fid_la_unet_judge"] == pytest.approx(expected, rel=1e-5)
-    assert engine.state.metric_about["kid_la_unet_judge"]["reference"] == "the painted cases' own"
-    assert caplog.text.count("against the real volumes of the painted cases themselves") == 1
+    assert engine.state.metric_about["kid_la_unet_judge"]["reference"] == "the scored cases' own"
+    assert caplog.text.count("against the real volumes of the scored cases themselves") == 1
 
 
-def test_reference_cases_that_are_painted_too_are_warned_of(tmp_path, caplog):
+def test_reference_cases_that_are_scored_too_are_warned_of(tmp_path, caplog):
     cases = [case(i) for i in range(3)]
     entries = write_reals(tmp_path, [case(i) for i in (2, 10)])
     with caplog.at_level(logging.WARNING, "semsynth"):
         evaluate(cases, EvaluationHandler([extractor()], reference=entries))
-    assert "1 reference cases are painted ones too (case2, …)" in caplog.text
+    assert "1 reference cases are scored ones too (case2, …)" in caplog.text
 
 
 def test_without_real_volumes_distances_remain_and_paired_metrics_are_left_out():

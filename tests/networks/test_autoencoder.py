@@ -203,7 +203,7 @@ def test_upsampling_after_the_convolution_is_upsampling_before_it() -> None:
 # ---- the loss
 
 
-def judge() -> ConditionalPatchDiscriminator:
+def patch_discriminator() -> ConditionalPatchDiscriminator:
     torch.manual_seed(0)
     return ConditionalPatchDiscriminator(4, channels=4, num_layers=1, norm="volume_instance", label_encoding="one_hot")
 
@@ -232,7 +232,7 @@ def loss(**weights: float) -> AutoencoderLoss:
     ],
 )
 def test_each_term_reaches_what_it_should_and_no_more(weight: str, term: str, reaches_decoder: bool) -> None:
-    network, discriminator = tiny().train(), judge().requires_grad_(False)
+    network, discriminator = tiny().train(), patch_discriminator().requires_grad_(False)
     label, image = volumes((16, 16, 16))
     made = network(label, image)
     terms = loss(**{weight: 2.0}).generator(discriminator, label, made.pred, image, (made.mean, made.log_variance))
@@ -245,7 +245,7 @@ def test_each_term_reaches_what_it_should_and_no_more(weight: str, term: str, re
 
 
 def test_the_discriminators_terms_do_not_reach_the_autoencoder() -> None:
-    network, discriminator = tiny().train(), judge()
+    network, discriminator = tiny().train(), patch_discriminator()
     label, image = volumes((16, 16, 16))
     objective = loss(r1_weight=1.0, adversarial_weight=1.0)
     terms = objective.discriminator(discriminator, label, network(label, image).pred.detach(), image)
@@ -267,8 +267,8 @@ def test_weights_are_factors_and_zero_leaves_a_term_out() -> None:
     )
     for name in one:
         torch.testing.assert_close(three[name], 3 * one[name])
-    assert loss().generator(judge(), label, made.pred, image, posterior) == {}
-    assert loss().penalty(judge(), label, image) == {}
+    assert loss().generator(patch_discriminator(), label, made.pred, image, posterior) == {}
+    assert loss().penalty(patch_discriminator(), label, image) == {}
     assert loss(l1_weight=1.0).in_loss == []
     assert loss(perceptual_weight=1.0).in_loss == [{"name": "difference", "sha256": "0"}]
 
@@ -311,7 +311,7 @@ def test_bad_losses_are_named(kwargs: dict[str, Any], message: str) -> None:
 
 
 def train(data: Path, epochs: int, warm_up: int, **weights: float) -> tuple[AutoencoderTrainer, list[list[str]]]:
-    network, discriminator = tiny().train(), judge()
+    network, discriminator = tiny().train(), patch_discriminator()
     seen: list[list[str]] = []
     usual = {"l1_weight": 1.0, "kl_weight": 1e-3, "adversarial_weight": 0.1, "r1_weight": 1.0}
     trainer = AutoencoderTrainer(
@@ -328,7 +328,7 @@ def train(data: Path, epochs: int, warm_up: int, **weights: float) -> tuple[Auto
 
 
 def test_the_adversarial_part_begins_after_the_warm_up(tiny_dataset: Path) -> None:
-    before = [p.detach().clone() for p in judge().parameters()]
+    before = [p.detach().clone() for p in patch_discriminator().parameters()]
     trainer, seen = train(tiny_dataset, 2, 2)
     assert all(names == ["g_kl", "g_l1"] for names in seen)
     assert all(torch.equal(a, b) for a, b in zip(before, trainer.discriminator.parameters(), strict=True))

@@ -46,28 +46,28 @@ def test_there_is_one_list_of_features_per_scale_with_the_logits_last():
 
 
 @pytest.mark.parametrize("detail", [False, True])
-def test_the_second_scale_judges_averaged_image_and_fractions_of_classes(detail):
-    judge, (label, image) = multi_scale(detail=detail), pair(32, 32, 24)
-    first, second = judge(label, image)
-    assert all(map(torch.equal, first, judge.finest(label, image)))
-    expected = judge.coarser[0].features(by_hand(one_hot(label, 4)), by_hand(image))
+def test_the_second_scale_sees_averaged_image_and_fractions_of_classes(detail):
+    discriminator, (label, image) = multi_scale(detail=detail), pair(32, 32, 24)
+    first, second = discriminator(label, image)
+    assert all(map(torch.equal, first, discriminator.finest(label, image)))
+    expected = discriminator.coarser[0].features(by_hand(one_hot(label, 4)), by_hand(image))
     assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(second, expected, strict=True))
 
 
 def test_the_second_scale_is_blind_to_a_checkerboard_that_the_first_one_sees():
-    judge, (label, image) = multi_scale().eval(), pair(24, 24, 24)
+    discriminator, (label, image) = multi_scale().eval(), pair(24, 24, 24)
     image = 0.25 + 0.5 * image
     board = (torch.arange(24).view(-1, 1, 1) + torch.arange(24).view(-1, 1) + torch.arange(24)) % 2 * 0.2 - 0.1
-    plain, noisy = judge(label, image), judge(label, image + board)
+    plain, noisy = discriminator(label, image), discriminator(label, image + board)
     assert not torch.allclose(plain[0][-1], noisy[0][-1], atol=1e-2)
     assert torch.allclose(plain[1][-1], noisy[1][-1], atol=1e-4)
 
 
 def test_a_scalar_map_is_never_averaged_into_another_class():
-    judge, (label, image) = multi_scale(label_encoding="scalar"), pair(25, 24, 23)
-    assert next(judge.parameters()).shape[1] == 2
-    second = judge(label, image)[1]
-    expected = judge.coarser[0](label[:, :, ::2, ::2, ::2], halved(image))
+    discriminator, (label, image) = multi_scale(label_encoding="scalar"), pair(25, 24, 23)
+    assert next(discriminator.parameters()).shape[1] == 2
+    second = discriminator(label, image)[1]
+    expected = discriminator.coarser[0](label[:, :, ::2, ::2, ::2], halved(image))
     assert all(map(torch.equal, second, expected))
 
 
@@ -78,10 +78,11 @@ def test_halving_an_odd_size_averages_what_is_left_at_the_border_alone():
 
 
 def test_each_scale_has_weights_of_its_own_and_all_are_trained():
-    judge = multi_scale()
-    assert not torch.equal(judge.finest.net.initial_conv.conv.weight, judge.coarser[0].net.initial_conv.conv.weight)
-    sum(scale[-1].square().mean() for scale in judge(*pair(24, 24, 24))).backward()
-    assert all(weight.grad is not None and weight.grad.isfinite().all() for weight in judge.parameters())
+    discriminator = multi_scale()
+    first, second = (part.net.initial_conv.conv.weight for part in (discriminator.finest, discriminator.coarser[0]))
+    assert not torch.equal(first, second)
+    sum(scale[-1].square().mean() for scale in discriminator(*pair(24, 24, 24))).backward()
+    assert all(weight.grad is not None and weight.grad.isfinite().all() for weight in discriminator.parameters())
 
 
 # -------------------------------------------------------------------------------------------------- sizes, norms, types
@@ -90,10 +91,10 @@ def test_each_scale_has_weights_of_its_own_and_all_are_trained():
 @pytest.mark.parametrize("size", [(32, 32, 16), (33, 17, 5), (7, 40, 2), (1, 1, 1)])
 @pytest.mark.parametrize("label_encoding", ["one_hot", "scalar"])
 @pytest.mark.parametrize("norm", ["INSTANCE", "volume_instance"])
-def test_odd_sizes_and_thin_volumes_are_judged_in_training(size, label_encoding, norm):
-    judge = multi_scale(num_layers=3, detail=True, label_encoding=label_encoding, norm=norm).train()
+def test_odd_sizes_and_thin_volumes_are_seen_in_training(size, label_encoding, norm):
+    discriminator = multi_scale(num_layers=3, detail=True, label_encoding=label_encoding, norm=norm).train()
     label, image = pair(*size, batch=2)
-    features = judge(label, image.requires_grad_())
+    features = discriminator(label, image.requires_grad_())
     assert all(map(torch.all, (f.isfinite() for scale in features for f in scale)))
     sum(scale[-1].sum() for scale in features).backward()
     assert image.grad.abs().sum() > 0
@@ -101,10 +102,10 @@ def test_odd_sizes_and_thin_volumes_are_judged_in_training(size, label_encoding,
 
 @pytest.mark.parametrize("spectral", [False, True])
 def test_it_computes_under_bfloat16_in_channels_last(spectral):
-    judge = multi_scale(spectral=spectral, norm="volume_instance", scales=3).eval()
+    discriminator = multi_scale(spectral=spectral, norm="volume_instance", scales=3).eval()
     label, image = pair(33, 24, 20, batch=2)
-    expected = judge(label, image)
-    last = copy.deepcopy(judge).to(memory_format=torch.channels_last_3d)
+    expected = discriminator(label, image)
+    last = copy.deepcopy(discriminator).to(memory_format=torch.channels_last_3d)
     close = last(label, image.to(memory_format=torch.channels_last_3d))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         coarse = last(label, image.to(memory_format=torch.channels_last_3d))
@@ -122,17 +123,17 @@ def test_both_instance_norms_start_as_the_same_function():
 
 
 def test_spectral_norm_bounds_every_convolution_and_its_weights_are_trained_and_kept():
-    judge = multi_scale(spectral=True).train()
+    discriminator = multi_scale(spectral=True).train()
     for _ in range(30):  # each use of a weight is one step of the power iteration
-        judge(*pair(24, 24, 24))
-    judge.eval()
-    largest = [float(torch.linalg.matrix_norm(c.weight.detach().flatten(1), 2)) for c in convolutions(judge)]
+        discriminator(*pair(24, 24, 24))
+    discriminator.eval()
+    largest = [float(torch.linalg.matrix_norm(c.weight.detach().flatten(1), 2)) for c in convolutions(discriminator)]
     assert len(largest) == 8 and largest == pytest.approx([1.0] * 8, abs=0.1)
     plain = multi_scale().eval()
     assert max(float(torch.linalg.matrix_norm(c.weight.detach().flatten(1), 2)) for c in convolutions(plain)) > 1.2
     fresh = multi_scale(spectral=True).eval()
-    fresh.load_state_dict(judge.state_dict())
-    assert torch.equal(fresh(*pair(24, 24, 24))[1][-1], judge(*pair(24, 24, 24))[1][-1])
+    fresh.load_state_dict(discriminator.state_dict())
+    assert torch.equal(fresh(*pair(24, 24, 24))[1][-1], discriminator(*pair(24, 24, 24))[1][-1])
 
 
 # ------------------------------------------------------------------------------------------------------- the single one
@@ -149,11 +150,11 @@ def test_the_single_discriminator_keeps_the_names_of_its_weights():
 
 @pytest.mark.parametrize("label_encoding", ["one_hot", "scalar"])
 def test_a_map_may_be_given_encoded(label_encoding):
-    judge = ConditionalPatchDiscriminator(4, channels=4, num_layers=1, label_encoding=label_encoding).eval()
+    discriminator = ConditionalPatchDiscriminator(4, channels=4, num_layers=1, label_encoding=label_encoding).eval()
     label, image = pair(8, 8, 8)
-    condition = judge.encode(label, image.dtype)
-    assert condition.min() == (-1 if judge.scalar else 0) and condition.max() == 1
-    assert all(map(torch.equal, judge(label, image), judge.features(condition, image)))
+    condition = discriminator.encode(label, image.dtype)
+    assert condition.min() == (-1 if discriminator.scalar else 0) and condition.max() == 1
+    assert all(map(torch.equal, discriminator(label, image), discriminator.features(condition, image)))
 
 
 @pytest.mark.parametrize(

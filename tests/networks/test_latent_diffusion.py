@@ -253,13 +253,12 @@ def test_equal_maps_of_a_batch_share_their_conditioning() -> None:
     network, made = diffusion(), []
     conditioning = network.conditioning
     network.conditioning = lambda *a, **k: (made.append(1), conditioning(*a, **k))[1]  # type: ignore[method-assign]
-    network.noise_seeds = [4, 9, 4]
-    batch = network(torch.cat([label_map(), label_map(), label_map(seed=7)]))
+    batch = network(torch.cat([label_map(), label_map(), label_map(seed=7)]), noise_seeds=[4, 9, 4])
     assert len(made) == 2
     assert torch.equal(batch[:2], network.synthesize(label_map(), [4, 9]))
     assert torch.equal(batch[2:], network.synthesize(label_map(seed=7), [4]))
     with pytest.raises(InputError, match="one per item of the batch, got 3 for 1"):
-        network(label_map())
+        network(label_map(), noise_seeds=[4, 9, 4])
 
 
 def test_out_of_memory_names_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -285,8 +284,7 @@ def test_a_copy_is_compiled_with_its_own_weights() -> None:
 
 def test_the_bar_may_be_another_ones() -> None:
     network, shares = diffusion(progress=True, steps=4), []
-    network.on_step = shares.append
-    network.synthesize(label_map(), [0])
+    network(label_map(), on_step=shares.append)
     assert shares == [0.25] * 4
 
 
@@ -401,8 +399,9 @@ def test_seeds_draw_styles_and_a_given_style_takes_their_place() -> None:
     network = diffusion()
     drawn = network.synthesize(label_map(), [0])
     assert torch.equal(network.synthesize(label_map(), [0], style=network.draw_style(0)), drawn)
-    network.style = network.draw_style(77)
-    assert not torch.equal(network.synthesize(label_map(), [0]), drawn)
+    given = network(label_map(), style=network.draw_style(77))
+    assert not torch.equal(given, drawn)
+    assert torch.equal(given, network.synthesize(label_map(), [0], style=network.draw_style(77)))
 
 
 def test_a_network_without_style_says_so() -> None:

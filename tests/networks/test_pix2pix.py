@@ -112,26 +112,28 @@ def test_one_voxel_becomes_the_bias():
 
 def test_discriminator_sees_label_map_and_image():
     torch.manual_seed(0)
-    judge = ConditionalPatchDiscriminator(4, channels=4, num_layers=2).eval()
+    discriminator = ConditionalPatchDiscriminator(4, channels=4, num_layers=2).eval()
     label, image = label_map(16, 16, 16), torch.rand(1, 1, 16, 16, 16)
-    logits = judge(label, image)[-1]
+    logits = discriminator(label, image)[-1]
     assert logits.shape[:2] == (1, 1) and logits[0, 0].numel() > 1
-    assert not torch.allclose(judge(label_map(16, 16, 16, seed=1), image)[-1], logits)
-    assert not torch.allclose(judge(label, image.flip(2))[-1], logits)
-    assert next(judge.parameters()).shape[1] == 2, "paper: one label and one image channel"
+    assert not torch.allclose(discriminator(label_map(16, 16, 16, seed=1), image)[-1], logits)
+    assert not torch.allclose(discriminator(label, image.flip(2))[-1], logits)
+    assert next(discriminator.parameters()).shape[1] == 2, "paper: one label and one image channel"
     assert next(ConditionalPatchDiscriminator(4, label_encoding="one_hot").parameters()).shape[1] == 5
 
 
 def test_the_detail_channel_is_blind_to_smooth_brightness():
     torch.manual_seed(0)
-    judge = ConditionalPatchDiscriminator(4, channels=4, num_layers=1, detail=True).eval()
-    first = judge.net.initial_conv.conv.weight
+    discriminator = ConditionalPatchDiscriminator(4, channels=4, num_layers=1, detail=True).eval()
+    first = discriminator.net.initial_conv.conv.weight
     assert first.shape[1] == 3
     with torch.no_grad():
         first[:, :2] = 0  # only the detail is seen
     label, image = label_map(16, 16, 16), torch.rand(1, 1, 16, 16, 16) * 0.5
-    assert torch.allclose(judge(label, image)[-1], judge(label, image + 0.2)[-1], atol=1e-4)
-    assert not torch.allclose(judge(label, image)[-1], judge(label, image.mean().expand_as(image))[-1], atol=1e-2)
+    assert torch.allclose(discriminator(label, image)[-1], discriminator(label, image + 0.2)[-1], atol=1e-4)
+    assert not torch.allclose(
+        discriminator(label, image)[-1], discriminator(label, image.mean().expand_as(image))[-1], atol=1e-2
+    )
 
 
 def test_settings_out_of_range_are_named():
@@ -169,6 +171,6 @@ def test_windows_begin_at_multiples_where_a_network_takes_every_nth_voxel_of_the
         assert all((whole - value).abs().min() < 1e-6 for value in window.flatten()), "voxels between the coarse ones"
 
 
-def test_a_thin_stack_can_be_judged():
-    judge = ConditionalPatchDiscriminator(4, channels=4, num_layers=3).eval()
-    assert judge(label_map(32, 24, 5), torch.rand(1, 1, 32, 24, 5))[-1].isfinite().all()
+def test_a_thin_stack_can_be_discriminated():
+    discriminator = ConditionalPatchDiscriminator(4, channels=4, num_layers=3).eval()
+    assert discriminator(label_map(32, 24, 5), torch.rand(1, 1, 32, 24, 5))[-1].isfinite().all()

@@ -133,7 +133,7 @@ def test_map_and_seed_make_the_volume_and_the_global_random_numbers_are_left_alo
     torch.rand(3)
     assert torch.equal(network(label), first)
     torch.set_rng_state(state)
-    network(label), network.modulation(label), network.draw_style(label, 3)
+    network(label), network.modulation(label), network.draw_style(3)
     assert torch.equal(torch.get_rng_state(), state)
     assert differ(first, other(label)) and differ(first, network(label_map(9, 8, 7, seed=1)))
 
@@ -141,11 +141,22 @@ def test_map_and_seed_make_the_volume_and_the_global_random_numbers_are_left_alo
 def test_both_the_style_and_the_noise_are_of_the_seed():
     label = label_map(9, 8, 7)
     network, other = generator(), generator(noise_seed=1)
-    assert differ(network.draw_style(label, 0), network.draw_style(label, 1), 0.1)
-    network.style = other.style = torch.zeros(1, STYLE)
-    assert differ(network(label), other(label)), "only the style changes with the seed"
+    assert differ(network.draw_style(0), network.draw_style(1), 0.1)
+    same = torch.zeros(1, STYLE)
+    assert differ(network(label, style=same), other(label, style=same)), "only the style changes with the seed"
     quiet, other = generator(noise=False), generator(noise=False, noise_seed=1)
     assert differ(quiet(label), other(label)), "only the noise changes with the seed"
+
+
+def test_seeds_that_are_given_take_the_place_of_the_networks_own():
+    label, network = label_map(9, 8, 7, batch=2), generator()
+    expected = generator(noise_seed=6)(label)
+    assert torch.equal(network(label, noise_seeds=[6]), expected) and torch.equal(
+        network(label, noise_seeds=[6, 6]), expected
+    )
+    assert network.noise_seed == 0
+    with pytest.raises(InputError, match=r"several samples in one batch would share a seed, got \[6, 7\]"):
+        network(label, noise_seeds=[6, 7])
 
 
 def heard(network: SPADEGenerator) -> list[torch.Tensor]:
@@ -175,7 +186,7 @@ def test_a_second_channel_takes_the_place_of_the_networks_noise(training):
     with torch.no_grad():
         first, again = (network(torch.cat([label, field], dim=1)) for _ in range(2))
         assert torch.equal(first, again) and differ(first, network(torch.cat([label, -field], dim=1)))
-        cached = network.decode(network.modulation(label), network.draw_style(label, 0), field)
+        cached = network.decode(network.modulation(label), network.draw_style(0), field)
     close(cached, first)
     for given, stride in zip(fields, (4, 2, 1), strict=False):
         assert torch.equal(given, field[:, :, ::stride, ::stride, ::stride])
@@ -192,16 +203,15 @@ def test_noise_is_drawn_anew_in_every_training_step_and_without_it_training_is_d
 
 
 def test_every_source_of_noise_is_heard():
-    label, network = label_map(8, 8, 8), generator()
-    network.style = torch.zeros(1, STYLE)
+    label, network, style = label_map(8, 8, 8), generator(), torch.zeros(1, STYLE)
     strengths = [module for module in network.modules() if hasattr(module, "strength")]
     assert len(strengths) == 3
-    base = network(label)
+    base = network(label, style=style)
     for module in strengths:
         with torch.no_grad():
             kept = module.strength.clone()
             module.strength.zero_()
-            assert differ(network(label), base, 1e-3)
+            assert differ(network(label, style=style), base, 1e-3)
             module.strength.copy_(kept)
 
 
@@ -213,8 +223,9 @@ def test_a_volume_does_not_depend_on_its_neighbours_in_the_batch():
     same = network(label[:1].expand(2, -1, -1, -1, -1))
     assert differ(same[0], same[1]), "two places of a batch share style and noise"
     network = generator(noise=False)
-    network.style = styles(1)
-    close(network(label), torch.cat([network(item[None]) for item in label]), atol=1e-5)
+    style = styles(1)
+    alone = torch.cat([network(item[None], style=style) for item in label])
+    close(network(label, style=style), alone, atol=1e-5)
 
 
 def test_class_indices_may_be_of_any_number_type_and_are_left_alone():
@@ -229,13 +240,12 @@ def test_class_indices_may_be_of_any_number_type_and_are_left_alone():
 @pytest.mark.parametrize("labels", ["fractions", "nearest"])
 def test_an_object_moved_by_the_coarsest_stride_moves_in_the_image(axis, labels):
     network = generator(noise=False, labels=labels).double()
-    network.style = styles(1).double()
-    outputs = []
+    style, outputs = styles(1).double(), []
     for start in (40, 44):
         label = torch.zeros(1, 1, 96, 4, 4, dtype=torch.float64)
         label[:, :, start : start + 5, 1:, 2:] = 2
         label[:, :, start + 2, 1] = 1
-        outputs.append(network(label.transpose(2, axis)).transpose(2, axis))
+        outputs.append(network(label.transpose(2, axis), style=style).transpose(2, axis))
     first, second = outputs
     assert differ(first, second, 0.01)
     close(second[:, :, 28:68], first[:, :, 24:64], atol=1e-7)
@@ -275,13 +285,13 @@ def test_drawn_styles_are_normal_and_independent():
 
 def test_a_drawn_style_is_a_function_of_the_seed_alone_and_is_scaled():
     network = generator()
-    one, three = (network.draw_style(label_map(*size, batch=n), 3) for size, n in (((4, 4, 4), 1), ((9, 8, 7), 3)))
-    assert one.shape == (1, STYLE) and torch.equal(one, three) and differ(one, network.draw_style(one, 4), 0.1)
-    close(generator(style_scale=0.5).draw_style(label_map(4, 4, 4), 3), 0.5 * one)
-    assert generator(style_scale=0.0).draw_style(label_map(4, 4, 4), 3).abs().max() == 0
+    one, again = (network.draw_style(3) for _ in range(2))
+    assert one.shape == (1, STYLE) and torch.equal(one, again) and differ(one, network.draw_style(4), 0.1)
+    close(generator(style_scale=0.5).draw_style(3), 0.5 * one)
+    assert generator(style_scale=0.0).draw_style(3).abs().max() == 0
     label = label_map(9, 8, 7)
     scaled = generator(style_scale=0.5, noise_seed=4)
-    close(scaled(label), scaled.decode(scaled.modulation(label), 0.5 * network.draw_style(label, 4)))
+    close(scaled(label), scaled.decode(scaled.modulation(label), 0.5 * network.draw_style(4)))
 
 
 def posteriors(count: int, channels: int = STYLE, rank: int = 2) -> torch.Tensor:
@@ -297,7 +307,7 @@ def covariance(values: torch.Tensor) -> torch.Tensor:
 
 def drawn_styles(network: SPADEGenerator, count: int) -> torch.Tensor:
     """One style for each of the first seeds, ``(count, Z)``."""
-    return torch.cat([network.draw_style(torch.zeros(1), seed) for seed in range(count)])
+    return torch.cat([network.draw_style(seed) for seed in range(count)])
 
 
 def test_styles_are_drawn_as_the_encoder_gave_them_in_training():
@@ -343,10 +353,8 @@ def test_moments_of_styles_stand_mixed_precision_and_weights_in_float16(amp, hal
 def test_a_given_style_takes_the_place_of_a_drawn_one(batch):
     network, label = generator(), label_map(9, 8, 7, batch=batch)
     drawn, style = network(label), styles(1)
-    network.style = style
-    close(network(label), network.decode(network.modulation(label), style.expand(batch, -1)))
-    assert differ(network(label), drawn) and torch.equal(style, styles(1))
-    network.style = None
+    close(network(label, style=style), network.decode(network.modulation(label), style.expand(batch, -1)))
+    assert differ(network(label, style=style), drawn) and torch.equal(style, styles(1))
     assert torch.equal(network(label), drawn)
 
 
@@ -365,7 +373,7 @@ def test_a_generator_without_style():
 @pytest.mark.parametrize("arguments", [{}, {"style_channels": 0}, {"noise": False}, {"labels": "nearest"}])
 def test_decoding_a_cached_modulation_is_the_forward_pass(arguments):
     network, label = generator(**arguments), label_map(9, 6, 7, batch=2)
-    style = network.draw_style(label, 0) if network.style_channels else None
+    style = network.draw_style(0) if network.style_channels else None
     modulation = network.modulation(label)
     assert isinstance(modulation, LabelModulation) and modulation.size == (9, 6, 7)
     for _ in range(2):
@@ -394,8 +402,7 @@ def test_gradients_flow_through_the_modulation():
     weight = torch.rand(2, 1, 6, 5, 7, dtype=torch.float64)
     alone = []
     for i in range(2):
-        network.style = style[i : i + 1]
-        alone.append((network(label) * weight[i]).sum())
+        alone.append((network(label, style=style[i : i + 1]) * weight[i]).sum())
     direct = torch.autograd.grad(sum(alone), [p for _, p in wanted])
     output = network.decode(network.modulation(label), style)
     cached = torch.autograd.grad((output * weight).sum(), [p for _, p in wanted])
@@ -504,7 +511,7 @@ def test_mixed_precision_gives_nearly_the_volume_of_float32():
     expected = network(label)
     for grad in (False, True):
         with torch.set_grad_enabled(grad), torch.autocast("cpu", dtype=torch.bfloat16):
-            out, cached = network(label), network.decode(network.modulation(label), network.draw_style(label, 0))
+            out, cached = network(label), network.decode(network.modulation(label), network.draw_style(0))
         assert out.dtype == torch.float32 and (out - expected).abs().mean() < 0.01
         assert (out - expected).abs().max() < 0.08 and (cached - out).abs().max() < 0.05
 
@@ -558,12 +565,10 @@ def test_an_exported_generator_gives_the_eager_volume():
 
 def test_the_state_makes_the_same_generator_again(tmp_path):
     network, other, label = generator(), generator(seed=1), label_map(9, 8, 7)
-    network.style = styles(1)
     network.count_styles(styles(3), torch.zeros(3, STYLE), 0.5)
     assert set(network.state_dict()) == {n for n, _ in network.named_parameters()} | {"style_mean", "style_covariance"}
     torch.save(network.state_dict(), tmp_path / "model.pt")
     other.load_state_dict(torch.load(tmp_path / "model.pt", weights_only=True))
-    network.style = None
     assert torch.equal(other(label), network(label))
     assert torch.equal(copy.deepcopy(network)(label), network(label))
 
@@ -613,17 +618,17 @@ def loss(**weights) -> VariationalGANLoss:
 def trainer(loss_function: VariationalGANLoss | None = None, *, network: dict | None = None, **arguments):
     model = generator(**(network or {}))
     torch.manual_seed(0)
-    judge = MultiScaleDiscriminator(CLASSES, scales=2, channels=4, num_layers=1)
+    discriminator = MultiScaleDiscriminator(CLASSES, scales=2, channels=4, num_layers=1)
     lr = arguments.pop("lr", 1e-2)
     defaults = {
         "device": torch.device("cpu"),
         "max_epochs": 1,
         "train_data_loader": batches(),
         "optimizer": torch.optim.SGD(model.parameters(), lr=lr),
-        "d_optimizer": torch.optim.SGD(judge.parameters(), lr=lr),
+        "d_optimizer": torch.optim.SGD(discriminator.parameters(), lr=lr),
     }
     return VariationalGANTrainer(
-        network=model, discriminator=judge, loss_function=loss_function or loss(), **(defaults | arguments)
+        network=model, discriminator=discriminator, loss_function=loss_function or loss(), **(defaults | arguments)
     )
 
 

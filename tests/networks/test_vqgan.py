@@ -146,11 +146,11 @@ def test_bad_codebooks_are_refused(bad: dict[str, Any]) -> None:
 
 def test_the_paper_has_these_parameters() -> None:
     # Med-LSDM, appendix A: encoder 441.5 K, decoder 948.6 K, discriminators 2.8 M and 11.0 M; 5 % to either side
-    network, judges = VQGAN(), SliceAndVolumeDiscriminator()
+    network, discriminators = VQGAN(), SliceAndVolumeDiscriminator()
     assert count(network.encoder) == pytest.approx(441.5e3, rel=0.05)
     assert count(network.decoder) == pytest.approx(948.6e3, rel=0.05)
-    assert count(judges.slices) == pytest.approx(2.8e6, rel=0.05)
-    assert count(judges.volume) == pytest.approx(11.0e6, rel=0.05)
+    assert count(discriminators.slices) == pytest.approx(2.8e6, rel=0.05)
+    assert count(discriminators.volume) == pytest.approx(11.0e6, rel=0.05)
     assert tuple(network.codebook.table.shape) == (16384, 8)
     assert network.stride == 4
 
@@ -236,7 +236,7 @@ def test_bad_networks_are_refused(bad: dict[str, Any], message: str) -> None:
 # ---- the losses
 
 
-class Judge(nn.Module):
+class LinearDiscriminator(nn.Module):
     """Features and logits of slices and volume; ``gain`` scales the logits."""
 
     def __init__(self, gain: float = 1.0) -> None:
@@ -249,9 +249,11 @@ class Judge(nn.Module):
         return [[features, self.gain * features.mean(dim=(2, 3, 4), keepdim=True)] for _ in range(2)]
 
 
-def gradients(network: VQGAN, loss: VQGANLoss, judge: nn.Module, names: list[str], image: torch.Tensor) -> torch.Tensor:
+def gradients(
+    network: VQGAN, loss: VQGANLoss, discriminator: nn.Module, names: list[str], image: torch.Tensor
+) -> torch.Tensor:
     made = network(image, details=True)
-    terms = loss.generator(judge, made.pred, image, made.quantized.commitment, network.last_layer)
+    terms = loss.generator(discriminator, made.pred, image, made.quantized.commitment, network.last_layer)
     total = torch.stack([terms[name] for name in names]).sum()
     (gradient,) = torch.autograd.grad(total, network.last_layer)
     return gradient
@@ -260,13 +262,13 @@ def gradients(network: VQGAN, loss: VQGANLoss, judge: nn.Module, names: list[str
 @pytest.mark.parametrize("gain", [0.01, 100.0])
 def test_adaptive_weight_makes_both_gradients_alike_at_the_last_layer(gain: float) -> None:
     torch.manual_seed(0)
-    network, judge, image = vqgan(), Judge(gain), torch.rand(1, 1, 16, 12, 8)
+    network, discriminator, image = vqgan(), LinearDiscriminator(gain), torch.rand(1, 1, 16, 12, 8)
     loss = VQGANLoss(perceptual_weight=0.0)
-    ours = gradients(network, loss, judge, ["g_l1"], image).norm()
-    theirs = gradients(network, loss, judge, ["g_adversarial"], image).norm()
+    ours = gradients(network, loss, discriminator, ["g_l1"], image).norm()
+    theirs = gradients(network, loss, discriminator, ["g_adversarial"], image).norm()
     assert float(theirs) == pytest.approx(float(ours), rel=0.05)
     fixed = VQGANLoss(perceptual_weight=0.0, adaptive=False)
-    assert float(gradients(network, fixed, judge, ["g_adversarial"], image).norm() / ours) != pytest.approx(
+    assert float(gradients(network, fixed, discriminator, ["g_adversarial"], image).norm() / ours) != pytest.approx(
         1.0, rel=0.5
     )
     assert float(fixed.weight) == 1.0
@@ -277,37 +279,37 @@ def test_adaptive_weight_is_kept_between_its_steps() -> None:
     loss = VQGANLoss(perceptual_weight=0.0, adaptive_interval=2)
     seen = []
     for gain in (1.0, 5.0, 5.0):
-        gradients(network, loss, Judge(gain), ["g_l1"], image)
+        gradients(network, loss, LinearDiscriminator(gain), ["g_l1"], image)
         seen.append(float(loss.weight))
     assert seen[0] == seen[1] != seen[2]
 
 
 def test_terms_are_those_of_the_paper() -> None:
     torch.manual_seed(0)
-    judges = SliceAndVolumeDiscriminator(channels=4, num_layers=2, norm="INSTANCE")
+    discriminators = SliceAndVolumeDiscriminator(channels=4, num_layers=2, norm="INSTANCE")
     loss = VQGANLoss(perceptual=lambda fake, real: (fake - real).abs().max(), slices=3)  # type: ignore[arg-type]
     fake, real = torch.rand(2, 1, 24, 20, 16), torch.rand(2, 1, 24, 20, 16)
-    terms = loss.generator(judges, fake, real, torch.tensor(0.5))
+    terms = loss.generator(discriminators, fake, real, torch.tensor(0.5))
     assert list(terms) == ["g_l1", "g_perceptual", "g_commitment", "g_adversarial", "g_feature"]
     assert float(terms["g_l1"]) == pytest.approx(4 * 2 * float((fake - real).abs().mean()), rel=1e-5)
     assert float(terms["g_perceptual"]) == pytest.approx(4 * float((fake - real).abs().max()), rel=1e-5)
     assert float(terms["g_commitment"]) == pytest.approx(0.125)
     assert list(loss.generator(None, fake, real, torch.tensor(0.5))) == ["g_l1", "g_perceptual", "g_commitment"]
-    assert float(loss.generator(judges, real, real, torch.tensor(0.0))["g_feature"]) == 0.0
-    assert set(loss.discriminator(judges, fake, real)) == {"d_real", "d_fake"}
+    assert float(loss.generator(discriminators, real, real, torch.tensor(0.0))["g_feature"]) == 0.0
+    assert set(loss.discriminator(discriminators, fake, real)) == {"d_real", "d_fake"}
 
 
-def test_slices_are_judged_one_by_one() -> None:
+def test_slices_are_seen_one_by_one() -> None:
     torch.manual_seed(0)
-    judges = SliceAndVolumeDiscriminator(channels=4, num_layers=2, norm="INSTANCE").eval()
+    discriminators = SliceAndVolumeDiscriminator(channels=4, num_layers=2, norm="INSTANCE").eval()
     image = torch.rand(2, 1, 24, 20, 16)
-    of_slices, of_volume = judges(image, torch.tensor([3, 7, 11]))
+    of_slices, of_volume = discriminators(image, torch.tensor([3, 7, 11]))
     assert of_slices[-1].shape[:2] == (6, 1) and of_volume[-1].shape[:2] == (2, 1)
     other = image.clone()
     other[..., 8] = 0.0  # a slice that is not looked at
-    assert torch.equal(judges(other, torch.tensor([3, 7, 11]))[0][-1], of_slices[-1])
-    assert not torch.equal(judges(other, torch.tensor([3, 7, 11]))[1][-1], of_volume[-1])
-    assert torch.allclose(judges(image, torch.tensor([7]))[0][-1][1], of_slices[-1][4], atol=1e-6)
+    assert torch.equal(discriminators(other, torch.tensor([3, 7, 11]))[0][-1], of_slices[-1])
+    assert not torch.equal(discriminators(other, torch.tensor([3, 7, 11]))[1][-1], of_volume[-1])
+    assert torch.allclose(discriminators(image, torch.tensor([7]))[0][-1][1], of_slices[-1][4], atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -8,13 +8,13 @@ import nibabel as nib
 import nrrd
 import numpy as np
 import pytest
+from semsynth.data.check import check_cases
 from semsynth.data.entries import load_datalist, load_label_maps
-from semsynth.data.raw import find_cases
+from semsynth.data.raw import find_cases, load_case
 from semsynth.data.volumes import read_volume
 from semsynth.errors import InputError
-from semsynth.prepare import atrium as prepare_module
-from semsynth.prepare.atrium import Settings, derive_wall, prepare
-from semsynth.prepare.job import split_cases
+from semsynth.prepare.atrium import Settings, derive_wall, prepare, prepare_atrium_case
+from semsynth.prepare.job import prepare_missing, split_cases
 
 AFFINE = np.diag([-1.0, -1.0, 2.0, 1.0])
 
@@ -112,24 +112,38 @@ def test_challenge_nrrd_with_masks_of_0_and_255(tmp_path):
     assert np.count_nonzero(label == 1) == endo.sum()
 
 
-def test_interrupted_work_goes_on_where_it_was(raw, tmp_path, monkeypatch):
+def test_interrupted_work_goes_on_where_it_was(raw, tmp_path, caplog):
     done = []
-    real = prepare_module.prepare_case
 
     def stop_at_third(case, settings, folder):
         if len(done) == 2:
             raise KeyboardInterrupt
         done.append(case.name)
-        return real(case, settings, folder)
+        return prepare_atrium_case(case, settings, folder)
 
-    monkeypatch.setattr(prepare_module, "prepare_case", stop_at_third)
+    cases, out = find_cases(raw), tmp_path / "out"
     with pytest.raises(KeyboardInterrupt):
-        prepare(raw, tmp_path / "out", Settings(), fractions=(0.7, 0.3))
-    assert not (tmp_path / "out" / "datalist.json").exists()
-    again = []
-    monkeypatch.setattr(prepare_module, "prepare_case", lambda c, s, f: again.append(c.name) or real(c, s, f))
-    prepare(raw, tmp_path / "out", Settings(), fractions=(0.7, 0.3))
-    assert sorted(done + again) == ["c0", "c1", "c2"] and len(again) == 1
+        prepare_missing(cases, Settings(), out, stop_at_third, jobs=1, overwrite=False)
+    assert sorted(path.name for path in out.iterdir()) == sorted(done) and len(done) == 2
+    written = {path: path.stat().st_mtime_ns for path in out.rglob("*.*")}
+    with caplog.at_level("INFO"):
+        prepare(raw, out, Settings(), fractions=(0.7, 0.3))
+    assert "2 of 3 cases are already prepared and kept" in caplog.text
+    assert all(path.stat().st_mtime_ns == time for path, time in written.items())
+    assert {path.parent.name for path in out.rglob("label.nii.gz")} == {"c0", "c1", "c2"}
+
+
+def test_what_the_check_vouches_for_is_not_judged_again_unless_it_changed(raw, tmp_path):
+    cases = find_cases(raw)
+    report = check_cases(cases)
+    assert all(report.vouches_for(case.files.values()) for case in cases)
+    case = cases[0]
+    assert np.array_equal(load_case(case, report).endo, load_case(case).endo)
+    mask = nib.load(case.endo)
+    nib.save(nib.Nifti1Image(np.asarray(mask.dataobj) * np.uint8(7), mask.affine), case.endo)
+    assert not report.vouches_for(case.files.values())
+    with pytest.raises(InputError, match="endo mask must hold only 0 and 1"):
+        load_case(case, report)
 
 
 def test_cases_prepared_with_other_settings_are_not_replaced_unasked(raw, tmp_path):

@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from monai.data import MetaTensor
 from semsynth.errors import InputError
-from semsynth.labels import num_classes
 from semsynth.prepare.composite import (
     CompositeLabel,
     CompositeLabeld,
@@ -18,6 +17,7 @@ from semsynth.prepare.composite import (
     fit_histogram,
     kmeans_1d,
 )
+from semsynth.vocabulary import num_classes
 from sklearn.cluster import KMeans
 
 SHAPE = (12, 11, 10)

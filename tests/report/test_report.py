@@ -9,7 +9,7 @@ import pytest
 from matplotlib.image import imread
 from semsynth.data.volumes import write_image, write_label
 from semsynth.errors import InputError
-from semsynth.report.pictures import Panel, Row, centre_of, plane, save_comparison, save_planes
+from semsynth.report.pictures import Panel, Row, centre_of, comparison_rows, plane, save_comparison, save_planes
 
 
 def test_planes_are_in_radiological_order():
@@ -80,22 +80,23 @@ def sampled_data_set(folder, label, seed):
     return folder
 
 
-def test_several_systems_and_samples_stand_side_by_side_with_each_others_label_map(tmp_path, monkeypatch):
+def test_several_systems_and_samples_stand_side_by_side_with_each_others_label_map(tmp_path):
     label = np.zeros((8, 8, 8), np.uint8)
     label[2:5, 2:5, 2:5] = 1
     a, same, other = (sampled_data_set(tmp_path / name, values, seed) for name, values, seed in
                       (("a", label, 0), ("b", label, 5), ("c", label * 2, 9)))  # fmt: skip
-    drawn = {}
-    monkeypatch.setattr(
-        "semsynth.report.pictures.save_planes", lambda path, rows, **kwargs: drawn.update(rows=rows, **kwargs)
-    )
-    save_comparison({"one": a, "two": same, "three": other}, tmp_path / "x.png", samples=2, planes=["axial"])
-    (row,) = drawn["rows"]
+    systems = {"one": a, "two": same, "three": other}
+    (row,) = comparison_rows(systems, samples=2)
     titles = ["label map", "one 1", "one 2", "two 1", "two 2", "label map", "three 1", "three 2"]
-    assert [panel.title for panel in row.panels] == titles and row.name == "c" and drawn["planes"] == ["axial"]
+    assert [panel.title for panel in row.panels] == titles and row.name == "c"
     first = np.random.default_rng(0).random((8, 8, 8))
     assert np.allclose(row.panels[1].volume, first, atol=1e-3), "samples stand in their order"
     assert row.panels[5].volume.max() == 2
+    heights = [
+        imread(save_comparison(systems, tmp_path / "x.png", samples=2, planes=planes)).shape[0]
+        for planes in (["axial"], ["axial", "coronal"])
+    ]
+    assert heights[0] < heights[1], "only the planes that are asked for"
 
 
 def test_pictures_of_nothing_and_of_unknown_planes_are_refused(tmp_path):

@@ -190,8 +190,8 @@ def test_the_bar_counts_volumes_and_moves_with_the_steps(
     weights: Path, tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     shown: list[float] = []
-    step = SynthesisProgress._step
-    monkeypatch.setattr(SynthesisProgress, "_step", lambda self, share: (step(self, share), shown.append(self.bar.n)))
+    step = SynthesisProgress.step
+    monkeypatch.setattr(SynthesisProgress, "step", lambda self, share: (step(self, share), shown.append(self.bar.n)))
     synthesise(BUNDLE, weights, tiny_dataset, tmp_path, num_samples=2, steps=2)
     assert shown == [0.5, 1.0, 1.5, 2.0]
     assert "synthesis: 100%|" in capsys.readouterr().err

@@ -127,7 +127,7 @@ def _kill_while_saving(folder: Path, times: int):
     rng = random.Random(0)
     for _ in range(times):
         process = subprocess.Popen(
-            [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(SCRIPT.parent)!r}); "
+            [sys.executable, "-c", f"import sys; sys.path[:0] = {[str(SCRIPT.parent), str(Path(__file__).parent)]!r}; "
              f"from pathlib import Path; import test_checkpoints as t; print('go', flush=True); "
              f"t._save_forever(Path({str(folder)!r}))"],
             stdout=subprocess.PIPE, text=True,

@@ -30,8 +30,8 @@ class BrightnessJudge(nn.Module):
 
     def forward(self, label, image):
         self.calls.append((image, torch.is_grad_enabled()))
-        judged = [[image * gain * (s + 1) for gain in self.gain] for s in range(self.scales)]
-        return judged if self.scales > 1 else judged[0]
+        features = [[image * gain * (s + 1) for gain in self.gain] for s in range(self.scales)]
+        return features if self.scales > 1 else features[0]
 
 
 class MeanDifference(nn.Module):
@@ -50,7 +50,7 @@ def images(batch: int = 1) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return label, fake.requires_grad_(), real.requires_grad_()
 
 
-def judge(**arguments) -> MultiScaleDiscriminator:
+def multi_scale(**arguments) -> MultiScaleDiscriminator:
     torch.manual_seed(0)
     return MultiScaleDiscriminator(4, channels=4, num_layers=2, **arguments)
 
@@ -99,7 +99,7 @@ def test_the_discriminators_terms_are_half_each_and_the_mean_over_scales(make):
 
 
 def test_the_discriminators_step_reaches_the_discriminator_and_takes_a_detached_image():
-    network, (label, fake, real) = judge(), images()
+    network, (label, fake, real) = multi_scale(), images()
     terms = VariationalGANLoss(perceptual_weight=0).discriminator(network, label, fake.detach(), real.detach())
     sum(terms.values()).backward()
     assert all(weight.grad is not None for weight in network.parameters()) and fake.grad is None
@@ -130,7 +130,7 @@ def test_every_term_is_as_computed_by_hand():
      ("kl_weight", "g_kl"), ("l1_weight", "g_l1")],
 )  # fmt: skip
 def test_each_weight_alone_leaves_its_term_whose_gradient_reaches_whom_it_should(setting, name):
-    network, (label, fake, real) = judge().requires_grad_(False), images()
+    network, (label, fake, real) = multi_scale().requires_grad_(False), images()
     posterior = torch.randn(1, 3, requires_grad=True), torch.randn(1, 3, requires_grad=True)
     loss = VariationalGANLoss(**(OFF | {setting: 2.0}), perceptual=MeanDifference())
     double = VariationalGANLoss(**(OFF | {setting: 4.0}), perceptual=MeanDifference())
@@ -157,7 +157,7 @@ def test_without_a_posterior_there_is_no_kl_term():
     assert "g_kl" not in VariationalGANLoss(perceptual_weight=0).generator(BrightnessJudge(), label, fake, real)
 
 
-def test_the_generators_step_judges_each_image_once_and_the_real_one_without_gradient():
+def test_the_generators_step_shows_the_discriminator_each_image_once_and_the_real_one_without_gradient():
     network, (label, fake, real) = BrightnessJudge(), images()
     terms = VariationalGANLoss(perceptual_weight=0).generator(network, label, fake, real)
     assert [(image is fake, gradient) for image, gradient in network.calls] == [(True, True), (False, False)]
@@ -165,19 +165,23 @@ def test_the_generators_step_judges_each_image_once_and_the_real_one_without_gra
     assert fake.grad is not None and real.grad is None
     network.calls.clear()
     VariationalGANLoss(perceptual_weight=0, feature_weight=0).generator(network, label, fake, real)
-    assert len(network.calls) == 1, "no feature matching: the real image need not be judged"
+    assert len(network.calls) == 1, "no feature matching: the real image need not be shown"
 
 
 def test_matching_features_of_the_same_pair_costs_nothing_whatever_the_number_of_scales():
     label, fake, _ = images()
-    for network in (judge(scales=1), judge(scales=2), ConditionalPatchDiscriminator(4, channels=4, num_layers=2)):
+    for network in (
+        multi_scale(scales=1),
+        multi_scale(scales=2),
+        ConditionalPatchDiscriminator(4, channels=4, num_layers=2),
+    ):
         terms = VariationalGANLoss(perceptual_weight=0).generator(network, label, fake, fake.detach())
         assert float(terms["g_feature"]) == 0.0
 
 
 def test_one_scale_in_a_list_is_worth_as_much_as_one_scale_alone():
     label, fake, real = images()
-    network = judge(scales=1)
+    network = multi_scale(scales=1)
     loss = VariationalGANLoss(perceptual_weight=0)
     in_list = loss.generator(network, label, fake, real)
     alone = loss.generator(network.finest, label, fake, real)
@@ -202,7 +206,7 @@ def test_kl_is_that_of_the_two_normal_distributions_summed_over_z_and_mean_over_
 
 
 def test_all_terms_are_float32_under_bfloat16():
-    network, (label, fake, real) = judge(), images(batch=2)
+    network, (label, fake, real) = multi_scale(), images(batch=2)
     posterior = torch.zeros(2, 3, dtype=torch.bfloat16), torch.zeros(2, 3, dtype=torch.bfloat16)
     for adversarial in ("hinge", "least_squares", "bce"):
         loss = VariationalGANLoss(adversarial=adversarial, l1_weight=1, perceptual=MeanDifference())

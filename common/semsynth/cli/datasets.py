@@ -1,4 +1,4 @@
-"""The commands of ``semsynth`` that make and check data: one thin function each, whose docstring is its help."""
+"""The commands of ``semsynth`` that make and check data, one thin function each; its docstring is its help."""
 
 from __future__ import annotations
 

@@ -6,15 +6,28 @@ import difflib
 import inspect
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import fire
 import fire.core
 
 from .. import __version__
 from ..errors import InputError
-from .systems import COMMANDS, FailedCheck
+from .datasets import FailedCheck, check, choose_k, phantom, prepare, prepare_maps
+from .systems import convert, evaluate, export, picture, weights
 
+COMMANDS: dict[str, Callable[..., str]] = {
+    "phantom": phantom,
+    "check": check,
+    "prepare": prepare,
+    "prepare-maps": prepare_maps,
+    "choose-k": choose_k,
+    "evaluate": evaluate,
+    "picture": picture,
+    "weights": weights,
+    "convert": convert,
+    "export": export,
+}
 LISTS = ("--synthetic", "--weights", "--in-loss")  # options of evaluate and picture that take several values
 
 

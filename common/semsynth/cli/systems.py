@@ -1,16 +1,11 @@
-"""The commands of ``semsynth``: one thin function each, whose docstring is its help."""
+"""The commands of ``semsynth`` about volumes and weights, one thin function each; its docstring is its help."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
 from ..errors import InputError
-from .datasets import FailedCheck, check, choose_k, phantom, prepare, prepare_maps
 from .options import number, numbers, one_or_more, pairs, whole, words
-
-__all__ = ["COMMANDS", "FailedCheck"]
 
 
 def picture(
@@ -179,7 +174,7 @@ def evaluate(
             --real. They stand apart, and distribution metrics take their real images as reference.
         labels: folder or quoted pattern of label maps by case name, instead of those that --real names.
         judge: weights of la_unet_judge (models/judge.pt of the bundle la_unet): faithfulness, and its features. With
-            --judge-classes those of a residual U-Net that the bundle la_unet trained with duke.json.
+            --judge-classes those of a residual U-Net that the bundle la_unet trained with ct.json or duke.json.
         judge_classes: the label maps' classes that it segments, in its order, for example 1,2,3,4,5,6,7: Dice of each
             and their mean.
         judge_spacing: mm per voxel that it was trained at, 1,1,1 unless given; only with --judge-classes.
@@ -201,6 +196,7 @@ def evaluate(
 
     from ..evaluation import DEFAULT_EXTRACTORS
     from ..evaluation import evaluate as run
+    from ..evaluation.judge import load_judge
 
     place = str(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if place.startswith("cuda") and not torch.cuda.is_available():
@@ -209,9 +205,8 @@ def evaluate(
     classes = None if judge_classes is None else numbers("judge-classes", judge_classes, int)
     spacing = None if judge_spacing is None else numbers("judge-spacing", judge_spacing, float)
     channels = None if judge_channels is None else numbers("judge-channels", judge_channels, int)
-    network = _judge(judge, classes, spacing, channels, place)
-    if judge is not None and classes is None:
-        files.setdefault("la_unet_judge", str(judge))
+    network = load_judge(None if judge is None else str(judge), classes=classes, spacing=spacing, channels=channels,
+                         device=place)  # fmt: skip
     result = run(
         pairs("synthetic", synthetic, alone="synthetic"), str(real), str(output),
         train_real=None if train_real is None else str(train_real), labels=None if labels is None else str(labels),
@@ -223,56 +218,3 @@ def evaluate(
         device=place,
     )  # fmt: skip
     return f"{result.text()}\n\n{result.output / 'evaluation.html'}"
-
-
-def _judge(
-    weights: str | None,
-    classes: Sequence[int] | None,
-    spacing: Sequence[float] | None,
-    channels: Sequence[int] | None,
-    device: str,
-) -> Any:
-    """The segmentation network of an evaluation: la_unet_judge, or, of several classes, a residual U-Net."""
-    from ..networks.frozen import load_segmenter
-    from ..networks.segmentation import residual_unet, subvoxel_segresnet
-
-    for option, given in (("classes", classes), ("spacing", spacing), ("channels", channels)):
-        if given is not None and (weights is None or classes is None):
-            needed = "--judge, the file of weights" if weights is None else "--judge-classes"
-            raise InputError(f"--judge-{option} goes with {needed}")
-    if weights is None:
-        return None
-    if not Path(str(weights)).is_file():
-        what = "models/judge.pt of the bundle la_unet" if classes is None else "weights that it trained with duke.json"
-        raise InputError(f"--judge {weights}: no such file; give {what}")
-    if classes is None:
-        return load_segmenter(
-            subvoxel_segresnet(), str(weights), use="faithfulness", name="la_unet_judge", device=device
-        )
-    size, widths = tuple(spacing or (1.0, 1.0, 1.0)), tuple(channels or (16, 32, 64, 128, 128))
-    if len(size) != 3 or min(size) <= 0:
-        raise InputError(f"--judge-spacing must be three lengths in mm, such as 4,4,2.5, got {size}")
-    if len(widths) < 2 or min(widths) < 1:
-        raise InputError(f"--judge-channels must be two or more widths, such as 16,32,64,64, got {widths}")
-    try:
-        return load_segmenter(residual_unet(len(classes) + 1, channels=widths), str(weights), use="faithfulness",
-                              device=device, spacing=size, largest_component=[])  # fmt: skip
-    except InputError as error:
-        raise InputError(
-            f"--judge {weights}: no residual U-Net of {len(classes)} classes and background with the widths "
-            f"{','.join(map(str, widths))}; give --judge-classes and --judge-channels of its training"
-        ) from error
-
-
-COMMANDS: dict[str, Callable[..., str]] = {
-    "phantom": phantom,
-    "check": check,
-    "prepare": prepare,
-    "prepare-maps": prepare_maps,
-    "choose-k": choose_k,
-    "evaluate": evaluate,
-    "picture": picture,
-    "weights": weights,
-    "convert": convert,
-    "export": export,
-}

@@ -8,7 +8,7 @@ import re
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from ..errors import InputError
+from ..files import stamp
 from .findings import Finding, FindingError, Report, error, of_case
 from .headers import Header, read_header, unreadable
 from .rules import (
@@ -137,12 +138,17 @@ def check_cases(
     first_of: dict[str, Checkable] = {}
     classes: dict[int, int] = {}
 
+    sound: dict[Path, tuple[int, int]] = {}
+
     def work(case: Checkable) -> tuple[list[Finding], str | None, list[int]]:
+        stamps = {path: stamp(path) for path in case.files.values() if path.is_file()}  # before anything is read
         seen = examine(case, rules)
         if also is not None and seen.usable:
             seen.findings += of_case(case.name, also(case, seen.volumes))
         image, label = seen.volumes.get(IMAGE), seen.volumes.get(LABEL)
         present = values_of(label.data).tolist() if label is not None and seen.usable else []
+        if seen.usable:
+            sound.update(stamps)
         return seen.findings, fingerprint(image.data) if image is not None else None, present
 
     with ThreadPoolExecutor(jobs or min(os.cpu_count() or 1, MOST_THREADS)) as pool:
@@ -167,7 +173,8 @@ def check_cases(
             pool.shutdown(cancel_futures=True)  # Ctrl-C ends after the cases under way, not after all of them
             raise
     order = {name: i for i, name in enumerate(dict.fromkeys(case.name for case in cases))}
-    return Report(tuple(sorted(found, key=lambda f: order.get(f.case, -1))), len(cases), dict(sorted(classes.items())))
+    return Report(tuple(sorted(found, key=lambda f: order.get(f.case, -1))), len(cases), dict(sorted(classes.items())),
+                  sound)  # fmt: skip
 
 
 def examine(case: Checkable, rules: Rules | None = None) -> Examined:
@@ -192,6 +199,26 @@ def examine(case: Checkable, rules: Rules | None = None) -> Examined:
         seen.findings += check_masks_together(seen.headers["endo"], *(seen.volumes[role] for role in MASKS))
     seen.findings = of_case(case.name, seen.findings)
     return seen
+
+
+def read_case(case: Checkable, rules: Rules | None = None, report: Report | None = None) -> dict[str, Volume]:
+    """The volumes of one case by role, each file judged first, unless ``report`` vouches for it.
+
+    Args:
+        case: whose files to read.
+        rules: what to check against.
+        report: of an earlier :func:`check_cases` against the same rules.
+
+    Raises:
+        InputError: whatever is wrong with the files, each problem on its own line.
+    """
+    if report is not None and report.vouches_for(case.files.values()):
+        return {role: read_volume(path) for role, path in case.files.items()}
+    seen = examine(case, rules)
+    if not seen.usable:
+        problems = [str(replace(finding, case="")) for finding in seen.findings if finding.severity == "error"]
+        raise InputError(f"case {case.name}", problems)
+    return seen.volumes
 
 
 def _compare_headers(case: Checkable, seen: Examined, rules: Rules) -> None:

@@ -90,9 +90,9 @@ def compare_classes(
         One error that lists the classes that the weights never saw, one with the remap for those that they know under
         another index; a warning for classes that the maps lack, and one where names are not known.
     """
-    index_of = {_plain(name): index for index, name in weights.items()}
+    index_of = {plain_name(name): index for index, name in weights.items()}
     used = {i: name for i, name in maps.items() if counts is None or counts.get(i)}
-    target = {i: index_of.get(_plain(name)) if name else (i if i in weights else None) for i, name in used.items()}
+    target = {i: index_of.get(plain_name(name)) if name else (i if i in weights else None) for i, name in used.items()}
     unseen = {i: name for i, name in used.items() if target[i] is None}
     moved = {i: name for i, name in used.items() if target[i] not in (None, i)}
     lacking = {i: name for i, name in weights.items() if i not in target.values() and not _known(maps, i, name)}
@@ -119,7 +119,7 @@ def compare_classes(
 
 def _known(maps: Mapping[int, str], index: int, name: str) -> bool:
     """Whether the maps state this class, even if none of them holds it."""
-    return any(_plain(other) == _plain(name) if other else i == index for i, other in maps.items())
+    return any(plain_name(other) == plain_name(name) if other else i == index for i, other in maps.items())
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -134,7 +134,8 @@ def _read(path: Path) -> dict[str, Any]:
     return content
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
+    """A class's name in lower case, with single spaces for hyphens and underscores, as names are compared."""
     return " ".join(name.lower().replace("_", " ").replace("-", " ").split())
 
 

@@ -10,13 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from ..vocabulary import ENDO, WALL, class_names
+from ..vocabulary import ENDO, SPLITS, UNLABELLED, WALL, class_names
 from .classes import class_table
 from .volumes import stem
 
-SPLITS = ("training", "validation", "testing")
-UNLABELLED = "unlabelled"
-"""Key of a datalist's images that have no label map: an autoencoder's training takes them too."""
 NAMES = ("case", "source_case")  # texts of an entry that are no paths
 
 
@@ -73,6 +70,13 @@ def read_datalist(path: str | Path) -> dict[str, Any]:
         raise InputError(f"{path}: num_classes must be a whole number from 2 on, found {count!r}")
     result: dict[str, Any] = content
     return result
+
+
+def datalist_path(source: str | Path) -> Path | None:
+    """The datalist that ``source`` is (a ``.json``, there or not) or, as a folder, holds; None for anything else."""
+    path = Path(source)
+    path = path if path.suffix == ".json" else path / "datalist.json"
+    return path if Path(source).suffix == ".json" or path.is_file() else None
 
 
 def stated_classes(path: Path, content: Mapping[str, Any]) -> dict[int, str]:

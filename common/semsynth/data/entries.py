@@ -9,24 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
+from ..vocabulary import OWN_STYLE, SPLITS, UNLABELLED
 from .check import ROLES, Entry, Rules, check_cases, shared_patients
 from .classes import bundle_classes, compare_classes
-from .datalists import (
-    SPLITS,
-    UNLABELLED,
-    absolute,
-    check_names,
-    expert_classes,
-    name_cases,
-    named_files,
-    read_datalist,
-    stated_classes,
-)
+from .datalists import absolute, check_names, expert_classes, name_cases, named_files, read_datalist, stated_classes
 from .findings import Finding, Report
 
 logger = logging.getLogger(__name__)
-OWN_STYLE = "own"
-"""``style_from`` of an inference that gives each volume the style of the very image that its label map belongs to."""
 
 
 def load_datalist(

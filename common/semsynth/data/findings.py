@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 from ..errors import InputError
+from ..files import stamp
 
 Severity: TypeAlias = Literal["error", "warning"]
 COLUMNS = ("case", "file", "finding", "found", "expected", "fix")
@@ -74,11 +75,17 @@ class Report:
         findings: in the order of the cases.
         cases: how many were checked.
         classes: class index → number of label maps that hold it (empty where there are no label maps).
+        sound: size and time of each file of the cases without an error, when it was read.
     """
 
     findings: tuple[Finding, ...]
     cases: int
     classes: Mapping[int, int] = field(default_factory=dict)
+    sound: Mapping[Path, tuple[int, int]] = field(default_factory=dict, repr=False)
+
+    def vouches_for(self, files: Iterable[Path]) -> bool:
+        """Whether all these files were found without an error and have not changed since."""
+        return all(path in self.sound and stamp(path) == self.sound[path] for path in files)
 
     @property
     def errors(self) -> list[Finding]:

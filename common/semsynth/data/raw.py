@@ -12,21 +12,13 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError
-from .check import ROLES, Checkable, Rules, check_cases, examine
+from ..vocabulary import SPLITS, UNLABELLED
+from .check import ROLES, Checkable, Rules, check_cases, read_case
 from .classes import vocabulary_of
-from .datalists import (
-    SPLITS,
-    UNLABELLED,
-    absolute,
-    check_names,
-    expert_classes,
-    name_cases,
-    read_datalist,
-    stated_classes,
-)
+from .datalists import absolute, check_names, datalist_path, expert_classes, name_cases, read_datalist, stated_classes
 from .entries import case_of, roles_of, with_vocabulary
 from .findings import Finding, Report
-from .rules import check_intensities, check_mask
+from .rules import check_mask
 from .volumes import Volume
 
 CHALLENGE_FILES = {"image": "lgemri", "endo": "laendo", "wall": "lawall"}
@@ -81,18 +73,12 @@ def _find(source: Path, endo: str | None, wall: str | None) -> list[Case]:
         return _from_pattern(str(source), endo, wall)
     if endo or wall:
         raise InputError(f"--endo and --wall go with a pattern of image files as --input, got {source}")
-    path = _datalist_path(source)
+    path = datalist_path(source)
     if path is not None:
         return _from_datalist(path)
     if source.is_dir():
         return _from_challenge(source)
     raise InputError(f"{source}: no such file or folder; give a datalist, a folder of cases or a quoted pattern")
-
-
-def _datalist_path(source: Path) -> Path | None:
-    """The datalist that ``source`` is or holds."""
-    path = source if source.suffix == ".json" else source / "datalist.json"
-    return path if source.suffix == ".json" or path.is_file() else None
 
 
 def _from_datalist(path: Path) -> list[Case]:
@@ -188,7 +174,7 @@ def check_input(
     Raises:
         InputError: where no case can be found, or for a bundle that does not say its classes.
     """
-    path = _datalist_path(Path(source))
+    path = datalist_path(Path(source))
     if path is None or endo or wall:
         found: list[Checkable] = list(_find(Path(source), endo, wall))
         rules, names, early = Rules(num_classes, patch_size=patch_size), dict[int, str](), list[Finding]()
@@ -229,31 +215,19 @@ def _entries(path: Path, content: dict[str, Any]) -> tuple[list[Checkable], list
     return cases, early
 
 
-def load_case(case: Case) -> LoadedCase:
-    """Read and check one case.
+def load_case(case: Case, report: Report | None = None) -> LoadedCase:
+    """Read one case, and check it unless ``report``, of an earlier check, vouches for its files.
 
     The challenge stores its masks as 0 and 255; that one convention is understood, every other value is an error.
 
     Raises:
         InputError: whatever is wrong with the files, each problem on its own line.
     """
-    seen = examine(case)
-    if not seen.usable:
-        problems = [str(replace(finding, case="")) for finding in seen.findings if finding.severity == "error"]
-        raise InputError(f"case {case.name}", problems)
-    masks = {role: binary_mask(seen.volumes[role].data, role) for role in case.files if role != "image"}
-    return LoadedCase(seen.volumes["image"], masks["endo"], masks.get("wall"))
-
-
-def check_image(data: np.ndarray) -> None:
-    """Raise unless ``data`` holds finite real numbers of more than one value.
-
-    Raises:
-        InputError: saying what was found.
-    """
-    found = check_intensities("image", data)
-    if found:
-        raise InputError(str(found[0]))
+    volumes = read_case(case, report=report)
+    masks = {role: _as_mask(volumes[role].data) for role in case.files if role != "image"}
+    if not masks["endo"].any():
+        raise InputError(f"case {case.name}: endo mask is empty; leave the case out or give its mask")
+    return LoadedCase(volumes["image"], masks["endo"], masks.get("wall"))
 
 
 def binary_mask(data: np.ndarray, role: str) -> np.ndarray:
@@ -265,4 +239,8 @@ def binary_mask(data: np.ndarray, role: str) -> np.ndarray:
     found = [finding for finding in check_mask(role, data, role) if finding.severity == "error" or role != "wall"]
     if found:
         raise InputError(str(found[0]))
+    return _as_mask(data)
+
+
+def _as_mask(data: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(data > 0, dtype=np.uint8)

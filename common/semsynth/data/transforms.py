@@ -9,12 +9,28 @@ import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
-from monai.transforms import MapTransform, RandomizableTransform, SpatialCrop, Transform
+from monai.transforms import Compose, MapTransform, RandomizableTransform, SpatialCrop, Transform
 
 from ..errors import InputError
-from ..labels import ENDO, WALL, check_range
+from ..labels import check_range
+from ..vocabulary import ENDO, WALL
 from .raw import binary_mask
 from .volumes import read_volume, same_affine, scale_intensity
+
+
+class Chain(Compose):
+    """MONAI's ``Compose`` of transforms and of lists of them, which are taken apart.
+
+    So a config can write what several chains begin with once, as a list, and put it into each by a macro.
+
+    Args:
+        transforms: transforms, and lists of transforms.
+        kwargs: all else that ``monai.transforms.Compose`` takes.
+    """
+
+    def __init__(self, transforms: Sequence[Any] = (), **kwargs: Any) -> None:
+        parts = [part if isinstance(part, list | tuple) else [part] for part in transforms]
+        super().__init__([step for part in parts for step in part], **kwargs)
 
 
 class LoadIntensityd(MapTransform):

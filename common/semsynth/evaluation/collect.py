@@ -16,25 +16,25 @@ from ..data.volumes import Volume
 from ..files import sha256
 from .measure import Measurer, similarities
 from .painting import average_means, class_means, paint
-from .scores import DIVERSE_BLOCKS, FLOOR, PAINTED_OWN, PAINTED_TRAINING, Collected
+from .scores import DIVERSE_BLOCKS, FLOOR, PAINTING_OWN, PAINTING_TRAINING, Collected
 from .sources import RealCase
 from .uncertainty import conditional_mse, pairwise_distance
 
 
-def collect(found: Collected, cases: Mapping[str, RealCase], painted: Sequence[str], measurer: Measurer) -> None:
+def collect(found: Collected, cases: Mapping[str, RealCase], scored: Sequence[str], measurer: Measurer) -> None:
     """Measure every volume once: real images, paintings, and every system's samples."""
     known = training_means(cases)
-    references = [case for case in cases if case not in set(painted)] if measurer.extractors else []
-    total = len(references) + len(painted) + sum(len(s.volumes[case]) for s in found.systems for case in painted)
+    references = [case for case in cases if case not in set(scored)] if measurer.extractors else []
+    total = len(references) + len(scored) + sum(len(s.volumes[case]) for s in found.systems for case in scored)
     interval = 0.1 if sys.stderr.isatty() else 30.0
     with tqdm(total=total, desc="evaluation", unit="volume", mininterval=interval) as bar:
-        for case in [*painted, *references]:
+        for case in [*scored, *references]:
             image, label = cases[case].read()
             key = _key(cases[case])
             real = found.features.setdefault(FLOOR, {})
             real[case] = [measurer.features(key, image)]
-            if case in set(painted):
-                _painted_case(found, cases[case], (image, label, key), known, measurer, bar)
+            if case in set(scored):
+                _score_case(found, cases[case], (image, label, key), known, measurer, bar)
             bar.update()
 
 
@@ -53,7 +53,7 @@ def _key(case: RealCase) -> list[Any]:
     return [sha256(case.image), None if case.label is None else sha256(case.label), case.content]
 
 
-def _painted_case(
+def _score_case(
     found: Collected,
     case: RealCase,
     truth: tuple[Volume, NDArray[np.int64] | None, list[Any]],
@@ -75,7 +75,7 @@ def _painted_case(
     add(FLOOR, [], image)
     if label is not None:
         own = class_means(image.data, label, int(label.max()) + 1)
-        for row, means in ((PAINTED_TRAINING, known), (PAINTED_OWN, own)):
+        for row, means in ((PAINTING_TRAINING, known), (PAINTING_OWN, own)):
             if means is not None:
                 add(row, ["painting", np.round(means, 6).tolist()], Volume(paint(label, means), image.affine))
     for system in found.systems:

@@ -14,12 +14,12 @@ UNSEEN, TRAINING, MIXED, ALL = "unseen", "training", "mixed", "all"
 
 
 def group_cases(
-    painted: Sequence[str], cases: Mapping[str, RealCase], systems: Sequence[System]
+    scored: Sequence[str], cases: Mapping[str, RealCase], systems: Sequence[System]
 ) -> dict[str, list[str]]:
     """Cases by who was trained on them: what a system's own record says goes before the split that a case is in."""
     groups: dict[str, list[str]] = {UNSEEN: [], TRAINING: [], MIXED: [], ALL: []}
     other = []
-    for case in painted:
+    for case in scored:
         records = [system.trained_on(case) for system in systems]
         said = {cases[case].training if record is None else record for record in records}
         group = UNSEEN if said == {False} else TRAINING if said == {True} else MIXED if True in said else ALL
@@ -35,10 +35,10 @@ def group_cases(
     return {group: members for group, members in groups.items() if members}
 
 
-def other_maps(cases: Mapping[str, RealCase], systems: Sequence[System], painted: Sequence[str]) -> list[str]:
+def other_maps(cases: Mapping[str, RealCase], systems: Sequence[System], scored: Sequence[str]) -> list[str]:
     """Systems whose volumes were made from other label maps than those that they are scored with."""
     found = []
-    hashes = {case: sha256(label) for case in painted if (label := cases[case].label) is not None}
+    hashes = {case: sha256(label) for case in scored if (label := cases[case].label) is not None}
     for system in systems:
         stated = {case: system.records.get(case, {}).get("label_sha256") for case in hashes}
         different = [case for case, value in stated.items() if value is not None and value != hashes[case]]

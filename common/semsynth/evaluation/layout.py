@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..networks.features.registry import PLANES
-from ..networks.frozen import FrozenSegmenter
 from ..report.tables import NOTHING, Cell, Column, Table
+from ..vocabulary import PLANES
 from .groups import ALL, MIXED, TRAINING, UNSEEN
+from .judge import JudgeFacts
 from .scores import (
     CONDITIONAL,
     CONSISTENT,
@@ -19,8 +19,8 @@ from .scores import (
     DIVERSE,
     FAITHFUL,
     FLOOR,
-    PAINTED_OWN,
-    PAINTED_TRAINING,
+    PAINTING_OWN,
+    PAINTING_TRAINING,
     PAIRED,
     Collected,
     Difference,
@@ -56,7 +56,7 @@ class Facts:
     unavailable: Mapping[str, str]
     reasons: Mapping[str, str]
     without: Mapping[str, str]
-    judge: FrozenSegmenter | None
+    judge: JudgeFacts | None
     other_maps: Sequence[str] = ()
     class_names: Mapping[int, str] = field(default_factory=dict)
 
@@ -90,7 +90,7 @@ class Layout:
     @staticmethod
     def painters() -> list[str]:
         """The painting rows, measured or not."""
-        return [PAINTED_TRAINING, PAINTED_OWN]
+        return [PAINTING_TRAINING, PAINTING_OWN]
 
     def systems(self) -> list[str]:
         """Rows of single samples."""
@@ -135,7 +135,7 @@ class Layout:
             "mean ± standard deviation over cases; what a system adds to the painting rows is what counts",
             "painting: every class filled with one value, its mean over the training cases, or its mean in the very "
             "volume that is imitated (which no generator knows)",
-            *self._unpainted(group),
+            *self._missing_paintings(group),
         ]
         if self.found.conditional:
             notes.append(
@@ -149,18 +149,18 @@ class Layout:
         return Table(f"Similarity to the real image, {self._group(group)}", [Column("system"), *PAIRED.values()], rows,
                      tuple(notes))  # fmt: skip
 
-    def _unpainted(self, group: str) -> list[str]:
+    def _missing_paintings(self, group: str) -> list[str]:
         """Why a painting row has no values, or not for all cases, and which systems it is not to be held against."""
         notes = []
         members = set(self.found.groups[group])
-        labelled = members & set(self.found.values.get(PAINTED_OWN, {}))
+        labelled = members & set(self.found.values.get(PAINTING_OWN, {}))
         if labelled != members:
             notes.append(
                 f"painting: {len(members) - len(labelled)} of {len(members)} cases have no label map (--labels)"
             )
-        elif PAINTED_TRAINING not in self.found.values:
+        elif PAINTING_TRAINING not in self.found.values:
             notes.append(
-                f"{PAINTED_TRAINING}: {NOTHING} because no training cases with label maps are known (--train-real)"
+                f"{PAINTING_TRAINING}: {NOTHING} because no training cases with label maps are known (--train-real)"
             )
         what = (
             "was made from other label maps: painting does not know what it knows, and faithfulness is to another map"
@@ -224,7 +224,7 @@ class Layout:
         else:
             spacing = " × ".join(f"{size:g}" for size in self.facts.judge.spacing)
             notes.append(f"judge: {self.facts.judge.name}, at {spacing} mm, SHA-256 {self.facts.judge.sha256}")
-        notes += [*self._unpainted(group), *self._daggers(rows)]
+        notes += [*self._missing_paintings(group), *self._daggers(rows)]
         return Table(f"Faithfulness, {self._group(group)}", [Column("system"), *metrics.values()], rows, tuple(notes))
 
     def consistency(self, group: str) -> Table:

@@ -6,7 +6,6 @@ import hashlib
 import json
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,21 +14,22 @@ import numpy as np
 import torch
 from monai.data import MetaTensor
 from numpy.typing import NDArray
-from torch import nn
 
 from ..data.volumes import Volume
 from ..errors import InputError
 from ..files import atomic_path
 from ..metrics import inter_slice_consistency, lpips, mae, ms_ssim, psnr, rmse, segmentation_scores, similarity, ssim
-from ..networks.features.registry import PLANES, FeatureExtractor, Features
+from ..networks.features.registry import FeatureExtractor, Features
 from ..networks.frozen import FrozenSegmenter
+from ..provenance.cards import weights_hash
+from ..vocabulary import PLANES
 
 Arrays = dict[str, NDArray[Any]]
 MEASURED_AS = 1
 """To be raised when a measurement comes to mean something else: results that were kept are then measured again."""
 
 
-class Memory:
+class MeasurementStore:
     """Results of finished measurements in a folder, so that an interrupted evaluation goes on where it was.
 
     A result is found by the SHA-256 of all that it depends on; a damaged file is measured again.
@@ -60,19 +60,6 @@ class Memory:
         return found
 
 
-@dataclass
-class Measured:
-    """What is known of one volume.
-
-    Attributes:
-        values: metric name → number.
-        features: extractor name → features.
-    """
-
-    values: dict[str, float] = field(default_factory=dict)
-    features: dict[str, Features] = field(default_factory=dict)
-
-
 class Measurer:
     """Measures volumes, one at a time; only numbers and features stay.
 
@@ -81,7 +68,7 @@ class Measurer:
         judge: a segmentation network that was in no generator's loss, or None.
         targets: class of the judge → class of the label map that it is held against.
         with_lpips: also LPIPS, which needs the extra ``lpips``.
-        memory: finished results.
+        store: finished results.
         device: where metrics compute (networks are where they are).
     """
 
@@ -92,12 +79,12 @@ class Measurer:
         *,
         targets: Mapping[int, int],
         with_lpips: bool = False,
-        memory: Memory | None = None,
+        store: MeasurementStore | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
         self.extractors, self.judge, self.targets = extractors, judge, dict(targets)
-        self.with_lpips, self.memory, self.device = with_lpips, memory or Memory(None), device
-        self.judge_digest = None if judge is None else digest(judge)
+        self.with_lpips, self.store, self.device = with_lpips, store or MeasurementStore(None), device
+        self.judge_hash = None if judge is None else weights_hash(judge.state_dict())
 
     def features(self, key: Sequence[Any], volume: Volume) -> dict[str, Features]:
         """Features of a volume in [0, 1], by extractor.
@@ -109,7 +96,7 @@ class Measurer:
         found = {}
         for extractor in self.extractors:
             compute = partial(_described, extractor, volume)
-            arrays = self.memory.recall(["features", extractor.about(), *key], compute)
+            arrays = self.store.recall(["features", extractor.about(), *key], compute)
             slices = {name.removeprefix("slices_"): a for name, a in arrays.items() if name.startswith("slices_")}
             found[extractor.name] = Features(arrays["volume"], slices)
         return found
@@ -127,7 +114,7 @@ class Measurer:
             return {name: np.float64(value) for name, value in found.items()}  # type: ignore[misc]
 
         values = {
-            name: float(value) for name, value in self.memory.recall(["paired", self.with_lpips, *key], compute).items()
+            name: float(value) for name, value in self.store.recall(["paired", self.with_lpips, *key], compute).items()
         }
         return values
 
@@ -149,8 +136,8 @@ class Measurer:
             means = {name: np.nanmean([score[name] for score in scores]) for name in scores[0]}
             return {name: np.float64(value) for name, value in (means | per_class).items()}  # type: ignore[misc]
 
-        what = ["judge", self.judge_digest, judge.spacing, sorted(self.targets.items()), *key]
-        recalled = self.memory.recall(what, compute)
+        what = ["judge", self.judge_hash, judge.spacing, sorted(self.targets.items()), *key]
+        recalled = self.store.recall(what, compute)
         return {name: float(v) for name, v in recalled.items() if len(self.targets) > 1 or " of class " not in name}
 
 
@@ -172,15 +159,6 @@ def tensor(volume: Volume) -> MetaTensor:
     """``(1, H, W, D)`` float32 with its affine."""
     data = torch.from_numpy(np.ascontiguousarray(volume.data, dtype=np.float32))
     return MetaTensor(data[None], affine=torch.from_numpy(volume.affine))
-
-
-def digest(module: nn.Module) -> str:
-    """SHA-256 over a network's weights."""
-    total = hashlib.sha256()
-    for name, value in sorted(module.state_dict().items()):
-        total.update(name.encode())
-        total.update(value.detach().cpu().contiguous().numpy().tobytes())
-    return total.hexdigest()
 
 
 def _described(extractor: FeatureExtractor, volume: Volume) -> Arrays:

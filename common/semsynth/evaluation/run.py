@@ -10,15 +10,15 @@ from typing import Any
 import torch
 
 from ..errors import InputError
-from ..labels import ENDO
 from ..metrics import lpips
-from ..networks.features.registry import EXTRACTORS, FeatureExtractor, FeaturesUnavailable, load_features
+from ..networks.features.registry import EXTRACTORS, JUDGE, FeatureExtractor, FeaturesUnavailable, load_features
 from ..networks.frozen import FrozenSegmenter
 from .collect import collect
 from .files import Results, worst_pictures, write_results
 from .groups import group_cases, other_maps
+from .judge import facts_of, judge_features, targets_of
 from .layout import Facts, Layout
-from .measure import Measurer, Memory
+from .measure import MeasurementStore, Measurer
 from .scores import ROWS, Collected, all_distributions, all_scores, differences
 from .sources import load_names, load_real
 from .systems import check_grids, load_system, pair
@@ -33,6 +33,7 @@ def open_extractors(
     weights: Mapping[str, str | Path] | None = None,
     device: torch.device | str = "cpu",
     spacing: float = 1.0,
+    judge: FrozenSegmenter | None = None,
 ) -> tuple[list[FeatureExtractor], dict[str, str]]:
     """The feature networks that are to be had, and for the others why not.
 
@@ -41,9 +42,15 @@ def open_extractors(
         weights: name → file, where it does not come from a package or a hub.
         device: where they compute.
         spacing: see :func:`~semsynth.networks.features.registry.load_features`.
+        judge: la_unet_judge, whose encoder is a feature network as well, where no file is given for that.
     """
-    there, absent = [], {}
+    there: list[FeatureExtractor] = []
+    absent: dict[str, str] = {}
     for name in dict.fromkeys(names):
+        encoder = judge_features(judge) if name == JUDGE and not (weights or {}).get(name) else None
+        if encoder is not None:
+            there.append(encoder.to(device))
+            continue
         try:
             there.append(load_features(name, weights=(weights or {}).get(name), device=device, spacing=spacing))
         except FeaturesUnavailable as error:
@@ -53,10 +60,11 @@ def open_extractors(
 
 
 def evaluate(
-    synthetic: Mapping[str, str | Sequence[str]],
+    synthetic: Mapping[str, str | Sequence[str]] | str | Path,
     real: str | Path,
     output: str | Path,
     *,
+    name: str = "synthetic",
     train_real: str | Path | None = None,
     labels: str | None = None,
     extractors: Sequence[str] = DEFAULT_EXTRACTORS,
@@ -80,16 +88,18 @@ def evaluate(
     interruption, and a further system costs only its own volumes.
 
     Args:
-        synthetic: name of a system → folders or patterns, see :func:`semsynth.evaluation.systems.load_system`.
+        synthetic: name of a system → folders or patterns, see :func:`semsynth.evaluation.systems.load_system`; or the
+            folder of one system.
         real: real images, see :func:`semsynth.evaluation.sources.load_real`.
         output: folder for ``evaluation.md``, ``.csv``, ``.json``, ``.html`` and ``cases.csv``.
+        name: of the system whose folder alone is given.
         train_real: real images that the generators were trained on.
         labels: label maps by case name, instead of those that ``real`` names.
         extractors: feature networks of distribution metrics.
         weights: extractor → file of weights.
         judge: a segmentation network that was in no system's loss.
-        targets: class of the judge → class of the label maps, or the latter in the order of the judge's; 1 → 1 (the
-            left-atrial cavity) unless said otherwise.
+        targets: class of the judge → class of the label maps, or the latter in the order of the judge's; None: by name,
+            see :func:`semsynth.evaluation.judge.targets_of`. A judge that knows no class of the maps is off.
         feature_spacing: mm per voxel at which ``efficientnet_lite0`` takes slices, which are four of it apart and
             interpolated to half of it: more for large fields of view.
         in_loss: system → networks that were in its loss, beside those that its records name.
@@ -104,28 +114,32 @@ def evaluate(
     Raises:
         InputError: nothing to compare, files that cannot be used, volumes on different grids, too few cases.
     """
+    if isinstance(synthetic, str | Path):
+        synthetic = {name: str(synthetic)}
     if not 0 < feature_spacing <= 10:
         raise InputError(f"--feature-spacing must be above 0 and at most 10 mm, got {feature_spacing:g}")
     _check_settings(synthetic, weights or {}, in_loss or {}, draws=draws, seed=seed, pictures=pictures)
     cases = load_real(real, train=train_real, labels=labels)
-    systems = [load_system(name, src, in_loss=(in_loss or {}).get(name, ())) for name, src in synthetic.items()]
-    painted = pair(systems, cases)
-    check_grids(systems, cases, painted)
-    networks, absent = open_extractors(extractors, weights, device, feature_spacing)
+    systems = [load_system(system, src, in_loss=(in_loss or {}).get(system, ())) for system, src in synthetic.items()]
+    scored = pair(systems, cases)
+    check_grids(systems, cases, scored)
+    names = load_names(real)
+    pairs = targets_of(judge, names, targets)
+    judge = judge if pairs else None
+    networks, absent = open_extractors(extractors, weights, device, feature_spacing, judge=judge)
     reasons = _reasons(judge, with_lpips)
-    memory = Memory(Path(output) / "measured")
-    pairs = targets if isinstance(targets, Mapping) else dict(enumerate(targets or [ENDO], start=1))
+    store = MeasurementStore(Path(output) / "measured")
     measurer = Measurer(networks, judge, targets=pairs, with_lpips=with_lpips and "lpips" not in reasons,
-                        memory=memory, device=device)  # fmt: skip
-    found = Collected(group_cases(painted, cases, systems), systems, other_maps(cases, systems, painted))
+                        store=store, device=device)  # fmt: skip
+    found = Collected(group_cases(scored, cases, systems), systems, other_maps(cases, systems, scored))
     counts = ", ".join(f"{group}: {len(members)} cases" for group, members in found.groups.items())
     logger.info("%s; %d real images in all", counts, len(cases))
-    collect(found, cases, painted, measurer)
+    collect(found, cases, scored, measurer)
     spread, without = all_distributions(found, list(cases), networks, draws, n, seed)
-    scores = all_scores(found, spread, judge)
-    compared = differences(found, COMPARED, spread, judge)
+    scores = all_scores(found, spread, facts_of(judge))
+    compared = differences(found, COMPARED, spread, facts_of(judge))
     about = {e.name: e.about() for e in networks}
-    facts = Facts(about, absent, reasons, without, judge, found.other_maps, load_names(real))
+    facts = Facts(about, absent, reasons, without, facts_of(judge), found.other_maps, names)
     results = Results(Layout(found, scores, facts).tables(compared), scores, compared, Path(output))
     write_results(results, found, facts, worst_pictures(found, cases, pictures))
     if show:

@@ -16,18 +16,19 @@ from scipy.stats import wilcoxon
 
 from ..errors import InputError
 from ..metrics import fid, kid, mmd2
-from ..networks.features.registry import PLANES, FeatureExtractor, Features
-from ..networks.frozen import FrozenSegmenter
+from ..networks.features.registry import FeatureExtractor, Features
 from ..report.tables import Column
+from ..vocabulary import PLANES
+from .judge import JudgeFacts
 from .systems import System
 from .uncertainty import Draw, Interval, largest_n, make_draws, over_draws
 
 logger = logging.getLogger(__name__)
 FLOOR = "real images"
-PAINTED_TRAINING = "painting, training means"
-PAINTED_OWN = "painting, own means"
+PAINTING_TRAINING = "painting, training means"
+PAINTING_OWN = "painting, own means"
 CONDITIONAL = "conditional mean"
-ROWS = (FLOOR, PAINTED_TRAINING, PAINTED_OWN)  # that are no systems
+ROWS = (FLOOR, PAINTING_TRAINING, PAINTING_OWN)  # that are no systems
 SLICE_DRAWS = 20  # slice-wise FID has hundreds of rows a side: a tenth of a second each, in three planes and every row
 
 PAIRED = {
@@ -144,7 +145,7 @@ class Score:
 
 
 def paired_scores(
-    found: Collected, metrics: Iterable[str], rows: Iterable[str], judge: FrozenSegmenter | None = None
+    found: Collected, metrics: Iterable[str], rows: Iterable[str], judge: JudgeFacts | None = None
 ) -> list[Score]:
     """Mean ± standard deviation over the cases of each group, of what was measured at all.
 
@@ -212,7 +213,7 @@ def distributions(
     """FID, KID and MMD² of volume features, and FID of slice features where the network has them."""
     cases = found.groups[group]
     rows = [row for row in found.features if all(case in found.features[row] for case in cases)]
-    n = len(draws[0].painted)
+    n = len(draws[0].scored)
 
     def over(metric: Callable[..., Any], plane: str | None, few: Sequence[Draw]) -> dict[str, NDArray[np.float64]]:
         matrices = {row: feature_rows(found, row, extractor.name, plane) for row in rows}
@@ -264,7 +265,7 @@ def _on_arrays(metric: Callable[..., Any]) -> Callable[..., float]:
     return lambda y_pred, y: float(metric(torch.from_numpy(y_pred), torch.from_numpy(y)))
 
 
-def all_scores(found: Collected, spread: Sequence[Distribution], judge: FrozenSegmenter | None) -> list[Score]:
+def all_scores(found: Collected, spread: Sequence[Distribution], judge: JudgeFacts | None) -> list[Score]:
     """Everything that tables show but differences."""
     rows = [row for row in ROWS[1:] if row in found.values]
     rows += [system.name for system in found.systems]
@@ -305,7 +306,7 @@ class Difference:
 
 
 def differences(
-    found: Collected, metrics: Iterable[str], spread: Sequence[Distribution], judge: FrozenSegmenter | None = None
+    found: Collected, metrics: Iterable[str], spread: Sequence[Distribution], judge: JudgeFacts | None = None
 ) -> list[Difference]:
     """Every system against the painting that knows as much as it does, and against every other system.
 
@@ -337,10 +338,10 @@ def differences(
 def _pairs(found: Collected) -> list[tuple[str, str]]:
     names = [system.name for system in found.systems]
     pairs = []
-    if PAINTED_TRAINING in found.values:
+    if PAINTING_TRAINING in found.values:
         for name in (name for name in names if name not in found.other_maps):
-            pairs.append((name, PAINTED_TRAINING))
-            pairs += [(f"{name}, {CONDITIONAL}", PAINTED_TRAINING)] if name in found.conditional else []
+            pairs.append((name, PAINTING_TRAINING))
+            pairs += [(f"{name}, {CONDITIONAL}", PAINTING_TRAINING)] if name in found.conditional else []
     return pairs + list(combinations(names, 2))
 
 

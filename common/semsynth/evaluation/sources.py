@@ -11,12 +11,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ..data.datalists import SPLITS, absolute, check_names, name_cases, read_datalist, stated_classes
+from ..data.datalists import absolute, check_names, datalist_path, name_cases, read_datalist, stated_classes
 from ..data.entries import check_volumes
 from ..data.headers import SUFFIXES
 from ..data.volumes import Volume, read_volume, same_affine, scale_intensity, stem
 from ..errors import InputError
 from ..files import sha256
+from ..vocabulary import SPLITS
 
 logger = logging.getLogger(__name__)
 RANGE_TOLERANCE = 1e-3
@@ -105,9 +106,8 @@ def check_grid(case: str, first: Path, a: Volume, second: Path, b: Volume) -> No
 
 def load_names(source: str | Path) -> dict[int, str]:
     """Names of the classes that a datalist, or the one in a folder, states; {} for other sources."""
-    path = Path(source)
-    path = path / "datalist.json" if path.is_dir() else path
-    if path.suffix != ".json" or not path.is_file():
+    path = datalist_path(source)
+    if path is None or not path.is_file():
         return {}
     return stated_classes(path, read_datalist(path))
 

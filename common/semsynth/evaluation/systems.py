@@ -13,10 +13,11 @@ from typing import Any
 
 from nibabel.orientations import aff2axcodes
 
-from ..data.datalists import SPLITS, read_datalist
+from ..data.datalists import read_datalist
 from ..data.headers import read_header
 from ..data.volumes import same_affine, stem
 from ..errors import InputError
+from ..vocabulary import SPLITS
 from .sources import RealCase, named_volumes
 
 logger = logging.getLogger(__name__)

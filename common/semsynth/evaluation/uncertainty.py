@@ -17,12 +17,12 @@ class Draw:
     """One comparison of equally many synthetic and real cases, none of which is among the other.
 
     Attributes:
-        painted: cases whose synthetic volumes are scored.
+        scored: cases whose synthetic volumes are scored.
         reference: other cases, whose real images they are held against.
         sample: which sample of each, modulo how many there are.
     """
 
-    painted: tuple[str, ...]
+    scored: tuple[str, ...]
     reference: tuple[str, ...]
     sample: int
 
@@ -31,23 +31,23 @@ VARIETY = 1.5
 """Real cases to choose from for each that is drawn: were all taken every time, every draw would be the same."""
 
 
-def largest_n(painted: Sequence[str], pool: Sequence[str]) -> int:
+def largest_n(scored: Sequence[str], pool: Sequence[str]) -> int:
     """How many cases a draw can have on each side with references to choose from (:data:`VARIETY`)."""
     common, alone, other = (
-        len(set(painted) & set(pool)), len(set(painted) - set(pool)), len(set(pool) - set(painted)),
+        len(set(scored) & set(pool)), len(set(scored) - set(pool)), len(set(pool) - set(scored)),
     )  # fmt: skip
-    # of the common cases x are painted and the rest is left for the reference
+    # of the common cases x are scored and the rest is left for the reference
     return max(min(x + alone, int((other + common - x) / VARIETY)) for x in range(common + 1))
 
 
-def make_draws(painted: Sequence[str], pool: Sequence[str], n: int, count: int, seed: int) -> list[Draw]:
-    """Draw ``n`` painted and ``n`` reference cases, without replacement and without overlap, ``count`` times.
+def make_draws(scored: Sequence[str], pool: Sequence[str], n: int, count: int, seed: int) -> list[Draw]:
+    """Draw ``n`` scored and ``n`` reference cases, without replacement and without overlap, ``count`` times.
 
     FID grows as n falls and a bootstrap's duplicates bias it upwards, so every draw has the same n and no duplicates.
 
     Args:
-        painted: cases with synthetic volumes; if there are ``n`` of them, each draw takes all.
-        pool: cases with real images; those drawn as painted are left out.
+        scored: cases with synthetic volumes; if there are ``n`` of them, each draw takes all.
+        pool: cases with real images; those drawn as scored are left out.
         n: cases on each side.
         count: number of draws.
         seed: same seed, same draws.
@@ -55,14 +55,14 @@ def make_draws(painted: Sequence[str], pool: Sequence[str], n: int, count: int, 
     Raises:
         InputError: when there are not that many cases.
     """
-    if n < 2 or n > largest_n(painted, pool):
+    if n < 2 or n > largest_n(scored, pool):
         raise InputError(
             f"distribution metrics need 2 or more synthetic cases and {VARIETY:g} times as many real images of other "
-            f"cases to draw from, found {len(painted)} and {len(set(pool) - set(painted))} others (n = {n}); give more "
+            f"cases to draw from, found {len(scored)} and {len(set(pool) - set(scored))} others (n = {n}); give more "
             "real images (--real, --train-real) or a smaller --n"
         )
     random = np.random.default_rng(seed)
-    ordered, others = sorted(painted), sorted(pool)
+    ordered, others = sorted(scored), sorted(pool)
     outside = [case for case in ordered if case not in set(others)]
     inside = [case for case in ordered if case in set(others)]
     # how many may be taken out of the pool without leaving too few
@@ -118,8 +118,8 @@ def over_draws(
     for draw in draws:
         reference = np.concatenate([real(case, 0) for case in draw.reference])
         for name, features in rows.items():
-            painted = np.concatenate([features(case, draw.sample) for case in draw.painted])
-            values[name].append(float(metric(painted, reference)))
+            scored = np.concatenate([features(case, draw.sample) for case in draw.scored])
+            values[name].append(float(metric(scored, reference)))
     return {name: np.asarray(found) for name, found in values.items()}
 
 

@@ -1,5 +1,6 @@
-"""Ignite handlers: checkpoints, averages, initial weights, progress, previews, evaluation, styles, volumes on disk."""
+"""Ignite handlers: checkpoints, averages, initial weights, progress, previews, evaluation, volumes on disk."""
 
+from .attachment import Attach, Stats, TensorBoardStats
 from .average import MovingAverage
 from .checkpoint import TrainingCheckpoint
 from .evaluation import EvaluationHandler
@@ -8,13 +9,12 @@ from .memory import MemoryReport
 from .preview import PreviewHandler
 from .progress import ProgressHandler, SynthesisProgress
 from .ranked import RankedSegmentations
-from .samples import SampleSeeds
 from .segmentation import SegmentationWriter
-from .style import StyleFrom
 from .synthetic import SyntheticWriter
 from .weights import SaveBestWeights, SaveFinalWeights
 
 __all__ = [
+    "Attach",
     "EvaluationHandler",
     "InitWeights",
     "MemoryReport",
@@ -22,12 +22,12 @@ __all__ = [
     "PreviewHandler",
     "ProgressHandler",
     "RankedSegmentations",
-    "SampleSeeds",
     "SaveBestWeights",
     "SaveFinalWeights",
     "SegmentationWriter",
-    "StyleFrom",
+    "Stats",
     "SynthesisProgress",
     "SyntheticWriter",
+    "TensorBoardStats",
     "TrainingCheckpoint",
 ]

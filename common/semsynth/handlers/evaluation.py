@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 from ..data.transforms import CropContentd, LoadIntensityd
 from ..distributed import gather, rank, world_size
 from ..errors import InputError
-from ..labels import ENDO
 from ..metrics.frechet import fid
 from ..metrics.mmd import kid
 from ..metrics.similarity import mae, ms_ssim, psnr, rmse, ssim
 from ..networks.features.extractor import FeatureExtractor
 from ..networks.frozen import FrozenSegmenter
+from ..vocabulary import ENDO
 
 logger = logging.getLogger(__name__)
 PairedMetric = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -64,9 +64,9 @@ class EvaluationHandler:
         judge: a segmentation network that was in no loss of the generator, or None: adds ``judge_dice``, of its
             segmentation of the synthetic volume with the label map, and ``judge_dice_real``, the same of the real one.
         target: the class of the label map that the judge's class 1 is held against.
-        reference: the real side of FID and KID, other cases than the painted ones: images (files, or entries of a
+        reference: the real side of FID and KID, other cases than the scored ones: images (files, or entries of a
             datalist), whose features are computed once, when the first epoch starts; or features ``(M, F)`` by
-            extractor. None takes the real volumes of the painted cases themselves: too good a value, since the maps
+            extractor. None takes the real volumes of the scored cases themselves: too good a value, since the maps
             give their anatomy away, and a warning says so.
 
     Raises:
@@ -198,10 +198,10 @@ class EvaluationHandler:
         pred, side = [scores.pred[name] for scores in cases], "given"
         if self.reference is not None:
             real = list(self.reference[name])
-            self._warn_of_painted()
+            self._warn_of_scored()
         else:
-            real, side = [scores.real[name] for scores in cases if name in scores.real], "the painted cases' own"
-            self._warn("own", "FID and KID are against the real volumes of the painted cases themselves, which is too "
+            real, side = [scores.real[name] for scores in cases if name in scores.real], "the scored cases' own"
+            self._warn("own", "FID and KID are against the real volumes of the scored cases themselves, which is too "
                               "good: their maps give the anatomy away; give other real cases as reference")  # fmt: skip
         if min(len(pred), len(real)) < 2:
             self._warn(name, f"fid_{name} and kid_{name} are left out: they need two volumes on each side, there are "
@@ -217,11 +217,11 @@ class EvaluationHandler:
                 continue
             state.metrics[key], state.metric_about[key] = float(value), about
 
-    def _warn_of_painted(self) -> None:
+    def _warn_of_scored(self) -> None:
         names = {entry["case"] for entry in self.images or [] if "case" in entry}
-        painted = sorted(names & self.cases.keys())
-        if painted:
-            self._warn("painted", f"{len(painted)} reference cases are painted ones too ({painted[0]}, …), which makes "
+        scored = sorted(names & self.cases.keys())
+        if scored:
+            self._warn("scored", f"{len(scored)} reference cases are scored ones too ({scored[0]}, …), which makes "
                                   "FID and KID too good; give other real cases as reference")  # fmt: skip
 
     def _warn(self, key: str, message: str) -> None:

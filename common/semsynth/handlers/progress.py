@@ -72,18 +72,15 @@ class SynthesisProgress:
 
     Args:
         batches: what is to be made, see :class:`semsynth.synthesis.jobs.MapBatches`.
-        network: calls ``on_step`` with shares of its work; others advance volume by volume.
     """
 
-    def __init__(self, batches: Any, network: Any = None) -> None:
-        self.batches, self.network = batches, network if hasattr(network, "on_step") else None
+    def __init__(self, batches: Any) -> None:
+        self.batches = batches
         self.bar: tqdm | None = None
 
     def attach(self, engine: Engine) -> None:
         """Follow ``engine``."""
         if rank() != 0:
-            if self.network is not None:
-                self.network.progress = False
             return
         engine.add_event_handler(Events.STARTED, self._start)
         engine.add_event_handler(Events.ITERATION_STARTED, self._begin)
@@ -101,15 +98,16 @@ class SynthesisProgress:
             unit="volume",
             bar_format="{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total} [{elapsed}<{remaining}, {rate_fmt}{postfix}]",
         )
-        if self.network is not None:
-            self.network.on_step = self._step
 
     def _begin(self, engine: Engine) -> None:
         assert self.bar is not None
         self.done = round(self.bar.n)
         self.size, self.share = len(engine.state.batch["case"]), 0.0  # type: ignore[call-overload, index]
 
-    def _step(self, share: float) -> None:
+    def step(self, share: float) -> None:
+        """A share of the work on the batch under way is done; networks of several steps tell it (``on_step``)."""
+        if self.bar is None:
+            return
         self.share = min(self.share + share, 1.0)
         self._show(self.done + self.share * self.size)
 
@@ -122,8 +120,6 @@ class SynthesisProgress:
         self.bar.n = volumes  # the sum of the parts may be off in its last digit, and so above the total
 
     def _close(self, engine: Engine, error: BaseException | None = None) -> None:
-        if self.network is not None:
-            self.network.on_step = None
         if self.bar is not None:
             self.bar.close()
         if error is not None:

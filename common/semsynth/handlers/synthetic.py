@@ -17,14 +17,13 @@ from monai.utils.enums import CommonKeys as Keys
 from .. import __version__
 from ..data.classes import bundle_classes
 from ..data.datalists import read_datalist
-from ..data.entries import OWN_STYLE
 from ..data.headers import read_header
 from ..data.volumes import StorageType, Volume, write_image
 from ..distributed import rank
 from ..errors import InputError
 from ..files import sha256, write_text
-from ..labels import class_names
 from ..provenance.cards import case_hash
+from ..vocabulary import OWN_STYLE, class_names
 
 logger = logging.getLogger(__name__)
 

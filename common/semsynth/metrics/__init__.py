@@ -1,6 +1,6 @@
 """Metrics: always ``(y_pred, y)``."""
 
-from .consistency import PLANES, SliceStatistics, inter_slice_consistency, slice_statistics
+from .consistency import SliceStatistics, inter_slice_consistency, slice_statistics
 from .frechet import FeatureMetric, FrechetDistance, fid
 from .mmd import MaximumMeanDiscrepancy, kid, mmd2
 from .overlap import AverageSurfaceDistanceMm, HausdorffDistanceMm, segmentation_scores
@@ -25,7 +25,6 @@ from .similarity import (
 __all__ = [
     "MAE",
     "PAPER_WEIGHTS",
-    "PLANES",
     "PSNR",
     "RMSE",
     "SSIM",

@@ -10,9 +10,6 @@ from monai.data import MetaTensor
 
 from ..errors import InputError
 
-PLANES = ("sagittal", "coronal", "axial")
-"""Planes by the axis (H, W, D of RAS volumes) along which their slices follow one another."""
-
 CONSTANT = 1e-6  # standard deviation of a slice, relative to the volume's largest intensity, that is rounding only
 
 

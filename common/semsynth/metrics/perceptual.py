@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 
 from ..errors import InputError
-from .consistency import PLANES
+from ..vocabulary import PLANES
 from .similarity import check_pair
 
 BACKBONES = {

@@ -16,12 +16,12 @@ from .blocks.normalization import VolumeInstanceNorm
 
 
 class ConditionalPatchDiscriminator(nn.Module):
-    """3D PatchGAN on a label map and an image: one judgement per patch (Isola et al. 2017, section 3.2.2).
+    """3D PatchGAN on a label map and an image: one logit per patch (Isola et al. 2017, section 3.2.2).
 
     Args:
         num_classes: number of classes of the label map.
         channels: width of the first layer; doubled by each further one.
-        num_layers: strided layers before the last (3: a judgement sees 70 voxels per axis; 2: 34).
+        num_layers: strided layers before the last (3: a logit sees 70 voxels per axis; 2: 34).
         norm: MONAI's norm name or (name, arguments), ``"volume_instance"``
             (:class:`~semsynth.networks.blocks.normalization.VolumeInstanceNorm`), or None. Batch norm as in the paper;
             at batch size 1 it is instance norm. (The one training tried without any norm, at learning rate 4e-4, blew
@@ -89,7 +89,7 @@ class ConditionalPatchDiscriminator(nn.Module):
 class MultiScaleDiscriminator(nn.Module):
     """Discriminators of one architecture at several resolutions (Wang et al. 2018, pix2pixHD, section 3.2).
 
-    The s-th sees map and image at 1/2^s of the resolution: it judges structures 2^s times as large. The image is halved
+    The s-th sees map and image at 1/2^s of the resolution: it sees structures 2^s times as large. The image is halved
     by averaging 2³ voxels, and so is a one-hot map, whose voxels become fractions of classes; of a scalar map, whose
     average would be another class, every second voxel is taken. Sizes are rounded up by repeating the border.
     Volumes of fewer than 3·2^(num_layers + s) voxels per axis are padded by their border at scale s, so that of small
@@ -123,13 +123,13 @@ class MultiScaleDiscriminator(nn.Module):
         super().__init__()
         if scales < 1:
             raise InputError(f"scales must be 1 or more, got {scales}")
-        judges = [
+        networks = [
             ConditionalPatchDiscriminator(num_classes, channels=channels, num_layers=num_layers, norm=norm,
                                           detail=detail, label_encoding=label_encoding, spectral=spectral)
             for _ in range(scales)
         ]  # fmt: skip
-        self.finest = judges[0]
-        self.coarser = nn.ModuleList(judges[1:])
+        self.finest = networks[0]
+        self.coarser = nn.ModuleList(networks[1:])
 
     def forward(self, label: torch.Tensor, image: torch.Tensor) -> list[list[torch.Tensor]]:
         """Judge pairs.
@@ -143,10 +143,10 @@ class MultiScaleDiscriminator(nn.Module):
         """
         condition = self.finest.encode(label, image.dtype)
         features = [self.finest.features(condition, image)]
-        for judge in self.coarser:
+        for discriminator in self.coarser:
             condition = condition[:, :, ::2, ::2, ::2] if self.finest.scalar else halved(condition)
             image = halved(image)
-            features.append(judge.features(condition, image))  # type: ignore[operator]
+            features.append(discriminator.features(condition, image))  # type: ignore[operator]
         return features
 
 
@@ -179,7 +179,7 @@ class SliceAndVolumeDiscriminator(nn.Module):
 
         Args:
             image: intensities in [0, 1], ``(B, 1, H, W, D)``; scaled to [-1, 1] inside.
-            where: indices of the axial slices to judge, along D, the same in all items.
+            where: indices of the axial slices to look at, along D, the same in all items.
 
         Returns:
             Of the slices ``(B · slices, …)`` and of the volume ``(B, …)``: the features of each layer and, last, the
@@ -212,7 +212,7 @@ def _patch_discriminator(
         # MONAI's N(0, 0.02) is meant for 2D: with 4³ kernels it starts with logits all over the place
         nn.init.kaiming_normal_(layer.weight, a=0.2, nonlinearity="leaky_relu")
     last = convolutions[-1].weight
-    nn.init.normal_(last, std=0.3 * last[0].numel() ** -0.5)  # first judgements near 0, none favoured
+    nn.init.normal_(last, std=0.3 * last[0].numel() ** -0.5)  # first logits near 0, none favoured
     if spectral:
         for layer in convolutions:
             parametrizations.spectral_norm(layer)

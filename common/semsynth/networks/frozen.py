@@ -32,6 +32,7 @@ class FrozenSegmenter(nn.Module):
         spacing: mm per voxel that it was trained at.
         name, sha256: of its file of weights, to stand beside the numbers that are made with it.
         largest_component: classes of which :meth:`segment` keeps the largest component only.
+        classes: names of the classes that it segments, from 1 on; empty where nobody says.
     """
 
     def __init__(
@@ -42,10 +43,12 @@ class FrozenSegmenter(nn.Module):
         name: str = "",
         sha256: str = "",
         largest_component: Sequence[int] = (1,),
+        classes: Sequence[str] = (),
     ) -> None:
         super().__init__()
         self.network, self.spacing = network.eval().requires_grad_(False), tuple(spacing)
         self.name, self.sha256, self.largest_component = name, sha256, list(largest_component)
+        self.classes = list(classes)
 
     def train(self, mode: bool = True) -> FrozenSegmenter:
         """Stays in evaluation mode, whatever it is a part of."""
@@ -93,6 +96,7 @@ def load_segmenter(
     device: torch.device | str = "cpu",
     spacing: Sequence[float] = (1.0, 1.0, 1.0),
     largest_component: Sequence[int] = (1,),
+    classes: Sequence[str] = (),
 ) -> FrozenSegmenter | None:
     """A trained segmentation network, or None with one warning where its weights are not there.
 
@@ -104,6 +108,7 @@ def load_segmenter(
         device: where it computes.
         spacing: mm per voxel that it was trained at.
         largest_component: classes of which only the largest component counts.
+        classes: names of the classes that it segments, from 1 on.
 
     Raises:
         InputError: when the file is there and does not fit the network.
@@ -123,5 +128,6 @@ def load_segmenter(
             "that architecture, or null to do without"
         ) from error
     return FrozenSegmenter(
-        network, spacing=spacing, name=name or path.stem, sha256=sha256(path), largest_component=largest_component
-    ).to(device)
+        network, spacing=spacing, name=name or path.stem, sha256=sha256(path), largest_component=largest_component,
+        classes=classes,
+    ).to(device)  # fmt: skip

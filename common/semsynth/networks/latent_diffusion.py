@@ -8,17 +8,19 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
 from tqdm import tqdm
 
 from ..errors import InputError, is_out_of_memory
 from ..labels import one_hot, plain
+from ..precision import autocast
 from .autoencoder import DecoderModulation, cover
 from .blocks.noise import gaussian_noise, stream
+from .blocks.style import StyleDistribution
 from .denoiser import LatentDenoiser
 from .sampling.guided import Conditioning, GuidedDenoiser, SamplingOptions, Start, check_windows
 from .sampling.samplers import Prediction, Schedule, Step
@@ -45,7 +47,7 @@ class Denoised(NamedTuple):
     labelled: torch.Tensor
 
 
-class LatentDiffusion(nn.Module):
+class LatentDiffusion(StyleDistribution):
     """Label map → image, by denoising a latent; or, with an image, one training step of the denoiser.
 
     The autoencoder is frozen: its parameters have no gradient and it stays in evaluation mode. (A gradient still passes
@@ -66,15 +68,12 @@ class LatentDiffusion(nn.Module):
         style_scale: 1 draws styles as they are in the training set, less draws them nearer to the typical one, which 0
             gives.
         noise_seed: which noise, and which style where none is given: any whole number.
-        progress: a bar over the steps; not while :attr:`on_step` is set.
+        progress: a bar over the steps where nobody else is told of them (``on_step`` of :meth:`forward`).
 
     Attributes:
         latent_scale: one over the standard deviation of the training set's latents; exactly 1 until it is measured, see
             :class:`semsynth.training.latents.EncodeCases`, and without ``standardize``.
         style_mean, style_covariance: of the training set's styles, see :func:`intensity_style`.
-        style: ``(1, S)`` in place of drawn ones, or None.
-        noise_seeds: of the items of the next batches, in place of ``noise_seed`` for all; None.
-        on_step: called after each step of the sampler with the share of the work on its samples that it was, or None.
         style_needs_labels: that :meth:`encode` takes a label map.
 
     Raises:
@@ -82,11 +81,6 @@ class LatentDiffusion(nn.Module):
     """
 
     latent_scale: torch.Tensor
-    style_mean: torch.Tensor
-    style_covariance: torch.Tensor
-    style: torch.Tensor | None
-    noise_seeds: Sequence[int] | None
-    on_step: Callable[[float], None] | None
 
     def __init__(
         self,
@@ -104,25 +98,21 @@ class LatentDiffusion(nn.Module):
         sampling: Mapping[str, Any] | None = None,
         progress: bool = False,
     ) -> None:
-        super().__init__()
         _check_fit(autoencoder, denoiser, prediction)
         if not (0 <= label_dropout < 1 and 0 <= style_dropout < 1 and style_scale >= 0):
             raise InputError(
                 f"label_dropout and style_dropout must be in [0, 1) and style_scale 0 or more, got {label_dropout}, "
                 f"{style_dropout} and {style_scale}"
             )
+        super().__init__(denoiser.style_channels, style_scale)
         self.autoencoder, self.denoiser = autoencoder.requires_grad_(False).eval(), denoiser
         self.schedule = Schedule(timesteps, noise_schedule, prediction)
         self.label_dropout, self.style_dropout = label_dropout, style_dropout
         self.sampling = SamplingOptions(**(sampling or {}))
         self.schedule.steps(self.sampling.steps)
         check_windows(denoiser, self.sampling)
-        self.standardize, self.style_scale = standardize, style_scale
-        self.noise_seed, self.progress = int(noise_seed), progress
-        self.style, self.noise_seeds, self.on_step = None, None, None
+        self.standardize, self.noise_seed, self.progress = standardize, int(noise_seed), progress
         self.register_buffer("latent_scale", torch.ones([]))
-        self.register_buffer("style_mean", torch.zeros(denoiser.style_channels))
-        self.register_buffer("style_covariance", torch.eye(denoiser.style_channels))
 
     style_needs_labels = True
 
@@ -130,11 +120,6 @@ class LatentDiffusion(nn.Module):
     def num_classes(self) -> int:
         """C, of the label map."""
         return self.denoiser.num_classes
-
-    @property
-    def style_channels(self) -> int:
-        """S, length of a style; 0 for a network without."""
-        return self.denoiser.style_channels
 
     def train(self, mode: bool = True) -> LatentDiffusion:
         """The denoiser alone: the autoencoder stays in evaluation mode."""
@@ -145,14 +130,23 @@ class LatentDiffusion(nn.Module):
     # ---- training
 
     def forward(
-        self, image: torch.Tensor, latent: torch.Tensor | None = None, style: torch.Tensor | None = None
+        self,
+        image: torch.Tensor,
+        latent: torch.Tensor | None = None,
+        style: torch.Tensor | None = None,
+        *,
+        noise_seeds: Sequence[int] | None = None,
+        on_step: Callable[[float], None] | None = None,
     ) -> Any:
         """Label map → image; with a latent, one training step of the denoiser.
 
         Args:
             image: class indices ``(B, 1, H, W, D)``. (The name is what MONAI's tools call a network's input.)
             latent: the image's latent as the autoencoder gives it, ``(B, Z, h, w, d)``.
-            style: of the image, ``(B, S)``, see :func:`intensity_style`.
+            style: with a latent that of its image, ``(B, S)``, see :func:`intensity_style`; else the style of the
+                images to be made, ``(1, S)`` or ``(B, S)``; None draws one per seed.
+            noise_seeds: one per item; None takes the network's own for all.
+            on_step: told after each step of the sampler which share of the work on its samples that was.
 
         Returns:
             Intensities in [0, 1], ``(B, 1, H, W, D)``; with ``latent`` a :class:`Denoised`.
@@ -160,11 +154,17 @@ class LatentDiffusion(nn.Module):
         if latent is not None:
             return self._denoised(plain(image), plain(latent), style)
         maps = plain(image)
-        seeds = [self.noise_seed] * len(maps) if self.noise_seeds is None else list(self.noise_seeds)
+        seeds = [self.noise_seed] * len(maps) if noise_seeds is None else list(noise_seeds)
         if len(seeds) != len(maps):
             raise InputError(f"noise_seeds must be one per item of the batch, got {len(seeds)} for {len(maps)}")
+        styles = None if style is None else style.expand(len(maps), -1)
         starts = [0, *(i for i in range(1, len(maps)) if not torch.equal(maps[i], maps[i - 1])), len(maps)]
-        return torch.cat([self.synthesize(maps[a : a + 1], seeds[a:b]) for a, b in pairwise(starts)])
+        return torch.cat([
+            self.synthesize(
+                maps[a : a + 1], seeds[a:b], style=None if styles is None else styles[a:b], on_step=on_step
+            )
+            for a, b in pairwise(starts)
+        ])  # fmt: skip
 
     def _denoised(self, label: torch.Tensor, latent: torch.Tensor, style: torch.Tensor | None) -> Denoised:
         b = label.shape[0]
@@ -190,7 +190,13 @@ class LatentDiffusion(nn.Module):
 
     @torch.no_grad()
     def synthesize(
-        self, label: torch.Tensor, seeds: Sequence[int], *, style: torch.Tensor | None = None, **options: Any
+        self,
+        label: torch.Tensor,
+        seeds: Sequence[int],
+        *,
+        style: torch.Tensor | None = None,
+        on_step: Callable[[float], None] | None = None,
+        **options: Any,
     ) -> torch.Tensor:
         """Images of one label map, one per seed: each depends on map, seed and style alone, not on the others.
 
@@ -199,7 +205,8 @@ class LatentDiffusion(nn.Module):
         Args:
             label: class indices ``(1, 1, H, W, D)``.
             seeds: whole numbers.
-            style: ``(1, S)`` or ``(len(seeds), S)``; None draws one per seed, or takes the attribute :attr:`style`.
+            style: ``(1, S)`` or ``(len(seeds), S)``; None draws one per seed.
+            on_step: see :meth:`forward`.
             options: in place of the network's own, see :class:`~semsynth.networks.sampling.guided.SamplingOptions`.
 
         Returns:
@@ -214,7 +221,7 @@ class LatentDiffusion(nn.Module):
             check_local(self.autoencoder)  # before all denoising
         try:
             given = self.conditioning(label, decoder=len(seeds) > own.batch_size and own.tile is None, **options)
-            latent = self.sample_latent(given, seeds, style=style, **options)
+            latent = self.sample_latent(given, seeds, style=style, on_step=on_step, **options)
             condition = given.decoder
             del given  # the denoiser's modulation is the larger part of all
             return self.decode(latent, condition, **options).clamp_(0.0, 1.0)
@@ -252,7 +259,13 @@ class LatentDiffusion(nn.Module):
 
     @torch.no_grad()
     def sample_latent(
-        self, given: Conditioning, seeds: Sequence[int], *, style: torch.Tensor | None = None, **options: Any
+        self,
+        given: Conditioning,
+        seeds: Sequence[int],
+        *,
+        style: torch.Tensor | None = None,
+        on_step: Callable[[float], None] | None = None,
+        **options: Any,
     ) -> torch.Tensor:
         """Latents of unit variance, ``(len(seeds), Z, h, w, d)``; arguments as of :meth:`synthesize`."""
         own = replace(self.sampling, **options)
@@ -263,7 +276,7 @@ class LatentDiffusion(nn.Module):
             return torch.stack([gaussian_noise(places, stream(seed, number + 2))[:, 0] for seed in seeds])
 
         loop = GuidedDenoiser(self.denoiser, self.schedule, own, stride=self.autoencoder.stride)
-        return loop.latents(given, Start(noise, self._styles(seeds, style)), self._watch)
+        return loop.latents(given, Start(noise, self._styles(seeds, style)), partial(self._watch, on_step=on_step))
 
     @torch.no_grad()
     def decode(self, latent: torch.Tensor, condition: DecoderModulation | torch.Tensor, **options: Any) -> torch.Tensor:
@@ -286,18 +299,18 @@ class LatentDiffusion(nn.Module):
         return torch.cat(images) if len(images) > 1 else images[0]
 
     def _autocast(self, like: torch.Tensor, options: SamplingOptions) -> torch.autocast:
-        return torch.autocast(like.device.type, torch.bfloat16, enabled=options.amp)
+        return autocast(like.device, enabled=options.amp)
 
-    def _watch(self, steps: Iterator[Step]) -> Iterator[Step]:
+    def _watch(self, steps: Iterator[Step], on_step: Callable[[float], None] | None = None) -> Iterator[Step]:
         every = list(steps)
         shown: Iterable[Step] = every
-        if self.progress and self.on_step is None:
+        if self.progress and on_step is None:
             interval = 0.1 if sys.stderr.isatty() else 30.0
             shown = tqdm(every, desc="denoising", unit="step", leave=False, mininterval=interval)
         for step in shown:
             yield step
-            if self.on_step is not None:
-                self.on_step(1.0 / len(every))
+            if on_step is not None:
+                on_step(1.0 / len(every))
 
     # ---- style
 
@@ -319,28 +332,14 @@ class LatentDiffusion(nn.Module):
         style = torch.where(missing, self.style_mean.to(style).expand_as(style), style)
         return style, torch.full_like(style, -torch.inf)
 
-    def draw_style(self, seed: int) -> torch.Tensor:
-        """The style ``(1, S)`` of a seed, distributed as styles are in the training set."""
-        places = self.style_mean.new_zeros([1, 1, max(self.style_channels, 1), 1, 1], dtype=torch.float32)
-        normal = gaussian_noise(places, stream(seed, 0))[:, 0, : self.style_channels, 0, 0]
-        style: torch.Tensor = self.style_mean.float() + self.style_scale * normal @ self._root()
-        return style
-
     def style_root(self) -> torch.Tensor:
         """``(S, S)``: times it, white noise ``(1, S)`` is distributed as standardised styles are."""
         spread = self.style_covariance.float().diagonal().clamp(min=1e-8).sqrt()
         return self.style_scale * self._root() / spread
 
-    def _root(self) -> torch.Tensor:
-        values, vectors = torch.linalg.eigh(self.style_covariance.float())
-        # the one root whose signs are not arbitrary
-        root: torch.Tensor = (vectors * values.clamp(min=0.0).sqrt()) @ vectors.T
-        return root
-
     def _styles(self, seeds: Sequence[int], style: torch.Tensor | None) -> torch.Tensor | None:
         if not self.style_channels:
             return None
-        style = self.style if style is None else style
         if style is None:
             style = torch.cat([self.draw_style(seed) for seed in seeds])
         return self.standardized(style.to(self.style_mean.device).expand(len(seeds), -1))

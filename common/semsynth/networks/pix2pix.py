@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from ..errors import InputError
 from ..labels import one_hot
-from .blocks.noise import white_noise
+from .blocks.noise import one_seed, white_noise
 from .blocks.normalization import VolumeInstanceNorm
 
 Norm: TypeAlias = str | tuple[str, dict[str, Any]]
@@ -73,12 +73,13 @@ class Pix2PixGenerator(nn.Module):
         )
         self.head = nn.Conv3d(channels[0], 1, kernel_size=3, padding=1)
 
-    def forward(self, image: torch.Tensor) -> torch.Tensor:
+    def forward(self, image: torch.Tensor, noise_seeds: list[int] | None = None) -> torch.Tensor:
         """Label map → image.
 
         Args:
             image: class indices ``(B, 1, H, W, D)``, any number type. (The name is what MONAI's tools call a network's
                 input.) With a second channel, that is the noise to use in place of the network's own field.
+            noise_seeds: one seed for all items (or one per item, all the same); None takes the network's own.
 
         Returns:
             Intensities in [0, 1], ``(B, 1, H, W, D)``, of the weights' type.
@@ -89,7 +90,11 @@ class Pix2PixGenerator(nn.Module):
         if self.noise and image.shape[1] > 1:
             x = torch.cat([x, image[:, 1:2].to(x.dtype)], dim=1)
         elif self.noise:
-            seed = int(torch.randint(2147483647, [1]).item()) if self.training else self.noise_seed
+            seed = self.noise_seed if noise_seeds is None else noise_seeds[0]
+            if noise_seeds is not None and not torch.jit.is_scripting():
+                seed = one_seed(noise_seeds, seed)
+            if self.training:
+                seed = int(torch.randint(2147483647, [1]).item())
             x = torch.cat([x, white_noise(x, seed)], dim=1)
         x = F.pad(x, [0, -d % m, 0, -w % m, 0, -h % m], mode="replicate")
         x = self.stem(x)

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from ..distributed import concatenate
 from ..errors import InputError
 from ..labels import plain
-from .blocks.noise import gaussian_noise, stream
+from .blocks.noise import one_seed, stream
 from .blocks.spade import (
     SPADE,
     BlockModulation,
@@ -26,6 +26,7 @@ from .blocks.spade import (
     label_pyramid,
     noise_like,
 )
+from .blocks.style import StyleDistribution
 
 STYLE_WEIGHT = 0.005
 """Of one image in the running mean and covariance of styles: they are those of the last few hundred images."""
@@ -103,7 +104,7 @@ class StyleEncoder(nn.Module):
         return mean, log_variance.clamp(-10.0, 10.0)
 
 
-class SPADEGenerator(nn.Module):
+class SPADEGenerator(StyleDistribution):
     """VAE-GAN: a style (of an image, or drawn) and a label map → image.
 
     The decoder starts from the label map at the coarsest level and has one SPADE residual block per level, each
@@ -129,10 +130,6 @@ class SPADEGenerator(nn.Module):
             gives.
     """
 
-    style: torch.Tensor | None
-    style_mean: torch.Tensor
-    style_covariance: torch.Tensor
-
     def __init__(
         self,
         num_classes: int,
@@ -147,15 +144,15 @@ class SPADEGenerator(nn.Module):
         noise_seed: int = 0,
         style_scale: float = 1.0,
     ) -> None:
-        super().__init__()
         if num_classes < 2 or len(channels) < 2 or style_channels < 0 or style_scale < 0:
             raise InputError(
                 f"needs 2 or more classes and widths and a style of 0 or more, got {num_classes} classes, widths "
                 f"{tuple(channels)}, style_channels {style_channels} and style_scale {style_scale}"
             )
+        super().__init__(style_channels, style_scale)
         options = SPADEOptions(**(spade or {}))
-        self.num_classes, self.style_channels, self.labels = num_classes, style_channels, labels
-        self.noise, self.noise_seed, self.style_scale = noise, int(noise_seed), style_scale
+        self.num_classes, self.labels = num_classes, labels
+        self.noise, self.noise_seed = noise, int(noise_seed)
         self.strides = [2**power for power in range(len(channels) - 1, -1, -1)]
         self.encoder = StyleEncoder(style_channels, encoder_channels) if style_channels else None
         self.start = nn.Conv3d(num_classes, channels[0], 3, padding=1)
@@ -168,12 +165,15 @@ class SPADEGenerator(nn.Module):
         self.head_noise = NoiseInjection(channels[-1]) if noise else None
         self.head_norm = SPADE(num_classes, channels[-1], replace(options, hidden=head_hidden))
         self.head = nn.Conv3d(channels[-1], 1, 3, padding=1)
-        self.style = None
-        self.register_buffer("style_mean", torch.zeros(style_channels))
-        self.register_buffer("style_covariance", torch.eye(style_channels))
-        self.register_load_state_dict_pre_hook(_default_styles)
 
-    def forward(self, image: torch.Tensor, real: torch.Tensor | None = None) -> Any:
+    def forward(
+        self,
+        image: torch.Tensor,
+        real: torch.Tensor | None = None,
+        *,
+        style: torch.Tensor | None = None,
+        noise_seeds: Sequence[int] | None = None,
+    ) -> Any:
         """Label map → image.
 
         Args:
@@ -181,19 +181,25 @@ class SPADEGenerator(nn.Module):
                 input.) With a second channel, that is the noise at full resolution, and every s-th voxel of it the
                 noise at stride s, in place of the network's own.
             real: intensities in [0, 1], ``(B, 1, H, W, D)``, whose style is to be taken, in training.
+            style: ``(1, Z)`` or ``(B, Z)``; None draws one, of the seed.
+            noise_seeds: one seed for all items (or one per item, all the same); None takes the network's own.
 
         Returns:
             Intensities in [0, 1], ``(B, 1, H, W, D)``; with ``real`` a :class:`Reconstruction`.
+
+        Raises:
+            InputError: for seeds that differ.
         """
+        seed = one_seed(noise_seeds, self.noise_seed)
         modulation: Any = self._conditions(image[:, :1])
         field = plain(image)[:, 1:2] if image.shape[1] > 1 else None
         if real is None or self.encoder is None:
-            return self.decode(modulation, self._style(image), field)
+            return self.decode(modulation, self._style(image, style, seed), field, noise_seed=seed)
         mean, log_variance = self.encoder(plain(real))
         if self.training:
             self.count_styles(concatenate(mean), concatenate(log_variance))
-        style = mean + torch.exp(0.5 * log_variance) * torch.randn_like(mean)
-        return Reconstruction(self.decode(modulation, style), mean, log_variance)
+        drawn = mean + torch.exp(0.5 * log_variance) * torch.randn_like(mean)
+        return Reconstruction(self.decode(modulation, drawn, noise_seed=seed), mean, log_variance)
 
     def modulation(self, label: torch.Tensor) -> LabelModulation:
         """All that depends on the label map alone, for any number of :meth:`decode`.
@@ -205,7 +211,14 @@ class SPADEGenerator(nn.Module):
         blocks = [block.modulation(level) for block, level in zip(self.blocks, levels, strict=True)]  # type: ignore[operator]
         return LabelModulation(size, self.start(start), blocks, self.head_norm.modulation(head))
 
-    def decode(self, modulation: Any, style: torch.Tensor | None, noise: torch.Tensor | None = None) -> torch.Tensor:
+    def decode(
+        self,
+        modulation: Any,
+        style: torch.Tensor | None,
+        noise: torch.Tensor | None = None,
+        *,
+        noise_seed: int | None = None,
+    ) -> torch.Tensor:
         """Image from what was computed from the label map.
 
         Args:
@@ -213,25 +226,27 @@ class SPADEGenerator(nn.Module):
             style: ``(B, Z)``, or None where ``style_channels`` is 0. With a modulation of one label map, B styles give
                 B images.
             noise: ``(B, 1, H, W, D)`` in place of the network's own, see :meth:`forward`.
+            noise_seed: of the network's own noise; None takes the attribute of this name.
 
         Returns:
             Intensities in [0, 1], ``(B, 1, H, W, D)``.
         """
         size, x, blocks, head = modulation
+        seed = self.noise_seed if noise_seed is None else noise_seed
         style = None if style is None else style.to(self.start.weight.dtype)
         if not isinstance(modulation, LabelModulation):
             x = self.start(x)
         if style is not None and style.shape[0] > x.shape[0]:
             x = x.expand(style.shape[0], -1, -1, -1, -1)
         for level, (block, condition) in enumerate(zip(self.blocks, blocks, strict=True)):
-            x = block(x, condition, style, self._noise(x, level, noise) if self.noise else None)
+            x = block(x, condition, style, self._noise(x, level, noise, seed) if self.noise else None)
             if block is self.blocks[-1]:
                 x = self.reduce(x)
             x = F.interpolate(x, scale_factor=2.0, mode="trilinear", align_corners=False)
             h, w, d = _level_size(size, self.strides[level + 1])
             x = x[:, :, :h, :w, :d]
         if self.head_noise is not None:
-            x = self.head_noise(x, self._noise(x, len(self.blocks), noise))
+            x = self.head_noise(x, self._noise(x, len(self.blocks), noise, seed))
         x = self.head(F.leaky_relu(self.head_norm(x, head), 0.2, inplace=True))
         return torch.tanh(x.float()) * 0.5 + 0.5
 
@@ -251,7 +266,7 @@ class SPADEGenerator(nn.Module):
         """Take posteriors into the mean and covariance of the training set's styles, which styles are drawn from.
 
         The KL term leaves a gap between N(0, 1) and what the encoder gives over all images; a style from that gap was
-        never trained on (Ghosh et al. 2020, section 4, ex-post density estimation, there as here with one Gaussian).
+        never trained on, see :class:`~semsynth.networks.blocks.style.StyleDistribution`.
 
         Args:
             mean, log_variance: ``(B, Z)``.
@@ -264,32 +279,17 @@ class SPADEGenerator(nn.Module):
             self.style_covariance += weight * torch.outer(apart, apart)
             self.style_covariance.lerp_(torch.diag(spread), weight)
 
-    def draw_style(self, like: torch.Tensor, seed: int) -> torch.Tensor:
-        """The style ``(1, Z)`` of a seed, distributed as styles are in the training set.
-
-        Args:
-            like: any tensor on the device where it is wanted.
-            seed: any whole number.
-        """
-        places = like.new_zeros([1, 1, self.style_channels, 1, 1], dtype=torch.float32)
-        normal = gaussian_noise(places, stream(seed, 0))[:, 0, :, 0, 0]
-        with torch.autocast(like.device.type, enabled=False):
-            values, vectors = torch.linalg.eigh(self.style_covariance.float())
-            root = (vectors * values.clamp(min=0.0).sqrt()) @ vectors.T  # the one root whose signs are not arbitrary
-            style: torch.Tensor = self.style_mean.float() + self.style_scale * normal @ root
-        return style
-
-    def _noise(self, x: torch.Tensor, level: int, field: torch.Tensor | None) -> torch.Tensor:
+    def _noise(self, x: torch.Tensor, level: int, field: torch.Tensor | None, seed: int) -> torch.Tensor:
         if field is not None:
             stride = self.strides[level]
             return field[:, :, ::stride, ::stride, ::stride]
-        return noise_like(x, None if self.training else stream(self.noise_seed, level + 1))
+        return noise_like(x, None if self.training else stream(seed, level + 1))
 
-    def _style(self, image: torch.Tensor) -> torch.Tensor | None:
+    def _style(self, image: torch.Tensor, style: torch.Tensor | None, seed: int) -> torch.Tensor | None:
         if not self.style_channels:
             return None
-        style = self.draw_style(image, self.noise_seed) if self.style is None else self.style.to(image.device)
-        return style.expand(image.shape[0], -1)
+        chosen = self.draw_style(seed) if style is None else style.to(image.device)
+        return chosen.expand(image.shape[0], -1)
 
     def _conditions(self, label: torch.Tensor) -> tuple[tuple[int, int, int], torch.Tensor, list[torch.Tensor], Any]:
         """Size, and the label encoding for start, blocks and head."""
@@ -308,10 +308,3 @@ class SPADEGenerator(nn.Module):
 def _level_size(size: Sequence[int], stride: int) -> list[int]:
     """Voxels of a level: no more than it takes to cover the volume, or padding would have a say in its statistics."""
     return [-(-length // stride) for length in size]
-
-
-def _default_styles(module: SPADEGenerator, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Weights that were saved without mean and covariance of styles: those of N(0, 1)."""
-    if f"{prefix}start.weight" in state:
-        state.setdefault(f"{prefix}style_mean", torch.zeros_like(module.style_mean))
-        state.setdefault(f"{prefix}style_covariance", torch.eye(len(module.style_mean)))

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,28 +13,26 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from .. import __version__
 from ..data.check import check_cases
-from ..data.datalists import SPLITS
-from ..data.findings import Finding, error
+from ..data.findings import Finding, Report, error
 from ..data.raw import Case, LoadedCase, find_cases, load_case
 from ..data.rules import values_of
 from ..data.volumes import StorageType, Volume, scale_intensity
 from ..errors import InputError
-from ..files import write_text
-from ..labels import class_names, num_classes
 from ..report.pictures import Panel, Row, centre_of, overlay_edges
-from .composite import BACKGROUNDS, MAX_K, Background, CompositeLabel, IntensityHistogram, fit_histogram, smooth
+from ..vocabulary import ENDO, class_names, num_classes
+from .composite import BACKGROUNDS, MAX_K, Background, CompositeLabel
 from .job import (
-    RECORD,
+    Prepared,
     check_output,
     commit_case,
-    fingerprints,
-    pad,
+    dataset_centers,
+    first_voxel,
     prepare_missing,
     resample,
-    run_all,
+    shifted,
     with_splits,
+    write_datalist,
 )
 
 logger = logging.getLogger(__name__)
@@ -114,7 +111,7 @@ def derive_wall(endo: NDArray[np.uint8], spacing: Sequence[float], width: float)
     return wall
 
 
-def to_grid(case: LoadedCase, settings: Settings) -> Grid:
+def atrium_grid(case: LoadedCase, settings: Settings) -> Grid:
     """Right–anterior–superior order, derived wall where none is given, resampling, crop around the cavity.
 
     The wall is derived and zeros are looked for on the source's own grid: after resampling a thin ring is ragged and
@@ -140,51 +137,44 @@ def _crop(grid: Grid, size: Sequence[int]) -> Grid:
     """Crop to ``size`` around the cavity where the volume is larger; padding comes last, so that it enters nothing."""
     inside = np.argwhere(grid.endo)
     middle = (inside.min(axis=0) + inside.max(axis=0) + 1) // 2 if len(inside) else np.array(grid.endo.shape) // 2
-    start = [int(np.clip(m - s // 2, 0, max(n - s, 0))) for m, s, n in zip(middle, size, grid.endo.shape, strict=True)]
+    start = [first_voxel(int(m), s, 0, n) for m, s, n in zip(middle, size, grid.endo.shape, strict=True)]
     box = tuple(slice(a, a + s) for a, s in zip(start, size, strict=True))
-    affine = grid.affine.copy()
-    affine[:3, 3] = (grid.affine @ np.array([*start, 1.0]))[:3]
-    return Grid(grid.image[box], grid.endo[box], grid.wall[box], grid.zeros[box], affine)
+    return Grid(grid.image[box], grid.endo[box], grid.wall[box], grid.zeros[box], shifted(grid.affine, start))
 
 
-def prepare_case(case: Case, settings: Settings, folder: Path) -> dict[str, Any]:
+def prepare_atrium_case(case: Case, settings: Settings, folder: Path, report: Report | None = None) -> dict[str, Any]:
     """Prepare one case into ``folder`` (written beside, then renamed): image, label map, record and picture.
+
+    Args:
+        case: where its files are.
+        settings: what to make of them.
+        folder: where to.
+        report: of the check of all cases, which need not be checked again.
 
     Returns:
         The record that was written as ``prepare.json``.
     """
-    loaded = load_case(case)
-    grid = to_grid(loaded, settings)
+    loaded = load_case(case, report)
+    grid = atrium_grid(loaded, settings)
     image = scale_intensity(grid.image)
     composite = CompositeLabel(settings.k, settings.sigma, settings.background, settings.centers)
     label, centers = composite.with_centers(image, grid.endo, grid.wall, grid.zeros)
-    padded, before = pad(image, settings.size)
-    label = pad(label, settings.size)[0]
-    affine = grid.affine.copy()
-    affine[:3, 3] = (grid.affine @ np.array([*(-b for b in before), 1.0]))[:3]
-    source_range = [float(grid.image.min()), float(grid.image.max())]
+    made = Prepared.of(image, label, grid.affine, settings.size)
     wall = "given" if loaded.wall is not None else (f"derived, {settings.wall_mm:g} mm" if settings.wall_mm else "none")
-    record = {
-        "case": case.name,
-        "semsynth": __version__,
-        "sources": fingerprints(case),
-        "settings": asdict(settings),
-        "wall": wall,
-        "centers": [round(float(c), 6) for c in centers],
-        "intensity_range": source_range,
-        "zero_voxels": int(np.count_nonzero(loaded.image.data == 0)),
-        "shape": list(padded.shape),
-        "content": {"start": before, "shape": list(image.shape)},
-        "endo_ml": round(float(np.count_nonzero(label == 1) * np.prod(settings.spacing) / 1000), 2),
-    }
+    record = made.record(
+        case, settings, wall=wall, centers=[round(float(c), 6) for c in centers],
+        intensity_range=[float(grid.image.min()), float(grid.image.max())],
+        zero_voxels=int(np.count_nonzero(loaded.image.data == 0)),
+        endo_ml=round(float(np.count_nonzero(label == ENDO) * np.prod(settings.spacing) / 1000), 2),
+    )  # fmt: skip
+    assert made.label is not None
     panels = [
-        Panel("image", padded),
-        Panel("masks", overlay_edges(padded, label)),
-        Panel("label map", label, is_label=True),
+        Panel("image", made.image),
+        Panel("masks", overlay_edges(made.image, made.label)),
+        Panel("label map", made.label, is_label=True),
     ]
-    row = Row(folder.name, panels, settings.spacing, centre_of(label))
-    title = f"{folder.name}: wall {wall}, k = {settings.k}"
-    commit_case(folder, Volume(padded, affine), label, record, settings.dtype, row, title=title)
+    row = Row(folder.name, panels, settings.spacing, centre_of(made.label))
+    commit_case(folder, made, record, settings.dtype, row, title=f"{folder.name}: wall {wall}, k = {settings.k}")
     return record
 
 
@@ -240,47 +230,15 @@ def prepare(
     report.raise_for_errors()
     report.log_warnings(logger)
     if frozen_centers:
-        settings = replace(
-            settings, centers=dataset_centers([c for c in cases if c.split == "training"], settings, jobs=jobs)
+        training = [case for case in cases if case.split == "training"]
+        fitted = dataset_centers(
+            training, settings.k, settings.sigma, lambda case: _scaled(case, settings, report), jobs=jobs
         )
-
-    prepare_missing(cases, settings, output, prepare_case, jobs=jobs, overwrite=overwrite)
-    return write_datalist(output, cases, settings, patient_regex)
-
-
-def dataset_centers(cases: Sequence[Case], settings: Settings, *, jobs: int = 1) -> tuple[float, ...]:
-    """``k`` cluster centres in scaled intensities [0, 1], fitted once over ``cases`` (each counts by its voxels)."""
-
-    def count(case: Case) -> NDArray[np.int64]:
-        scaled = scale_intensity(to_grid(load_case(case), settings).image)
-        return IntensityHistogram(0.0, 1.0).add(smooth(scaled, settings.sigma)).counts
-
-    counted = run_all(cases, count, jobs=jobs, title="fitting centres", name=lambda case: case.name)
-    total = IntensityHistogram(0.0, 1.0)
-    for counts in counted.values():
-        total.counts += counts
-    return tuple(round(float(c), 6) for c in fit_histogram(total, settings.k))
+        settings = replace(settings, centers=fitted)
+    prepare_missing(cases, settings, output, partial(prepare_atrium_case, report=report), jobs=jobs,
+                    overwrite=overwrite)  # fmt: skip
+    return write_datalist(output, cases, settings, class_names(settings.num_classes), patient_regex=patient_regex)
 
 
-def _entry(output: Path, name: str) -> dict[str, Any]:
-    content = json.loads((output / name / RECORD).read_text(encoding="utf-8"))["content"]
-    return {"case": name, "image": f"{name}/image.nii.gz", "label": f"{name}/label.nii.gz", "content": content}
-
-
-def write_datalist(output: Path, cases: Sequence[Case], settings: Settings, patient_regex: str | None = None) -> Path:
-    """Write ``datalist.json`` in MONAI's form, with the classes, the settings, and how names tell the patient."""
-    count = settings.num_classes
-    content: dict[str, Any] = {
-        "name": "prepared by semsynth",
-        "modality": {"0": "MRI"},
-        "num_classes": count,
-        "classes": {str(i): name for i, name in class_names(count).items()},
-        "settings": asdict(settings),
-        "settings_sha256": hashlib.sha256(json.dumps(asdict(settings), sort_keys=True).encode()).hexdigest(),
-    }
-    if patient_regex is not None:
-        content["patient_regex"] = patient_regex
-    for split in SPLITS:
-        names = sorted(case.name for case in cases if case.split == split)
-        content[split] = [_entry(output, name) for name in names]
-    return write_text(output / "datalist.json", json.dumps(content, indent=1))
+def _scaled(case: Case, settings: Settings, report: Report) -> NDArray[np.float32]:
+    return scale_intensity(atrium_grid(load_case(case, report), settings).image)

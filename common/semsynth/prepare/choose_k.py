@@ -14,8 +14,9 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from sklearn.metrics import davies_bouldin_score, silhouette_score
 
-from ..data.raw import Case, check_image, find_cases
-from ..data.volumes import read_volume, scale_intensity
+from ..data.check import Entry, read_case
+from ..data.raw import Case, find_cases
+from ..data.volumes import scale_intensity
 from ..errors import InputError
 from ..files import atomic_path, write_text
 from .composite import MAX_K, fit_centers, smooth
@@ -80,8 +81,7 @@ def choose_k(
     ks = range(2, k_max + 1)
 
     def work(case: Case) -> list[tuple[float, float]]:
-        volume = read_volume(case.image).canonical()
-        check_image(volume.data)
+        volume = read_case(Entry(case.name, {"image": case.image}))["image"].canonical()
         moved = resample(volume, spacing, nearest=False)
         return score_volume(scale_intensity(moved.data), ks, sigma=sigma, seed=seed)
 

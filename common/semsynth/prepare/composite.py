@@ -22,7 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
 from ..errors import InputError
-from ..labels import ENDO, FIRST_TISSUE, WALL
+from ..vocabulary import ENDO, FIRST_TISSUE, WALL
 
 logger = logging.getLogger(__name__)
 
@@ -151,7 +151,7 @@ def _check_distinct(image: NDArray[Any], k: int) -> None:
         )
 
 
-def check_mask(mask: NDArray[Any], name: str, *, allow_empty: bool = False) -> None:
+def _check_binary(mask: NDArray[Any], name: str, *, allow_empty: bool = False) -> None:
     """Raise unless ``mask`` holds 0 and 1 only (at least one 1, unless ``allow_empty``).
 
     Raises:
@@ -295,9 +295,9 @@ def _check_arrays(arrays: Mapping[str, NDArray[Any]]) -> None:
             )
     if not np.isfinite(image.sum(dtype=np.float64)):
         raise InputError(f"image must be finite, found {int((~np.isfinite(image)).sum())} NaN or infinite voxels")
-    check_mask(arrays["endo"], "endo")
+    _check_binary(arrays["endo"], "endo")
     if "wall" in arrays:
-        check_mask(arrays["wall"], "wall", allow_empty=True)
+        _check_binary(arrays["wall"], "wall", allow_empty=True)
 
 
 class CompositeLabeld(MapTransform):

@@ -7,7 +7,7 @@ import logging
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,15 +18,15 @@ from monai.transforms import Spacing
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from .. import __version__
 from ..data.check import Checkable, Entry, patient_of
-from ..data.datalists import (
-    SPLITS,
-)
 from ..data.raw import Case
 from ..data.volumes import StorageType, Volume, write_image, write_label
 from ..errors import InputError
 from ..files import sha256, write_text
 from ..report.pictures import Row, save_planes
+from ..vocabulary import SPLITS, UNLABELLED
+from .composite import IntensityHistogram, fit_histogram, smooth
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -45,29 +45,73 @@ def resample(volume: Volume, spacing: Sequence[float], *, nearest: bool) -> Volu
     return Volume(moved[0].numpy(), np.asarray(moved.affine, dtype=np.float64))
 
 
-def pad(data: NDArray[Any], size: Sequence[int] | None) -> tuple[NDArray[Any], list[int]]:
-    """Zeros around ``data`` up to ``size``; also how many stand in front of it."""
-    before = [0, 0, 0] if size is None else [max(s - n, 0) // 2 for s, n in zip(size, data.shape, strict=True)]
-    after = [0, 0, 0] if size is None else [max(s - n, 0) - b for s, n, b in zip(size, data.shape, before, strict=True)]
-    return np.pad(data, list(zip(before, after, strict=True))), before
+def shifted(affine: NDArray[np.float64], voxels: Sequence[int]) -> NDArray[np.float64]:
+    """The affine of an array that starts ``voxels`` further on along each axis (before, where they are negative)."""
+    moved = affine.copy()
+    moved[:3, 3] = (affine @ np.array([*voxels, 1.0]))[:3]
+    return moved
+
+
+def first_voxel(middle: int, size: int, low: int, high: int) -> int:
+    """Where along an axis a crop of ``size`` voxels around ``middle`` begins, so that it stays within low…high."""
+    return int(np.clip(middle - size // 2, low, max(high - size, low)))
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A case as its files hold it: ``(H, W, D)`` arrays of one shape, and where the case stands in the padding.
+
+    Attributes:
+        image: intensities in [0, 1].
+        label: class indices; None where there is no map.
+        affine: of both.
+        content: ``{"start", "shape"}`` in voxels.
+    """
+
+    image: NDArray[np.float32]
+    label: NDArray[np.uint8] | None
+    affine: NDArray[np.float64]
+    content: dict[str, list[int]]
+
+    @staticmethod
+    def of(
+        image: NDArray[np.float32],
+        label: NDArray[np.uint8] | None,
+        affine: NDArray[np.float64],
+        size: Sequence[int] | None,
+    ) -> Prepared:
+        """With zeros around it up to ``size``; they come last, so that they enter nothing."""
+        before, after = [0, 0, 0], [0, 0, 0]
+        if size is not None:
+            before = [max(s - n, 0) // 2 for s, n in zip(size, image.shape, strict=True)]
+            after = [max(s - n, 0) - b for s, n, b in zip(size, image.shape, before, strict=True)]
+        width = list(zip(before, after, strict=True))
+        map_ = None if label is None else np.pad(label, width)
+        content = {"start": before, "shape": list(image.shape)}
+        return Prepared(np.pad(image, width), map_, shifted(affine, [-b for b in before]), content)
+
+    def record(self, case: Checkable, settings: Any, **more: Any) -> dict[str, Any]:
+        """What stands beside the files: their sources, the settings and their geometry."""
+        return {
+            "case": case.name,
+            "semsynth": __version__,
+            "sources": fingerprints(case),
+            "settings": asdict(settings),
+            **more,
+            "shape": list(self.image.shape),
+            "content": self.content,
+        }
 
 
 def commit_case(
-    folder: Path,
-    image: Volume,
-    label: NDArray[Any] | None,
-    record: Mapping[str, Any],
-    dtype: StorageType,
-    picture: Row,
-    *,
-    title: str,
+    folder: Path, case: Prepared, record: Mapping[str, Any], dtype: StorageType, picture: Row, *, title: str
 ) -> None:
-    """Write a prepared case beside, then rename it: image, label map (None: there is none), record and picture."""
+    """Write a prepared case beside, then rename it: image, label map where there is one, record and picture."""
     partial = folder.with_name(f".partial.{folder.name}")
     shutil.rmtree(partial, ignore_errors=True)
-    write_image(partial / "image.nii.gz", image.data, image.affine, dtype)
-    if label is not None:
-        write_label(partial / "label.nii.gz", label, image.affine)
+    write_image(partial / "image.nii.gz", case.image, case.affine, dtype)
+    if case.label is not None:
+        write_label(partial / "label.nii.gz", case.label, case.affine)
     save_planes(partial / "qc.png", [picture], title=title)
     write_text(partial / RECORD, json.dumps(record, indent=1))
     shutil.rmtree(folder, ignore_errors=True)
@@ -221,3 +265,66 @@ def split_cases(
     for split, patient in zip([s for s in wanted if s not in splits.values()], order, strict=False):
         splits |= dict.fromkeys(patients[patient], split)  # a small share still gets one patient
     return splits
+
+
+def dataset_centers(
+    cases: Sequence[AnyCase], k: int, sigma: float, intensities: Callable[[AnyCase], NDArray[np.float32]], *, jobs: int
+) -> tuple[float, ...]:
+    """``k`` cluster centres in scaled intensities [0, 1], fitted once over ``cases`` (each counts by its voxels).
+
+    Args:
+        cases: to fit to.
+        k: number of clusters.
+        sigma: Gaussian smoothing before clustering, in voxels.
+        intensities: case → ``(H, W, D)`` in [0, 1] on the target grid.
+        jobs: cases at the same time.
+    """
+
+    def count(case: AnyCase) -> NDArray[np.int64]:
+        return IntensityHistogram(0.0, 1.0).add(smooth(intensities(case), sigma)).counts
+
+    total = IntensityHistogram(0.0, 1.0)
+    for counts in run_all(cases, count, jobs=jobs, title="fitting centres", name=lambda case: case.name).values():
+        total.counts += counts
+    return tuple(round(float(c), 6) for c in fit_histogram(total, k))
+
+
+def write_datalist(
+    output: Path,
+    cases: Sequence[Case | Entry],
+    settings: Any,
+    names: Mapping[int, str],
+    *,
+    modality: str = "MRI",
+    patient_regex: str | None = None,
+) -> Path:
+    """Write ``datalist.json`` in MONAI's form, with the classes, the settings, and how names tell the patient.
+
+    Args:
+        output: folder of the prepared cases.
+        cases: with their splits; those under ``unlabelled`` have no label map.
+        settings: that the cases were prepared with.
+        names: index → name of all classes.
+        modality: of the images.
+        patient_regex: as of :func:`split_cases`.
+    """
+    content: dict[str, Any] = {
+        "name": "prepared by semsynth",
+        "modality": {"0": modality},
+        "num_classes": len(names),
+        "classes": {str(i): name for i, name in names.items()},
+        "settings": asdict(settings),
+    }
+    if patient_regex is not None:
+        content["patient_regex"] = patient_regex
+    for split in (*SPLITS, UNLABELLED):
+        chosen = sorted(case.name for case in cases if case.split == split)
+        if chosen or split != UNLABELLED:
+            content[split] = [_listed(output, name, labelled=split != UNLABELLED) for name in chosen]
+    return write_text(output / "datalist.json", json.dumps(content, indent=1))
+
+
+def _listed(output: Path, name: str, *, labelled: bool) -> dict[str, Any]:
+    record = json.loads((output / name / RECORD).read_text(encoding="utf-8"))
+    files = {role: f"{name}/{role}.nii.gz" for role in (("image", "label") if labelled else ("image",))}
+    return {"case": name, **files, "content": record["content"]}

@@ -8,10 +8,10 @@ too: an autoencoder's training takes them.
 from __future__ import annotations
 
 import glob
-import json
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +20,28 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from .. import __version__
-from ..data.check import Entry, Rules, check_cases, examine, patient_of
+from ..data.check import Entry, Rules, check_cases, patient_of, read_case
 from ..data.classes import class_table
-from ..data.datalists import SPLITS, UNLABELLED, absolute, name_cases, named_files, read_datalist
+from ..data.datalists import absolute, datalist_path, name_cases, named_files, read_datalist
+from ..data.findings import Report
 from ..data.raw import find_cases
 from ..data.volumes import StorageType, Volume, scale_intensity
 from ..errors import InputError
-from ..files import sha256, write_text
 from ..report.pictures import Panel, Row, centre_of
+from ..vocabulary import SPLITS, UNLABELLED
 from .composite import IntensityHistogram, fit_histogram, smooth
-from .job import RECORD, check_output, commit_case, pad, prepare_missing, resample, run_all, with_splits
+from .job import (
+    Prepared,
+    check_output,
+    commit_case,
+    dataset_centers,
+    first_voxel,
+    prepare_missing,
+    resample,
+    shifted,
+    with_splits,
+    write_datalist,
+)
 
 logger = logging.getLogger(__name__)
 MAX_CLASSES = 255
@@ -128,9 +139,8 @@ def find_maps(source: str | Path, *, label: str | None = None, unlabelled: str |
         cases = find_cases(source, endo=label)
         found = [Entry(case.name, {"image": case.image, "label": case.endo}, case.split) for case in cases]
     else:
-        path = Path(source)
-        path = path if path.suffix == ".json" else path / "datalist.json"
-        if not path.is_file():
+        path = datalist_path(source)
+        if path is None or not path.is_file():
             raise InputError(f"{source}: needs a datalist, or a quoted pattern of images with --label")
         content = read_datalist(path)
         found = [
@@ -157,18 +167,14 @@ def _entries_of(path: Path, listed: list[dict[str, Any]], split: str, *, labelle
     return [Entry(str(e["case"]), {role: Path(e[role]) for role in needed}, split) for e in entries]
 
 
-def to_grid(case: Entry, settings: MapSettings) -> MapGrid:
+def map_grid(case: Entry, settings: MapSettings, report: Report | None = None) -> MapGrid:
     """Read a case: right–anterior–superior order, resampled, intensities scaled to [0, 1].
 
     Raises:
         InputError: whatever is wrong with the files.
     """
-    seen = examine(case, Rules(len(settings.classes) + 1, experts=()))
-    if not seen.usable:
-        raise InputError(
-            f"case {case.name}", [str(replace(f, case="")) for f in seen.findings if f.severity == "error"]
-        )
-    volumes = {role: redirected(volume, settings.axes).canonical() for role, volume in seen.volumes.items()}
+    read = read_case(case, Rules(len(settings.classes) + 1, experts=()), report)
+    volumes = {role: redirected(volume, settings.axes).canonical() for role, volume in read.items()}
     if settings.spacing is not None:
         volumes = {role: resample(v, settings.spacing, nearest=role == "label") for role, v in volumes.items()}
     image, label = volumes["image"], volumes.get("label")
@@ -224,53 +230,37 @@ def largest_part(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return result
 
 
-def dataset_centers(cases: Sequence[Entry], settings: MapSettings, *, jobs: int = 1) -> tuple[float, ...]:
-    """``k`` cluster centres in scaled intensities, fitted once over ``cases`` (each counts by its voxels)."""
-
-    def count(case: Entry) -> NDArray[np.int64]:
-        return IntensityHistogram(0.0, 1.0).add(smooth(to_grid(case, settings).image, settings.sigma)).counts
-
-    total = IntensityHistogram(0.0, 1.0)
-    for counts in run_all(cases, count, jobs=jobs, title="fitting centres", name=lambda case: case.name).values():
-        total.counts += counts
-    return tuple(round(float(c), 6) for c in fit_histogram(total, settings.k))
-
-
-def prepare_case(case: Entry, settings: MapSettings, folder: Path) -> dict[str, Any]:
+def prepare_map_case(case: Entry, settings: MapSettings, folder: Path, report: Report | None = None) -> dict[str, Any]:
     """Prepare one case into ``folder`` (written beside, then renamed): image, label map, record and picture.
+
+    Args:
+        case: where its files are.
+        settings: what to make of them.
+        folder: where to.
+        report: of the check of all cases, which need not be checked again.
 
     Returns:
         The record that was written as ``prepare.json``.
     """
-    grid = to_grid(case, settings)
+    grid = map_grid(case, settings, report)
     label = tissue_map(grid, settings)
     start, stop = _box(grid, label, settings)
     box = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
     image, label = grid.image[box], label[box]
-    padded, before = pad(image, settings.size)
-    label = pad(label, settings.size)[0]
     low, high = float(image.min()), float(image.max())
     if settings.window is not None and (low > 0.0 or high < 1.0):
         logger.warning(
             "case %s: reaches from %.3f to %.3f of the window; trainings scale each volume from its minimum to its "
             "maximum, so that it will be brighter or darker than others", case.name, low, high,
         )  # fmt: skip
-    affine = grid.affine.copy()
-    affine[:3, 3] = (grid.affine @ np.array([*(a - b for a, b in zip(start, before, strict=True)), 1.0]))[:3]
-    record = {
-        "case": case.name,
-        "semsynth": __version__,
-        "sources": {role: {"file": path.name, "sha256": sha256(path)} for role, path in case.files.items()},
-        "settings": asdict(settings),
-        "shape": list(padded.shape),
-        "content": {"start": before, "shape": list(image.shape)},
-        "voxels": {str(i): int(n) for i, n in enumerate(np.bincount(label.ravel())) if n},
-    }
-    volume = Volume(padded, affine)
-    panels = [Panel("image", padded), Panel("label map", label, is_label=True)]
-    row = Row(folder.name, panels, volume.spacing, centre_of(label))
-    labelled = grid.label is not None
-    commit_case(folder, volume, label if labelled else None, record, settings.dtype, row, title=folder.name)
+    shown = Prepared.of(image, label, shifted(grid.affine, start), settings.size)
+    made = shown if grid.label is not None else replace(shown, label=None)
+    assert shown.label is not None
+    voxels = {str(i): int(n) for i, n in enumerate(np.bincount(shown.label.ravel())) if n}
+    panels = [Panel("image", shown.image), Panel("label map", shown.label, is_label=True)]
+    row = Row(folder.name, panels, Volume(shown.image, shown.affine).spacing, centre_of(shown.label))
+    record = made.record(case, settings, voxels=voxels)
+    commit_case(folder, made, record, settings.dtype, row, title=folder.name)
     return record
 
 
@@ -291,7 +281,7 @@ def _box(grid: MapGrid, label: NDArray[np.uint8], settings: MapSettings) -> tupl
         for axis, wanted in enumerate(settings.size):
             length = stop[axis] - start[axis]
             if length > wanted:
-                first = int(np.clip(middle[axis] - wanted // 2, start[axis], stop[axis] - wanted))
+                first = first_voxel(int(middle[axis]), wanted, start[axis], stop[axis])
                 start[axis], stop[axis] = first, first + wanted
     return start, stop
 
@@ -340,11 +330,15 @@ def prepare_maps(
     report.raise_for_errors()
     report.log_warnings(logger)
     if frozen_centers and settings.k > 1:
-        training = [case for case in cases if case.split in ("training", None)]
-        settings = replace(settings, centers=dataset_centers(training, settings, jobs=jobs))
-
-    prepare_missing(cases, settings, output, prepare_case, jobs=jobs, overwrite=overwrite)
-    return _write_datalist(output, cases, settings, modality, patient_regex)
+        training = [case for case in cases if case.split in (TRAINING, None)]
+        fitted = dataset_centers(
+            training, settings.k, settings.sigma, lambda case: map_grid(case, settings, report).image, jobs=jobs
+        )
+        settings = replace(settings, centers=fitted)
+    prepare_missing(cases, settings, output, partial(prepare_map_case, report=report), jobs=jobs,
+                    overwrite=overwrite)  # fmt: skip
+    names = dict(enumerate(settings.names))
+    return write_datalist(output, cases, settings, names, modality=modality, patient_regex=patient_regex)
 
 
 def stated_names(source: str | Path) -> list[str]:
@@ -353,35 +347,10 @@ def stated_names(source: str | Path) -> list[str]:
     Raises:
         InputError: for indices that leave one out.
     """
-    path = Path(source)
-    path = path if path.suffix == ".json" else path / "datalist.json"
-    if not path.is_file():
+    path = datalist_path(source)
+    if path is None or not path.is_file():
         return []
     table = class_table(read_datalist(path).get("classes"), path)
     if table and sorted(table) != list(range(len(table))):
         raise InputError(f"{path}: classes must be numbered from 0 without gaps, found {sorted(table)}")
     return [table[i] for i in range(1, len(table))]
-
-
-def _write_datalist(
-    output: Path, cases: Sequence[Entry], settings: MapSettings, modality: str, patient_regex: str | None
-) -> Path:
-    content: dict[str, Any] = {
-        "name": "prepared by semsynth",
-        "modality": {"0": modality},
-        "num_classes": len(settings.names),
-        "classes": {str(i): name for i, name in enumerate(settings.names)},
-        "settings": asdict(settings),
-    }
-    if patient_regex is not None:
-        content["patient_regex"] = patient_regex
-    for split in (*SPLITS, UNLABELLED):
-        chosen = sorted((case for case in cases if case.split == split), key=lambda case: case.name)
-        if not chosen and split == UNLABELLED:
-            continue
-        content[split] = []
-        for case in chosen:
-            record = json.loads((output / case.name / RECORD).read_text(encoding="utf-8"))
-            files = {role: f"{case.name}/{role}.nii.gz" for role in case.files}
-            content[split].append({"case": case.name, **files, "content": record["content"]})
-    return write_text(output / "datalist.json", json.dumps(content, indent=1))

@@ -25,7 +25,7 @@ from tqdm import tqdm
 from ..data.volumes import write_label
 from ..errors import InputError
 from ..files import atomic_path, write_text
-from ..labels import class_names, num_classes
+from ..vocabulary import class_names, num_classes
 from .composite import MAX_K, CompositeLabel
 
 logger = logging.getLogger(__name__)

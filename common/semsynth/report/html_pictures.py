@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ..errors import InputError
 from ..vocabulary import class_names
-from .pictures import PLANES, plane
+from .pictures import SHOWN_PLANES, plane
 
 BINS = 64
 _AUTO = (0.5, 99.5)  # percentiles of the foreground that the automatic window spans
@@ -90,7 +90,7 @@ class PictureWriter:
         planes = [
             {"name": name, "width": picture.real.shape[a], "height": picture.real.shape[b], "axis": "xyz"[3 - a - b],
              "mm": [round(extent[a], 3), round(extent[b], 3)], "positions": positions, "first": first}
-            for name, (a, b), (positions, first) in zip(PLANES, ((0, 1), (0, 2), (1, 2)), views, strict=True)
+            for name, (a, b), (positions, first) in zip(SHOWN_PLANES, ((0, 1), (0, 2), (1, 2)), views, strict=True)
         ]  # fmt: skip
         self._described.append(
             {"case": picture.case, "system": picture.system, "group": picture.group, "planes": planes, "blobs": blobs,
@@ -159,7 +159,7 @@ def _slices(
 ) -> list[NDArray[np.uint8]]:
     """Per plane the slices of a volume as they are looked at, ``(slices, rows, columns)``."""
     stacks = []
-    for name, axis, indices in zip(PLANES, (2, 1, 0), positions, strict=True):
+    for name, axis, indices in zip(SHOWN_PLANES, (2, 1, 0), positions, strict=True):
         cuts = [plane(volume, name, [*centre[:axis], index, *centre[axis + 1 :]]) for index in indices]
         stacks.append(encode(np.stack(cuts)))
     return stacks

@@ -14,14 +14,15 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from ..data.datalists import SPLITS, read_datalist
+from ..data.datalists import read_datalist
 from ..data.entries import load_datalist
 from ..data.volumes import read_volume
 from ..errors import InputError
 from ..files import atomic_path
-from ..labels import ENDO
+from ..vocabulary import ENDO, PLANES, SPLITS
 
-PLANES = ("axial", "coronal", "sagittal")
+SHOWN_PLANES = PLANES[::-1]
+"""In the order in which they are read: axial first."""
 _AXES = {"axial": (0, 1), "coronal": (0, 2), "sagittal": (1, 2)}
 # background, endo, wall, then tissue from dark to bright
 LABEL_COLOURS = ("#000000", "#d62728", "#ffd92f", "#7f9fbf", "#b8cbe0", "#dce6f0", "#4c7a5a", "#8cb89a", "#c5dccb",
@@ -67,7 +68,9 @@ def plane(volume: NDArray[Any], name: str, centre: Sequence[int]) -> NDArray[Any
     return np.asarray(cut[::-1, ::-1].T)
 
 
-def save_planes(path: str | Path, rows: Sequence[Row], *, title: str = "", planes: Sequence[str] = PLANES) -> Path:
+def save_planes(
+    path: str | Path, rows: Sequence[Row], *, title: str = "", planes: Sequence[str] = SHOWN_PLANES
+) -> Path:
     """Write a PNG: cases × planes downwards, panels across; whole or not at all.
 
     Returns:
@@ -139,7 +142,7 @@ def save_comparison(
     real: str | Path | None = None,
     cases: int = 3,
     samples: int = 1,
-    planes: Sequence[str] = PLANES,
+    planes: Sequence[str] = SHOWN_PLANES,
 ) -> Path:
     """Draw label map, synthetic and real volume of the first cases of one or several synthetic data sets.
 
@@ -158,7 +161,18 @@ def save_comparison(
     """
     unknown = [name for name in planes if name not in PLANES]
     if unknown or not planes:
-        raise InputError(f"planes must be of {', '.join(PLANES)}, got {', '.join(planes) or 'none'}")
+        raise InputError(f"planes must be of {', '.join(SHOWN_PLANES)}, got {', '.join(planes) or 'none'}")
+    return save_planes(output, comparison_rows(synthetic, real=real, cases=cases, samples=samples), planes=planes)
+
+
+def comparison_rows(
+    synthetic: str | Path | Mapping[str, str | Path],
+    *,
+    real: str | Path | None = None,
+    cases: int = 3,
+    samples: int = 1,
+) -> list[Row]:
+    """What :func:`save_comparison` draws, one row per case; arguments and errors as there."""
     folders = synthetic if isinstance(synthetic, Mapping) else {"synthetic": synthetic}
     systems = {name: _by_case(Path(folder)) for name, folder in folders.items()}
     shared = [case for case in next(iter(systems.values())) if all(case in system for system in systems.values())]
@@ -171,8 +185,7 @@ def save_comparison(
     if missing:
         raise InputError(f"{real}: has no image for {', '.join(missing)}")
     chosen = [{name: system[case][:samples] for name, system in systems.items()} for case in shared[:cases]]
-    rows = [_comparison(case, made, images.get(case)) for case, made in zip(shared, chosen, strict=False)]
-    return save_planes(output, rows, planes=planes)
+    return [_comparison(case, made, images.get(case)) for case, made in zip(shared, chosen, strict=False)]
 
 
 def _by_case(folder: Path) -> dict[str, list[dict[str, Any]]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import copy
 from typing import Any
 
@@ -12,7 +12,7 @@ from monai.utils import fall_back_tuple
 from torch.nn import functional as F
 
 from ..errors import InputError, is_out_of_memory
-from ..networks.blocks.noise import gaussian_noise, white_noise
+from ..networks.blocks.noise import gaussian_noise, one_seed, white_noise
 
 
 class NoisyWindowInferer(SlidingWindowInferer):
@@ -37,9 +37,20 @@ class NoisyWindowInferer(SlidingWindowInferer):
         self.noise, self.noise_seed, self.normal, self.multiple = noise, noise_seed, normal, multiple
 
     def __call__(  # type: ignore[override]
-        self, inputs: torch.Tensor, network: Callable[..., torch.Tensor], *args: Any, **kwargs: Any
+        self,
+        inputs: torch.Tensor,
+        network: Callable[..., torch.Tensor],
+        *args: Any,
+        noise_seeds: Sequence[int] | None = None,
+        **kwargs: Any,
     ) -> torch.Tensor:
-        """Label map ``(B, 1, H, W, D)`` → intensities in [0, 1], ``(B, 1, H, W, D)``."""
+        """Label map ``(B, 1, H, W, D)`` → intensities in [0, 1], ``(B, 1, H, W, D)``.
+
+        Args:
+            inputs, network, args, kwargs: as of ``monai.inferers.SlidingWindowInferer``.
+            noise_seeds: in place of the inferer's own seed; the network is told too, which may draw a style from it.
+        """
+        seed = one_seed(noise_seeds, self.noise_seed)
         h, w, d = inputs.shape[2:]
         x = inputs.to(torch.float32)  # MONAI adds windows up in the input's type
         if self.multiple > 1:
@@ -47,8 +58,9 @@ class NoisyWindowInferer(SlidingWindowInferer):
             x = F.pad(x, padding, mode="replicate")
         if self.noise:
             make = gaussian_noise if self.normal else white_noise
-            x = torch.cat([x, make(x, self.noise_seed)], dim=1)
-        result = super().__call__(x, network, *args, **kwargs)
+            x = torch.cat([x, make(x, seed)], dim=1)
+        told = {} if noise_seeds is None else {"noise_seeds": [seed]}
+        result = super().__call__(x, network, *args, **told, **kwargs)
         assert isinstance(result, torch.Tensor)
         return result[:, :, :h, :w, :d]
 

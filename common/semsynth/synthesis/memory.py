@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_leaves
 from ..networks.autoencoder import cover
 from ..networks.sampling.guided import GuidedDenoiser, Start
 from ..networks.sampling.tiles import tile_size
+from ..precision import autocast
 
 GIB = 2**30
 
@@ -189,7 +190,7 @@ def synthesis_memory(network: Any, size: Sequence[int], samples: int = 1) -> int
         latent = torch.zeros(rows, channels, *cover(part, stride), device=device)
         condition = torch.zeros(1, 1, *part, device=device)
         if samples > rows:
-            with torch.autocast(device.type, torch.bfloat16, enabled=options.amp):
+            with autocast(device, enabled=options.amp):
                 condition = network.autoencoder.modulation(condition)
         return network.decode(latent, condition, tile=None)
 

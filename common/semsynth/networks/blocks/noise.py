@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
+
+from ...errors import InputError
 
 
 def white_noise(like: torch.Tensor, seed: int) -> torch.Tensor:
@@ -15,7 +19,7 @@ def white_noise(like: torch.Tensor, seed: int) -> torch.Tensor:
         like: a tensor ``(B, C, H, W, D)`` whose size, device and type are taken.
         seed: any whole number.
     """
-    h = torch.full([1, 1, 1, 1, 1], seed % 2**63, device=like.device, dtype=torch.int64)
+    h = torch.full([1, 1, 1, 1, 1], seed & 0x7FFFFFFFFFFFFFFF, device=like.device, dtype=torch.int64)
     for axis in (0, 2, 3, 4):
         shape = [1, 1, 1, 1, 1]
         shape[axis] = like.shape[axis]
@@ -60,3 +64,16 @@ def gaussian_noise(like: torch.Tensor, seed: int) -> torch.Tensor:
     uniform = white_noise(places, seed) / 12.0**0.5  # in [-1/2, 1/2]
     normal: torch.Tensor = torch.erfinv((2.0 * uniform).clamp(-1 + 1e-6, 1 - 1e-6)) * 2.0**0.5
     return normal.to(like.dtype)
+
+
+def one_seed(seeds: Sequence[int] | None, otherwise: int) -> int:
+    """The one seed that all items of a batch share, ``otherwise`` where none are given.
+
+    Raises:
+        InputError: for seeds that differ: each field is one for the whole batch.
+    """
+    if seeds is None:
+        return otherwise
+    if len(set(seeds)) != 1:
+        raise InputError(f"several samples in one batch would share a seed, got {list(seeds)}: set batch_size to 1")
+    return int(seeds[0])

@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from ...errors import InputError
-from .registry import EXTRACTORS, PLANES, FeatureExtractor, FeaturesUnavailable, SlicewiseEfficientNet, load_features
+from ...vocabulary import PLANES
+from .registry import EXTRACTORS, FeatureExtractor, FeaturesUnavailable, SlicewiseEfficientNet, load_features
 
 logger = logging.getLogger(__name__)
 SMALLEST = 1e-3

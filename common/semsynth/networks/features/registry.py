@@ -12,7 +12,6 @@ from torch.nn import functional as F
 
 from ...errors import InputError
 from ...files import sha256
-from ...metrics.consistency import PLANES
 from ..segmentation import StandardizedSegmenter, standardize, subvoxel_segresnet
 from .extractor import (
     Embedding,
@@ -29,7 +28,6 @@ from .slicewise import SlicewiseEfficientNet, load_slicewise
 
 __all__ = [
     "EXTRACTORS",
-    "PLANES",
     "FeatureExtractor",
     "Features",
     "FeaturesUnavailable",

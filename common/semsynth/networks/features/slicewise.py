@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ...errors import InputError
-from ...metrics.consistency import PLANES
+from ...vocabulary import PLANES
 from .extractor import (
     Embedding,
     FeatureExtractor,

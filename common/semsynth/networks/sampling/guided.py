@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from ...errors import InputError
+from ...precision import autocast
 from ..autoencoder import DecoderModulation
 from ..blocks.normalization import memory_format
 from ..denoiser import DenoiserModulation, LatentDenoiser
@@ -220,7 +221,7 @@ class GuidedDenoiser:
         return compiled(self.denoiser)
 
     def _autocast(self, device: torch.device) -> torch.autocast:
-        return torch.autocast(device.type, torch.bfloat16, enabled=self.options.amp)
+        return autocast(device, enabled=self.options.amp)
 
 
 def windows(depth: int, size: int, overlap: float) -> list[tuple[int, int]]:

@@ -2,9 +2,10 @@
 
 A sampler here is a function of the current latent and the network's prediction; where the noise comes from, and what
 the prediction is guided by, is the caller's. Exact against MONAI's schedulers on the same noise where those are exact
-(``tests/networks/test_samplers.py``): with fewer steps than it was trained with, MONAI's DDPM takes the posterior of one step
-where it takes many, and its DDIM's step is T // n where its time steps are (T - 1) / (n - 1) apart. Where it clips the
-estimate of the latent its DDIM keeps the noise of the estimate before, and loses what was clipped in every step.
+(``tests/networks/test_samplers.py``): with fewer steps than it was trained with, MONAI's DDPM takes the posterior of
+one step where it takes many, and its DDIM's step is T // n where its time steps are (T - 1) / (n - 1) apart. Where it
+clips the estimate of the latent its DDIM keeps the noise of the estimate before, and loses what was clipped in every
+step.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from monai.engines import SupervisedTrainer
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from ...precision import autocast
 from ..losses.autoencoder import AutoencoderLoss
 from ..losses.gan import ConditionalGANLoss
 from .base import MixedPrecisionTrainer
@@ -61,36 +62,36 @@ class AdversarialTrainer(MixedPrecisionTrainer):
     def _generator_step(
         self, engine: SupervisedTrainer, label: torch.Tensor, real: torch.Tensor, *, step: bool
     ) -> torch.Tensor:
-        judge = self._judge()
-        if judge is not None:
-            judge.requires_grad_(False)
-        with torch.autocast(**self.autocast):
+        discriminator = self._bare_discriminator()
+        if discriminator is not None:
+            discriminator.requires_grad_(False)
+        with autocast(self.state.device, enabled=self.amp):
             made = self._synthesize(engine, label, real)
             fake: torch.Tensor = made[0]
             self._predicted(fake)
-            terms = self._generator_terms(judge, label, fake, real, *made[1:])
+            terms = self._generator_terms(discriminator, label, fake, real, *made[1:])
         self._optimize(self.learners["network"], terms, step=step)
-        if judge is not None:
-            judge.requires_grad_(True)
+        if discriminator is not None:
+            discriminator.requires_grad_(True)
         return fake
 
     def _generator_terms(
-        self, judge: Any, label: torch.Tensor, fake: torch.Tensor, real: torch.Tensor, *more: Any
+        self, discriminator: Any, label: torch.Tensor, fake: torch.Tensor, real: torch.Tensor, *more: Any
     ) -> dict[str, torch.Tensor]:
-        return self.loss_function.generator(judge, label, fake, real, *more)
+        return self.loss_function.generator(discriminator, label, fake, real, *more)
 
-    def _judge(self) -> nn.Module | None:
-        """What judges the generated image: bare, for frozen parameters give a wrapper nothing to wait for."""
+    def _bare_discriminator(self) -> nn.Module | None:
+        """The discriminator, bare: frozen parameters give a wrapper nothing to wait for."""
         wrapped = isinstance(self.discriminator, DistributedDataParallel)
-        judge: nn.Module = self.discriminator.module if wrapped else self.discriminator  # type: ignore[assignment]
-        return judge
+        discriminator: nn.Module = self.discriminator.module if wrapped else self.discriminator  # type: ignore[assignment]
+        return discriminator
 
     def _synthesize(self, engine: SupervisedTrainer, label: torch.Tensor, real: torch.Tensor) -> tuple[Any, ...]:
         """The generated image, and what else the generator's loss takes."""
         return (engine.inferer(label, self.network),)
 
     def _discriminator_step(self, label: torch.Tensor, fake: torch.Tensor, real: torch.Tensor, *, step: bool) -> None:
-        with torch.autocast(**self.autocast):
+        with autocast(self.state.device, enabled=self.amp):
             terms = self._discriminator_terms(label, fake, real)
         self._optimize(self.learners["discriminator"], terms, step=step)
 
@@ -117,7 +118,7 @@ class VariationalGANTrainer(AdversarialTrainer):
 class DelayedAdversarialTrainer(AdversarialTrainer):
     """Adversarial training of an autoencoder, whose discriminator takes part after a warm-up.
 
-    Until then neither is it judged by nor trained: it would learn to tell blurred reconstructions, which need no
+    Until then it is neither used nor trained: it would learn to tell blurred reconstructions, which need no
     discriminator.
 
     Args:
@@ -139,8 +140,8 @@ class DelayedAdversarialTrainer(AdversarialTrainer):
         """Whether the adversarial part takes part in this step."""
         return self.warmed_up and self.loss_function.adversarial_weight > 0
 
-    def _judge(self) -> nn.Module | None:
-        return super()._judge() if self.adversarial else None
+    def _bare_discriminator(self) -> nn.Module | None:
+        return super()._bare_discriminator() if self.adversarial else None
 
     def _discriminator_step(self, label: torch.Tensor, fake: torch.Tensor, real: torch.Tensor, *, step: bool) -> None:
         if self.adversarial:

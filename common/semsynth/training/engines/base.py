@@ -17,6 +17,7 @@ from torch import nn
 from ...distributed import all_true
 from ...errors import InputError, is_out_of_memory
 from ...labels import plain
+from ...precision import autocast, reduced_type
 
 logger = logging.getLogger(__name__)
 LOSSES = "losses"
@@ -102,8 +103,9 @@ class MixedPrecisionTrainer(SupervisedTrainer):
     in ``skipped``.
 
     Args:
-        amp: mixed precision: bfloat16 on CPU and where CUDA has it, else float16 with loss scaling. (MONAI's engines
-            know it on CUDA only, so their own switch stays off.)
+        amp: mixed precision: bfloat16 on CPUs and GPUs with instructions for it, else float16 with loss scaling on
+            CUDA and float32 on CPUs, see :mod:`semsynth.precision`. (MONAI's engines know it on CUDA only, so their
+            own switch stays off.)
         clip_norm: largest gradient norm, or None.
         max_bad_steps: how many skipped steps in a row stop the training.
         kwargs: all else that ``SupervisedTrainer`` takes (device, max_epochs, network, optimizer, …).
@@ -122,13 +124,8 @@ class MixedPrecisionTrainer(SupervisedTrainer):
         super().__init__(amp=False, **kwargs)
         self.clip_norm, self.max_bad_steps = clip_norm, max_bad_steps
         device = torch.device(self.state.device)
-        half = device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False)
-        self.autocast: dict[str, Any] = {
-            "device_type": device.type,
-            "dtype": torch.float16 if half else torch.bfloat16,
-            "enabled": amp,
-        }
-        self.use_scaler = amp and half
+        self.amp = amp
+        self.use_scaler = amp and reduced_type(device.type) == torch.float16
         self.learners = {"network": self._learner(self.network, self.optimizer)}
 
     def _learner(self, network: nn.Module, optimizer: torch.optim.Optimizer) -> Learner:
@@ -177,7 +174,7 @@ class MixedPrecisionTrainer(SupervisedTrainer):
         self.network.train()
         if first:
             learner.start()
-        with torch.autocast(**self.autocast):
+        with autocast(self.state.device, enabled=self.amp):
             terms = self._terms(engine, inputs, target)
         self._optimize(learner, terms, step=last)
 
@@ -246,7 +243,7 @@ class MixedPrecisionTrainer(SupervisedTrainer):
 
 
 def _memory_advice(engine: Engine, error: Exception) -> str:
-    amp = "" if getattr(engine, "autocast", {}).get("enabled") else ", --amp True"
+    amp = "" if getattr(engine, "amp", False) else ", --amp True"
     shapes = {k: tuple(v.shape) for k, v in (engine.state.output or {}).items() if isinstance(v, torch.Tensor)}  # type: ignore[union-attr]
     return (
         f"out of memory at iteration {engine.state.iteration}, with {shapes.get(Keys.IMAGE, 'a batch')} as input "

@@ -13,6 +13,7 @@ from torch import nn
 from ...errors import InputError
 from ...labels import plain
 from ...networks.latent_diffusion import LatentDiffusion
+from ...precision import autocast
 from ..latents import LATENT, STYLE
 from ..losses.diffusion import DiffusionLoss
 from .base import MixedPrecisionTrainer
@@ -143,7 +144,7 @@ class DenoiserEvaluator(SupervisedEvaluator):
             noise = torch.randn(clean.shape, generator=generator).to(clean)
             level = network.schedule.level(timestep)
             noisy = level.signal * clean + level.noise * noise
-            with torch.autocast(noisy.device.type, torch.bfloat16, enabled=network.sampling.amp):
+            with autocast(noisy.device, enabled=network.sampling.amp):
                 output = network.denoiser(noisy, timestep, levels, standard)
             predicted.append(network.schedule.joined(output, level))
             wanted.append(network.schedule.target(clean, noise, level))

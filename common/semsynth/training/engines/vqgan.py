@@ -55,9 +55,9 @@ class VQGANTrainer(DelayedAdversarialTrainer):
         return made.pred, made.quantized.commitment
 
     def _generator_terms(
-        self, judge: Any, label: torch.Tensor, fake: torch.Tensor, real: torch.Tensor, *more: Any
+        self, discriminator: Any, label: torch.Tensor, fake: torch.Tensor, real: torch.Tensor, *more: Any
     ) -> dict[str, torch.Tensor]:
-        return self.loss_function.generator(judge, fake, real, more[0], self._whole().last_layer)
+        return self.loss_function.generator(discriminator, fake, real, more[0], self._whole().last_layer)
 
     def _discriminator_terms(
         self, label: torch.Tensor, fake: torch.Tensor, real: torch.Tensor

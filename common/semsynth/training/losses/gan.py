@@ -59,14 +59,14 @@ class ConditionalGANLoss(nn.Module):
     ) -> dict[str, torch.Tensor]:
         """Terms of the discriminator, half each (pix2pix: it is to learn no faster than the generator)."""
         return {
-            "d_real": 0.5 * self._judgement(scales_of(discriminator(label, real)), is_real=True),
-            "d_fake": 0.5 * self._judgement(scales_of(discriminator(label, fake)), is_real=False),
+            "d_real": 0.5 * self._verdict(scales_of(discriminator(label, real)), is_real=True),
+            "d_fake": 0.5 * self._verdict(scales_of(discriminator(label, fake)), is_real=False),
         }
 
     def _persuasion(self, scales: Scales) -> torch.Tensor:
         return torch.stack([generator_loss(self.adversarial, features[-1]) for features in scales]).mean()
 
-    def _judgement(self, scales: Scales, *, is_real: bool) -> torch.Tensor:
+    def _verdict(self, scales: Scales, *, is_real: bool) -> torch.Tensor:
         losses = [discriminator_loss(self.adversarial, features[-1], is_real=is_real) for features in scales]
         return torch.stack(losses).mean()
 
@@ -143,13 +143,13 @@ class VariationalGANLoss(ConditionalGANLoss):
         """
         terms = {}
         if discriminator is not None and (self.adversarial_weight > 0 or self.feature_weight > 0):
-            judged = scales_of(discriminator(label, fake))
+            scales = scales_of(discriminator(label, fake))
             if self.adversarial_weight > 0:
-                terms["g_adversarial"] = self.adversarial_weight * self._persuasion(judged)
+                terms["g_adversarial"] = self.adversarial_weight * self._persuasion(scales)
             if self.feature_weight > 0:
                 with torch.no_grad():
                     targets = scales_of(discriminator(label, real))
-                terms["g_feature"] = self.feature_weight * feature_matching(judged, targets)
+                terms["g_feature"] = self.feature_weight * feature_matching(scales, targets)
         if self.perceptual is not None:
             terms["g_perceptual"] = self.perceptual_weight * self.perceptual(fake, real)
         if self.kl_weight > 0 and posterior is not None:
@@ -163,16 +163,16 @@ class VariationalGANLoss(ConditionalGANLoss):
         return kl_divergence(mean, log_variance)
 
 
-def scales_of(judged: list[torch.Tensor] | Scales) -> Scales:
+def scales_of(features: list[torch.Tensor] | Scales) -> Scales:
     """What a discriminator of one scale or of several returns, as a list over scales of lists of features."""
-    return [judged] if isinstance(judged[0], torch.Tensor) else judged  # type: ignore[list-item, return-value]
+    return [features] if isinstance(features[0], torch.Tensor) else features  # type: ignore[list-item, return-value]
 
 
 def generator_loss(adversarial: Adversarial, logits: torch.Tensor) -> torch.Tensor:
     """What the generator loses by these logits of its images; for the hinge -mean D (Lim & Ye 2017), else as if real.
 
     Not MONAI's ``PatchAdversarialLoss``: its hinge sends the logits through tanh, in both steps, and clamps the
-    generator's, which takes the gradient from whatever is judged with certainty.
+    generator's, which takes the gradient from whatever the discriminator is certain of.
     """
     logits = logits.float()
     if adversarial == "hinge":
@@ -203,8 +203,8 @@ def feature_matching(fake: Scales, real: Scales) -> torch.Tensor:
     """
     distances = [
         F.l1_loss(ours.float(), theirs.detach().float())
-        for judged, target in zip(fake, real, strict=True)
-        for ours, theirs in zip(judged[:-1], target[:-1], strict=True)
+        for made, target in zip(fake, real, strict=True)
+        for ours, theirs in zip(made[:-1], target[:-1], strict=True)
     ]
     return torch.stack(distances).mean()
 

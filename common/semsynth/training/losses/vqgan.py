@@ -113,8 +113,8 @@ class VQGANLoss(nn.Module):
         if discriminator is None:
             return terms
         where = self.places(real)
-        judged = discriminator(fake, where)
-        persuasion = torch.stack([generator_loss(self.adversarial, features[-1]) for features in judged]).sum()
+        found = discriminator(fake, where)
+        persuasion = torch.stack([generator_loss(self.adversarial, features[-1]) for features in found]).sum()
         if self.adversarial_weight > 0:
             if self.adaptive and last_layer is not None and torch.is_grad_enabled():
                 self._balance(reconstruction, persuasion, last_layer)
@@ -122,7 +122,7 @@ class VQGANLoss(nn.Module):
         if self.feature_weight > 0:
             with torch.no_grad():
                 targets = discriminator(real, where)
-            terms["g_feature"] = self.feature_weight * feature_matching(judged, targets)
+            terms["g_feature"] = self.feature_weight * feature_matching(found, targets)
         return terms
 
     def discriminator(self, discriminator: Any, fake: torch.Tensor, real: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -130,8 +130,8 @@ class VQGANLoss(nn.Module):
         where = self.places(real)
         terms = {}
         for name, image, is_real in (("d_real", real, True), ("d_fake", fake, False)):
-            judged = discriminator(image, where)
-            losses = [discriminator_loss(self.adversarial, features[-1], is_real=is_real) for features in judged]
+            found = discriminator(image, where)
+            losses = [discriminator_loss(self.adversarial, features[-1], is_real=is_real) for features in found]
             terms[name] = 0.5 * torch.stack(losses).sum()
         return terms
 

@@ -1,35 +1,35 @@
-"""Volumes in the style of given images."""
+"""Styles of given images, for the volumes that are made."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from ignite.engine import Engine, Events
 from monai.transforms import CropForeground, CropForegroundd, ScaleIntensity, Spacingd
 
-from ..data.entries import OWN_STYLE
 from ..data.transforms import LoadIntensityd, LoadLabelMapd, SameGridd
 from ..errors import InputError
 from ..networks.features.extractor import at_spacing
+from ..vocabulary import OWN_STYLE
 
 logger = logging.getLogger(__name__)
 
 
-class StyleFrom:
-    """Attached to an inference engine, after its weights are loaded: volumes get the style of an image.
+class StyleSource:
+    """Batch → the style that its volumes are to have, or None where the network is to draw one.
 
-    One image for all of them is encoded once; with ``"own"`` each label map's own image, which the batch has under
-    ``style_from`` (see :func:`semsynth.data.entries.load_label_maps`). What is left to the seed is the noise. The image
-    (brightness, contrast, noise) is prepared as training images are: RAS axes, ``spacing``, zeros around the content
-    cut off, minimum to 0 and maximum to 1.
+    One image for all volumes is encoded once, when the first batch comes (the weights are loaded by then); with
+    ``"own"`` each label map's own image, which the batch has under ``style_from`` (see
+    :func:`semsynth.data.entries.load_label_maps`). What is left to the seed is the noise. The image (brightness,
+    contrast, noise) is prepared as training images are: RAS axes, ``spacing``, zeros around the content cut off,
+    minimum to 0 and maximum to 1.
 
     Args:
         network: has ``encode(image) -> (mean, log σ²)``, or ``encode(image, label map)`` and ``style_needs_labels``
-            true; takes the attribute ``style``, ``(1, Z)``.
+            true.
         image: file of the image; ``"own"``; or None to draw styles by their seeds.
         label_map: the image's, for networks whose style is told by class; with ``"own"`` it is the map itself.
         spacing: mm per voxel that the network was trained at.
@@ -57,39 +57,37 @@ class StyleFrom:
             )
         self.network, self.image, self.spacing = network, image, tuple(spacing)
         self.label_map = label_map
+        self._one: torch.Tensor | None = None
 
-    def attach(self, engine: Engine) -> None:
-        """Follow ``engine``, an evaluator."""
+    def __call__(self, batch: Mapping[str, Any]) -> torch.Tensor | None:
+        """Style ``(1, Z)`` for all items of a batch."""
+        if self.image is None:
+            return None
         if self.image == OWN_STYLE:
-            engine.add_event_handler(Events.ITERATION_STARTED, self._encode_own)
-        elif self.image is not None:
-            engine.add_event_handler(Events.STARTED, self._encode_one)
-
-    def _encode_one(self, engine: Engine) -> None:
-        self._encode(str(self.image), self.label_map)
-        logger.info("style of %s: %d values of spread %.2f", self.image, self.network.style.shape[1],
-                    float(self.network.style.std()))  # fmt: skip
-
-    def _encode_own(self, engine: Engine) -> None:
-        batch: Any = engine.state.batch
-        images = set(batch["style_from"])
-        if len(images) > 1:
-            raise InputError("several cases in one batch would share a style: set batch_size to 1")
-        (label_map,) = set(batch["image"].meta["filename_or_obj"]) if self.by_class else (None,)
-        self._encode(images.pop(), label_map)
+            images = set(batch["style_from"])
+            if len(images) > 1:
+                raise InputError("several cases in one batch would share a style: set batch_size to 1")
+            (label_map,) = set(batch["image"].meta["filename_or_obj"]) if self.by_class else (None,)
+            return self.encode(images.pop(), label_map)
+        if self._one is None:
+            self._one = self.encode(str(self.image), self.label_map)
+            logger.info("style of %s: %d values of spread %.2f", self.image, self._one.shape[1], float(self._one.std()))
+        return self._one
 
     @torch.no_grad()
-    def _encode(self, image: str, label_map: str | Path | None) -> None:
+    def encode(self, image: str, label_map: str | Path | None = None) -> torch.Tensor:
+        """The style ``(1, Z)`` of an image, with its label map for networks whose style is told by class."""
         device = next(self.network.parameters()).device
         item: Any = LoadIntensityd("image")({"image": image})
         if not self.by_class:
             content: Any = CropForeground()(item["image"])
             content = ScaleIntensity()(at_spacing(content, self.spacing).float())
-            self.network.style = self.network.encode(content[None].to(device))[0]
-            return
+            style: torch.Tensor = self.network.encode(content[None].to(device))[0]
+            return style
         keys = ["image", "label"]
         item = LoadLabelMapd("label", self.network.num_classes)(item | {"label": str(label_map)})
         item = CropForegroundd(keys, source_key="image")(SameGridd(keys)(item))
         item = Spacingd(keys, self.spacing, mode=("bilinear", "nearest"), padding_mode="border")(item)
         content = ScaleIntensity()(item["image"].float())
-        self.network.style = self.network.encode(content[None].to(device), item["label"][None].to(device))[0]
+        style = self.network.encode(content[None].to(device), item["label"][None].to(device))[0]
+        return style

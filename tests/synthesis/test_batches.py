@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 
 import bundle_runs
 import numpy as np
 import pytest
 import torch
-from ignite.engine import Engine, State
 from monai.bundle import ConfigParser
 from semsynth.cli.main import main
 from semsynth.data.entries import load_label_maps
 from semsynth.data.volumes import read_volume
 from semsynth.errors import InputError
-from semsynth.handlers import SampleSeeds
+from semsynth.handlers import SynthesisProgress
+from semsynth.networks.pix2pix import Pix2PixGenerator
 from semsynth.provenance.cards import case_hash
-from tiny_diffusion import diffusion
+from semsynth.synthesis.batches import PrepareMapBatch
+from semsynth.synthesis.inferers import NoisyWindowInferer
 
 BUNDLE = Path(__file__).resolve().parents[2] / "bundles" / "pix2pix3d"
 
@@ -79,25 +79,29 @@ def test_every_split_can_be_asked_for_at_once(tiny_dataset):
         load_label_maps(tiny_dataset, num_samples=0)
 
 
-def test_samples_of_one_batch_have_seeds_of_their_own_or_are_refused():
-    def after(thing, **batch):
-        engine = Engine(lambda e, b: None)
-        engine.state = State(batch=batch)
-        SampleSeeds([thing], seed=5)._set(engine)
-        return thing
+def test_the_network_is_told_seeds_and_style_and_whom_to_tell_of_its_steps():
+    both = {"case": ["a_s0", "a_s1"], "source_case": ["a", "a"], "sample": torch.tensor([0, 1]), "image": torch.ones(2)}
+    label, target, arguments, told = PrepareMapBatch(seed=5)(both)
+    assert torch.equal(label, both["image"]) and target is None and arguments == ()
+    assert told == {"noise_seeds": [5, 6]}
+    progress = SynthesisProgress(batches=None)
+    style = torch.zeros(1, 3)
+    told = PrepareMapBatch(seed=5, style=lambda batch: style, progress=progress)(both)[3]
+    assert told["style"] is style and told["on_step"] == progress.step
+    assert "style" not in PrepareMapBatch(style=lambda batch: None)(both)[3], "the network draws"
+    progress.step(0.5)  # in processes without a bar
 
-    both = {"case": ["a_s0", "a_s1"], "source_case": ["a", "a"], "sample": torch.tensor([0, 1])}
-    network = diffusion()
-    assert after(network, **both).noise_seeds == [5, 6]
-    assert after(network, case=["a"]).noise_seeds == [5]
-    engine = Engine(lambda e, b: None)
-    SampleSeeds([network], seed=5).attach(engine)
-    engine.run([both])
-    assert network.noise_seeds is None
-    single = SimpleNamespace(noise_seed=0)
-    with pytest.raises(InputError, match="several samples in one batch would share a seed: set batch_size to 1"):
-        after(single, **both)
-    assert after(single, case=["a"], sample=torch.tensor([3])).noise_seed == 8
+
+def test_a_volume_follows_the_seeds_that_its_network_is_told():
+    label, network = torch.randint(0, 4, (2, 1, 8, 8, 8)), Pix2PixGenerator(4, channels=(4, 4), noise=True).eval()
+    seven = Pix2PixGenerator(4, channels=(4, 4), noise=True, noise_seed=7).eval()
+    seven.load_state_dict(network.state_dict())
+    assert torch.equal(network(label, [7]), seven(label)) and not torch.equal(network(label), seven(label))
+    assert torch.equal(torch.jit.script(network)(label, [7]), seven(label))
+    with pytest.raises(InputError, match=r"would share a seed, got .5, 6.: set batch_size to 1"):
+        network(label, [5, 6])
+    windows = NoisyWindowInferer(noise=True, roi_size=(8, 8, 8), overlap=0.0)
+    assert torch.allclose(windows(label[:1], network, noise_seeds=[7]), seven(label[:1]), atol=1e-6)
 
 
 def test_the_bundles_evaluation_is_the_commands(weights, tiny_dataset, tmp_path):

@@ -10,14 +10,14 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from ignite.engine import Engine
 from semsynth.data.entries import load_label_maps
 from semsynth.errors import InputError
 from semsynth.files import sha256
-from semsynth.handlers import SampleSeeds, StyleFrom
 from semsynth.networks.blocks.noise import gaussian_noise, stream
 from semsynth.networks.pix2pix import Pix2PixGenerator
 from semsynth.networks.spade_gan import SPADEGenerator
+from semsynth.synthesis.batches import PrepareMapBatch
+from semsynth.synthesis.style import StyleSource
 from tiny_diffusion import diffusion
 from tiny_synthesis import random_weights, synthesise
 
@@ -43,11 +43,10 @@ def image_file(path: Path, *, noise: float, spacing: float = 3.0, pad: int = 0) 
 def encoded(image: Path, spacing: float = 3.0) -> torch.Tensor:
     torch.manual_seed(0)
     network = SPADEGenerator(4, channels=(4, 4), style_channels=3, encoder_channels=(4, 4)).eval()
-    engine = Engine(lambda engine, batch: None)
-    StyleFrom(network, image, spacing=(spacing,) * 3).attach(engine)
-    engine.run([0])
-    assert network.style.shape == (1, 3) and not network.style.requires_grad
-    return network.style
+    source = StyleSource(network, image, spacing=(spacing,) * 3)
+    style = source({})
+    assert style.shape == (1, 3) and not style.requires_grad and source({}) is style
+    return style
 
 
 def test_the_style_of_an_image_changes_the_volume_and_stands_in_its_record(weights, tiny_dataset, tmp_path):
@@ -82,49 +81,31 @@ def test_an_image_is_brought_to_the_spacing_that_the_network_knows(tmp_path):
 
 def test_a_network_without_styles_and_a_missing_image_are_refused(tmp_path):
     with pytest.raises(InputError, match=r"style_from x\.nii: Pix2PixGenerator has no styles"):
-        StyleFrom(Pix2PixGenerator(4, channels=(4, 4)), "x.nii")
+        StyleSource(Pix2PixGenerator(4, channels=(4, 4)), "x.nii")
     with pytest.raises(InputError, match=r"nowhere\.nii"):
         encoded(tmp_path / "nowhere.nii")
 
 
 def test_maps_of_one_seed_have_styles_of_their_own():
-    class Net:
-        noise_seed = -1
-
-    net, seen = Net(), {}
-    engine = Engine(lambda engine, batch: seen.setdefault((batch["case"][0], net.noise_seed), None))
-    SampleSeeds([net], seed=3, per_case=True).attach(engine)
-    engine.run([{"case": [f"{case}_s{i}"], "source_case": [case], "sample": [i]} for case in "ab" for i in range(2)])
-    engine.run([{"case": ["a"]}])
-    seeds = [seed for _, seed in seen]
-    assert len(set(seeds[:4])) == 4 and seeds[1] == seeds[0] + 1
-    assert seeds[4] == seeds[0], "the first sample is what one sample alone is"
+    prepare = PrepareMapBatch(seed=3, per_case=True)
+    batches = [{"case": [f"{case}_s{i}"], "source_case": [case], "sample": [i]} for case in "ab" for i in range(2)]
+    seeds = [prepare.seeds(batch)[0] for batch in batches]
+    assert len(set(seeds)) == 4 and seeds[1] == seeds[0] + 1
+    assert prepare.seeds({"case": ["a"]}) == seeds[:1], "the first sample is what one sample alone is"
 
 
 def test_no_two_of_many_cases_have_the_same_noise():
-    class Net:
-        noise_seed = 0
-
-    net, places = Net(), torch.empty(1, 1, 4, 1, 1)
-    engine = Engine(
-        lambda engine, batch: seen.add(tuple(gaussian_noise(places, stream(net.noise_seed, 0)).flatten().tolist()))
-    )
-    SampleSeeds([net], per_case=True).attach(engine)
-    seen: set[tuple[float, ...]] = set()
-    engine.run([{"case": [hashlib.md5(str(i).encode()).hexdigest()]} for i in range(3000)])
-    assert len(seen) == 3000
+    prepare, places = PrepareMapBatch(per_case=True), torch.empty(1, 1, 4, 1, 1)
+    seeds = [prepare.seeds({"case": [hashlib.md5(str(i).encode()).hexdigest()]})[0] for i in range(3000)]
+    assert len({tuple(gaussian_noise(places, stream(seed, 0)).flatten().tolist()) for seed in seeds}) == 3000
 
 
 @pytest.mark.parametrize("kind", ["gan", "diffusion"])
 def test_no_two_of_many_cases_have_the_same_style(kind):
-    seeds = SampleSeeds([], per_case=True)
+    prepare = PrepareMapBatch(per_case=True)
     names = [hashlib.md5(str(i).encode()).hexdigest() for i in range(3000)]
-    if kind == "gan":
-        network = SPADEGenerator(4, channels=(4, 4), style_channels=2)
-        styles = [network.draw_style(torch.zeros(1), seeds._of_case(name)) for name in names]
-    else:
-        network = diffusion()
-        styles = [network.draw_style(seeds._of_case(name)) for name in names]
+    network = SPADEGenerator(4, channels=(4, 4), style_channels=2) if kind == "gan" else diffusion()
+    styles = [network.draw_style(prepare.of_case(name)) for name in names]
     assert len({tuple(style.flatten().tolist()) for style in styles}) == 3000
 
 
@@ -154,14 +135,12 @@ def test_the_style_changes_with_the_case(tmp_path):
     torch.manual_seed(0)
     network = SPADEGenerator(4, channels=(4, 4), style_channels=3, encoder_channels=(4, 4)).eval()
     images = [str(image_file(tmp_path / f"{noise}.nii.gz", noise=noise)) for noise in (5.0, 80.0)]
-    seen = []
-    engine = Engine(lambda engine, batch: seen.append(network.style.clone()))
-    StyleFrom(network, "own", spacing=(3.0, 3.0, 3.0)).attach(engine)
-    engine.run([{"style_from": [image]} for image in images])
+    source = StyleSource(network, "own", spacing=(3.0, 3.0, 3.0))
+    seen = [source({"style_from": [image]}) for image in images]
     assert all(torch.equal(a, encoded(Path(image))) for a, image in zip(seen, images, strict=True))
     assert not torch.allclose(seen[0], seen[1], atol=1e-2)
     with pytest.raises(InputError, match="set batch_size to 1"):
-        engine.run([{"style_from": images}])
+        source({"style_from": images})
 
 
 def test_own_styles_need_the_datalists_images(tiny_dataset, tmp_path):

@@ -1,0 +1,112 @@
+"""The judge: the segmentation network that scores how faithful synthetic volumes are to their label maps."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..data.classes import plain_name
+from ..errors import InputError
+from ..networks.features.registry import JUDGE, JudgeEncoder
+from ..networks.frozen import FrozenSegmenter, load_segmenter
+from ..networks.segmentation import residual_unet, subvoxel_segresnet
+from ..vocabulary import ENDO
+
+logger = logging.getLogger(__name__)
+
+
+class JudgeFacts(NamedTuple):
+    """What stands beside a judge's numbers: its name, the SHA-256 of its weights' file, its voxel size in mm."""
+
+    name: str
+    sha256: str
+    spacing: tuple[float, ...]
+
+
+def facts_of(judge: FrozenSegmenter | None) -> JudgeFacts | None:
+    """What tables say of a judge."""
+    return None if judge is None else JudgeFacts(judge.name, judge.sha256, judge.spacing)
+
+
+def judge_features(judge: FrozenSegmenter | None) -> JudgeEncoder | None:
+    """The feature network that a judge's encoder is, where it is la_unet_judge: its file is not read once more."""
+    if judge is None or judge.name != JUDGE:
+        return None
+    network: Any = judge.network
+    return JudgeEncoder(network, sha256=judge.sha256)
+
+
+def targets_of(
+    judge: FrozenSegmenter | None, names: Mapping[int, str], given: Mapping[int, int] | Sequence[int] | None = None
+) -> dict[int, int]:
+    """Class of the judge → class of the label maps that it is held against; empty where they have none in common.
+
+    Args:
+        judge: says by name what it segments (``classes``), or not.
+        names: index → name of the label maps' classes; empty where the data set does not state them.
+        given: the answer, or the label maps' classes in the order of the judge's. None: by name; where one of the two
+            does not say, the left-atrial cavity, 1 → 1.
+    """
+    if isinstance(given, Mapping):
+        return dict(given)
+    if given is not None:
+        return dict(enumerate(given, start=1))
+    if judge is None or not judge.classes or not names:
+        return {1: ENDO}
+    index_of = {plain_name(name): index for index, name in names.items()}
+    wanted = {i: index_of.get(plain_name(name)) for i, name in enumerate(judge.classes, start=1)}
+    found = {own: other for own, other in wanted.items() if other is not None}
+    if not found:
+        logger.warning("%s segments %s, and the label maps have %s: it does not judge them", judge.name,
+                       ", ".join(judge.classes), ", ".join(names.values()))  # fmt: skip
+    return found
+
+
+def load_judge(
+    weights: str | None,
+    *,
+    classes: Sequence[int] | None = None,
+    spacing: Sequence[float] | None = None,
+    channels: Sequence[int] | None = None,
+    device: str = "cpu",
+) -> FrozenSegmenter | None:
+    """The judge that the command line's options describe: la_unet_judge, or a residual U-Net of several classes.
+
+    Args:
+        weights: the file; None: no judge.
+        classes: of the label maps, that a residual U-Net segments; None takes la_unet_judge.
+        spacing: mm per voxel of that U-Net, 1 × 1 × 1 unless given.
+        channels: widths of its levels, 16, 32, 64, 128, 128 unless given.
+        device: where it computes.
+
+    Raises:
+        InputError: naming the option, for options that do not go together, a file that is not there or does not fit.
+    """
+    for option, given in (("classes", classes), ("spacing", spacing), ("channels", channels)):
+        if given is not None and (weights is None or classes is None):
+            needed = "--judge, the file of weights" if weights is None else "--judge-classes"
+            raise InputError(f"--judge-{option} goes with {needed}")
+    if weights is None:
+        return None
+    if not Path(weights).is_file():
+        what = "models/judge.pt of the bundle la_unet" if classes is None else "weights that la_unet's ct.json trained"
+        raise InputError(f"--judge {weights}: no such file; give {what}")
+    if classes is None:
+        return load_segmenter(
+            subvoxel_segresnet(), weights, use="faithfulness", name=JUDGE, device=device, classes=["endo"]
+        )
+    size, widths = tuple(spacing or (1.0, 1.0, 1.0)), tuple(channels or (16, 32, 64, 128, 128))
+    if len(size) != 3 or min(size) <= 0:
+        raise InputError(f"--judge-spacing must be three lengths in mm, such as 4,4,2.5, got {size}")
+    if len(widths) < 2 or min(widths) < 1:
+        raise InputError(f"--judge-channels must be two or more widths, such as 16,32,64,64, got {widths}")
+    try:
+        return load_segmenter(residual_unet(len(classes) + 1, channels=widths), weights, use="faithfulness",
+                              device=device, spacing=size, largest_component=[])  # fmt: skip
+    except InputError as error:
+        raise InputError(
+            f"--judge {weights}: no residual U-Net of {len(classes)} classes and background with the widths "
+            f"{','.join(map(str, widths))}; give --judge-classes and --judge-channels of its training"
+        ) from error
