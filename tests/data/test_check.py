@@ -20,6 +20,7 @@ from semsynth.data.check import Entry, Rules, check_cases
 from semsynth.data.classes import bundle_classes, compare_classes
 from semsynth.data.entries import check_volumes, load_datalist, load_label_maps
 from semsynth.data.findings import COLUMNS
+from semsynth.data.headers import unreadable
 from semsynth.data.raw import Case, check_input, load_case
 from semsynth.data.volumes import read_volume
 from semsynth.errors import InputError
@@ -508,13 +509,14 @@ def test_all_findings_of_all_files_come_at_once_and_in_order(data):
 
 def test_whatever_a_reader_raises_becomes_a_finding_and_the_rest_is_still_checked(tmp_path):
     image = tmp_path / "image.nrrd"
-    nrrd.write(str(image), image_of("a"), {"space": "left-posterior-superior", "space directions": AFFINE[:3, :3].tolist(),
-                                           "space origin": [0, 0, 0]}, compression_level=1)  # fmt: skip
-    head, voxels = image.read_bytes().split(b"\n\n", 1)
-    image.write_bytes(head + b"\n\n" + bytes(len(voxels)))  # not what gzip writes: its own error, not the package's
+    header = {"space": "left-posterior-superior", "space directions": AFFINE[:3, :3], "space origin": [0, 0, 0]}
+    nrrd.write(str(image), image_of("a"), header, compression_level=1)
+    image.write_bytes(image.read_bytes().replace(b"encoding: gzip", b"encoding: text"))  # numpy raises
     mask = save(tmp_path / "endo.nii.gz", masks()[0] * np.uint8(9), np.diag([-1.0, -1.0, 2.0, 1.0]))
     found = [f.finding for f in check_cases([Entry("a", {"image": image, "endo": mask})]).errors]
-    assert found[0].startswith("cannot be read (error: ") and found[1] == "endo mask must hold only 0 and 1"
+    assert found == ["truncated or damaged", "endo mask must hold only 0 and 1"]
+    other = unreadable(image, RuntimeError("no such codec")).finding
+    assert other.finding == "cannot be read (RuntimeError: no such codec)" and other.file == str(image)
 
 
 @pytest.mark.parametrize("seed", range(20))
