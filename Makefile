@@ -26,7 +26,7 @@ test-all: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests
 
 lint: $(STAMP)
-	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
 
 bench: $(STAMP)
 	set -e; export OMP_WAIT_POLICY=PASSIVE; for script in ci/benchmarks/[!_]*.py; do $(BIN)/python $$script; done

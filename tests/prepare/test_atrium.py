@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 
 import nibabel as nib
 import nrrd
@@ -229,6 +230,17 @@ def test_no_patient_stands_in_two_splits_whatever_the_order():
     assert all(len(s) == 1 for s in per_patient.values())
     assert [list(splits.values()).count(s) for s in ("training", "validation", "testing")] == [18, 6, 6]
     assert split_cases(names[::-1], (0.6, 0.2, 0.2), patient_regex=r"^(p\d+)_", seed=1) == splits
+
+
+@pytest.mark.parametrize(
+    ("count", "fractions", "least"),
+    [(10, (0.98, 0.02), [9, 1]), (3, (0.49, 0.49, 0.02), [1, 1, 1]), (20, (0.9, 0.05, 0.05), [18, 1, 1]),
+     (4, (1.0, 0.0), [4])],
+)  # fmt: skip
+def test_a_small_share_gets_one_patient_and_takes_no_ones_last(count, fractions, least):
+    for seed in range(5):
+        drawn = Counter(split_cases([f"c{i}" for i in range(count)], fractions, seed=seed).values())
+        assert [drawn[split] for split in ("training", "validation", "testing") if drawn[split]] == least
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from semsynth.synthesis.memory import (
     synthesis_memory,
     tensor_bytes,
 )
-from tiny_diffusion import diffusion, label_map
+from tiny_diffusion import diffusion, label_map, med_lsdm
 from tiny_synthesis import random_weights, synthesise
 
 BUNDLE = Path(__file__).resolve().parents[2] / "bundles" / "spade_ldm"
@@ -54,6 +54,13 @@ def test_the_estimate_of_a_larger_map_is_what_it_takes(options: dict[str, Any]) 
     network, size, seeds = diffusion(**options), (128, 64, 48), [0, 1]
     needed = tensor_bytes(lambda: network.synthesize(label_map(size), seeds), CPU)
     assert synthesis_memory(network, size, len(seeds)) == pytest.approx(needed, rel=0.25)
+
+
+@pytest.mark.parametrize("size", [(64, 48, 96), (32, 32, 256)])
+def test_windows_need_what_one_takes_and_what_is_made_of_the_whole_map(size: tuple[int, int, int]) -> None:
+    network = med_lsdm(window=16)
+    needed = tensor_bytes(lambda: network.synthesize(label_map(size), [0]), CPU)
+    assert synthesis_memory(network, size) == pytest.approx(needed, rel=0.1)
 
 
 def test_tiles_need_less_and_batches_more() -> None:

@@ -39,6 +39,16 @@ def test_every_case_comes_once_per_epoch_in_an_order_of_its_own():
     assert drawn(CaseSampler(dataset(10)), 3) == epochs != drawn(CaseSampler(dataset(10), seed=1), 3)
 
 
+def test_each_draw_is_augmented_by_a_seed_of_its_own_in_every_epoch():
+    sampler, seeds = CaseSampler(dataset(4), shuffle=False), []
+    for epoch in (1, 2):
+        sampler.set_epoch(epoch)
+        seeds.append([seed for _, seed in sampler])
+    assert len({*seeds[0], *seeds[1]}) == 8
+    sampler.set_epoch(1)
+    assert [seed for _, seed in sampler] == seeds[0], "of the epoch alone, whenever it is gone through"
+
+
 def test_a_mixing_ratio_gives_each_source_its_share_and_goes_through_all_of_it():
     epochs = drawn(CaseSampler(dataset(8, 20), ratio=[1, 1]), 5)
     for epoch in epochs:

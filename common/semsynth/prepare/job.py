@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
@@ -259,11 +260,12 @@ def split_cases(
         raise InputError(f"{len(order)} patients cannot fill {len(wanted)} splits; give more cases or other fractions")
     edges = np.rint(np.cumsum(fractions) * len(order)).astype(int)
     which = np.searchsorted(edges, np.arange(len(order)), side="right")
-    splits = {
-        name: SPLITS[min(int(s), len(fractions) - 1)] for p, s in zip(order, which, strict=True) for name in patients[p]
-    }
-    for split, patient in zip([s for s in wanted if s not in splits.values()], order, strict=False):
-        splits |= dict.fromkeys(patients[patient], split)  # a small share still gets one patient
+    split_of = {patient: SPLITS[min(int(s), len(fractions) - 1)] for patient, s in zip(order, which, strict=True)}
+    for split in wanted:
+        if split not in split_of.values():  # a small share still gets one patient, of the largest split
+            largest = Counter(split_of.values()).most_common(1)[0][0]
+            split_of[next(patient for patient in order if split_of[patient] == largest)] = split
+    splits = {name: split for patient, split in split_of.items() for name in patients[patient]}
     return splits
 
 

@@ -1,0 +1,180 @@
+"""Each rule of a usable volume, label map or mask, at its borders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from semsynth.data.headers import Header, read_header
+from semsynth.data.rules import (
+    check_axes,
+    check_grid,
+    check_intensities,
+    check_label,
+    check_mask,
+    check_masks_together,
+    check_patch,
+    check_same_grid,
+    looks_swapped,
+    suggest_mapping,
+    values_of,
+)
+from semsynth.data.volumes import Volume
+
+
+def header(
+    folder: Path, shape: tuple[int, int, int] = (8, 7, 6), affine: np.ndarray | None = None, n: str = "a"
+) -> Header:
+    path = folder / f"{n}.nii.gz"
+    nib.save(nib.Nifti1Image(np.zeros(shape, np.uint8), np.eye(4) if affine is None else affine), path)
+    return read_header(path)
+
+
+def kinds(findings: list) -> list[tuple[str, str]]:
+    return [(finding.severity, finding.finding) for finding in findings]
+
+
+@pytest.mark.parametrize(
+    ("shape", "size", "expected"),
+    [
+        ((8, 7, 6), 1.0, []),
+        ((8, 7, 1), 1.0, ["single slice"]),
+        ((8, 7, 6), 0.05, []),
+        ((8, 7, 6), 0.049, ["implausible voxel size"]),
+        ((8, 7, 6), 20.0, []),
+        ((8, 7, 6), 20.1, ["implausible voxel size"]),
+    ],
+)
+def test_slices_and_voxel_sizes(tmp_path, shape, size, expected):
+    found = check_grid(header(tmp_path, shape, np.diag([size, 1.0, 1.0, 1.0])))
+    assert kinds(found) == [("error", kind) for kind in expected]
+
+
+def test_other_axes_than_ras_are_worth_a_warning(tmp_path):
+    assert check_axes(header(tmp_path)) == []
+    (found,) = check_axes(header(tmp_path, affine=np.diag([-1.0, -1.0, 1.0, 1.0])))
+    assert (found.severity, found.found) == ("warning", "LPS")
+
+
+def test_the_patch_is_compared_along_the_patients_axes(tmp_path):
+    turned = np.array([[0, 0, 2.0, 0], [1.0, 0, 0, 0], [0, 1.0, 0, 0], [0, 0, 0, 1.0]])  # axes A, S, R
+    seen = header(tmp_path, (8, 7, 6), turned)
+    assert check_patch(seen, [6, 8, 7]) == []
+    (found,) = check_patch(seen, [7, 8, 7])
+    assert found.severity == "warning" and found.found == "6 × 8 × 7 voxels" and found.expected == "at least 7 × 8 × 7"
+    assert check_patch(seen, [12, 8, 7], spacing=[1.0, 1.0, 1.0]) == [], "6 voxels of 2 mm are 12 of 1 mm"
+    assert check_patch(seen, [6, 8, 7], shape=[5, 8, 7]), "the case's own shape, not the padded file's"
+
+
+def test_shape_then_voxel_size_then_the_rest_of_the_affine(tmp_path):
+    image = header(tmp_path)
+    apart = np.eye(4)
+    apart[0, 3] = 0.0011
+    near = np.eye(4)
+    near[0, 3] = 0.0009
+    assert check_same_grid(header(tmp_path, affine=near, n="b"), image) == []
+    for shape, affine, kind in (
+        ((8, 7, 5), np.eye(4), "shape differs from the image's"),
+        ((8, 7, 6), np.diag([1.0, 1.0, 1.0011, 1.0]), "voxel size differs from the image's"),
+        ((8, 7, 6), apart, "affine differs from the image's"),
+    ):
+        assert kinds(check_same_grid(header(tmp_path, shape, affine, n="b"), image)) == [("error", kind)]
+
+
+def test_an_image_is_finite_and_not_constant():
+    assert check_intensities("a", np.array([0.0, 1.0])) == []
+    assert kinds(check_intensities("a", np.zeros(4))) == [("error", "image is constant")]
+    (found,) = check_intensities("a", np.array([np.nan, 1.0, np.inf]))
+    assert found.finding == "NaN or infinite voxels in the image" and found.found == "2 of 3"
+    assert check_intensities("a", np.array([3e38, 3e38, 1.0], np.float32)) == [], "their sum overflows, they do not"
+
+
+@pytest.mark.parametrize(
+    ("values", "count", "finding"),
+    [
+        ([0, 1, 2, 3], 4, None),
+        ([0, 1, 2, 4], 4, "label values out of range"),
+        ([0, 1, -1], 4, "label values out of range"),
+        ([0, 1, 254], None, None),
+        ([0, 1, 255], None, "label values out of range"),
+        ([0.0, 1.0], 4, None),
+        ([0.0, 0.5], 4, "label values are not whole numbers"),
+        ([0.0, np.nan], 4, "NaN or infinite voxels in the label map"),
+        ([0, 0], 4, "label map is empty"),
+        ([0, 3], 4, "all clusters but no expert class"),
+        ([0, 2, 3], 4, None),
+        ([0, 2], 4, None),
+    ],
+)
+def test_label_maps(tmp_path, values, count, finding):
+    found = [f.finding for f in check_label(header(tmp_path), np.array(values), count)]
+    assert found == ([] if finding is None else [finding])
+    if finding == "all clusters but no expert class":
+        assert check_label(header(tmp_path), np.array(values), count, experts=()) == []
+
+
+@pytest.mark.parametrize(
+    ("values", "last", "advice"),
+    [
+        ([0, 255], 3, "map 255 → 1"),
+        ([0, 1, 2, 255], 3, "map 255 → 0 if it marks voxels to ignore, otherwise to its class in 0…3"),
+        ([0, 1, 2, 5], 3, "set num_classes to 6, or prepare the maps with another --k"),
+        ([-1, 0, 1], 3, "map every value to its class in 0…3"),
+        ([0, 100, 200], 3, "map every value to its class in 0…3"),
+        ([0, 1, 300], 3, "map every value to its class in 0…3"),
+    ],
+)
+def test_what_to_do_about_values_out_of_range(values, last, advice):
+    assert suggest_mapping(np.array(values), last).startswith(advice)
+
+
+def test_masks():
+    for values in ([0, 1], [0, 255], [1, 1], [0.0, 1.0]):
+        assert check_mask("a", np.array(values), "endo") == []
+    assert kinds(check_mask("a", np.zeros(3), "wall")) == [("warning", "wall mask is empty")]
+    for values in ([0, 1, 255], [0, 2], [0, 0.5], [-1, 0]):
+        assert kinds(check_mask("a", np.array(values), "endo")) == [("error", "endo mask must hold only 0 and 1")]
+    assert kinds(check_mask("a", np.array([np.inf]), "endo")) == [("error", "NaN or infinite voxels in the endo mask")]
+
+
+def test_an_image_in_the_label_maps_place_is_recognised():
+    many, few = np.arange(1000), np.arange(1000) % 3
+    assert looks_swapped(image=few, label=many) and looks_swapped(image=few, label=many + 0.5)
+    assert not looks_swapped(image=many, label=few) and not looks_swapped(image=many, label=many)
+    assert not looks_swapped(image=np.arange(1000) % 32, label=np.arange(1000) % 32)
+
+
+def shell(open_sides: int) -> tuple[Volume, Volume]:
+    """A cavity in a wall that is open on some sides of the axial plane."""
+    endo, wall = np.zeros((9, 9, 3), np.uint8), np.zeros((9, 9, 3), np.uint8)
+    endo[3:6, 3:6] = 1
+    wall[2:7, 2:7] = 1
+    wall[3:6, 3:6] = 0
+    for side in ((slice(6, 7), slice(2, 7)), (slice(2, 3), slice(2, 7)), (slice(2, 7), slice(6, 7)))[:open_sides]:
+        wall[side] = 0
+    return Volume(endo, np.eye(4)), Volume(wall, np.eye(4))
+
+
+@pytest.mark.parametrize(("open_sides", "outside"), [(0, False), (1, False), (2, False), (3, True)])
+def test_a_wall_may_be_open_at_veins_and_valve(tmp_path, open_sides, outside):
+    found = check_masks_together(header(tmp_path), *shell(open_sides))
+    assert [f.finding for f in found] == (["endo outside the wall's outer border"] if outside else [])
+
+
+def test_voxels_of_both_masks_are_named(tmp_path):
+    endo, wall = shell(0)
+    wall.data[3, 3] = 1
+    (found,) = check_masks_together(header(tmp_path), endo, wall)
+    assert (found.finding, found.found) == ("endo and wall overlap", "3 voxels in both")
+    assert check_masks_together(header(tmp_path), endo, Volume(np.zeros((9, 9, 3)), np.eye(4))) == []
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.int64, np.float32, np.float64])
+def test_distinct_values_are_those_of_numpy(dtype):
+    for values in ([3, 1, 1, 7], [0], [100, 3]):
+        assert np.array_equal(values_of(np.array(values, dtype)), np.unique(values))
+    wide = np.array([0, 1 << 20]).astype(np.int64)
+    assert np.array_equal(values_of(wide), wide)
+    assert np.array_equal(values_of(np.array([-3.0, 2.5])), [-3.0, 2.5])

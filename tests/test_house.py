@@ -1,0 +1,43 @@
+"""The house keeps its order: who imports whom, and no bundle is known by name."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+from importlinter.cli import EXIT_STATUS_SUCCESS, lint_imports
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "common" / "semsynth"
+BUNDLES = {path.name for path in (ROOT / "bundles").iterdir() if path.is_dir()}
+
+
+def test_imports_go_one_way(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    """The contract is in pyproject.toml; a room that it does not name breaks it too."""
+    monkeypatch.chdir(ROOT)
+    status = lint_imports(config_filename=str(ROOT / "pyproject.toml"), no_cache=True)
+    assert status == EXIT_STATUS_SUCCESS, capsys.readouterr().out
+
+
+def test_the_package_imports_itself_relatively() -> None:
+    """A packed bundle holds the package under another name."""
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) and node.level == 0 else []
+            names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            assert not any(name.split(".")[0] == "semsynth" for name in names), path
+
+
+def test_tests_mirror_the_rooms() -> None:
+    rooms = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").is_file()}
+    folders = {path.name for path in (ROOT / "tests").iterdir() if path.is_dir() and path.name != "__pycache__"}
+    assert folders == rooms | {"bundles"}
+
+
+def test_options_have_hyphens_in_semsynth_and_underscores_in_bundles() -> None:
+    """What users read names options as they are typed: ``semsynth --judge-classes``, ``--num_samples`` of a bundle."""
+    from semsynth.cli.main import COMMANDS
+
+    for command in COMMANDS.values():
+        assert "_" not in " ".join(word for word in (command.__doc__ or "").split() if word.startswith("--"))
