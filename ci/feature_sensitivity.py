@@ -15,7 +15,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 from semsynth.data.volumes import Volume
 from semsynth.evaluation import open_extractors
-from semsynth.evaluation.measure import Measurer, Memory
+from semsynth.evaluation.measure import MeasurementStore, Measurer
 from semsynth.evaluation.painting import average_means, class_means, paint
 from semsynth.evaluation.sources import load_real
 from semsynth.evaluation.uncertainty import Interval, largest_n, make_draws, over_draws
@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=50)
     options = parser.parse_args()
     networks, _ = open_extractors(["efficientnet_lite0", "la_unet_judge"], {"la_unet_judge": options.judge})
-    measurer = Measurer(networks, targets={}, memory=Memory(options.measured))
+    measurer = Measurer(networks, targets={}, store=MeasurementStore(options.measured))
     cases = load_real(options.dataset_dir)
     read = {name: case.read() for name, case in cases.items() if case.training}
     means = average_means(class_means(image.data, label, int(label.max()) + 1) for image, label in read.values())

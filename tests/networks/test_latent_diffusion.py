@@ -16,7 +16,8 @@ from semsynth.networks.denoiser import sinusoids
 from semsynth.networks.latent_diffusion import LatentDiffusion, intensity_style
 from semsynth.networks.sampling.guided import compiled
 from semsynth.networks.sampling.samplers import SAMPLERS, Step, sample
-from tiny_diffusion import denoiser, diffusion, label_map
+from semsynth.precision import reduced_type
+from tiny_diffusion import denoiser, diffusion, exact, label_map
 from torch.nn import functional as F
 
 # ---- the denoiser
@@ -166,7 +167,7 @@ def test_the_loop_is_that_of_monais_scheduler() -> None:
 
     network = diffusion(timesteps=20, steps=20, guidance=1.5, sampler="ddim", clip=None)
     label, style = label_map(), torch.linspace(0.1, 0.9, 8)[None]
-    theirs = DDIMScheduler(20, "cosine", clip_sample=False)
+    theirs = exact(DDIMScheduler(20, "cosine", clip_sample=False))
     # the noise of seed 5: of a network that predicts nothing, DDIM leaves the start over the first signal
     given = network.conditioning(label)
     with encoded_latents(network) as starts:
@@ -179,7 +180,8 @@ def test_the_loop_is_that_of_monais_scheduler() -> None:
             conditional = network.denoiser(x, torch.tensor([t]), levels, standard)
             unconditional = network.denoiser(x, torch.tensor([t]), null, standard)
             x, _ = theirs.step(unconditional + 1.5 * (conditional - unconditional), t, x)
-    torch.testing.assert_close(ours, x, atol=1e-4, rtol=1e-4)
+    # map and null map are one batch here and two there: rounded otherwise, by what the latents' size is
+    assert (ours - x).abs().max() <= 1e-4 * x.abs().max()
 
 
 def test_the_start_is_white_noise_of_variance_one() -> None:
@@ -358,7 +360,8 @@ def test_the_scale_of_latents_is_taken_away_before_decoding() -> None:
 def test_half_precision_stays_close() -> None:
     network, half = diffusion(), diffusion(amp=True)
     apart = (network.synthesize(label_map(), [0]) - half.synthesize(label_map(), [0])).abs()
-    assert 0 < float(apart.mean()) < 0.02
+    assert float(apart.mean()) < 0.02
+    assert bool(apart.any()) == (reduced_type("cpu") is not None), "off where the processor is not able"
 
 
 # ---- style

@@ -7,6 +7,7 @@ import math
 
 import pytest
 import torch
+from hardware import needs_bfloat16
 from monai.networks.blocks.spade_norm import SPADE as MonaiSPADE  # noqa: N811
 from semsynth.errors import InputError
 from semsynth.labels import one_hot
@@ -480,6 +481,7 @@ def test_channels_last_gives_the_same_values_and_gradients(batch):
         close(a, b, atol=1e-4, rtol=1e-4)
 
 
+@needs_bfloat16
 @pytest.mark.parametrize("recompute", [None, "labels", "all"])
 @pytest.mark.parametrize("grad", [False, True])
 def test_a_mixed_precision_block_in_channels_last_never_leaves_it(recompute, grad):

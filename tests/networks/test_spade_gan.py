@@ -8,6 +8,7 @@ import math
 import pytest
 import tiny_training
 import torch
+from hardware import needs_bfloat16
 from scipy import stats
 from semsynth.errors import InputError
 from semsynth.handlers import TrainingCheckpoint
@@ -534,6 +535,11 @@ def test_channels_last_gives_the_same_volume():
     close(network(label.contiguous(memory_format=CHANNELS_LAST)), plain(label), atol=1e-5)
     image = images(9, 8, 7)
     close(network.encode(image)[0], plain.encode(image)[0], atol=1e-4)
+
+
+@needs_bfloat16
+def test_mixed_precision_in_channels_last_never_leaves_it():
+    network, label = generator().to(memory_format=CHANNELS_LAST), label_map(9, 8, 7, batch=2)
     seen = []
     for part in network.blocks:
         part.register_forward_hook(lambda _, __, output: seen.append(output))

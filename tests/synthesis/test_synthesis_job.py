@@ -133,7 +133,7 @@ def test_an_older_volume_is_never_beside_a_new_record(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("semsynth.handlers.synthetic.write_image", full)
-    with pytest.raises(RuntimeError, match=r"semsynth\.synthesis\.run"):
+    with pytest.raises(RuntimeError, match=r"semsynth\.synthesis\.jobs\.run"):
         synthesise(BUNDLE, weights, tiny_dataset, tmp_path, steps=3)
     assert not stamps(tmp_path)
     assert not (tmp_path / "datalist.json").exists()

@@ -301,8 +301,8 @@ def test_an_edited_transform_is_another_one(tmp_path, monkeypatch):
 
 DESCRIBE = """
 from monai.transforms import *
-from semsynth.cache import describe
-from semsynth.preprocessing import *
+from semsynth.training.cache import describe
+from semsynth.data.transforms import *
 keys = ["image", "label"]
 print(describe([Compose([LoadImaged(keys), LoadLabelMapd("label", 4), Orientationd(keys, "RAS", labels=None)]),
     Spacingd(keys, 1.0, mode=("bilinear", "nearest")), CropForegroundd(keys, "image"), RandFlipd(keys, 0.5),

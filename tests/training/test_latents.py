@@ -100,7 +100,7 @@ def test_views_on_disk_are_taken_up_again_unless_the_autoencoder_changed(tiny_da
 
 
 def test_views_that_are_not_made_and_bad_numbers_are_named(tiny_dataset: Path) -> None:
-    with pytest.raises(InputError, match=r"the latents are not made yet; attach semsynth\.latents\.EncodeCases"):
+    with pytest.raises(InputError, match=r"latents are not made yet; attach semsynth\.training\.latents\.EncodeCases"):
         dataset(tiny_dataset)[0, 0]
     with pytest.raises(InputError, match=r"views must be 0 \(encode in each step\) or more, got -1"):
         dataset(tiny_dataset, views=-1)
