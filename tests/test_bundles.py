@@ -22,6 +22,7 @@ import verify_bundles
 from bundle_configs import WEIGHTS, config_path, isolated, read
 from bundle_runs import synthetic_findings
 from ignite.engine import Events
+from selection import name_of, slow_but_for
 from semsynth.prepare.phantom import write_phantom_cases
 from semsynth.training.checkpoints import newest_checkpoint
 from verify_bundles import CHECKS
@@ -327,6 +328,7 @@ def train_in_two_processes(bundle: Path, paths: dict[str, Path], folder: Path) -
     return done.stdout + done.stderr
 
 
+@pytest.mark.parametrize("bundle", slow_but_for(BUNDLES, "spade_gan3d", "med_lsdm"), indirect=True, ids=name_of)
 def test_two_processes_train_one_network_that_one_process_resumes(bundle: Path, tmp_path: Path) -> None:
     paths = {"dataset_dir": three_cases_each(tmp_path / "data")}
     paths |= {"run_dir": tmp_path / "run"}

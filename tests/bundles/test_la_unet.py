@@ -36,7 +36,7 @@ def start(arguments: list[str]) -> subprocess.Popen[str]:
 
 
 def test_sigterm_ends_the_bundles_training_with_143_and_resume_goes_on(tiny_dataset, tmp_path):
-    options = {"dataset_dir": tiny_dataset, "run_dir": tmp_path / "run", "val_interval": 100, "epoch_cases": 40}
+    options = {"dataset_dir": tiny_dataset, "run_dir": tmp_path / "run", "val_interval": 100, "epoch_cases": 12}
     process = start(command("train", "tiny", max_epochs=50, **options))
     while not list((tmp_path / "run").glob("checkpoints/checkpoint_*.pt")):
         assert process.poll() is None, process.stdout.read()

@@ -13,6 +13,8 @@ import torch
 import window_borders
 from monai.bundle import ConfigParser, ConfigWorkflow
 from semsynth.cli.main import main
+from semsynth.evaluation.judge import targets_of
+from semsynth.networks.frozen import FrozenSegmenter
 from semsynth.prepare.composite import CompositeLabel
 from semsynth.prepare.phantom import make_phantom
 from semsynth.training.latents import _encoded
@@ -72,7 +74,9 @@ def run(names: list[str], kind: str = "train", **options: Any) -> ConfigWorkflow
     return made
 
 
-@pytest.mark.parametrize("name", FORMS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if i else []) for i, name in enumerate(FORMS)]
+)
 def test_the_papers_data_sets_are_prepared_and_trained_on(name: str, tmp_path: Path) -> None:
     data = prepared(tmp_path, name)
     content = json.loads((data / "datalist.json").read_text())
@@ -172,32 +176,34 @@ def test_a_vqgan_that_is_resumed_is_the_one_that_was_not_interrupted(tmp_path: P
     assert int(once["codebook.batches"]) == 8
 
 
-@pytest.mark.parametrize("name", ["ct", *FORMS])
-def test_other_data_are_not_scored_by_the_judge_of_the_atrium(name: str) -> None:
+def judge_of(*overlays: str) -> FrozenSegmenter:
     parser = ConfigParser()
-    names = ("inference", "evaluate", name)
-    parser.read_config([str(BUNDLE / "configs" / f"{part}.json") for part in names])
+    parser.read_config([str(BUNDLE / "configs" / f"{part}.json") for part in ("inference", "evaluate", *overlays)])
     parser["bundle_root"] = str(BUNDLE)
-    assert parser.get_parsed_content("judge") is None
-    parser["vocabulary"] = "classes"
-    parser.parse(reset=True)
-    assert parser.get_parsed_content("judge").name == "la_unet_judge"
+    return parser.get_parsed_content("judge")
+
+
+def test_other_data_are_not_scored_by_the_judge_of_the_atrium(caplog: pytest.LogCaptureFixture) -> None:
+    metadata = json.loads((BUNDLE / "configs" / "metadata.json").read_text())
+    atrium, organs = ({int(i): name for i, name in metadata[key].items()} for key in ("classes", "classes_ct"))
+    judge = judge_of()
+    assert judge.name == "la_unet_judge" and targets_of(judge, atrium) == {1: 1}
+    assert targets_of(judge, {0: "background", 4: "Endo"}) == {1: 4}, "by name, wherever it stands"
+    assert targets_of(judge, {}) == {1: 1}, "of a data set that does not name its classes"
+    assert caplog.text == ""
+    assert targets_of(judge, organs) == {}
+    assert "la_unet_judge segments endo, and the label maps have background, brainstem" in caplog.text
 
 
 def test_ct_is_scored_by_a_network_of_its_own_organs() -> None:
-    parser = ConfigParser()
-    names = ("inference", "evaluate", "ct", "evaluate_ct")
-    parser.read_config([str(BUNDLE / "configs" / f"{part}.json") for part in names])
-    parser["bundle_root"] = str(BUNDLE)
-    judge = parser.get_parsed_content("judge")
+    judge = judge_of("ct", "evaluate_ct")
     assert judge.spacing == (4.0, 4.0, 2.5) and judge(torch.zeros(1, 1, 16, 16, 16)).shape[1] == 8
     classes = json.loads((BUNDLE / "configs" / "metadata.json").read_text())["classes_ct"]
     trained = json.loads((BUNDLE.parent / "la_unet" / "configs" / "ct.json").read_text())
-    names = trained["class_names"]
-    targets = parser.get_parsed_content("judge_targets")
-    assert [names[str(own)] for own in range(1, 8)] == [classes[str(other)] for other in targets]
-    assert trained["classes"] == targets and trained["spacing"] == list(judge.spacing)
-    assert trained["network_def#channels"] == parser.get("judge#network#channels")
+    assert judge.classes == [trained["class_names"][str(i)] for i in range(1, 8)]
+    targets = targets_of(judge, {int(i): name for i, name in classes.items()})
+    assert targets == dict(enumerate(trained["classes"], start=1))
+    assert trained["spacing"] == list(judge.spacing)
     assert trained["flip_prob"] == trained["contrast_changes"] == 0
 
 
@@ -206,6 +212,7 @@ def borders(volumes: list[np.ndarray], overlap: float) -> dict[str, float]:
     return window_borders.compare(series, [window_borders.window_borders(128, 32, overlap, 4)] * len(volumes))
 
 
+@pytest.mark.slow
 def test_a_volume_of_128_slices_from_the_trained_network_of_32_has_no_seams() -> None:
     parser = ConfigParser()
     parser.read_config(str(BUNDLE / "configs" / "inference.json"))

@@ -804,11 +804,12 @@ def test_no_cell_becomes_a_formula():
     assert text.splitlines()[1] == "'=1+1,-1.0"
 
 
-def test_the_command_takes_a_judge_of_several_classes(dataset, systems, tmp_path, capsys):
+def test_the_command_takes_a_judge_of_several_classes(dataset, tmp_path, capsys):
+    made = noisy(tmp_path / "good", dataset, noise=0.02)  # of the unseen cases
     torch.manual_seed(0)
     weights = tmp_path / "organs.pt"
     torch.save(residual_unet(4, channels=(4, 8)).state_dict(), weights)
-    command = ["evaluate", "--synthetic", f"good={systems['good']}", "--real", str(dataset), "--judge", str(weights)]
+    command = ["evaluate", "--synthetic", f"good={made}", "--real", str(dataset), "--judge", str(weights)]
     command += ["--judge-classes", "2,3,1", "--judge-spacing", "3,3,3", "--judge-channels", "4,8"]
     command += ["--extractors", "medicalnet_resnet50", "--weights", f"medicalnet_resnet50={tmp_path / 'none.pth'}"]
     command += ["--draws", "20", "--pictures", "0", "--output", str(tmp_path / "report")]
