@@ -146,7 +146,7 @@ def check_run(bundle: Path) -> list[str]:
         work = Path(folder)
         (work / "cwd").mkdir()
         k = max(int(read(bundle, "train").get("num_classes", 4)) - 2, 0)
-        dataset = write_phantom_cases(work / "data", 3, size=(32,) * 3, spacing=(3.0,) * 3, k=k, progress=False).parent
+        dataset = write_phantom_cases(work / "data", 3, size=(32,) * 3, spacing=(1.5,) * 3, k=k, progress=False).parent
         found: list[str] = []
         for step in (run_training, run_evaluation, run_inference, run_windows):
             with isolated(work / "cwd"):

@@ -10,29 +10,33 @@ from typing import Any
 
 from bundle_configs import walk
 
+IMPORTS = ("monai", "operator", "torch")
 RULE = (
-    "'$' is for imports, attributes of a component ('$@loss.in_loss'), .to(@device, …), .parameters(), .run(), "
-    "path joins ('$@run_dir + '/model.pt''), a number times a value, len(@…), operator.lt and "
-    "monai.utils.set_determinism(seed=@seed); nothing else"
+    "'$' is for the imports of monai, operator and torch, attributes of a component ('$@loss.in_loss'), .to(@device), "
+    ".parameters(), .run(), path joins ('$@run_dir + '/model.pt''), a number times a value, len(@…), operator.lt, "
+    "operator.gt, torch.channels_last_3d and monai.utils.set_determinism(seed=@seed); nothing else"
 )
-METHODS = {"to", "parameters", "run"}  # of components
-FUNCTIONS = {"len", "monai.utils.set_determinism"}
 NAMES = {"operator.lt", "operator.gt", "torch.channels_last_3d"}  # that stand for values
+METHODS = {"to": (1, {"memory_format"}), "parameters": (0, set()), "run": (0, set())}  # of components: arguments
+FUNCTIONS = {"len": (1, set()), "monai.utils.set_determinism": (0, {"seed"})}
 REFERENCE = re.compile(r"@[\w#:]+")
-PLACE = "component"  # what a reference becomes, so that Python can parse the expression
-POSITION = re.compile(r"(?:^|[@%#])[\w#]*#\d+(?:#|$|\b)")
+PLACE = "component__"  # what a reference becomes, so that Python can parse the expression
+ID = re.compile(r"[@%][\w#:-]+")
+POSITION = re.compile(r"#-?\d+(?=#|$|[^\w])")
 
 
 def is_allowed(expression: str) -> bool:
     """Whether an expression (with its ``$``) is within :data:`RULE`."""
     text = expression.removeprefix("$").strip()
-    if re.fullmatch(r"import [a-z_]+(\.[a-z_]+)*", text):
-        return True
+    if text.startswith("import "):
+        return text.removeprefix("import ") in IMPORTS
+    if PLACE in text:
+        return False
     try:
         body = ast.parse(REFERENCE.sub(PLACE, text), mode="eval").body
     except SyntaxError:
         return False
-    return _is_value(body) or _is_join(body) or _is_product(body) or _is_call(body)
+    return _is_value(body) or _is_join(body) or _is_product(body) or _is_call(body) or ast.unparse(body) in NAMES
 
 
 def _is_value(node: ast.expr) -> bool:
@@ -45,27 +49,47 @@ def _is_value(node: ast.expr) -> bool:
 
 
 def _is_join(node: ast.expr) -> bool:
-    """A path: a value and literal texts added up."""
+    """A path: values and literal texts added up."""
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
-        return _is_join(node.left) and isinstance(node.right, ast.Constant) and isinstance(node.right.value, str)
+        return _is_join(node.left) and (_is_value(node.right) or _is_text(node.right))
     return _is_value(node)
+
+
+def _is_text(node: ast.expr) -> bool:
+    return isinstance(node, ast.Constant) and isinstance(node.value, str)
 
 
 def _is_product(node: ast.expr) -> bool:
     if not (isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult)):
         return False
-    return isinstance(node.left, ast.Constant) and isinstance(node.left.value, int | float) and _is_value(node.right)
+    sides = [node.left, node.right]
+    return any(map(_is_value, sides)) and any(map(_is_number, sides))
+
+
+def _is_number(node: ast.expr) -> bool:
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+        node = node.operand
+    return isinstance(node, ast.Constant) and type(node.value) in (int, float)
 
 
 def _is_call(node: ast.expr) -> bool:
-    """A method of a component, or one of a few functions; or the name of a value."""
+    """A method of a component, or one of a few functions, with the arguments that it is known to take."""
     if not isinstance(node, ast.Call):
-        return ast.unparse(node) in NAMES
-    arguments = [*node.args, *(keyword.value for keyword in node.keywords)]
-    if not all(_is_value(a) or isinstance(a, ast.Constant) or ast.unparse(a) in NAMES for a in arguments):
         return False
-    method = isinstance(node.func, ast.Attribute) and node.func.attr in METHODS and _is_value(node.func.value)
-    return method or ast.unparse(node.func) in FUNCTIONS
+    if isinstance(node.func, ast.Attribute) and _is_value(node.func.value):
+        known = METHODS.get(node.func.attr)
+    else:
+        known = FUNCTIONS.get(ast.unparse(node.func))
+    if known is None or len(node.args) != known[0]:
+        return False
+    named = {keyword.arg for keyword in node.keywords}  # None stands for **
+    arguments = [*node.args, *(keyword.value for keyword in node.keywords)]
+    return named <= known[1] and all(_is_value(a) or ast.unparse(a) in NAMES for a in arguments)
+
+
+def has_position(text: str) -> bool:
+    """Whether an id, or a text with references, goes by a place in a list (``handlers#5``, ``handlers::5``)."""
+    return POSITION.search(text.replace("::", "#")) is not None
 
 
 def check_expressions(bundle: Path) -> list[str]:
@@ -78,11 +102,15 @@ def check_expressions(bundle: Path) -> list[str]:
         for where, value in walk(content):
             if isinstance(value, str) and value.startswith("$") and not is_allowed(value):
                 found.append(f"{path.name}: {where}: {value!r} is not allowed; {RULE}")
-            if isinstance(value, str) and value[:1] in "@%$" and POSITION.search(value):
+            if (
+                isinstance(value, str)
+                and value[:1] in "@%$"
+                and any(map(has_position, re.findall(r"[@%][\w#:-]+", value)))
+            ):
                 found.append(f"{path.name}: {where}: {value!r} refers to a position; give what it means a name")
         found += [
             f"{path.name}: {key!r} changes what stands at a position; give it a name"
             for key in content
-            if POSITION.search(key)
+            if has_position(key)
         ]
     return found

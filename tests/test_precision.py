@@ -10,9 +10,28 @@ from semsynth import precision
 from semsynth.precision import autocast, reduced_type
 
 
-def test_amp_is_what_was_asked_for_where_the_processor_is_able_and_off_elsewhere(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+def test_a_cpu_computes_in_bfloat16_if_it_has_avx_512_or_the_like() -> None:
+    capability = torch.backends.cpu.get_cpu_capability()
+    if capability in ("AVX2", "DEFAULT"):
+        assert reduced_type("cpu") is None
+    if "AVX512" in capability:
+        assert reduced_type("cpu") == torch.bfloat16
+
+
+@pytest.mark.parametrize("able", [True, False])
+def test_a_gpu_without_bfloat16_has_float16_where_there_is_a_gradient_scaler(monkeypatch, able: bool) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: able)
+    reduced_type.cache_clear()
+    try:
+        assert reduced_type("cuda") == (torch.bfloat16 if able else torch.float16)
+        reference = torch.bfloat16 if able else torch.float16
+        assert autocast("cuda", enabled=False, scaled=True).fast_dtype == reference
+        assert autocast("cuda", enabled=False).fast_dtype == torch.bfloat16, "its range is small"
+    finally:
+        reduced_type.cache_clear()
+
+
+def test_amp_is_on_where_the_processor_is_able_and_off_elsewhere(caplog: pytest.LogCaptureFixture) -> None:
     precision._say_off.cache_clear()
     layer, x = torch.nn.Linear(2, 2), torch.ones(1, 2)
     with caplog.at_level(logging.INFO):

@@ -37,6 +37,7 @@ from semsynth.convert import convert_autoencoder, convert_denoiser
 from semsynth.labels import one_hot
 from semsynth.networks.latent_diffusion import LatentDiffusion
 from semsynth.networks.sampling.guided import GuidedDenoiser, SamplingOptions, Start
+from semsynth.precision import autocast
 from semsynth.synthesis.memory import tensor_bytes
 from torch import nn
 from torch.nn import functional as F
@@ -64,7 +65,7 @@ class Theirs:
         # of a copy: the formats of both sides are timed in turn
         self.unet, self.autoencoder = (_copy(network, form) for network in networks)
         self.form, self.paired = form, paired
-        self.autocast = torch.autocast(DEVICE.type, torch.bfloat16, enabled=bfloat16)
+        self.autocast = autocast(DEVICE, enabled=bfloat16)
 
     def given(self, label: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The map in one-hot form as large as the latent, and as large as the image."""
@@ -114,7 +115,7 @@ class Ours:
     def step(self, label: torch.Tensor, noise: torch.Tensor) -> Work:
         """One guided prediction, with all computed that is computed once."""
         options = self.network.sampling
-        with torch.no_grad(), torch.autocast(DEVICE.type, torch.bfloat16, enabled=options.amp):
+        with torch.no_grad(), autocast(DEVICE, enabled=options.amp):
             given = self.network.conditioning(label, decoder=False)
             timesteps = torch.tensor([500], device=DEVICE)
             embedded = self.network.denoiser.embed(timesteps, self._style())
@@ -142,7 +143,7 @@ class Ours:
 
         @torch.no_grad()
         def predict() -> torch.Tensor:
-            with torch.autocast(DEVICE.type, torch.bfloat16, enabled=self.network.sampling.amp):
+            with autocast(DEVICE, enabled=self.network.sampling.amp):
                 pred, null = (denoiser(x, timestep, denoiser.encode(m), style) for m in (label, label * 0 - 1))
             result: torch.Tensor = null + GUIDANCE * (pred - null)
             return result

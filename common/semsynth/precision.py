@@ -19,7 +19,7 @@ def reduced_type(device_type: str) -> torch.dtype | None:
     0.6 s).
 
     Args:
-        device_type: ``"cpu"``, ``"cuda"`` …
+        device_type: kind of the device, such as ``"cpu"`` or ``"cuda"``.
     """
     if device_type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
@@ -29,15 +29,19 @@ def reduced_type(device_type: str) -> torch.dtype | None:
     return torch.bfloat16
 
 
-def autocast(device: torch.device | str, *, enabled: bool = True) -> torch.autocast:
+def autocast(device: torch.device | str, *, enabled: bool = True, scaled: bool = False) -> torch.autocast:
     """``torch.autocast`` in :func:`reduced_type`; off, said once, on a device that has none.
 
     Args:
-        device: where the work is done.
-        enabled: what the user asked for (``amp``).
+        device: place of the work.
+        enabled: the user's choice (``amp``).
+        scaled: presence of a gradient scaler. Without one float16, whose range is small, is not used: a GPU that has
+            nothing else then emulates bfloat16.
     """
     kind = torch.device(device).type
     found = reduced_type(kind)
+    if found == torch.float16 and not scaled:
+        found = torch.bfloat16
     if enabled and found is None:
         _say_off(kind)
     return torch.autocast(kind, found or torch.bfloat16, enabled=enabled and found is not None)

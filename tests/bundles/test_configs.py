@@ -9,14 +9,15 @@ from typing import Any
 
 import bundle_configs
 import pytest
-from config_expressions import check_expressions, is_allowed
+from config_expressions import ID, check_expressions, has_position, is_allowed
 from monai.bundle import ConfigParser
 from verify_bundles import find_bundles
 
 ROOT = Path(__file__).resolve().parents[2]
 BUNDLES = find_bundles(ROOT / "bundles")
-GENERATORS = [b for b in BUNDLES if "inference.json" in (b / "configs" / "evaluate.json").read_text().split("\n")[1]]
-LISTS = ("train#handlers", "validate#handlers", "handlers", "train#preprocessing#transforms", "loading")
+GENERATORS = [b for b in BUNDLES if bundle_configs.bases(b, "evaluate") == ["inference"]]
+LISTS = ("train#handlers", "validate#handlers", "handlers", "train#preprocessing#transforms",
+         "validate#preprocessing#transforms", "preprocessing#transforms", "loading", "run", "training")  # fmt: skip
 EXTRA = {"_target_": "semsynth.handlers.ProgressHandler", "title": "inserted"}
 
 
@@ -52,6 +53,9 @@ def test_a_handler_that_is_inserted_breaks_nothing(bundle: Path, tmp_path: Path)
             if isinstance(value, list) and EXTRA in value:
                 value.remove(EXTRA)
         assert after == before, (base, *overlays)
+        for _, value in bundle_configs.walk(after):
+            named = ID.findall(value) if isinstance(value, str) and value[:1] in ("@", "%", "$") else []
+            assert not any(map(has_position, named)), f"{value} means another entry after the insertion"
     assert found >= 2
 
 
@@ -61,7 +65,8 @@ def test_a_handler_that_is_inserted_breaks_nothing(bundle: Path, tmp_path: Path)
         "$import torch", "$@network_def.to(@device, memory_format=torch.channels_last_3d)", "$@network.parameters()",
         "$@average.ema_model", "$@network_def.denoiser.parameters()", "$@train#trainer.run()", "$@run_dir + '/m.pt'",
         "$@bundle_root + '/../la_unet/models/judge.pt'", "$len(@train#dataloader)", "$0.3 * @contrast_changes",
-        "$operator.lt", "$monai.utils.set_determinism(seed=@seed)",
+        "$operator.lt", "$monai.utils.set_determinism(seed=@seed)", "$@root + '/' + @name + '.pt'", "$@x * 0.5",
+        "$-1 * @x",
     ],
 )  # fmt: skip
 def test_expressions_within_the_rule(expression: str) -> None:
@@ -74,7 +79,9 @@ def test_expressions_within_the_rule(expression: str) -> None:
         "$import os, sys", "$from os import system", "$__import__('os').system('x')", "$@network.__class__",
         "$os.system('x')", "$open('x')", "$@a if @b else @c", "$[x for x in @a]", "$lambda x: x", "$@a.save('x')",
         "$@run_dir + @name.run()", "$eval('1')", "$@a[0]", "$f'{@a}'", "$@a or @b", "$@network.to(open('x'))", "$1 +",
-        "$torch.load('x')", "$@a * @b",
+        "$torch.load('x')", "$@a * @b", "$import os", "$import torch.hub", "$component__.run()", "$len()",
+        "$len('abc')",
+        "$@a.to(**@b)", "$@a.run('x')", "$True * @a", "$@a.to()", "$@a.parameters(@b)", "$'x' + @a.run()", "$@a + 1",
     ],
 )  # fmt: skip
 def test_expressions_beyond_it(expression: str) -> None:
@@ -90,8 +97,12 @@ def test_positions_and_other_expressions_are_found(tmp_path: Path) -> None:
         "b": "$open('x')",
         "fine": ["@train#handlers", "%loading", "$@x2.run()", "#4 in a text"],
         "run2#x": 1,
+        "c": "@train::handlers::5",
+        "d": "@handlers#-1",
+        "+handlers#0": [],
+        "train::handlers::4::_disabled_": True,
     }
     (tmp_path / "configs" / "train.json").write_text(json.dumps(content))
     found = check_expressions(tmp_path)
-    assert len(found) == 4 and all(text.startswith("train.json: ") for text in found)
-    assert sum("position" in text for text in found) == 3 and sum("is not allowed" in text for text in found) == 1
+    assert len(found) == 8 and all(text.startswith("train.json: ") for text in found)
+    assert sum("position" in text for text in found) == 7 and sum("is not allowed" in text for text in found) == 1

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 from monai.data import MetaTensor
-from semsynth.data.transforms import CropContentd, LoadIntensityd, LoadLabelMapd, RandIntensityCurved, SameGridd
+from monai.transforms import Compose, RandFlipd
+from semsynth.data.transforms import Chain, CropContentd, LoadIntensityd, LoadLabelMapd, RandIntensityCurved, SameGridd
 from semsynth.data.volumes import write_image, write_label
 from semsynth.errors import InputError
 from semsynth.labels import one_hot
@@ -83,3 +84,9 @@ def test_a_random_curve_changes_the_order_of_intensities_by_its_seed_alone():
     falls = [bool((r.flatten().diff() < 0).any()) for r in results]
     assert any(falls), "blood must not always stay the brightest"
     assert transform.__class__("image", prob=0.0)({"image": image})["image"] is image
+
+
+def test_a_chain_takes_lists_apart_and_keeps_their_order():
+    steps = [RandFlipd("image", prob=0.0, spatial_axis=axis) for axis in range(4)]
+    chain = Chain([[steps[0], steps[1]], steps[2], (steps[3],)])
+    assert list(chain.transforms) == steps and isinstance(chain, Compose)

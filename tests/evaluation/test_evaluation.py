@@ -19,8 +19,10 @@ from semsynth.data.volumes import Volume, read_volume, scale_intensity, write_im
 from semsynth.errors import InputError
 from semsynth.evaluation import collect, evaluate, groups, measure
 from semsynth.evaluation.files import worst_pictures
+from semsynth.evaluation.judge import facts_of, targets_of
 from semsynth.evaluation.measure import MeasurementStore, Measurer
 from semsynth.evaluation.painting import average_means, class_means, paint
+from semsynth.evaluation.run import open_extractors
 from semsynth.evaluation.scores import FLOOR, PAINTING_OWN, PAINTING_TRAINING, Collected, feature_rows, paired_scores
 from semsynth.evaluation.sources import RealCase, load_real
 from semsynth.evaluation.systems import load_system, pair
@@ -802,6 +804,25 @@ def test_an_option_given_twice_goes_on():
 def test_no_cell_becomes_a_formula():
     text = Table("t", [Column("a"), Column("b")], [[Cell("=1+1"), Cell("-1", -1.0)]]).csv()
     assert text.splitlines()[1] == "'=1+1,-1.0"
+
+
+def test_the_judges_own_encoder_gives_its_features_without_reading_its_file_again(dataset, judge_file):
+    judge = load_segmenter(subvoxel_segresnet(), judge_file, use="faithfulness", name="la_unet_judge")
+    (own,), absent = open_extractors(["la_unet_judge"], judge=judge)
+    (read,), _ = open_extractors(["la_unet_judge"], {"la_unet_judge": judge_file})
+    image = measure.tensor(next(iter(load_real(dataset).values())).read()[0])
+    assert absent == {} and own.about() == read.about()
+    assert np.array_equal(own.describe(image).volume, read.describe(image).volume)
+    other = FrozenSegmenter(residual_unet(2, channels=(4, 8)), name="la_unet_judge")
+    assert open_extractors(["la_unet_judge"], judge=other)[0] == [], "another network, whatever it is called"
+
+
+def test_a_judge_that_knows_some_of_the_classes_says_which_it_does_not(caplog):
+    judge = FrozenSegmenter(torch.nn.Identity(), name="organs", classes=["larynx", "left parotid", "mandible"])
+    names = {0: "background", 3: "Left_Parotid", 5: "Larynx"}
+    assert targets_of(judge, names) == {1: 5, 2: 3} and "mandible is not judged" in caplog.text
+    assert targets_of(judge, names, [7, 8]) == {1: 7, 2: 8} and targets_of(judge, names, {2: 4}) == {2: 4}
+    assert facts_of(judge) == ("organs", "", (1.0, 1.0, 1.0)) and facts_of(None) is None
 
 
 def test_the_command_takes_a_judge_of_several_classes(dataset, tmp_path, capsys):

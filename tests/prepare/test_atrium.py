@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 
 import nibabel as nib
 import nrrd
 import numpy as np
 import pytest
-from semsynth.data.check import check_cases
+from semsynth.data.check import Rules, check_cases
 from semsynth.data.entries import load_datalist, load_label_maps
 from semsynth.data.raw import find_cases, load_case
 from semsynth.data.volumes import read_volume
 from semsynth.errors import InputError
+from semsynth.files import stamp
 from semsynth.prepare.atrium import Settings, derive_wall, prepare, prepare_atrium_case
 from semsynth.prepare.job import prepare_missing, split_cases
 
@@ -137,14 +139,21 @@ def test_interrupted_work_goes_on_where_it_was(raw, tmp_path, caplog):
 def test_what_the_check_vouches_for_is_not_judged_again_unless_it_changed(raw, tmp_path):
     cases = find_cases(raw)
     report = check_cases(cases)
-    assert all(report.vouches_for(case.files.values()) for case in cases)
+    assert all(report.vouches_for(case.name, case.files.values(), Rules()) for case in cases)
+    assert not report.vouches_for(cases[0].name, cases[0].files.values(), Rules(num_classes=4)), "other rules"
+    assert not report.vouches_for("another", cases[0].files.values(), Rules())
     case = cases[0]
     assert np.array_equal(load_case(case, report).endo, load_case(case).endo)
     mask = nib.load(case.endo)
     nib.save(nib.Nifti1Image(np.asarray(mask.dataobj) * np.uint8(7), mask.affine), case.endo)
-    assert not report.vouches_for(case.files.values())
+    assert not report.vouches_for(case.name, case.files.values(), Rules())
     with pytest.raises(InputError, match="endo mask must hold only 0 and 1"):
         load_case(case, report)
+    told = replace(report, sound={case.name: {path: stamp(path) for path in case.files.values()}})
+    assert load_case(case, told).endo.max() == 1, "read without a look at its values"
+    case.endo.unlink()
+    with pytest.raises(InputError, match="missing"):
+        load_case(case, told)
 
 
 def test_cases_prepared_with_other_settings_are_not_replaced_unasked(raw, tmp_path):

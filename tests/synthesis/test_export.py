@@ -31,8 +31,11 @@ def server_loop() -> str:
     "options",
     [
         {"prediction": "v"},
-        {"prediction": "split", "of_denoiser": {"predictions": 2}},
-        {"prediction": "v", "of_denoiser": {"middle_spade": False, "embedding": "add", "resampling": "strided"}},
+        pytest.param({"prediction": "split", "of_denoiser": {"predictions": 2}}, marks=pytest.mark.slow),
+        pytest.param(
+            {"prediction": "v", "of_denoiser": {"middle_spade": False, "embedding": "add", "resampling": "strided"}},
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_a_server_with_torch_alone_makes_the_networks_image(tmp_path: Path, options: dict[str, Any]) -> None:

@@ -105,7 +105,7 @@ def test_no_two_of_many_cases_have_the_same_style(kind):
     prepare = PrepareMapBatch(per_case=True)
     names = [hashlib.md5(str(i).encode()).hexdigest() for i in range(3000)]
     network = SPADEGenerator(4, channels=(4, 4), style_channels=2) if kind == "gan" else diffusion()
-    styles = [network.draw_style(prepare.of_case(name)) for name in names]
+    styles = [network.draw_style(prepare.case_offset(name)) for name in names]
     assert len({tuple(style.flatten().tolist()) for style in styles}) == 3000
 
 

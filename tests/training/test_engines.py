@@ -142,6 +142,7 @@ def test_mixed_precision_runs_on_the_devices_own_type_and_keeps_losses_in_float3
 
     engine = trainer(Spy(), amp=True)
     engine.run()
+    assert engine.scaler is None, "MONAI's own switch stays off"
     assert set(dtypes) == {reduced_type("cpu") or torch.float32}
     assert engine.state.output["loss"].dtype == torch.float32
 

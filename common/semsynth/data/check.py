@@ -1,4 +1,4 @@
-"""One pass over all cases before anything is done with them: every file judged, every problem in one report."""
+"""One pass over all cases before anything is done with them: every file checked, every problem in one report."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def check_cases(
     first_of: dict[str, Checkable] = {}
     classes: dict[int, int] = {}
 
-    sound: dict[Path, tuple[int, int]] = {}
+    sound: dict[str, dict[Path, tuple[int, int]]] = {}
 
     def work(case: Checkable) -> tuple[list[Finding], str | None, list[int]]:
         stamps = {path: stamp(path) for path in case.files.values() if path.is_file()}  # before anything is read
@@ -148,7 +148,7 @@ def check_cases(
         image, label = seen.volumes.get(IMAGE), seen.volumes.get(LABEL)
         present = values_of(label.data).tolist() if label is not None and seen.usable else []
         if seen.usable:
-            sound.update(stamps)
+            sound[case.name] = stamps
         return seen.findings, fingerprint(image.data) if image is not None else None, present
 
     with ThreadPoolExecutor(jobs or min(os.cpu_count() or 1, MOST_THREADS)) as pool:
@@ -174,7 +174,7 @@ def check_cases(
             raise
     order = {name: i for i, name in enumerate(dict.fromkeys(case.name for case in cases))}
     return Report(tuple(sorted(found, key=lambda f: order.get(f.case, -1))), len(cases), dict(sorted(classes.items())),
-                  sound)  # fmt: skip
+                  sound, rules)  # fmt: skip
 
 
 def examine(case: Checkable, rules: Rules | None = None) -> Examined:
@@ -202,17 +202,18 @@ def examine(case: Checkable, rules: Rules | None = None) -> Examined:
 
 
 def read_case(case: Checkable, rules: Rules | None = None, report: Report | None = None) -> dict[str, Volume]:
-    """The volumes of one case by role, each file judged first, unless ``report`` vouches for it.
+    """The volumes of one case by role, each file checked first, unless ``report`` vouches for it.
 
     Args:
-        case: whose files to read.
-        rules: what to check against.
-        report: of an earlier :func:`check_cases` against the same rules.
+        case: case to read.
+        rules: rules to check against.
+        report: report of an earlier :func:`check_cases`, or None.
 
     Raises:
         InputError: whatever is wrong with the files, each problem on its own line.
     """
-    if report is not None and report.vouches_for(case.files.values()):
+    rules = rules or Rules()
+    if report is not None and report.vouches_for(case.name, case.files.values(), rules):
         return {role: read_volume(path) for role, path in case.files.items()}
     seen = examine(case, rules)
     if not seen.usable:

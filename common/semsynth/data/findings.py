@@ -75,17 +75,23 @@ class Report:
         findings: in the order of the cases.
         cases: how many were checked.
         classes: class index → number of label maps that hold it (empty where there are no label maps).
-        sound: size and time of each file of the cases without an error, when it was read.
+        sound: case without an error → file → its size and time of change just before it was read.
+        rules: what the cases were checked against.
     """
 
     findings: tuple[Finding, ...]
     cases: int
     classes: Mapping[int, int] = field(default_factory=dict)
-    sound: Mapping[Path, tuple[int, int]] = field(default_factory=dict, repr=False)
+    sound: Mapping[str, Mapping[Path, tuple[int, int]]] = field(default_factory=dict, repr=False)
+    rules: object = field(default=None, repr=False)
 
-    def vouches_for(self, files: Iterable[Path]) -> bool:
-        """Whether all these files were found without an error and have not changed since."""
-        return all(path in self.sound and stamp(path) == self.sound[path] for path in files)
+    def vouches_for(self, case: str, files: Iterable[Path], rules: object) -> bool:
+        """Whether the case was found without an error by these rules, and none of its files has changed since."""
+        known = self.sound.get(case, {})
+        try:
+            return rules == self.rules and all(known.get(path) == stamp(path) for path in files)
+        except OSError:  # a file that is gone: whoever reads it says so
+            return False
 
     @property
     def errors(self) -> list[Finding]:

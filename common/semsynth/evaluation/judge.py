@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from monai.networks.nets import SegResNet
+
 from ..data.classes import plain_name
 from ..errors import InputError
 from ..networks.features.registry import JUDGE, JudgeEncoder
@@ -32,9 +34,10 @@ def facts_of(judge: FrozenSegmenter | None) -> JudgeFacts | None:
 
 def judge_features(judge: FrozenSegmenter | None) -> JudgeEncoder | None:
     """The feature network that a judge's encoder is, where it is la_unet_judge: its file is not read once more."""
-    if judge is None or judge.name != JUDGE:
+    network: Any = None if judge is None else judge.network
+    inner = getattr(getattr(network, "network", None), "network", None)  # within voxels as channels, see JudgeEncoder
+    if judge is None or judge.name != JUDGE or not isinstance(inner, SegResNet):
         return None
-    network: Any = judge.network
     return JudgeEncoder(network, sha256=judge.sha256)
 
 
@@ -44,10 +47,10 @@ def targets_of(
     """Class of the judge → class of the label maps that it is held against; empty where they have none in common.
 
     Args:
-        judge: says by name what it segments (``classes``), or not.
+        judge: segmentation network, with the names of its classes or without.
         names: index → name of the label maps' classes; empty where the data set does not state them.
-        given: the answer, or the label maps' classes in the order of the judge's. None: by name; where one of the two
-            does not say, the left-atrial cavity, 1 → 1.
+        given: the mapping itself, or the label maps' classes in the order of the judge's. None: by name; where judge or
+            data set does not state names, the left-atrial cavity, 1 → 1.
     """
     if isinstance(given, Mapping):
         return dict(given)
@@ -58,9 +61,13 @@ def targets_of(
     index_of = {plain_name(name): index for index, name in names.items()}
     wanted = {i: index_of.get(plain_name(name)) for i, name in enumerate(judge.classes, start=1)}
     found = {own: other for own, other in wanted.items() if other is not None}
-    if not found:
-        logger.warning("%s segments %s, and the label maps have %s: it does not judge them", judge.name,
-                       ", ".join(judge.classes), ", ".join(names.values()))  # fmt: skip
+    unknown = [judge.classes[own - 1] for own, other in wanted.items() if other is None]
+    if unknown:
+        logger.warning(
+            "%s segments %s, and the label maps have %s: %s. Where a class only has another name, give it the judge's "
+            "in the datalist's \"classes\"", judge.name, ", ".join(judge.classes), ", ".join(names.values()),
+            f"{', '.join(unknown)} is not judged" if found else "it does not judge them",
+        )  # fmt: skip
     return found
 
 

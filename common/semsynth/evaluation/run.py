@@ -125,9 +125,11 @@ def evaluate(
     check_grids(systems, cases, scored)
     names = load_names(real)
     pairs = targets_of(judge, names, targets)
-    judge = judge if pairs else None
     networks, absent = open_extractors(extractors, weights, device, feature_spacing, judge=judge)
     reasons = _reasons(judge, with_lpips)
+    if judge is not None and not pairs:
+        reasons["judge"] = f"{judge.name} segments {', '.join(judge.classes)}, which these label maps do not have"
+        judge = None
     store = MeasurementStore(Path(output) / "measured")
     measurer = Measurer(networks, judge, targets=pairs, with_lpips=with_lpips and "lpips" not in reasons,
                         store=store, device=device)  # fmt: skip

@@ -59,7 +59,7 @@ class ConditionalPatchDiscriminator(nn.Module):
         self.net = _patch_discriminator(3, inputs, channels, num_layers, norm, spectral)
 
     def forward(self, label: torch.Tensor, image: torch.Tensor) -> list[torch.Tensor]:
-        """Judge pairs.
+        """Features and logits of pairs.
 
         Args:
             label: class indices ``(B, 1, H, W, D)``.
@@ -132,7 +132,7 @@ class MultiScaleDiscriminator(nn.Module):
         self.coarser = nn.ModuleList(networks[1:])
 
     def forward(self, label: torch.Tensor, image: torch.Tensor) -> list[list[torch.Tensor]]:
-        """Judge pairs.
+        """Features and logits of pairs.
 
         Args:
             label: class indices ``(B, 1, H, W, D)``.
@@ -175,7 +175,7 @@ class SliceAndVolumeDiscriminator(nn.Module):
         self.volume = _patch_discriminator(3, 1, channels, num_layers, norm, spectral)
 
     def forward(self, image: torch.Tensor, where: torch.Tensor) -> list[list[torch.Tensor]]:
-        """Judge images.
+        """Features and logits of images.
 
         Args:
             image: intensities in [0, 1], ``(B, 1, H, W, D)``; scaled to [-1, 1] inside.

@@ -165,6 +165,7 @@ class SPADEGenerator(StyleDistribution):
         self.head_noise = NoiseInjection(channels[-1]) if noise else None
         self.head_norm = SPADE(num_classes, channels[-1], replace(options, hidden=head_hidden))
         self.head = nn.Conv3d(channels[-1], 1, 3, padding=1)
+        self.register_load_state_dict_pre_hook(_default_styles)
 
     def forward(
         self,
@@ -308,3 +309,10 @@ class SPADEGenerator(StyleDistribution):
 def _level_size(size: Sequence[int], stride: int) -> list[int]:
     """Voxels of a level: no more than it takes to cover the volume, or padding would have a say in its statistics."""
     return [-(-length // stride) for length in size]
+
+
+def _default_styles(module: SPADEGenerator, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Weights that were saved without mean and covariance of styles: those of N(0, 1)."""
+    if f"{prefix}start.weight" in state:
+        state.setdefault(f"{prefix}style_mean", torch.zeros_like(module.style_mean))
+        state.setdefault(f"{prefix}style_covariance", torch.eye(len(module.style_mean)))

@@ -24,6 +24,7 @@ from ..vocabulary import ENDO, class_names, num_classes
 from .composite import BACKGROUNDS, MAX_K, Background, CompositeLabel
 from .job import (
     Prepared,
+    check_form,
     check_output,
     commit_case,
     dataset_centers,
@@ -61,14 +62,9 @@ class Settings:
     dtype: StorageType = "int16"
 
     def __post_init__(self) -> None:
-        if len(self.spacing) != 3 or min(self.spacing) <= 0:
-            raise InputError(f"--spacing must be three positive numbers of mm, got {self.spacing}")
-        if self.size is not None and (len(self.size) != 3 or min(self.size) < 8):
-            raise InputError(f"--size must be three numbers of voxels, at least 8, got {self.size}")
+        check_form(self.spacing, self.size, self.dtype)
         if not 0 <= self.wall_mm <= 20:
             raise InputError(f"--wall-mm must lie in 0…20 mm, got {self.wall_mm}")
-        if self.dtype not in ("uint8", "int16", "float32"):
-            raise InputError(f"--dtype must be uint8, int16 or float32, got {self.dtype!r}")
         if self.sigma < 0:
             raise InputError(f"--sigma must be 0 or more voxels, got {self.sigma}")
         if not 0 <= self.k <= MAX_K:
@@ -146,10 +142,10 @@ def prepare_atrium_case(case: Case, settings: Settings, folder: Path, report: Re
     """Prepare one case into ``folder`` (written beside, then renamed): image, label map, record and picture.
 
     Args:
-        case: where its files are.
-        settings: what to make of them.
-        folder: where to.
-        report: of the check of all cases, which need not be checked again.
+        case: case to prepare.
+        settings: settings of the preparation.
+        folder: folder to write.
+        report: report of an earlier check; a case that it vouches for is not checked again.
 
     Returns:
         The record that was written as ``prepare.json``.

@@ -35,6 +35,20 @@ AnyCase = TypeVar("AnyCase", Case, Entry)
 RECORD = "prepare.json"
 
 
+def check_form(spacing: Sequence[float] | None, size: Sequence[int] | None, dtype: str) -> None:
+    """Raise unless prepared volumes can have this voxel size, matrix and type of intensities.
+
+    Raises:
+        InputError: naming the option.
+    """
+    if spacing is not None and (len(spacing) != 3 or min(spacing) <= 0):
+        raise InputError(f"--spacing must be three positive numbers of mm, got {spacing}")
+    if size is not None and (len(size) != 3 or min(size) < 8):
+        raise InputError(f"--size must be three numbers of voxels, at least 8, got {size}")
+    if dtype not in ("uint8", "int16", "float32"):
+        raise InputError(f"--dtype must be uint8, int16 or float32, got {dtype!r}")
+
+
 def resample(volume: Volume, spacing: Sequence[float], *, nearest: bool) -> Volume:
     """A volume on another voxel size, linear or nearest, the edge repeated beyond the border."""
     tensor = MetaTensor(
@@ -81,7 +95,7 @@ class Prepared:
         affine: NDArray[np.float64],
         size: Sequence[int] | None,
     ) -> Prepared:
-        """With zeros around it up to ``size``; they come last, so that they enter nothing."""
+        """A case with zeros around it up to ``size``. Padding is the last step, so that zeros enter no computation."""
         before, after = [0, 0, 0], [0, 0, 0]
         if size is not None:
             before = [max(s - n, 0) // 2 for s, n in zip(size, image.shape, strict=True)]
@@ -105,14 +119,14 @@ class Prepared:
 
 
 def commit_case(
-    folder: Path, case: Prepared, record: Mapping[str, Any], dtype: StorageType, picture: Row, *, title: str
+    folder: Path, made: Prepared, record: Mapping[str, Any], dtype: StorageType, picture: Row, *, title: str
 ) -> None:
     """Write a prepared case beside, then rename it: image, label map where there is one, record and picture."""
     partial = folder.with_name(f".partial.{folder.name}")
     shutil.rmtree(partial, ignore_errors=True)
-    write_image(partial / "image.nii.gz", case.image, case.affine, dtype)
-    if case.label is not None:
-        write_label(partial / "label.nii.gz", case.label, case.affine)
+    write_image(partial / "image.nii.gz", made.image, made.affine, dtype)
+    if made.label is not None:
+        write_label(partial / "label.nii.gz", made.label, made.affine)
     save_planes(partial / "qc.png", [picture], title=title)
     write_text(partial / RECORD, json.dumps(record, indent=1))
     shutil.rmtree(folder, ignore_errors=True)
@@ -265,8 +279,7 @@ def split_cases(
         if split not in split_of.values():  # a small share still gets one patient, of the largest split
             largest = Counter(split_of.values()).most_common(1)[0][0]
             split_of[next(patient for patient in order if split_of[patient] == largest)] = split
-    splits = {name: split for patient, split in split_of.items() for name in patients[patient]}
-    return splits
+    return {name: split for patient, split in split_of.items() for name in patients[patient]}
 
 
 def dataset_centers(

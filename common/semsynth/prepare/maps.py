@@ -32,6 +32,7 @@ from ..vocabulary import SPLITS, UNLABELLED
 from .composite import IntensityHistogram, fit_histogram, smooth
 from .job import (
     Prepared,
+    check_form,
     check_output,
     commit_case,
     dataset_centers,
@@ -85,10 +86,7 @@ class MapSettings:
     dtype: StorageType = "int16"
 
     def __post_init__(self) -> None:
-        if self.spacing is not None and (len(self.spacing) != 3 or min(self.spacing) <= 0):
-            raise InputError(f"--spacing must be three positive numbers of mm, got {self.spacing}")
-        if self.size is not None and (len(self.size) != 3 or min(self.size) < 8):
-            raise InputError(f"--size must be three numbers of voxels, at least 8, got {self.size}")
+        check_form(self.spacing, self.size, self.dtype)
         if self.window is not None and (len(self.window) != 2 or self.window[0] >= self.window[1]):
             raise InputError(f"--window must be two rising intensities, got {self.window}")
         if self.k < 0 or self.sigma < 0 or (self.margin is not None and self.margin < 0):
@@ -103,8 +101,6 @@ class MapSettings:
             raise InputError(f"--centers must be --k {self.k} rising intensities in [0, 1], got {self.centers}")
         if self.axes is not None and sorted(AXES.get(letter, "?") for letter in self.axes) != ["AP", "RL", "SI"]:
             raise InputError(f"--axes must be three of R or L, A or P, S or I, such as PLI, got {self.axes!r}")
-        if self.dtype not in ("uint8", "int16", "float32"):
-            raise InputError(f"--dtype must be uint8, int16 or float32, got {self.dtype!r}")
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -234,10 +230,10 @@ def prepare_map_case(case: Entry, settings: MapSettings, folder: Path, report: R
     """Prepare one case into ``folder`` (written beside, then renamed): image, label map, record and picture.
 
     Args:
-        case: where its files are.
-        settings: what to make of them.
-        folder: where to.
-        report: of the check of all cases, which need not be checked again.
+        case: case to prepare.
+        settings: settings of the preparation.
+        folder: folder to write.
+        report: report of an earlier check; a case that it vouches for is not checked again.
 
     Returns:
         The record that was written as ``prepare.json``.

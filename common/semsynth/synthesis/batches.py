@@ -22,11 +22,11 @@ class PrepareMapBatch(PrepareBatch):
     somebody is to be told.
 
     Args:
-        seed: of sample 0.
-        per_case: mixed with the case's name, for networks whose seed is also their style: with the same seed for all
-            cases a whole data set would look as if it came from one scan.
-        style: batch → style, or None where it draws; for networks without styles None.
-        progress: has a method ``step`` that takes a share of the work, see
+        seed: seed of sample 0.
+        per_case: mixture of the seed with the case's name, for networks whose seed is also their style: with the same
+            seed for all cases a whole data set would look as if it came from one scan.
+        style: source of the style per batch; None where the network draws it or has none.
+        progress: receiver of the shares of work, with a method ``step``, see
             :class:`semsynth.handlers.SynthesisProgress`; None for networks that make a volume in one step.
     """
 
@@ -36,13 +36,14 @@ class PrepareMapBatch(PrepareBatch):
         self.seed, self.per_case, self.style = int(seed), per_case, style
         self.on_step: Callable[[float], None] | None = None if progress is None else progress.step
 
-    def __call__(  # type: ignore[override]  # noqa: D102
+    def __call__(  # type: ignore[override]
         self,
         batchdata: Mapping[str, Any],
         device: str | torch.device | None = None,
         non_blocking: bool = False,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, None, tuple[Any, ...], dict[str, Any]]:
+        """Label map ``(B, 1, H, W, D)`` on the device, no target, no further inputs, and the named arguments."""
         label = batchdata[Keys.IMAGE].to(device=device, non_blocking=non_blocking, **kwargs)
         told: dict[str, Any] = {"noise_seeds": self.seeds(batchdata)}
         style = None if self.style is None else self.style(batchdata)
@@ -56,8 +57,10 @@ class PrepareMapBatch(PrepareBatch):
         """One per item of a batch that has ``case`` names and, for several samples of a map, ``source_case`` ones."""
         cases: Sequence[Any] = batch.get("source_case", batch["case"])
         samples = batch.get("sample", [0] * len(cases))
-        return [self.seed + int(sample) + self.of_case(str(case)) for sample, case in zip(samples, cases, strict=True)]
+        return [
+            self.seed + int(sample) + self.case_offset(str(case)) for sample, case in zip(samples, cases, strict=True)
+        ]
 
-    def of_case(self, case: str) -> int:
+    def case_offset(self, case: str) -> int:
         """A multiple of 2^20 that follows from the case's name, so that seeds of samples do not meet."""
         return zlib.crc32(case.encode()) << 20 if self.per_case else 0

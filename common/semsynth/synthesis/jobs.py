@@ -8,10 +8,12 @@ from dataclasses import asdict
 from itertools import groupby
 from typing import Any
 
+import torch
 from torch.utils.data import Sampler
 
 from ..distributed import rank, world_size
 from ..errors import InputError
+from ..precision import reduced_type
 
 logger = logging.getLogger(__name__)
 
@@ -64,17 +66,19 @@ class MapBatches(Sampler[list[int]]):
         return len(self.batches)
 
 
-def settings(network: Any, **more: Any) -> dict[str, Any]:
+def settings(network: Any, *, device: torch.device | str = "cpu", **more: Any) -> dict[str, Any]:
     """What else than map, weights, seed and style image a volume depends on, for its record.
 
     Args:
-        network: its ``sampling`` (but for what changes speed and memory alone) and ``style_scale``, where it has them.
-        more: of the config.
+        network: network whose ``sampling`` (but for what changes speed and memory alone) and ``style_scale`` count.
+        device: place of the computation: ``amp`` is recorded as it is in effect there.
+        more: further settings of the config.
     """
     found: dict[str, Any] = {}
     if hasattr(network, "sampling"):
         sampling = asdict(network.sampling)
         unsaid = ["batch_size", "tile", "compile", *(("window", "overlap") if sampling["window"] is None else ())]
+        sampling["amp"] = sampling["amp"] and reduced_type(torch.device(device).type) is not None
         found |= {name: value for name, value in sampling.items() if name not in unsaid}
     if hasattr(network, "style_scale"):
         found["style_scale"] = network.style_scale

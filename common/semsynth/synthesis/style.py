@@ -21,11 +21,11 @@ logger = logging.getLogger(__name__)
 class StyleSource:
     """Batch → the style that its volumes are to have, or None where the network is to draw one.
 
-    One image for all volumes is encoded once, when the first batch comes (the weights are loaded by then); with
-    ``"own"`` each label map's own image, which the batch has under ``style_from`` (see
-    :func:`semsynth.data.entries.load_label_maps`). What is left to the seed is the noise. The image (brightness,
-    contrast, noise) is prepared as training images are: RAS axes, ``spacing``, zeros around the content cut off,
-    minimum to 0 and maximum to 1.
+    One image for all volumes is encoded once, when the first batch comes (the weights are loaded by then), and kept:
+    for other weights make another source. With ``"own"`` each label map has the style of its own image, which the batch
+    has under ``style_from`` (see :func:`semsynth.data.entries.load_label_maps`). What is left to the seed is the noise.
+    The image is prepared as training images are: RAS axes, ``spacing``, zeros around the content cut off, minimum to 0
+    and maximum to 1.
 
     Args:
         network: has ``encode(image) -> (mean, log σ²)``, or ``encode(image, label map)`` and ``style_needs_labels``

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import nn
 
@@ -17,9 +15,8 @@ class StyleDistribution(nn.Module):
     (Ghosh et al. 2020, section 4, ex-post density estimation).
 
     Args:
-        style_channels: S, length of a style; 0 for a network without.
-        style_scale: 1 draws styles as they are in the training set, less draws them nearer to the typical one, which 0
-            gives.
+        style_channels: S, length of a style; 0 for a network without styles.
+        style_scale: spread of drawn styles: 1 is that of the training set, 0 gives the typical style alone.
 
     Attributes:
         style_mean: ``(S,)``.
@@ -34,7 +31,6 @@ class StyleDistribution(nn.Module):
         self.style_channels, self.style_scale = style_channels, style_scale
         self.register_buffer("style_mean", torch.zeros(style_channels))
         self.register_buffer("style_covariance", torch.eye(style_channels))
-        self.register_load_state_dict_pre_hook(_default_styles)
 
     def draw_style(self, seed: int) -> torch.Tensor:
         """The style ``(1, S)`` of a seed (any whole number), distributed as styles are in the training set."""
@@ -49,10 +45,3 @@ class StyleDistribution(nn.Module):
         values, vectors = torch.linalg.eigh(self.style_covariance.float())
         root: torch.Tensor = (vectors * values.clamp(min=0.0).sqrt()) @ vectors.T
         return root
-
-
-def _default_styles(module: StyleDistribution, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Weights that were saved without mean and covariance of styles: those of N(0, 1)."""
-    if any(key.startswith(prefix) for key in state):
-        state.setdefault(f"{prefix}style_mean", torch.zeros_like(module.style_mean))
-        state.setdefault(f"{prefix}style_covariance", torch.eye(len(module.style_mean)))

@@ -32,7 +32,7 @@ class SamplingOptions:
             does (Kynkäänniemi et al. 2024).
         clip: largest absolute value of an estimated latent while sampling, in standard deviations; None for none.
             Latents of real images reach 8.
-        amp: networks in bfloat16; the sampler's own arithmetic stays in float32.
+        amp: networks in bfloat16, on devices with instructions for it; the sampler's own arithmetic stays in float32.
         batch_size: samples of one map that go through the networks at once. Several may be rounded otherwise than
             one alone; they are faster.
         tile: voxels along H, W, D that are decoded at once, None (or, along an axis, 0) for all: see

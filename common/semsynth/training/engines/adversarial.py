@@ -65,7 +65,7 @@ class AdversarialTrainer(MixedPrecisionTrainer):
         discriminator = self._bare_discriminator()
         if discriminator is not None:
             discriminator.requires_grad_(False)
-        with autocast(self.state.device, enabled=self.amp):
+        with autocast(self.state.device, enabled=self.mixed, scaled=True):
             made = self._synthesize(engine, label, real)
             fake: torch.Tensor = made[0]
             self._predicted(fake)
@@ -91,7 +91,7 @@ class AdversarialTrainer(MixedPrecisionTrainer):
         return (engine.inferer(label, self.network),)
 
     def _discriminator_step(self, label: torch.Tensor, fake: torch.Tensor, real: torch.Tensor, *, step: bool) -> None:
-        with autocast(self.state.device, enabled=self.amp):
+        with autocast(self.state.device, enabled=self.mixed, scaled=True):
             terms = self._discriminator_terms(label, fake, real)
         self._optimize(self.learners["discriminator"], terms, step=step)
 

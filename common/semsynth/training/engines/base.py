@@ -124,7 +124,7 @@ class MixedPrecisionTrainer(SupervisedTrainer):
         super().__init__(amp=False, **kwargs)
         self.clip_norm, self.max_bad_steps = clip_norm, max_bad_steps
         device = torch.device(self.state.device)
-        self.amp = amp
+        self.mixed = amp  # not ``amp``, which is MONAI's own switch
         self.use_scaler = amp and reduced_type(device.type) == torch.float16
         self.learners = {"network": self._learner(self.network, self.optimizer)}
 
@@ -174,7 +174,7 @@ class MixedPrecisionTrainer(SupervisedTrainer):
         self.network.train()
         if first:
             learner.start()
-        with autocast(self.state.device, enabled=self.amp):
+        with autocast(self.state.device, enabled=self.mixed, scaled=True):
             terms = self._terms(engine, inputs, target)
         self._optimize(learner, terms, step=last)
 
@@ -243,7 +243,7 @@ class MixedPrecisionTrainer(SupervisedTrainer):
 
 
 def _memory_advice(engine: Engine, error: Exception) -> str:
-    amp = "" if getattr(engine, "amp", False) else ", --amp True"
+    amp = "" if getattr(engine, "mixed", False) else ", --amp True"
     shapes = {k: tuple(v.shape) for k, v in (engine.state.output or {}).items() if isinstance(v, torch.Tensor)}  # type: ignore[union-attr]
     return (
         f"out of memory at iteration {engine.state.iteration}, with {shapes.get(Keys.IMAGE, 'a batch')} as input "
