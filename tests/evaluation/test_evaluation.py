@@ -817,6 +817,14 @@ def test_the_judges_own_encoder_gives_its_features_without_reading_its_file_agai
     assert open_extractors(["la_unet_judge"], judge=other)[0] == [], "another network, whatever it is called"
 
 
+def test_a_judge_of_other_anatomy_is_off_and_the_tables_say_why(dataset, systems, tmp_path):
+    judge = FrozenSegmenter(subvoxel_segresnet(), name="la_unet_judge", classes=["liver"])
+    found = evaluate(str(systems["poor"]), dataset, tmp_path, name="alone", judge=judge, draws=20,
+                     extractors=["la_unet_judge"])  # fmt: skip
+    assert {s.row for s in found.scores} >= {"alone"} and not any(s.metric in ("dice", "fid") for s in found.scores)
+    assert found.text().count("la_unet_judge segments liver, which these label maps do not have") >= 2
+
+
 def test_a_judge_that_knows_some_of_the_classes_says_which_it_does_not(caplog):
     judge = FrozenSegmenter(torch.nn.Identity(), name="organs", classes=["larynx", "left parotid", "mandible"])
     names = {0: "background", 3: "Left_Parotid", 5: "Larynx"}

@@ -71,6 +71,23 @@ def targets_of(
     return found
 
 
+def fitting(
+    judge: FrozenSegmenter | None, names: Mapping[int, str], given: Mapping[int, int] | Sequence[int] | None
+) -> tuple[FrozenSegmenter | None, dict[int, int], str]:
+    """A judge that segments classes of the label maps, its :func:`targets_of` them, and why there is none.
+
+    Args:
+        judge, names, given: as of :func:`targets_of`.
+
+    Returns:
+        The judge, or None where there is none that fits; its targets; the reason where one was given and does not fit.
+    """
+    targets = targets_of(judge, names, given)
+    if judge is None or targets:
+        return judge, targets, ""
+    return None, {}, f"{judge.name} segments {', '.join(judge.classes)}, which these label maps do not have"
+
+
 def load_judge(
     weights: str | None,
     *,

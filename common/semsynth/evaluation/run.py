@@ -16,7 +16,7 @@ from ..networks.frozen import FrozenSegmenter
 from .collect import collect
 from .files import Results, worst_pictures, write_results
 from .groups import group_cases, other_maps
-from .judge import facts_of, judge_features, targets_of
+from .judge import facts_of, fitting, judge_features
 from .layout import Facts, Layout
 from .measure import MeasurementStore, Measurer
 from .scores import ROWS, Collected, all_distributions, all_scores, differences
@@ -124,12 +124,12 @@ def evaluate(
     scored = pair(systems, cases)
     check_grids(systems, cases, scored)
     names = load_names(real)
-    pairs = targets_of(judge, names, targets)
+    judge, pairs, off = fitting(judge, names, targets)
     networks, absent = open_extractors(extractors, weights, device, feature_spacing, judge=judge)
     reasons = _reasons(judge, with_lpips)
-    if judge is not None and not pairs:
-        reasons["judge"] = f"{judge.name} segments {', '.join(judge.classes)}, which these label maps do not have"
-        judge = None
+    if off:
+        reasons["judge"] = off
+        absent = {name: off if name == JUDGE else why for name, why in absent.items()}
     store = MeasurementStore(Path(output) / "measured")
     measurer = Measurer(networks, judge, targets=pairs, with_lpips=with_lpips and "lpips" not in reasons,
                         store=store, device=device)  # fmt: skip
