@@ -32,4 +32,4 @@ bench: $(STAMP)
 	set -e; export OMP_WAIT_POLICY=PASSIVE; for script in ci/benchmarks/[!_]*.py; do $(BIN)/python $$script; done
 
 clean:
-	rm -rf demo dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf demo dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

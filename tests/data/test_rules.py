@@ -64,7 +64,9 @@ def test_the_patch_is_compared_along_the_patients_axes(tmp_path):
     assert check_patch(seen, [6, 8, 7]) == []
     (found,) = check_patch(seen, [7, 8, 7])
     assert found.severity == "warning" and found.found == "6 × 8 × 7 voxels" and found.expected == "at least 7 × 8 × 7"
-    assert check_patch(seen, [12, 8, 7], spacing=[1.0, 1.0, 1.0]) == [], "6 voxels of 2 mm are 12 of 1 mm"
+    assert check_patch(seen, [24, 16, 14], spacing=[0.5, 0.5, 0.5]) == [], "6 voxels of 2 mm are 24 of 0.5 mm"
+    (found,) = check_patch(seen, [25, 16, 14], spacing=[0.5, 0.5, 0.5])
+    assert found.found == "24 × 16 × 14 voxels" and found.fix.startswith("nothing to do: used whole, or padded")
     assert check_patch(seen, [6, 8, 7], shape=[5, 8, 7]), "the case's own shape, not the padded file's"
 
 
@@ -121,6 +123,8 @@ def test_label_maps(tmp_path, values, count, finding):
         ([0, 255], 3, "map 255 → 1"),
         ([0, 1, 2, 255], 3, "map 255 → 0 if it marks voxels to ignore, otherwise to its class in 0…3"),
         ([0, 1, 2, 5], 3, "set num_classes to 6, or prepare the maps with another --k"),
+        ([0, 1, 5], 3, "set num_classes to 6"),
+        ([0, 1, 254], 3, "set num_classes to 255"),
         ([-1, 0, 1], 3, "map every value to its class in 0…3"),
         ([0, 100, 200], 3, "map every value to its class in 0…3"),
         ([0, 1, 300], 3, "map every value to its class in 0…3"),
@@ -144,6 +148,12 @@ def test_an_image_in_the_label_maps_place_is_recognised():
     assert looks_swapped(image=few, label=many) and looks_swapped(image=few, label=many + 0.5)
     assert not looks_swapped(image=many, label=few) and not looks_swapped(image=many, label=many)
     assert not looks_swapped(image=np.arange(1000) % 32, label=np.arange(1000) % 32)
+    assert looks_swapped(image=np.arange(1000) % 32, label=np.arange(1000) % 33), "at the border"
+    assert not looks_swapped(image=few, label=np.arange(1000) % 32), "as many classes as a label map may have"
+    assert not looks_swapped(image=np.arange(1000) % 33, label=many), "an image of few intensities"
+    fractions = np.array([0.5, 1.5, 2.5])
+    assert looks_swapped(image=np.array([0, 1]), label=fractions), "fractions are no classes, however few"
+    assert not looks_swapped(image=fractions[:2], label=many) and not looks_swapped(np.array([0, 1, 2]), fractions)
 
 
 def shell(open_sides: int) -> tuple[Volume, Volume]:
