@@ -85,6 +85,16 @@ def test_stars_of_a_mask_stand_for_what_they_matched_in_the_image(tmp_path: Path
         find_cases(str(tmp_path / "P?" / "lge_a.nii.gz"), endo=endo)
 
 
+def test_two_stars_stand_for_folders_within_folders(tmp_path: Path) -> None:
+    put(tmp_path / "A" / "visit" / "lge_1.nii.gz", image())
+    put(tmp_path / "B" / "lge_2.nii.gz", image())
+    found = find_cases(str(tmp_path / "**" / "lge_*.nii.gz"), endo=str(tmp_path / "**" / "endo_*.nii.gz"))
+    assert {case.name: case.endo for case in found} == {
+        "visit": tmp_path / "A" / "visit" / "endo_1.nii.gz",
+        "B": tmp_path / "B" / "endo_2.nii.gz",
+    }
+
+
 @pytest.mark.parametrize(
     ("source", "arguments", "message"),
     [
