@@ -7,10 +7,12 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..data.check import patient_of
 from ..data.datalists import absolute, check_names, datalist_path, name_cases, read_datalist, stated_classes
 from ..data.entries import check_volumes
 from ..data.headers import SUFFIXES
@@ -33,6 +35,8 @@ class RealCase:
         label: the label map's file, or None.
         training: whether it belongs to the cases that generators were trained on; None if nobody says.
         content: where the case stands in a padded file, ``{"start", "shape"}`` in voxels.
+        patient: whose scan it is, as the datalist says; None if it does not: then the case is a patient of its own.
+        split: of the datalist, or None.
     """
 
     case: str
@@ -40,6 +44,13 @@ class RealCase:
     label: Path | None = None
     training: bool | None = None
     content: Mapping[str, Sequence[int]] | None = None
+    patient: str | None = None
+    split: str | None = None
+
+    @property
+    def person(self) -> str:
+        """The patient, or the case's name where nobody says who that is."""
+        return self.case if self.patient is None else self.patient
 
     def read(self) -> tuple[Volume, NDArray[np.int64] | None]:
         """Image scaled to [0, 1] (minimum to 0, maximum to 1, padding left out) and class indices, in RAS order.
@@ -130,8 +141,11 @@ def load_real(source: str | Path, *, train: str | Path | None = None, labels: st
     if train is not None:
         seen = _read_cases(train, "training")
         _check_same(cases, seen, source, train)
-        known = {name: replace(case, training=bool(case.training) or name in seen) for name, case in cases.items()}
-        cases = {name: replace(case, training=True) for name, case in seen.items()} | known
+        cases = {name: replace(case, training=True) for name, case in seen.items()} | {
+            name: replace(case, training=bool(case.training) or name in seen,
+                          patient=seen[name].patient if case.patient is None and name in seen else case.patient)
+            for name, case in cases.items()
+        }  # fmt: skip
     if labels is not None:
         cases = _with_labels(cases, labels)
     files = [
@@ -195,10 +209,20 @@ def _read_cases(source: str | Path, wanted: str | None) -> dict[str, RealCase]:
         for name, entry in zip(names, content[split], strict=True):
             item = absolute(entry, root, name)
             label = Path(item["label"]) if isinstance(item.get("label"), str) else None
-            cases.append(RealCase(item["case"], Path(item["image"]), label, (split == "training") if known else None,
-                                  item.get("content")))  # fmt: skip
+            cases.append(RealCase(
+                item["case"], Path(item["image"]), label, (split == "training") if known else None,
+                item.get("content"), _patient(item, content.get("patient_regex")), split,
+            ))  # fmt: skip
     check_names([case.case for case in cases], listed)
     return {case.case: case for case in cases}
+
+
+def _patient(entry: Mapping[str, Any], pattern: str | None) -> str | None:
+    """What an entry or the datalist's pattern says."""
+    stated = entry.get("patient")
+    if stated is not None:
+        return str(stated)
+    return None if pattern is None else patient_of(entry["case"], pattern)
 
 
 def named_volumes(source: str, what: str) -> list[tuple[str, Path]]:
