@@ -151,7 +151,7 @@ def sizes(possible: Mapping[str, int], training: int) -> dict[str, int]:
     """
     enough = {group: n for group, n in possible.items() if n >= min(ENOUGH, max(possible.values()) / 2)}
     common = enough.get(UNSEEN, min(enough.values()))
-    common = training // 2 if common / 2 <= training // 2 < common else common
+    common = training // 2 if max(2, common / 2) <= training // 2 < common else common
     return {group: min(common, n) for group, n in possible.items()}
 
 

@@ -56,8 +56,8 @@ def how_drawn(sides: Sides | None, why: str, slice_draws: int) -> list[str]:
     n, few = sides.n, f", slice-wise over the first {slice_draws}" if slice_draws else ""
     taken = "all in every draw: the range is that of the references" if sides.patients == n else "drawn anew"
     floor_b = f"floor B: {NOTHING} because {sides.without}" if sides.without else (
-        f"floor B: n = {n} training scans of other patients than the references', against the same references: whoever "
-        "hands out the training scans themselves is at 1 × floor B"
+        f"floor B: n = {n} training scans of other patients than the references', against the same references. "
+        "New scans of that kind are at 1 × floor B; what is below imitates these very references"
     )  # fmt: skip
     return [
         f"mean [2.5 %, 97.5 %] of {len(sides.draws)} draws{few}: volumes of n = {n} patients ({taken}) against the "
