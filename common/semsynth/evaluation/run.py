@@ -107,7 +107,8 @@ def evaluate(
         in_loss: system → networks that were in its loss, beside those that its records name.
         with_lpips: also LPIPS (extra ``lpips``).
         draws: of reference cases.
-        n: volumes on each side of a draw; as many as every group allows unless given.
+        n: volumes on each side of a draw, each of another patient; unless given see
+            :func:`semsynth.evaluation.distributions.sizes`.
         seed: of the draws.
         pictures: cases per system and group in the report, worst first.
         show: log the tables, for those who do not print the result.
