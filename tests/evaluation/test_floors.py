@@ -89,6 +89,8 @@ def test_unseen_scans_of_patients_that_were_trained_on_stand_apart(caplog):
     assert "2 of 4 unseen cases are scans of patients of whom another scan was trained on" in caplog.text
     settled = as_trained(cases, [one])
     assert [n for n, c in settled.items() if c.training] == ["t", "last"]
+    silent = replace(one, records={})
+    assert as_trained(cases, [one, silent])["other"].training, "of a system that says nothing the split does"
     # a record that trained on it makes its patient known
     assert group_cases(["leaked", "new"], cases | {"twin": real("twin", patient="q")},
                        [replace(one, records={**one.records, "twin": {"trained_on": True}})]) == {
@@ -331,6 +333,7 @@ def test_another_scan_of_the_same_patient_counts_apart():
     assert Exposure.among(["a", "b", "c", "d"], cases, seen) == Exposure(4, 1, 1, 1)
     text = Exposure.among(["b", "c"], cases, seen).text("judge")
     assert text == "judge was trained on none of these 2 cases, and on another scan of the patient of 1 more"
+    assert (Exposure(3, 1, 0, 1).certain, Exposure(3, 0, 0, 1).certain, Exposure(3, 0, 0, 0).certain) == (1, None, 0)
     assert "is not known" in Exposure.among(["d"], cases, seen).text("judge")
 
 

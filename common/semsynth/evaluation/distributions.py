@@ -117,7 +117,7 @@ def distributions(found: Collected, group: str, sides: Sides, extractor: Feature
     cases, draws = found.groups[group], sides.draws
     rows = [row for row in found.features if all(case in found.features[row] for case in cases)]
     exposure = found.exposure(extractor.sha256, group)
-    seen = None if exposure is None or exposure.unknown else exposure.cases
+    seen = None if exposure is None else exposure.certain
 
     def over(metric: Callable[..., Any], plane: str | None, few: Sequence[Draw]) -> dict[str, NDArray[np.float64]]:
         matrices = {row: feature_rows(found, row, extractor.name, plane) for row in rows}

@@ -17,13 +17,19 @@ UNSEEN, SAME_PATIENT, TRAINING, MIXED, ALL = "unseen", "same patient", "training
 def as_trained(cases: Mapping[str, RealCase], systems: Sequence[System]) -> dict[str, RealCase]:
     """The cases with ``training`` as the systems' own records say it, which go before the split that a case is in.
 
-    A case that any system was trained on is a training case; where no record speaks of it, the split stands.
+    A case that any system was trained on is a training case; for systems without a record of it the split stands.
     """
     result = {}
     for name, case in cases.items():
-        said = {record for system in systems if (record := system.trained_on(name)) is not None}
-        result[name] = replace(case, training=True in said) if said else case
+        said = _said(case, systems)
+        result[name] = replace(case, training=True if True in said else False if False in said else None)
     return result
+
+
+def _said(case: RealCase, systems: Sequence[System]) -> set[bool | None]:
+    """What the systems' records, or the split for those that have none, say of a case."""
+    records = [system.trained_on(case.case) for system in systems]
+    return {case.training if record is None else record for record in records}
 
 
 def group_cases(
@@ -40,7 +46,7 @@ def group_cases(
     known = {case.person for case in trained.values() if case.training}
     for case in scored:
         records = [system.trained_on(case) for system in systems]
-        said = {cases[case].training if record is None else record for record in records}
+        said = _said(cases[case], systems)
         group = UNSEEN if said == {False} else TRAINING if said == {True} else MIXED if True in said else ALL
         groups[SAME_PATIENT if group == UNSEEN and cases[case].person in known else group].append(case)
         split = cases[case].training

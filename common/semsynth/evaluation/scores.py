@@ -194,7 +194,7 @@ def paired_scores(
     scores = []
     for group in found.groups:
         exposure = None if judge is None else found.exposure(judge.sha256, group)
-        seen = None if exposure is None or exposure.unknown else exposure.cases
+        seen = None if exposure is None else exposure.certain
         for row in rows:
             for metric in metrics:
                 values = found.per_case(row, group, metric)

@@ -106,6 +106,11 @@ class Exposure:
         unknown = [name for name in missed if name not in others and seen.get(name) is None]
         return Exposure(len(members), len(members) - len(missed), len(others), len(unknown))
 
+    @property
+    def certain(self) -> int | None:
+        """Of how many it is known; None where that is none, and of some nobody knows."""
+        return self.cases if self.cases or not self.unknown else None
+
     def text(self, name: str) -> str:
         """One sentence for a table."""
         if self.unknown == self.of:
