@@ -198,9 +198,13 @@ class Layout:
         """Distribution metrics with both floors and interval."""
         about = self.facts.extractors[extractor]
         planes = [plane for plane in PLANES if (group, FLOOR, f"fid_{plane}", extractor) in self.index]
-        columns = [Column("system"), DISTRIBUTION["fid"][0], Column("FID / floor A", "lower", "real images of the same cases: 1 is as near to the references as they are"),
-                   Column("FID / floor B", "", "training scans of other patients: above 1 is farther, below imitates the references"), DISTRIBUTION["kid"][0], DISTRIBUTION["mmd2"][0],
-                   *(Column(f"slice FID, {p}", "lower", f"{p} slices are the samples") for p in planes)]  # fmt: skip
+        columns = [
+            Column("system"), DISTRIBUTION["fid"][0],
+            Column("FID / floor A", "lower", "1: as near to the references as the real images of the same cases"),
+            Column("FID / floor B", "", "1: as near to the references as other training scans; below it imitates them"),
+            DISTRIBUTION["kid"][0], DISTRIBUTION["mmd2"][0],
+            *(Column(f"slice FID, {p}", "lower", f"{p} slices are the samples") for p in planes),
+        ]  # fmt: skip
         metrics = ["kid", "mmd2", *(f"fid_{plane}" for plane in planes)]
         rows = []
         for row in [*FLOORS, *self.painters(), *self.systems()]:
