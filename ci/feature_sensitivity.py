@@ -50,8 +50,9 @@ def main() -> None:
             for row, data in zip(list(rows)[1:], changed, strict=True):
                 volume = Volume(data.astype(np.float32), image.affine)
                 rows[row][name] = measurer.features(["sensitivity", row, *key], volume)
-    n = largest_n(unseen, list(cases))
-    draws = make_draws(unseen, list(cases), n, options.draws, seed=0)
+    people = {name: case.person for name, case in cases.items()}
+    n = largest_n(unseen, list(cases), people)
+    draws = make_draws(unseen, list(cases), n, options.draws, seed=0, patients=people)
     for network in networks:
         features = {
             row: (lambda case, sample, f=found, e=network.name: f[case][e].volume[None]) for row, found in rows.items()

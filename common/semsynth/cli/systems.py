@@ -187,7 +187,7 @@ def evaluate(
         in_loss: NAME=NETWORK that was in that system's own loss, beside those that its records name.
         lpips: also LPIPS (needs pip install 'semsynth[lpips]' and its weights).
         draws: of reference cases, 20 or more.
-        n: volumes on each side of a draw; without it as many as every group allows.
+        n: volumes on each side of a draw, each of another patient; without it as many as the unseen cases allow.
         seed: of the draws.
         pictures: cases per system and group in the HTML report, worst first.
         device: cpu, cuda …; without it a GPU where there is one.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,7 +15,7 @@ from ..data.volumes import Volume
 from ..files import sha256
 from .measure import Measurer, similarities
 from .painting import average_means, class_means, paint
-from .scores import DIVERSE_BLOCKS, FLOOR, PAINTING_OWN, PAINTING_TRAINING, Collected
+from .scores import DIVERSE_BLOCKS, FLOOR, MIN_SAMPLES, PAINTING_OWN, PAINTING_TRAINING, Collected
 from .sources import RealCase
 from .uncertainty import conditional_mse, pairwise_distance
 
@@ -86,15 +85,16 @@ def _score_case(
             add(system.name, [sha256(path)], volume)
             bar.update()
         if len(samples) > 1:
-            _conditional(found, system.name, case.case, np.stack(samples), image)
+            _several(found, system.name, case.case, np.stack(samples), image)
 
 
-def _conditional(found: Collected, row: str, case: str, samples: NDArray[np.floating], image: Volume) -> None:
-    a, _ = conditional_mse(samples, image.data)
-    mean = torch.from_numpy(samples.mean(axis=0, dtype=np.float32))[None, None]
-    truth = torch.from_numpy(np.ascontiguousarray(image.data))[None, None]
-    values = {name: float(value) for name, value in similarities(mean, truth).items()}
-    limit = {"psnr": -10 * math.log10(a), "rmse": math.sqrt(a)} if a > 0 else {"psnr": math.nan, "rmse": math.nan}
-    found.conditional.setdefault(row, {})[case] = values | limit
+def _several(found: Collected, row: str, case: str, samples: NDArray[np.floating], image: Volume) -> None:
+    """What several samples of one map say together."""
     distances = {name: pairwise_distance(samples, block=block) for name, block in DIVERSE_BLOCKS.items()}
     found.diversity.setdefault(row, {})[case] = distances
+    if len(samples) < MIN_SAMPLES:
+        return
+    mean = torch.from_numpy(samples.mean(axis=0, dtype=np.float32))[None, None]
+    truth = torch.from_numpy(np.ascontiguousarray(image.data))[None, None]
+    values = {name: float(v) for name, v in similarities(mean, truth).items() if name not in ("psnr", "rmse")}
+    found.conditional.setdefault(row, {})[case] = values | {"mse": conditional_mse(samples, image.data)[0]}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
@@ -20,6 +21,7 @@ from ..report.tables import Cell, Column, Table
 from .layout import Facts
 from .scores import CONSISTENT, FAITHFUL, PAIRED, ROWS, Collected, Difference, Score
 from .sources import RealCase
+from .uncertainty import by_patient
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,8 @@ def write_results(results: Results, found: Collected, facts: Facts, pictures: It
 
 
 def _about(found: Collected, facts: Facts) -> dict[str, Any]:
+    judges = {about["sha256"]: about["name"] for about in facts.extractors.values() if about["sha256"] in found.seen}
+    judges |= {} if facts.judge is None else {facts.judge.sha256: facts.judge.name}
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": run_command(),
@@ -84,6 +88,7 @@ def _about(found: Collected, facts: Facts) -> dict[str, Any]:
         "judge": None
         if facts.judge is None
         else {"name": facts.judge.name, "sha256": facts.judge.sha256, "spacing": list(facts.judge.spacing)},
+        "groups": {group: _group(found, facts, group, judges) for group in found.groups},
         "systems": [
             {
                 "name": system.name,
@@ -93,6 +98,28 @@ def _about(found: Collected, facts: Facts) -> dict[str, Any]:
             }
             for system in found.systems
         ],
+    }
+
+
+def _group(found: Collected, facts: Facts, group: str, judges: Mapping[str, str]) -> dict[str, Any]:
+    """What the tables' notes say of a group: cases, draws, references, and what judges have seen of both."""
+    members, sides = found.groups[group], facts.sides.get(group)
+    drawn: dict[str, Any] = {}
+    if sides is not None:
+        drawn = {"n": sides.n, "draws": len(sides.draws), "no_floor_training": sides.without or None,
+                 "references_training": None if sides.training is None else asdict(sides.training)}  # fmt: skip
+    saw: dict[str, Any] = {}
+    for sha256, name in judges.items():
+        exposure = found.exposure(sha256, group)
+        if exposure is not None:
+            saw[sha256] = {"name": name} | asdict(exposure)
+            saw[sha256] |= {} if sides is None else {"references": asdict(sides.references_in(found.seen[sha256]))}
+    return {
+        "cases": len(members),
+        "patients": len(by_patient(members, found.patients())),
+        "splits": dict(Counter(found.cases[case].split or "" for case in members if case in found.cases)),
+        "drawn": drawn or None,
+        "judges": saw,
     }
 
 

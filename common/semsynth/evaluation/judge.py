@@ -38,7 +38,7 @@ def judge_features(judge: FrozenSegmenter | None) -> JudgeEncoder | None:
     inner = getattr(getattr(network, "network", None), "network", None)  # within voxels as channels, see JudgeEncoder
     if judge is None or judge.name != JUDGE or not isinstance(inner, SegResNet):
         return None
-    return JudgeEncoder(network, sha256=judge.sha256)
+    return JudgeEncoder(network, sha256=judge.sha256, source=judge.source)
 
 
 def targets_of(

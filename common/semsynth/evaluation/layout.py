@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from ..report.tables import NOTHING, Cell, Column, Table
 from ..vocabulary import PLANES
-from .groups import ALL, MIXED, TRAINING, UNSEEN
+from .distributions import Sides
+from .groups import ALL, MIXED, SAME_PATIENT, TRAINING, UNSEEN
 from .judge import JudgeFacts
+from .notes import (
+    DAGGER,
+    DAGGER_NOTE,
+    DOUBLE,
+    OVER_CASES,
+    conditional_means,
+    exposures,
+    how_drawn,
+    marks,
+    network_note,
+    number,
+    references,
+    which,
+)
 from .scores import (
     CONDITIONAL,
     CONSISTENT,
@@ -19,6 +33,7 @@ from .scores import (
     DIVERSE,
     FAITHFUL,
     FLOOR,
+    FLOOR_TRAINING,
     PAINTING_OWN,
     PAINTING_TRAINING,
     PAIRED,
@@ -27,15 +42,15 @@ from .scores import (
     Score,
 )
 
-DAGGER = "†"
+FLOORS = {FLOOR: f"{FLOOR} (floor A)", FLOOR_TRAINING: f"{FLOOR_TRAINING} (floor B)"}
 PAPER_EXTRACTOR = "medicalnet_resnet34"
 TITLES = {
     UNSEEN: "unseen label maps",
+    SAME_PATIENT: "label maps of unseen scans of patients that were trained on",
     TRAINING: "label maps of training cases",
     MIXED: "label maps that some of the systems were trained on",
     ALL: "label maps that nobody says to be unseen",
 }
-_DAGGER_NOTE = f"{DAGGER} this network was in the system's own loss: not to be compared"
 
 
 @dataclass(frozen=True)
@@ -49,6 +64,7 @@ class Facts:
         without: group → why it has no distribution metrics.
         judge: the network behind faithfulness, or None.
         class_names: of the label maps, where the data set states them.
+        sides: group → what its draws are made of.
         other_maps: systems that were made from other label maps than those that they are scored with.
     """
 
@@ -59,6 +75,7 @@ class Facts:
     judge: JudgeFacts | None
     other_maps: Sequence[str] = ()
     class_names: Mapping[int, str] = field(default_factory=dict)
+    sides: Mapping[str, Sides] = field(default_factory=dict)
 
 
 class Layout:
@@ -121,31 +138,40 @@ class Layout:
         columns = [Column("Model"), Column("FID", "lower"), Column("MMD", "lower"), Column("MS-SSIM", "higher"),
                    Column("PSNR (dB)", "higher")]  # fmt: skip
         notes += ["the form of paper 1, Table 1 (Al-Sanaani et al.): MedicalNet ResNet-34, means alone"]
-        return Table(f"Table 1, {self._group(group)}", columns, rows, tuple(notes + self._daggers(rows)))
+        notes += self._floors(group) + marks(rows) + [which(self.found, group)]
+        return Table(f"Table 1, {self._group(group)}", columns, rows, tuple(notes))
+
+    def _floors(self, group: str) -> list[str]:
+        """Both floors of Table 1's FID, and its references."""
+        score = self.index.get((group, FLOOR, "fid", PAPER_EXTRACTOR))
+        if score is None or group not in self.facts.sides:
+            return []
+        b = NOTHING if score.floor_training is None else number(score.floor_training)
+        return [f"FID of floor A {number(score.value)}, of floor B {b} (see the distribution table); "
+                f"{references(self.facts.sides[group])}"]  # fmt: skip
 
     def paired(self, group: str) -> Table:
         """Paired metrics, painting first."""
         rows = []
         for row in [*self.painters(), *self.systems()]:
             rows.append([Cell(self.title(group, row)), *(self._mean(group, row, metric) for metric in PAIRED)])
-            if (group, f"{row}, {CONDITIONAL}", "psnr", "") in self.index:
+            if (group, f"{row}, {CONDITIONAL}", "mse", "") in self.index:
                 name = f"{row}, {CONDITIONAL}"
                 rows.append([Cell(name), *(self._mean(group, name, metric) for metric in PAIRED)])
         notes = [
-            "mean ± standard deviation over cases; what a system adds to the painting rows is what counts",
+            f"{OVER_CASES}; what a system adds to the painting rows is what counts",
             "painting: every class filled with one value, its mean over the training cases, or its mean in the very "
             "volume that is imitated (which no generator knows)",
             *self._missing_paintings(group),
+            *conditional_means(self.found, group),
         ]
-        if self.found.conditional:
-            notes.append(
-                f"{CONDITIONAL}: PSNR and RMSE of the mean of infinitely many samples (a of the fit MSE = a + b/n); "
-                "the other metrics are those of the mean of all samples"
-            )
+        means = [s for (g, r, m, _), s in self.index.items() if g == group and r.endswith(CONDITIONAL) and m == "mse"]
+        notes += [f"{s.row}: PSNR, RMSE: {NOTHING} because the mean MSE is not above 0" for s in means if s.value <= 0]
         if not any((group, row, "ms_ssim", "") in self.index for row in self.systems()):
             notes.append(f"MS-SSIM: {NOTHING} because it needs 44 voxels along each axis")
         notes += [f"{PAIRED[metric].title}: {NOTHING} because {why}" for metric, why in self.facts.reasons.items()
                   if metric in PAIRED]  # fmt: skip
+        notes.append(which(self.found, group))
         return Table(f"Similarity to the real image, {self._group(group)}", [Column("system"), *PAIRED.values()], rows,
                      tuple(notes))  # fmt: skip
 
@@ -169,39 +195,35 @@ class Layout:
         return notes
 
     def distribution(self, group: str, extractor: str) -> Table:
-        """Distribution metrics with floor and interval."""
+        """Distribution metrics with both floors and interval."""
         about = self.facts.extractors[extractor]
         planes = [plane for plane in PLANES if (group, FLOOR, f"fid_{plane}", extractor) in self.index]
-        columns = [Column("system"), DISTRIBUTION["fid"][0], Column("FID / floor", "lower"), DISTRIBUTION["kid"][0],
-                   DISTRIBUTION["mmd2"][0],
-                   *(Column(f"slice FID, {p}", "lower", f"{p} slices are the samples") for p in planes)]  # fmt: skip
+        columns = [
+            Column("system"), DISTRIBUTION["fid"][0],
+            Column("FID / floor A", "lower", "1: as near to the references as the real images of the same cases"),
+            Column("FID / floor B", "", "1: as near to the references as other training scans; below it imitates them"),
+            DISTRIBUTION["kid"][0], DISTRIBUTION["mmd2"][0],
+            *(Column(f"slice FID, {p}", "lower", f"{p} slices are the samples") for p in planes),
+        ]  # fmt: skip
         metrics = ["kid", "mmd2", *(f"fid_{plane}" for plane in planes)]
         rows = []
-        for row in [FLOOR, *self.painters(), *self.systems()]:
-            name = f"{FLOOR} (floor)" if row == FLOOR else self.title(group, row)
-            rows.append([Cell(name), self._spread(group, row, "fid", extractor), self._ratio(group, row, extractor),
+        for row in [*FLOORS, *self.painters(), *self.systems()]:
+            name = FLOORS.get(row) or self.title(group, row)
+            fid = self._spread(group, row, "fid", extractor)
+            rows.append([Cell(name), fid, *self._ratios(group, row, extractor),
                          *(self._spread(group, row, metric, extractor) for metric in metrics)])  # fmt: skip
-        notes = [self._how(group, extractor), _network(about), *self._daggers(rows)]
+        sides = self.facts.sides.get(group)
+        why = self.facts.without.get(group, "nothing was measured")
+        few = next((self.index[group, FLOOR, f"fid_{plane}", extractor].draws for plane in planes), 0)
+        notes = [*how_drawn(sides, why, few), *marks(rows),
+                 *exposures(self.found, group, about["sha256"], extractor, sides), network_note(about),
+                 which(self.found, group)]  # fmt: skip
         return Table(f"Distribution, {extractor}, {self._group(group)}", columns, rows, tuple(notes))
-
-    def _how(self, group: str, extractor: str) -> str:
-        floor = self.index.get((group, FLOOR, "fid", extractor))
-        if floor is None:
-            return f"{NOTHING} because {self.facts.without.get(group, 'nothing was measured')}"
-        slicewise = [s for (g, r, m, e), s in self.index.items()
-                     if (g, r, e) == (group, FLOOR, extractor) and m.startswith("fid_")]  # fmt: skip
-        few = f", slice-wise over the first {slicewise[0].draws}" if slicewise else ""
-        members = len(self.found.groups[group])
-        taken = "the same in every draw: the range is that of the references" if members == floor.n else "drawn anew"
-        return (
-            f"mean [2.5 %, 97.5 %] of {floor.draws} draws{few}: n = {floor.n} volumes ({taken}) against n = {floor.n} "
-            "real images of other cases; floor: the real images of the same cases against the same draws"
-        )
 
     def absent(self, group: str, extractor: str, why: str) -> Table:
         """A network that is not there: dashes and the reason, never another network's numbers."""
         columns = [Column("system"), *(column for column, _ in DISTRIBUTION.values())]
-        names = [f"{FLOOR} (floor)", *self.painters(), *(self.title(group, row) for row in self.systems())]
+        names = [*FLOORS.values(), *self.painters(), *(self.title(group, row) for row in self.systems())]
         rows = [[Cell(name), *(Cell(NOTHING) for _ in DISTRIBUTION)] for name in names]
         return Table(f"Distribution, {extractor}, {self._group(group)}", columns, rows, (f"{NOTHING} because {why}",))
 
@@ -224,7 +246,8 @@ class Layout:
         else:
             spacing = " × ".join(f"{size:g}" for size in self.facts.judge.spacing)
             notes.append(f"judge: {self.facts.judge.name}, at {spacing} mm, SHA-256 {self.facts.judge.sha256}")
-        notes += [*self._missing_paintings(group), *self._daggers(rows)]
+            notes += exposures(self.found, group, self.facts.judge.sha256, self.facts.judge.name)
+        notes += [OVER_CASES, *self._missing_paintings(group), *marks(rows), which(self.found, group)]
         return Table(f"Faithfulness, {self._group(group)}", [Column("system"), *metrics.values()], rows, tuple(notes))
 
     def consistency(self, group: str) -> Table:
@@ -233,8 +256,8 @@ class Layout:
             [Cell(self.title(group, row)), *(self._mean(group, row, metric) for metric in CONSISTENT)]
             for row in [*self.painters(), *self.systems()]
         ]
-        notes = ("mean absolute difference of adjacent slices, synthetic / real, mean ± standard deviation over cases: "
-                 "1 is ideal, below is smoother than the real image, above rougher",)  # fmt: skip
+        notes = (f"mean absolute difference of adjacent slices, synthetic / real, {OVER_CASES}: 1 is ideal, below is "
+                 "smoother than the real image, above rougher", which(self.found, group))  # fmt: skip
         return Table(f"Inter-slice consistency, {self._group(group)}", [Column("system"), *CONSISTENT.values()], rows,
                      notes)  # fmt: skip
 
@@ -242,8 +265,8 @@ class Layout:
         """How far apart the samples of one label map are, where there are several."""
         systems = [row for row in self.systems() if row in self.found.diversity]
         rows = [[Cell(self.title(group, row)), *(self._mean(group, row, m) for m in DIVERSE)] for row in systems]
-        notes = ("mean ± standard deviation over cases; a distance is no merit of its own: white noise has a large "
-                 "one, but hardly any of averages over cubes",)  # fmt: skip
+        notes = (f"{OVER_CASES}; a distance is no merit of its own: white noise has a large one, but hardly any of "
+                 "averages over cubes", which(self.found, group))  # fmt: skip
         table = Table(f"Diversity, {self._group(group)}", [Column("system"), *DIVERSE.values()], rows, notes)
         return [table] if rows else []
 
@@ -260,9 +283,11 @@ class Layout:
         ]
         columns = [Column("metric"), *(Column(f"{first} − {second}") for first, second in pairs)]
         notes = (
-            "paired: the same cases (mean ± standard deviation, p of a two-sided Wilcoxon signed-rank test), or the "
-            "same draws (mean [2.5 %, 97.5 %]); nothing is corrected for the number of comparisons",
-            f"{NOTHING}: not measured, or by a network that was in the loss of one of the two",
+            "paired: the same cases (mean ± sample standard deviation, n − 1; p of a two-sided Wilcoxon signed-rank "
+            "test), or the same draws (mean [2.5 %, 97.5 %]); nothing is corrected for the number of comparisons",
+            f"{NOTHING}: not measured, or by a network that was in the loss of one of the two; a conditional mean has "
+            "no PSNR of a case: its MSE is compared",
+            which(self.found, group),
         )
         return [Table(f"Differences, {self._group(group)}", columns, rows, notes)]
 
@@ -275,23 +300,22 @@ class Layout:
         digits = DIGITS.get(metric.split(" of class ")[0], 3)
         spread = "" if short or score.sd is None else f" ± {score.sd:.{digits}f}"
         few = "" if score.n == len(self.found.groups[group]) else f" (n = {score.n})"
-        dagger = DAGGER if score.in_loss else ""
-        return Cell(f"{score.value:.{digits}f}{spread}{few}{dagger}", score.value, _DAGGER_NOTE if dagger else "")
+        return Cell(f"{score.value:.{digits}f}{spread}{few}{_signs(score)}", score.value, _about(score))
 
     def _spread(self, group: str, row: str, metric: str, extractor: str, *, short: bool = False) -> Cell:
         score = self.index.get((group, row, metric, extractor))
         if score is None or score.low is None or score.high is None:
             return Cell(NOTHING)
-        dagger = DAGGER if score.in_loss else ""
         interval = "" if short else f" [{number(score.low)}, {number(score.high)}]"
-        return Cell(f"{number(score.value)}{interval}{dagger}", score.value, _DAGGER_NOTE if dagger else "")
+        return Cell(f"{number(score.value)}{interval}{_signs(score)}", score.value, _about(score))
 
-    def _ratio(self, group: str, row: str, extractor: str) -> Cell:
+    def _ratios(self, group: str, row: str, extractor: str) -> list[Cell]:
         score = self.index.get((group, row, "fid", extractor))
-        if score is None or not score.floor:
-            return Cell(NOTHING)
-        ratio = score.value / score.floor
-        return Cell(f"{ratio:.2f}{DAGGER if score.in_loss else ''}", ratio)
+        floors = (None, None) if score is None else (score.floor, score.floor_training)
+        if score is None:
+            return [Cell(NOTHING) for _ in floors]
+        return [Cell(f"{score.value / floor:.2f}{_signs(score)}", score.value / floor) if floor else Cell(NOTHING)
+                for floor in floors]  # fmt: skip
 
     def _difference(self, group: str, item: Difference | None) -> Cell:
         if item is None:
@@ -303,29 +327,13 @@ class Layout:
         few = "" if item.n == len(self.found.groups[group]) else f", n = {item.n}"
         return Cell(f"{item.value:+.{digits}f} ± {item.sd:.{digits}f} ({p}{few})", item.value)
 
-    @staticmethod
-    def _daggers(rows: Sequence[Sequence[Cell]]) -> list[str]:
-        return [_DAGGER_NOTE] if any(DAGGER in cell.text for row in rows for cell in row) else []
+
+def _signs(score: Score) -> str:
+    return (DAGGER if score.in_loss else "") + (DOUBLE if score.seen else "")
 
 
-def number(value: float) -> str:
-    """Four significant digits, without an exponent where it can be read without."""
-    if not math.isfinite(value) or value == 0:
-        return f"{value:g}"
-    places = 3 - math.floor(math.log10(abs(value)))
-    return f"{value:.{max(places, 0)}f}" if -4 < math.log10(abs(value)) < 7 else f"{value:.3e}"
-
-
-def _network(about: Mapping[str, Any]) -> str:
-    spacing = " × ".join(f"{s:g}" for s in about["spacing"])
-    known = ("name", "dimension", "spacing", "intensity", "sha256")
-    plain = {key: ", ".join(value) if isinstance(value, list) else value for key, value in about.items()
-             if key not in known}  # fmt: skip
-    more = "".join(f", {key.replace('_', ' ')} {value}" for key, value in plain.items())
-    return (
-        f"{about['name']}: {about['dimension']} features, input {spacing} mm, {about['intensity']}{more}, "
-        f"SHA-256 {about['sha256']}"
-    )
+def _about(score: Score) -> str:
+    return DAGGER_NOTE if score.in_loss else ""
 
 
 def _heading(metric: str, extractor: str) -> Column:

@@ -96,7 +96,8 @@ class Measurer:
         found = {}
         for extractor in self.extractors:
             compute = partial(_described, extractor, volume)
-            arrays = self.store.recall(["features", extractor.about(), *key], compute)
+            about = {name: fact for name, fact in extractor.about().items() if name != "trained_on"}  # changes nothing
+            arrays = self.store.recall(["features", about, *key], compute)
             slices = {name.removeprefix("slices_"): a for name, a in arrays.items() if name.startswith("slices_")}
             found[extractor.name] = Features(arrays["volume"], slices)
         return found

@@ -13,19 +13,22 @@ from ..errors import InputError
 from ..metrics import lpips
 from ..networks.features.registry import EXTRACTORS, JUDGE, FeatureExtractor, FeaturesUnavailable, load_features
 from ..networks.frozen import FrozenSegmenter
+from ..provenance.seen import Seen
 from .collect import collect
+from .distributions import all_distributions
 from .files import Results, worst_pictures, write_results
-from .groups import group_cases, other_maps
+from .groups import as_trained, group_cases, other_maps
 from .judge import facts_of, fitting, judge_features
 from .layout import Facts, Layout
 from .measure import MeasurementStore, Measurer
-from .scores import ROWS, Collected, all_distributions, all_scores, differences
-from .sources import load_names, load_real
+from .scores import ROWS, Collected, all_scores, differences
+from .seen import judge_has_seen
+from .sources import RealCase, load_names, load_real
 from .systems import check_grids, load_system, pair
 
 logger = logging.getLogger(__name__)
 DEFAULT_EXTRACTORS = ("medicalnet_resnet34", "efficientnet_lite0", "la_unet_judge")
-COMPARED = ("psnr", "ms_ssim", "dice")
+COMPARED = ("psnr", "mse", "ms_ssim", "dice")
 
 
 def open_extractors(
@@ -105,7 +108,8 @@ def evaluate(
         in_loss: system → networks that were in its loss, beside those that its records name.
         with_lpips: also LPIPS (extra ``lpips``).
         draws: of reference cases.
-        n: volumes on each side of a draw; as many as every group allows unless given.
+        n: volumes on each side of a draw, each of another patient; unless given see
+            :func:`semsynth.evaluation.distributions.sizes`.
         seed: of the draws.
         pictures: cases per system and group in the report, worst first.
         show: log the tables, for those who do not print the result.
@@ -137,14 +141,16 @@ def evaluate(
     measurer = Measurer(networks, judge, targets=pairs, with_lpips=with_lpips and "lpips" not in reasons,
                         store=store, device=device)  # fmt: skip
     found = Collected(group_cases(scored, cases, systems), systems, other_maps(cases, systems, scored))
+    found.cases = cases = as_trained(cases, systems)
+    found.seen = _seen(cases, judge, networks)
     counts = ", ".join(f"{group}: {len(members)} cases" for group, members in found.groups.items())
     logger.info("%s; %d real images in all", counts, len(cases))
     collect(found, cases, scored, measurer)
-    spread, without = all_distributions(found, list(cases), networks, draws, n, seed)
+    spread, without, sides = all_distributions(found, list(cases), networks, draws, n, seed)
     scores = all_scores(found, spread, facts_of(judge))
     compared = differences(found, COMPARED, spread, facts_of(judge))
     about = {e.name: e.about() for e in networks}
-    facts = Facts(about, absent, reasons, without, facts_of(judge), found.other_maps, names)
+    facts = Facts(about, absent, reasons, without, facts_of(judge), found.other_maps, names, sides)
     results = Results(Layout(found, scores, facts).tables(compared), scores, compared, Path(output))
     write_results(results, found, facts, worst_pictures(found, cases, pictures))
     if show:
@@ -168,6 +174,18 @@ def _check_settings(
     for option, value, least in (("draws", draws, 20), ("seed", seed, 0), ("pictures", pictures, 0)):
         if value < least:
             raise InputError(f"--{option} must be {least} or more, got {value}")
+
+
+def _seen(
+    cases: Mapping[str, RealCase], judge: FrozenSegmenter | None, networks: Sequence[FeatureExtractor]
+) -> dict[str, dict[str, bool | None]]:
+    """By SHA-256 of its weights, which cases a judge was trained on, as such or as a feature network."""
+    judges = {network.sha256: network.source for network in networks if network.name == JUDGE}
+    if judge is not None:
+        judges[judge.sha256] = judge.source or judges.get(judge.sha256)
+    return {
+        sha256: judge_has_seen(cases, None if source is None else Seen.of(source)) for sha256, source in judges.items()
+    }
 
 
 def _reasons(judge: FrozenSegmenter | None, with_lpips: bool) -> dict[str, str]:

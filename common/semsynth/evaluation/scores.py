@@ -2,34 +2,36 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import combinations
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy.stats import wilcoxon
 
-from ..errors import InputError
 from ..metrics import fid, kid, mmd2
-from ..networks.features.registry import FeatureExtractor, Features
+from ..networks.features.registry import Features
 from ..report.tables import Column
 from ..vocabulary import PLANES
 from .judge import JudgeFacts
+from .seen import Exposure
+from .sources import RealCase
 from .systems import System
-from .uncertainty import Draw, Interval, largest_n, make_draws, over_draws
+from .uncertainty import Interval
 
-logger = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from .distributions import Distribution
+
 FLOOR = "real images"
+FLOOR_TRAINING = "training scans"
 PAINTING_TRAINING = "painting, training means"
 PAINTING_OWN = "painting, own means"
 CONDITIONAL = "conditional mean"
-ROWS = (FLOOR, PAINTING_TRAINING, PAINTING_OWN)  # that are no systems
-SLICE_DRAWS = 20  # slice-wise FID has hundreds of rows a side: a tenth of a second each, in three planes and every row
+ROWS = (FLOOR, FLOOR_TRAINING, PAINTING_TRAINING, PAINTING_OWN)  # that are no systems
+MIN_SAMPLES = 4  # of every label map: fewer say too little of their own spread for a conditional mean
 
 PAIRED = {
     "psnr": Column("PSNR (dB)", "higher", "10 log10(1 / mean squared error), intensities in [0, 1] (paper 1, eq. 5)"),
@@ -37,6 +39,12 @@ PAIRED = {
     "ms_ssim_normalised": Column("MS-SSIM, Σβ = 1", "higher", "the same with weights that sum to 1"),
     "ssim": Column("SSIM", "higher", "Gaussian window of 11 voxels, σ 1.5, valid region"),
     "rmse": Column("RMSE", "lower", "root of the mean squared error, intensities in [0, 1]"),
+    "mse": Column(
+        "MSE",
+        "lower",
+        "mean squared error, intensities in [0, 1]: its mean over cases is that of single "
+        "samples and of the conditional mean in one unit",
+    ),
     "mae": Column("MAE", "lower", "mean absolute error, intensities in [0, 1]"),
     "lpips": Column("LPIPS", "lower", "AlexNet, slice by slice"),
 }
@@ -63,7 +71,7 @@ DISTRIBUTION: Mapping[str, tuple[Column, Callable[..., Any]]] = {
     "kid": (Column("KID", "lower", "MMD² with the cubic polynomial kernel, unbiased: may be negative"), kid),
     "mmd2": (Column("MMD²", "lower", "dot-product kernel (paper 1, eq. 4): squared distance of mean features"), mmd2),
 }
-DIGITS = {"psnr": 2, "hd95": 1, "asd": 2}
+DIGITS = {"psnr": 2, "mse": 5, "hd95": 1, "asd": 2}
 
 
 @dataclass
@@ -78,6 +86,9 @@ class Collected:
         conditional: row → case → metric → number, of the conditional mean.
         diversity: row → case → metric → number, between the samples of one map.
         features: row → case → per sample extractor → features. Under :data:`FLOOR` those of the real images.
+        cases: the real cases, scored or not, with ``training`` as the systems' records say.
+        seen: SHA-256 of a network → case → whether it was trained on that, see
+            :func:`semsynth.evaluation.seen.judge_has_seen`.
     """
 
     groups: dict[str, list[str]]
@@ -87,6 +98,17 @@ class Collected:
     conditional: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
     diversity: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
     features: dict[str, dict[str, list[dict[str, Features]]]] = field(default_factory=dict)
+    cases: Mapping[str, RealCase] = field(default_factory=dict)
+    seen: Mapping[str, Mapping[str, bool | None]] = field(default_factory=dict)
+
+    def patients(self) -> dict[str, str]:
+        """Case → patient."""
+        return {name: case.person for name, case in self.cases.items()}
+
+    def exposure(self, sha256: str, group: str) -> Exposure | None:
+        """What a network has seen of a group; None for one that was not asked."""
+        seen = self.seen.get(sha256)
+        return None if seen is None else Exposure.among(self.groups[group], self.cases, seen)
 
     def mean(self, row: str, case: str) -> dict[str, float]:
         """Metrics of a case, averaged over its samples.
@@ -98,11 +120,17 @@ class Collected:
         for name in dict.fromkeys(name for sample in samples for name in sample):
             values = [s[name] for s in samples if name in s and not (is_faithful(name) and math.isinf(s[name]))]
             result[name] = float(np.mean(values)) if values else math.nan
+        if "rmse" in result:
+            result["mse"] = float(np.mean([s["rmse"] ** 2 for s in samples]))
         return result
 
     def per_case(self, row: str, group: str, metric: str) -> NDArray[np.float64]:
-        """One value per case of a group, NaN where there is none."""
-        table = self.conditional[row.removesuffix(f", {CONDITIONAL}")] if row.endswith(f", {CONDITIONAL}") else None
+        """One value per case of a group, NaN where there is none.
+
+        Of a conditional mean there are neither PSNR nor RMSE per case: its squared error may come out negative.
+        """
+        mean = row.removesuffix(f", {CONDITIONAL}")
+        table = self.conditional.get(mean, {}) if mean != row else None
         table = self.diversity.get(row, {}) if metric in DIVERSE else table
         rows = [table.get(case, {}) if table is not None else self.mean(row, case) for case in self.groups[group]]
         return np.array([values.get(metric, math.nan) for values in rows], dtype=np.float64)
@@ -121,12 +149,16 @@ class Score:
         group, row, metric: where it stands.
         value: the mean over cases or draws.
         n: cases (paired), or cases on each side of a draw (distribution).
-        sd: standard deviation over cases; None for distribution metrics.
+        sd: sample standard deviation over cases (n - 1); None for distribution metrics.
         low, high: 2.5 and 97.5 % of the draws; None for paired metrics.
         draws: how many.
         extractor, sha256: the feature network; for faithfulness ``sha256`` is the judge's; else "".
-        floor: the same metric of the real images of the same cases, over the same draws.
+        floor: A, the same metric of the real images of the same cases, over the same draws.
+        floor_training: B, that of training scans of other patients than the references, against the same references.
+        references_training: how many of a draw's n references are training scans, on average; None: nobody says.
         in_loss: whether that network was in the system's own loss, so that the number is not to be compared.
+        seen: how many of the group's cases a judge (as such, or as feature network) was trained on; None: unknown, or
+            another network.
     """
 
     group: str
@@ -141,13 +173,16 @@ class Score:
     extractor: str = ""
     sha256: str = ""
     floor: float | None = None
+    floor_training: float | None = None
+    references_training: float | None = None
     in_loss: bool = False
+    seen: int | None = None
 
 
 def paired_scores(
     found: Collected, metrics: Iterable[str], rows: Iterable[str], judge: JudgeFacts | None = None
 ) -> list[Score]:
-    """Mean ± standard deviation over the cases of each group, of what was measured at all.
+    """Mean ± sample standard deviation over the cases of each group, of what was measured at all.
 
     Args:
         found: the measurements.
@@ -158,6 +193,8 @@ def paired_scores(
     guided = [] if judge is None else [s.name for s in found.systems if s.was_guided_by(judge.name, judge.sha256)]
     scores = []
     for group in found.groups:
+        exposure = None if judge is None else found.exposure(judge.sha256, group)
+        seen = None if exposure is None else exposure.certain
         for row in rows:
             for metric in metrics:
                 values = found.per_case(row, group, metric)
@@ -167,114 +204,49 @@ def paired_scores(
                     sd = float(values.std(ddof=1)) if len(values) > 1 and math.isfinite(mean) else None
                     sha256 = "" if judge is None else judge.sha256
                     scores.append(Score(group, row, metric, mean, len(values), sd=sd, sha256=sha256,
-                                        in_loss=row in guided))  # fmt: skip
+                                        in_loss=row in guided, seen=seen))  # fmt: skip
     return scores
 
 
-def feature_rows(found: Collected, row: str, extractor: str, plane: str | None) -> Callable[[str, int], Any]:
-    """Feature matrix of a row's case and sample: one row per volume, or one per slice of a plane."""
+def conditional_scores(found: Collected) -> list[Score]:
+    """Of the mean of infinitely many samples, of systems with :data:`MIN_SAMPLES` of every map of a group.
 
-    def matrix(case: str, sample: int) -> NDArray[np.floating]:
-        samples = found.features[row][case]
-        features = samples[sample % len(samples)][extractor]
-        return features.volume[None] if plane is None else features.slices[plane]
-
-    return matrix
-
-
-@dataclass(frozen=True)
-class Distribution:
-    """A distribution metric of every row of a group over the same draws."""
-
-    group: str
-    metric: str
-    extractor: FeatureExtractor
-    values: Mapping[str, NDArray[np.float64]]
-    n: int
-
-    def scores(self, systems: Sequence[System]) -> list[Score]:
-        """One score per row."""
-        in_loss = {s.name for s in systems if s.was_guided_by(self.extractor.name, self.extractor.sha256)}
-        floor = float(self.values[FLOOR].mean())
-        found = []
-        for row, values in self.values.items():
-            interval = Interval.of(values)
-            found.append(Score(
-                self.group, row, self.metric, interval.mean, self.n, low=interval.low, high=interval.high,
-                draws=len(values), extractor=self.extractor.name, sha256=self.extractor.sha256, floor=floor,
-                in_loss=row in in_loss,
-            ))  # fmt: skip
-        return found
-
-
-def distributions(
-    found: Collected, group: str, draws: Sequence[Draw], extractor: FeatureExtractor
-) -> list[Distribution]:
-    """FID, KID and MMD² of volume features, and FID of slice features where the network has them."""
-    cases = found.groups[group]
-    rows = [row for row in found.features if all(case in found.features[row] for case in cases)]
-    n = len(draws[0].scored)
-
-    def over(metric: Callable[..., Any], plane: str | None, few: Sequence[Draw]) -> dict[str, NDArray[np.float64]]:
-        matrices = {row: feature_rows(found, row, extractor.name, plane) for row in rows}
-        return over_draws(matrices, feature_rows(found, FLOOR, extractor.name, plane), few, _on_arrays(metric))
-
-    results = [
-        Distribution(group, name, extractor, over(function, None, draws), n)
-        for name, (_, function) in DISTRIBUTION.items()
-    ]
-    example = found.features[FLOOR][cases[0]][0][extractor.name]
-    for plane in example.slices:
-        results.append(Distribution(group, f"fid_{plane}", extractor, over(fid, plane, draws[:SLICE_DRAWS]), n))
-    return results
-
-
-def all_distributions(
-    found: Collected,
-    cases: Sequence[str],
-    networks: Sequence[FeatureExtractor],
-    draws: int,
-    n: int | None,
-    seed: int,
-) -> tuple[list[Distribution], dict[str, str]]:
-    """Over the same draws for all systems of a group, with one n for all groups, because FID depends on it.
-
-    Returns:
-        The metrics, and for groups without them the reason.
+    Squared errors per case are unbiased and may be negative; they stay until their mean over cases is taken. PSNR and
+    RMSE are of that mean, their spread follows from that of the squared errors (delta method); where the mean is not
+    above 0 there are none.
     """
-    possible = {group: largest_n(members, cases) for group, members in found.groups.items()}
-    # a few stray cases in one group must not take the others' n away
-    size = min(value for value in possible.values() if value >= max(possible.values()) / 2) if n is None else n
-    result: list[Distribution] = []
-    absent: dict[str, str] = {}
-    for group, members in found.groups.items():
-        try:
-            drawn = make_draws(members, cases, size, draws, seed)
-        except InputError as error:
-            if n is not None:
-                raise
-            absent[group] = str(error)
-            if networks:
-                logger.warning("%s: no distribution metrics: %s", group, error)
-            continue
-        result += [item for network in networks for item in distributions(found, group, drawn, network)]
-    return result, absent
+    scores = []
+    for row in found.conditional:
+        name = f"{row}, {CONDITIONAL}"
+        part = replace(
+            found, groups={g: members for g, members in found.groups.items() if has_conditional(found, row, g)}
+        )
+        rest = paired_scores(part, [m for m in PAIRED if m not in ("psnr", "rmse")], [name])
+        scores += rest
+        for error in (s for s in rest if s.metric == "mse" and s.value > 0):
+            sd = error.sd or 0.0
+            for metric, value, spread in (
+                ("psnr", -10 * math.log10(error.value), 10 / math.log(10) * sd / error.value),
+                ("rmse", math.sqrt(error.value), sd / (2 * math.sqrt(error.value))),
+            ):
+                scores.append(replace(error, metric=metric, value=value, sd=None if error.sd is None else spread))
+    return scores
 
 
-def _on_arrays(metric: Callable[..., Any]) -> Callable[..., float]:
-    return lambda y_pred, y: float(metric(torch.from_numpy(y_pred), torch.from_numpy(y)))
+def has_conditional(found: Collected, row: str, group: str) -> bool:
+    """Whether a system has enough samples of every map of a group."""
+    return set(found.groups[group]) <= found.conditional.get(row, {}).keys()
 
 
 def all_scores(found: Collected, spread: Sequence[Distribution], judge: JudgeFacts | None) -> list[Score]:
     """Everything that tables show but differences."""
     rows = [row for row in ROWS[1:] if row in found.values]
     rows += [system.name for system in found.systems]
-    means = [f"{row}, {CONDITIONAL}" for row in found.conditional]
     several = dict.fromkeys(
         name for row in found.values.values() for case in row.values() for values in case for name in values
         if " of class " in name
     )  # fmt: skip
-    scores = paired_scores(found, [*PAIRED, *CONSISTENT], rows) + paired_scores(found, PAIRED, means)
+    scores = paired_scores(found, [*PAIRED, *CONSISTENT], rows) + conditional_scores(found)
     scores += paired_scores(found, DIVERSE, found.diversity)
     scores += paired_scores(found, [*FAITHFUL, *several], [FLOOR, *rows], judge)
     return scores + [score for item in spread for score in item.scores(found.systems)]
@@ -288,7 +260,7 @@ class Difference:
         first, second: rows.
         value: mean difference.
         low, high: 2.5 and 97.5 % of the draws' differences; None for paired metrics.
-        sd: standard deviation of the cases' differences; None for distribution metrics.
+        sd: sample standard deviation of the cases' differences (n - 1); None for distribution metrics.
         p: two-sided Wilcoxon signed-rank test over cases; None for distribution metrics.
     """
 
@@ -311,12 +283,13 @@ def differences(
     """Every system against the painting that knows as much as it does, and against every other system.
 
     Against painting both single samples and the conditional mean are held, where there is one. Left out are systems of
-    other label maps against painting, and metrics by a network that was in the loss of one of the two.
+    other label maps against painting, PSNR of a conditional mean (it has none per case; MSE has), and metrics by a
+    network that was in the loss of one of the two.
     """
     result = []
     systems = {system.name: system for system in found.systems}
     for group in found.groups:
-        for first, second in _pairs(found):
+        for first, second in _pairs(found, group):
             guided = [s for s in (systems.get(first), systems.get(second)) if s is not None]
             for metric in metrics:
                 if judge is not None and is_faithful(metric) and _guided(guided, judge.name, judge.sha256):
@@ -335,13 +308,14 @@ def differences(
     return result
 
 
-def _pairs(found: Collected) -> list[tuple[str, str]]:
+def _pairs(found: Collected, group: str) -> list[tuple[str, str]]:
     names = [system.name for system in found.systems]
     pairs = []
     if PAINTING_TRAINING in found.values:
         for name in (name for name in names if name not in found.other_maps):
             pairs.append((name, PAINTING_TRAINING))
-            pairs += [(f"{name}, {CONDITIONAL}", PAINTING_TRAINING)] if name in found.conditional else []
+            conditional = has_conditional(found, name, group)
+            pairs += [(f"{name}, {CONDITIONAL}", PAINTING_TRAINING)] if conditional else []
     return pairs + list(combinations(names, 2))
 
 

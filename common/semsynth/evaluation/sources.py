@@ -5,14 +5,17 @@ from __future__ import annotations
 import glob
 import logging
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..data.datalists import absolute, check_names, datalist_path, read_datalist, root_of, stated_classes
-from ..data.entries import check_volumes
+from ..data.check import Entry
+from ..data.datalists import absolute, check_names, datalist_path, patient_in, read_datalist, root_of, stated_classes
+from ..data.entries import check_volumes, source_of
+from ..data.identity import SOURCE, patient_of
 from ..data.naming import case_name, volumes_below
 from ..data.volumes import Volume, read_volume, same_affine, scale_intensity, stem
 from ..errors import InputError
@@ -33,6 +36,9 @@ class RealCase:
         label: the label map's file, or None.
         training: whether it belongs to the cases that generators were trained on; None if nobody says.
         content: where the case stands in a padded file, ``{"start", "shape"}`` in voxels.
+        patient: whose scan it is, as the datalist says; None if it does not: then the case is a patient of its own.
+        split: of the datalist, or None.
+        source: ``source_<role>`` → hash of the voxels of the raw file that the prepared one was made from.
     """
 
     case: str
@@ -40,6 +46,14 @@ class RealCase:
     label: Path | None = None
     training: bool | None = None
     content: Mapping[str, Sequence[int]] | None = None
+    patient: str | None = None
+    split: str | None = None
+    source: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def person(self) -> str:
+        """The patient, or the case's name where nobody says who that is."""
+        return self.case if self.patient is None else self.patient
 
     def read(self) -> tuple[Volume, NDArray[np.int64] | None]:
         """Image scaled to [0, 1] (minimum to 0, maximum to 1, padding left out) and class indices, in RAS order.
@@ -130,8 +144,11 @@ def load_real(source: str | Path, *, train: str | Path | None = None, labels: st
     if train is not None:
         seen = _read_cases(train, "training")
         _check_same(cases, seen, source, train)
-        known = {name: replace(case, training=bool(case.training) or name in seen) for name, case in cases.items()}
-        cases = {name: replace(case, training=True) for name, case in seen.items()} | known
+        cases = {name: replace(case, training=True) for name, case in seen.items()} | {
+            name: replace(case, training=bool(case.training) or name in seen,
+                          patient=seen[name].patient if case.patient is None and name in seen else case.patient)
+            for name, case in cases.items()
+        }  # fmt: skip
     if labels is not None:
         cases = _with_labels(cases, labels)
     files = [
@@ -193,10 +210,19 @@ def _read_cases(source: str | Path, wanted: str | None) -> dict[str, RealCase]:
             raise InputError(f"{listed}: lists synthetic volumes as real ones: {_few(made)}; give the real images")
         for item in (absolute(entry, root) for entry in content[split]):
             label = Path(item["label"]) if isinstance(item.get("label"), str) else None
-            cases.append(RealCase(item["case"], Path(item["image"]), label, (split == "training") if known else None,
-                                  item.get("content")))  # fmt: skip
+            cases.append(RealCase(
+                item["case"], Path(item["image"]), label, (split == "training") if known else None,
+                item.get("content"), _patient(item, content.get("patient_regex")), split,
+                {f"{SOURCE}{role}": value for role, value in source_of(item).items()},
+            ))  # fmt: skip
     check_names([case.case for case in cases], listed)
     return {case.case: case for case in cases}
+
+
+def _patient(entry: Mapping[str, Any], pattern: str | None) -> str | None:
+    """What an entry or the datalist's pattern says."""
+    stated = patient_in(entry)
+    return stated if stated is not None or pattern is None else patient_of(Entry(entry["case"], {}), pattern)
 
 
 def named_volumes(source: str, what: str, known: Collection[str] = ()) -> list[tuple[str, Path]]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,71 +14,107 @@ from ..errors import InputError
 
 @dataclass(frozen=True)
 class Draw:
-    """One comparison of equally many synthetic and real cases, none of which is among the other.
+    """One comparison of equally many synthetic and real cases, no patient of which is on both sides.
 
     Attributes:
-        scored: cases whose synthetic volumes are scored.
-        reference: other cases, whose real images they are held against.
+        scored: cases whose synthetic volumes are scored, of as many patients.
+        reference: cases of other patients, one of each, whose real images they are held against.
         sample: which sample of each, modulo how many there are.
+        training: as many training cases, of patients that are not in the reference; empty where there are too few.
     """
 
     scored: tuple[str, ...]
     reference: tuple[str, ...]
     sample: int
+    training: tuple[str, ...] = ()
 
 
 VARIETY = 1.5
-"""Real cases to choose from for each that is drawn: were all taken every time, every draw would be the same."""
+"""Patients to choose from for each that is drawn: were all taken every time, every draw would be the same."""
 
 
-def largest_n(scored: Sequence[str], pool: Sequence[str]) -> int:
-    """How many cases a draw can have on each side with references to choose from (:data:`VARIETY`)."""
-    common, alone, other = (
-        len(set(scored) & set(pool)), len(set(scored) - set(pool)), len(set(pool) - set(scored)),
-    )  # fmt: skip
-    # of the common cases x are scored and the rest is left for the reference
+def by_patient(cases: Iterable[str], patients: Mapping[str, str] | None) -> dict[str, list[str]]:
+    """Patient → cases, both sorted; a case that ``patients`` does not have is a patient of its own."""
+    found: dict[str, list[str]] = {}
+    for case in sorted(set(cases)):
+        found.setdefault((patients or {}).get(case, case), []).append(case)
+    return {patient: found[patient] for patient in sorted(found)}
+
+
+def largest_n(scored: Sequence[str], pool: Sequence[str], patients: Mapping[str, str] | None = None) -> int:
+    """How many patients a draw can have on each side with references to choose from (:data:`VARIETY`)."""
+    ours, theirs = by_patient(scored, patients).keys(), by_patient(pool, patients).keys()
+    common, alone, other = len(ours & theirs), len(ours - theirs), len(theirs - ours)
+    # of the common ones x are scored and the rest is left for the reference
     return max(min(x + alone, int((other + common - x) / VARIETY)) for x in range(common + 1))
 
 
-def make_draws(scored: Sequence[str], pool: Sequence[str], n: int, count: int, seed: int) -> list[Draw]:
-    """Draw ``n`` scored and ``n`` reference cases, without replacement and without overlap, ``count`` times.
+def make_draws(
+    scored: Sequence[str], pool: Sequence[str], n: int, count: int, seed: int,
+    patients: Mapping[str, str] | None = None, training: Iterable[str] = (),
+) -> list[Draw]:  # fmt: skip
+    """Draw ``n`` scored and ``n`` reference cases, without replacement, no patient twice, ``count`` times.
 
-    FID grows as n falls and a bootstrap's duplicates bias it upwards, so every draw has the same n and no duplicates.
+    Patients are drawn, and of each one scan: scans of one patient are no independent samples, and on the two sides they
+    would be alike. FID grows as n falls and a bootstrap's duplicates bias it upwards, so every draw has the same n and
+    no duplicates.
 
     Args:
-        scored: cases with synthetic volumes; if there are ``n`` of them, each draw takes all.
-        pool: cases with real images; those drawn as scored are left out.
+        scored: cases with synthetic volumes; if they are of ``n`` patients, each draw takes one of each.
+        pool: cases with real images; those of patients that are drawn as scored are left out.
         n: cases on each side.
         count: number of draws.
         seed: same seed, same draws.
+        patients: case → patient; a case that is not in it is a patient of its own.
+        training: cases of :attr:`Draw.training`, which stays empty where any draw leaves too few.
 
     Raises:
-        InputError: when there are not that many cases.
+        InputError: when there are not that many patients.
     """
-    if n < 2 or n > largest_n(scored, pool):
+    ours, theirs = by_patient(scored, patients), by_patient(pool, patients)
+    if n < 2 or n > largest_n(scored, pool, patients):
         raise InputError(
             f"distribution metrics need 2 or more synthetic cases and {VARIETY:g} times as many real images of other "
-            f"cases to draw from, found {len(scored)} and {len(set(pool) - set(scored))} others (n = {n}); give more "
-            "real images (--real, --train-real) or a smaller --n"
+            f"cases to draw from, each of another patient, found {len(ours)} and {len(theirs.keys() - ours.keys())} "
+            f"others (n = {n}); give more real images (--real, --train-real) or a smaller --n"
         )
     random = np.random.default_rng(seed)
-    ordered, others = sorted(scored), sorted(pool)
-    outside = [case for case in ordered if case not in set(others)]
-    inside = [case for case in ordered if case in set(others)]
+    outside = [patient for patient in ours if patient not in theirs]
+    inside = [patient for patient in ours if patient in theirs]
     # how many may be taken out of the pool without leaving too few
-    most = min(len(inside), len(others) - math.ceil(VARIETY * n))
+    most = min(len(inside), len(theirs) - math.ceil(VARIETY * n))
     draws = []
     for number in range(count):
-        fewest = max(0, n - len(outside))
-        taken = int(np.clip(round(n * len(inside) / len(ordered)), fewest, min(most, n)))
+        taken = int(np.clip(round(n * len(inside) / len(ours)), max(0, n - len(outside)), min(most, n)))
         chosen = [*_choose(random, inside, taken), *_choose(random, outside, n - taken)]
-        rest = [case for case in others if case not in set(chosen)]
-        draws.append(Draw(tuple(chosen), tuple(_choose(random, rest, n)), number))
-    return draws
+        side = tuple(_scan(random, ours[patient]) for patient in chosen)
+        rest = _choose(random, [patient for patient in theirs if patient not in set(chosen)], n)
+        draws.append(Draw(side, tuple(_scan(random, theirs[patient]) for patient in rest), number))
+    return _with_training(draws, by_patient(training, patients), patients or {}, seed)
 
 
-def _choose(random: np.random.Generator, cases: Sequence[str], n: int) -> list[str]:
-    return [cases[i] for i in sorted(random.choice(len(cases), size=n, replace=False))] if n else []
+def _with_training(
+    draws: Sequence[Draw], training: Mapping[str, list[str]], patients: Mapping[str, str], seed: int
+) -> list[Draw]:
+    """The draws with as many training cases each, of patients that are not in its reference."""
+    random = np.random.default_rng([seed, 1])  # of its own: the other sides are the same with and without
+    found = []
+    for draw in draws:
+        taken = {patients.get(case, case) for case in draw.reference}
+        free = [patient for patient in training if patient not in taken]
+        if len(free) < len(draw.scored):
+            return list(draws)
+        chosen = _choose(random, free, len(draw.scored))
+        found.append(replace(draw, training=tuple(_scan(random, training[patient]) for patient in chosen)))
+    return found
+
+
+def _choose(random: np.random.Generator, names: Sequence[str], n: int) -> list[str]:
+    return [names[i] for i in sorted(random.choice(len(names), size=n, replace=False))] if n else []
+
+
+def _scan(random: np.random.Generator, scans: Sequence[str]) -> str:
+    return scans[int(random.integers(len(scans)))] if len(scans) > 1 else scans[0]
 
 
 @dataclass(frozen=True)

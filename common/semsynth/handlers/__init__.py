@@ -10,6 +10,7 @@ from .preview import PreviewHandler
 from .progress import ProgressHandler, SynthesisProgress
 from .ranked import RankedSegmentations
 from .segmentation import SegmentationWriter
+from .summary import MetricsSummary
 from .synthetic import SyntheticWriter
 from .weights import SaveBestWeights, SaveFinalWeights
 
@@ -18,6 +19,7 @@ __all__ = [
     "EvaluationHandler",
     "InitWeights",
     "MemoryReport",
+    "MetricsSummary",
     "MovingAverage",
     "PreviewHandler",
     "ProgressHandler",

@@ -33,6 +33,7 @@ class FrozenSegmenter(nn.Module):
         name, sha256: of its file of weights, to stand beside the numbers that are made with it.
         largest_component: classes of which :meth:`segment` keeps the largest component only.
         classes: names of the classes that it segments, from 1 on; empty where nobody says.
+        source: that file, beside which a card may say what the network was trained on; None if it is not known.
     """
 
     def __init__(
@@ -44,11 +45,12 @@ class FrozenSegmenter(nn.Module):
         sha256: str = "",
         largest_component: Sequence[int] = (1,),
         classes: Sequence[str] = (),
+        source: Path | None = None,
     ) -> None:
         super().__init__()
         self.network, self.spacing = network.eval().requires_grad_(False), tuple(spacing)
         self.name, self.sha256, self.largest_component = name, sha256, list(largest_component)
-        self.classes = list(classes)
+        self.classes, self.source = list(classes), source
 
     def train(self, mode: bool = True) -> FrozenSegmenter:
         """Stays in evaluation mode, whatever it is a part of."""
@@ -129,5 +131,5 @@ def load_segmenter(
         ) from error
     return FrozenSegmenter(
         network, spacing=spacing, name=name or path.stem, sha256=sha256(path), largest_component=largest_component,
-        classes=classes,
+        classes=classes, source=path,
     ).to(device)  # fmt: skip

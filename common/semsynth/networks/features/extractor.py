@@ -50,6 +50,8 @@ class FeatureExtractor(nn.Module):
         dimension: F, the length of a volume's feature vector.
         intensity: the rule that brings intensities in [0, 1] to what the network was trained on, in words.
         spacing: mm per voxel that it sees volumes at.
+        trained_on: the data that it was trained on, in words; "" where nobody says.
+        source: the file of its weights, where a card beside it names the cases; else None.
     """
 
     def __init__(
@@ -61,11 +63,14 @@ class FeatureExtractor(nn.Module):
         dimension: int,
         intensity: str,
         spacing: Sequence[float] = (1.0, 1.0, 1.0),
+        trained_on: str = "",
+        source: Path | None = None,
     ) -> None:
         super().__init__()
         self.network = network.requires_grad_(False)
         self.name, self.sha256, self.dimension, self.intensity = name, sha256, dimension, intensity
         self.spacing: tuple[float, float, float] = (spacing[0], spacing[1], spacing[2])
+        self.trained_on, self.source = trained_on, source
         self.train(False)
 
     def train(self, mode: bool = True) -> FeatureExtractor:
@@ -115,7 +120,7 @@ class FeatureExtractor(nn.Module):
     def about(self) -> dict[str, Any]:
         """What has to stand beside every number that is made with it."""
         return {"name": self.name, "sha256": self.sha256, "spacing": list(self.spacing), "intensity": self.intensity,
-                "dimension": self.dimension}  # fmt: skip
+                "dimension": self.dimension} | ({"trained_on": self.trained_on} if self.trained_on else {})  # fmt: skip
 
 
 @dataclass(frozen=True)

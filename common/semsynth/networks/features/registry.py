@@ -54,13 +54,15 @@ class JudgeEncoder(FeatureExtractor):
     Args:
         network: as :func:`semsynth.networks.segmentation.subvoxel_segresnet` makes it, with its weights.
         sha256: of the weights' file.
+        source: that file.
     """
 
-    def __init__(self, network: StandardizedSegmenter, *, sha256: str) -> None:
+    def __init__(self, network: StandardizedSegmenter, *, sha256: str, source: Path | None = None) -> None:
         blocks: Any = network.network  # the SegResNet lies within the rearrangement of voxels into channels
         depth, width = len(blocks.network.down_layers), int(blocks.network.init_filters)
         super().__init__(network, name=JUDGE, sha256=sha256, dimension=width * (2**depth - 1),
-                         intensity="mean 0, variance 1 per volume")  # fmt: skip
+                         intensity="mean 0, variance 1 per volume", source=source,
+                         trained_on="scans of left atria, those that the card beside its weights names")  # fmt: skip
         self.depth = depth
 
     def levels(self, volume: torch.Tensor) -> Iterator[torch.Tensor]:
@@ -119,4 +121,4 @@ def _load_judge(weights: str | Path | None) -> JudgeEncoder:
     path = existing_file(weights, name=JUDGE)
     network = subvoxel_segresnet()
     load_exactly(network, read_weights(path, name=JUDGE), path=path, name=JUDGE)
-    return JudgeEncoder(network, sha256=sha256(path))
+    return JudgeEncoder(network, sha256=sha256(path), source=path)

@@ -59,6 +59,7 @@ class SlicewiseEfficientNet(FeatureExtractor):
             fused(network).to(memory_format=torch.channels_last),  # type: ignore[call-overload]  # a quarter faster
             name="efficientnet_lite0", sha256=SHA256, dimension=CHANNELS * len(PLANES),
             intensity="(255 x - 127) / 128, grey as RGB", spacing=(spacing,) * 3,
+            trained_on="natural images (ImageNet, as published), none of these cases",
         )  # fmt: skip
         self.slice_step_mm, self.pixel_mm = float(slice_step_mm), float(pixel_mm)
 
