@@ -30,6 +30,7 @@ def ct(seed: int) -> tuple[np.ndarray, np.ndarray]:
     label = np.zeros(SHAPE)
     label[8:12, 8:12, 4:10] = 1
     label[13:16, 8:12, 4:10] = 2
+    label[10, 10, 4:10][:seed] = 0  # every case has a map of its own
     return (image + rng.integers(0, 20, SHAPE)).astype(np.int16), label.astype(np.uint8)
 
 

@@ -282,7 +282,10 @@ def split_cases(patient_of_case: Mapping[str, str], fractions: Sequence[float], 
     order = [sorted(patients)[i] for i in np.random.default_rng(seed).permutation(len(patients))]
     wanted = [split for split, share in zip(SPLITS, fractions, strict=False) if share > 0]
     if len(order) < len(wanted):
-        raise InputError(f"{len(order)} patients cannot fill {len(wanted)} splits; give more cases or other fractions")
+        raise InputError(
+            f"{len(order)} patients (cases of one label map count as one) cannot fill {len(wanted)} splits; give more "
+            "cases or other fractions"
+        )
     edges = np.rint(np.cumsum(fractions) * len(order)).astype(int)
     which = np.searchsorted(edges, np.arange(len(order)), side="right")
     split_of = {patient: SPLITS[min(int(s), len(fractions) - 1)] for patient, s in zip(order, which, strict=True)}
