@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
+import bundle_configs
 import bundle_runs
 import numpy as np
 import pytest
@@ -72,6 +74,23 @@ def test_a_record_says_whether_the_weights_saw_the_case(weights, tiny_dataset, t
         weights.with_suffix(".hidden").rename(weights.with_suffix(".json"))
     record = json.loads(next((tmp_path / "without").glob("*_synthetic.json")).read_text())
     assert record["trained_on"] is None and record["in_loss"] == [] and "sample" not in record
+
+
+def test_volumes_of_other_maps_under_the_same_name_are_never_overwritten(weights, tiny_dataset, tmp_path):
+    for place, case in (("first", "phantom_000"), ("second", "phantom_001")):
+        (tmp_path / place / "P1").mkdir(parents=True)
+        shutil.copy(tiny_dataset / case / "label.nii.gz", tmp_path / place / "P1" / "label.nii.gz")
+    out, first, second = tmp_path / "out", *(str(tmp_path / p / "P1" / "label.nii.gz") for p in ("first", "second"))
+    (made,) = synthesise(weights, tiny_dataset, out, label_maps=first)
+    assert made["image"] == "P1_synthetic.nii.gz" and made["patient"] == "P1"
+    before = (out / made["image"]).read_bytes()
+    with pytest.raises(RuntimeError) as error:
+        synthesise(weights, tiny_dataset, out, label_maps=second)
+    assert "was made from ../first/P1/label.nii.gz, not from ../second/P1" in bundle_configs.root_cause(error.value)
+    assert (out / made["image"]).read_bytes() == before
+    shutil.copy(second, first)  # the same file, prepared anew
+    synthesise(weights, tiny_dataset, out, label_maps=first)
+    assert (out / made["image"]).read_bytes() != before
 
 
 def test_every_split_can_be_asked_for_at_once(tiny_dataset):
