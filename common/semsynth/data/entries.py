@@ -14,6 +14,7 @@ from .check import ROLES, Entry, Rules, check_cases, shared_patients
 from .classes import bundle_classes, compare_classes
 from .datalists import absolute, check_names, expert_classes, name_cases, named_files, read_datalist, stated_classes
 from .findings import Finding, Report
+from .geometry import TrainedGrid
 
 logger = logging.getLogger(__name__)
 
@@ -183,6 +184,7 @@ def load_label_maps(
     vocabulary: str | None = "classes",
     num_samples: int = 1,
     style_from: str | Path | None = None,
+    grid: TrainedGrid | None = None,
 ) -> list[dict[str, Any]]:
     """Label maps to synthesise from, as ``{"case", "image"}`` entries (a generator's input is called ``image``).
 
@@ -194,6 +196,7 @@ def load_label_maps(
         num_samples: how many volumes to draw per map. From two on, each map stands in the list as often, as case
             ``<case>_s0``, ``<case>_s1`` …, with the map's name under ``source_case`` and the number under ``sample``.
         style_from: ``"own"`` adds each case's own image under ``style_from``; anything else is passed over.
+        grid: that the weights were trained on: maps of another voxel size or field of view are warned of.
 
     Raises:
         InputError: no label maps, two cases of one name, or maps that cannot be used, all listed; with ``"own"``, a
@@ -223,14 +226,14 @@ def load_label_maps(
             )
         ]
         maps = [{"case": e["case"], "image": e["label"]} | ({"style_from": e["image"]} if own else {}) for e in entries]
-        return _repeat(maps, num_samples)
+        return _compared(maps, grid, num_samples)
     found = named_files(pattern, "label maps")
     report = check_cases([Entry(name, {"label": path}) for name, path in found], Rules(num_classes))
     if metadata is not None and vocabulary is not None and _speaks_of(metadata, num_classes, vocabulary):
         report = with_vocabulary(report, {}, metadata, pattern, key=vocabulary)
     report.raise_for_errors()
     report.log_warnings(logger)
-    return _repeat([{"case": name, "image": str(path)} for name, path in found], num_samples)
+    return _compared([{"case": name, "image": str(path)} for name, path in found], grid, num_samples)
 
 
 def load_images(dataset_dir: str | Path, pattern: str | None = None) -> list[dict[str, Any]]:
@@ -252,6 +255,13 @@ def load_images(dataset_dir: str | Path, pattern: str | None = None) -> list[dic
     found = [{"case": name, "image": str(path)} for name, path in named_files(pattern, "images")]
     check_volumes(found, None)
     return found
+
+
+def _compared(entries: list[dict[str, Any]], grid: TrainedGrid | None, samples: int) -> list[dict[str, Any]]:
+    """The entries once per sample, after a warning where they are not what the weights were trained on."""
+    if grid is not None:
+        grid.warn({entry["case"]: entry["image"] for entry in entries})
+    return _repeat(entries, samples)
 
 
 def _repeat(entries: list[dict[str, Any]], samples: int) -> list[dict[str, Any]]:

@@ -23,6 +23,7 @@ import torch
 
 from .. import __version__
 from ..data.datalists import name_cases, read_datalist
+from ..data.geometry import training_geometry
 from ..errors import InputError
 from ..files import sha256, write_text
 from .command import run_command, without_absolute
@@ -211,6 +212,7 @@ class TrainingRecord:
             made with them.
         builds_on: weights that it may start from, the first that is not None: what the card beside them names as
             training cases and networks in the loss is this training's too.
+        spacing: mm per voxel that training resamples to; None: it takes volumes as they are.
     """
 
     def __init__(
@@ -220,8 +222,9 @@ class TrainingRecord:
         *,
         in_loss: Sequence[Mapping[str, str]] = (),
         builds_on: Sequence[str | Path | None] = (),
+        spacing: Sequence[float] | None = None,
     ) -> None:
-        self.dataset, self.datalists, self.in_loss = dataset, datalists, in_loss
+        self.dataset, self.datalists, self.in_loss, self.spacing = dataset, datalists, in_loss, spacing
         self.builds_on = next((Path(path) for path in builds_on if path is not None), None)
 
     @cached_property
@@ -230,6 +233,7 @@ class TrainingRecord:
         earlier = {} if self.builds_on is None else _card(self.builds_on)
         return {
             "training_cases": _union(case_hashes(self.dataset.data), earlier.get("training_cases", [])),
+            "geometry": training_geometry(self.dataset.data, self.datalists, self.spacing),
             "datalist_sha256": datalist_hash(self.datalists),
             "in_loss": _union(self.in_loss, earlier.get("in_loss", [])),
             "config_sha256": hashlib.sha256(canonical(config).encode()).hexdigest() if config else None,
