@@ -22,6 +22,7 @@ from .headers import Header, read_header
 logger = logging.getLogger(__name__)
 
 Triple: TypeAlias = tuple[float, float, float]
+Voxels: TypeAlias = tuple[int, ...]
 AXES = "RAS"
 INTENSITY = "each volume's minimum to 0, its maximum to 1"
 TOLERANCE = 0.2
@@ -51,7 +52,7 @@ class Geometry:
     spacing_range: tuple[Triple, Triple]
     field_of_view: Triple
     field_of_view_range: tuple[Triple, Triple]
-    shape_range: tuple[Triple, Triple]
+    shape_range: tuple[Voxels, Voxels]
     intensity: str = INTENSITY
     axes: str = AXES
 
@@ -77,7 +78,7 @@ class Geometry:
             shapes = np.maximum(np.rint(fields / sizes), 1)
         return cls(
             _triple(np.median(sizes, axis=0)), _range(sizes), _triple(np.median(fields, axis=0)), _range(fields),
-            _range(shapes), intensity,
+            _voxels(_range(shapes)), intensity,
         )  # fmt: skip
 
     @classmethod
@@ -128,7 +129,7 @@ class Geometry:
             return cls(
                 spacing, _pair(content.get("spacing_range", [spacing, spacing])), field,
                 _pair(content.get("field_of_view_range", [field, field])),
-                _pair(content.get("shape_range", [np.divide(field, spacing)] * 2)),
+                _voxels(_pair(content.get("shape_range", [np.divide(field, spacing)] * 2))),
                 str(content.get("intensity", INTENSITY)), str(content.get("axes", AXES)),
             )  # fmt: skip
         except (AttributeError, KeyError, TypeError, ValueError) as reason:
@@ -331,6 +332,11 @@ def _triple(values: NDArray[Any]) -> Triple:
 
 def _range(values: NDArray[Any]) -> tuple[Triple, Triple]:
     return _triple(values.min(axis=0)), _triple(values.max(axis=0))
+
+
+def _voxels(ends: tuple[Triple, Triple]) -> tuple[Voxels, Voxels]:
+    low, high = (tuple(max(1, round(value)) for value in end) for end in ends)
+    return low, high
 
 
 def _numbers(values: Sequence[float]) -> Triple:

@@ -93,7 +93,7 @@ class OwnGridd(MapTransform):
             volume = result[key]
             plain = volume.as_tensor() if isinstance(volume, MetaTensor) else volume
             back = resampled(plain, given.shape[1:], *sizes)
-            result[key] = MetaTensor(back, affine=given.affine, meta=dict(given.meta))
+            result[key] = MetaTensor(back, affine=given.affine, meta=_facts(given))
         return result | {self.source: given}
 
 
@@ -161,7 +161,11 @@ def _on_grid(source: MetaTensor, data: torch.Tensor, spacing: Sequence[float], t
     first = last_own / 2 - step * last_new / 2  # of the new grid, in voxels of the old one
     affine[:3, 3] += affine[:3, :3] @ first
     affine[:3, :3] *= step
-    return MetaTensor(data, affine=affine, meta=dict(source.meta), applied_operations=list(source.applied_operations))
+    return MetaTensor(data, affine=affine, meta=_facts(source), applied_operations=list(source.applied_operations))
+
+
+def _facts(volume: MetaTensor) -> dict[str, Any]:
+    return {key: value for key, value in volume.meta.items() if key != "affine"}
 
 
 def _spacing(volume: MetaTensor) -> tuple[float, ...]:
