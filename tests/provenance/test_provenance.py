@@ -361,3 +361,12 @@ def test_what_weights_were_built_on_stands_in_their_record(tmp_path, caplog):
     assert facts["training_cases"][1:] == [seen] and len(facts["training_cases"]) == 2
     TrainingRecord(dataset, listed, builds_on=[tmp_path / "bare.pt"]).facts()
     assert "no card beside these weights" in caplog.text
+
+
+def test_the_record_states_the_geometry_of_the_training_cases(tiny_dataset):
+    path = tiny_dataset / "datalist.json"
+    dataset = SimpleNamespace(data=load_datalist(path))
+    stated = TrainingRecord(dataset, path).facts(for_card=True)["geometry"]
+    assert stated["spacing"] == [3.0] * 3 and stated["field_of_view_range"] == [[96.0] * 3] * 2
+    resampled = TrainingRecord(dataset, path, spacing=(1.5, 1.5, 3.0)).facts(for_card=True)["geometry"]
+    assert resampled["spacing"] == [1.5, 1.5, 3.0] and resampled["shape_range"] == [[64, 64, 32]] * 2
