@@ -101,7 +101,7 @@ def test_a_training_that_resamples_has_its_own_voxel_size_and_names_the_window(t
         ((1.0, 1.0, 0.79), (40, 36, 32), [VOXEL_SIZE]),
         ((1.0, 1.0, 1.0), (20, 36, 64), []),
         ((1.0, 1.0, 1.0), (19, 36, 32), [FIELD_OF_VIEW]),
-        ((1.0, 1.0, 1.0), (40, 36, 65), [FIELD_OF_VIEW]),
+        ((1.0, 1.0, 1.0), (40, 36, 66), [FIELD_OF_VIEW]),
         ((0.5, 0.5, 0.5), (19, 36, 32), [VOXEL_SIZE, FIELD_OF_VIEW]),
     ],
 )
@@ -122,6 +122,14 @@ def test_mixed_voxel_sizes_count_with_their_range(tmp_path: Path) -> None:
     assert mixed.differences(inside) == []
     (text,) = mixed.differences(read_header(put(tmp_path / "b.nii.gz", (1.0, 3.5, 2.5), (300, 80, 80))))
     assert "found 1 × 3.5 × 2.5 mm, expected 3.5–5 × 3.5–5 × 2–3 mm" in text and "--spacing 4,4,2.5" in text
+
+
+def test_a_limit_that_was_found_by_trial_takes_the_place_of_the_factor(tmp_path: Path) -> None:
+    stated = geometry().to_json() | {"field_of_view_limit": [90.0, 72.0, 32.0]}
+    found = grid_of(bundle(tmp_path / "b", stated, {"geometry": geometry().to_json()})).geometry
+    assert found is not None and found.to_json() == stated  # the card does not speak of it
+    kinds = [[f.finding for f in found.compare((1.0, 1.0, 1.0), shape, "x")] for shape in ((90, 36, 32), (40, 36, 33))]
+    assert kinds == [[], [FIELD_OF_VIEW]]
 
 
 def test_axes_are_put_in_order_before_they_are_compared(tmp_path: Path) -> None:

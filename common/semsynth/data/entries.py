@@ -236,13 +236,16 @@ def load_label_maps(
     return _compared([{"case": name, "image": str(path)} for name, path in found], grid, num_samples)
 
 
-def load_images(dataset_dir: str | Path, pattern: str | None = None) -> list[dict[str, Any]]:
+def load_images(
+    dataset_dir: str | Path, pattern: str | None = None, *, grid: TrainedGrid | None = None
+) -> list[dict[str, Any]]:
     """Images to segment, as ``{"case", "image"}`` entries; no label is needed.
 
     Args:
         dataset_dir: folder with a ``datalist.json``, whose ``testing`` entries are taken, else ``validation``.
         pattern: a glob of image files to take instead. A case is named by its folder, or by its file where the folder
             holds several.
+        grid: that the weights were trained on: images of another field of view are warned of.
 
     Raises:
         InputError: no images, a missing or unusable file, or two cases of one name.
@@ -251,9 +254,12 @@ def load_images(dataset_dir: str | Path, pattern: str | None = None) -> list[dic
         entries = load_datalist(
             Path(dataset_dir) / "datalist.json", ("testing", "validation"), needs=("image",), also=()
         )
-        return [{"case": entry["case"], "image": entry["image"]} for entry in entries]
-    found = [{"case": name, "image": str(path)} for name, path in named_files(pattern, "images")]
-    check_volumes(found, None)
+        found = [{"case": entry["case"], "image": entry["image"]} for entry in entries]
+    else:
+        found = [{"case": name, "image": str(path)} for name, path in named_files(pattern, "images")]
+        check_volumes(found, None)
+    if grid is not None:
+        grid.warn({entry["case"]: entry["image"] for entry in found}, voxel_size=False)
     return found
 
 

@@ -31,6 +31,7 @@ EXACT = 0.01
 """A voxel size up to this share outside the trained range is taken as it is when maps are resampled."""
 FIELD_FACTOR = 2.0
 """A field of view so many times smaller or larger than any trained one is warned of."""
+FIELD_TOLERANCE = 0.02
 VOXEL_SIZE, FIELD_OF_VIEW = "another voxel size than the weights'", "another field of view than the weights'"
 
 
@@ -46,6 +47,7 @@ class Geometry:
         shape_range: fewest and most voxels.
         intensity: how intensities were scaled.
         axes: where the axes point that the network sees.
+        field_of_view_limit: mm up to which volumes were seen to come out well, where that was tried; None: it was not.
     """
 
     spacing: Triple
@@ -55,6 +57,7 @@ class Geometry:
     shape_range: tuple[Voxels, Voxels]
     intensity: str = INTENSITY
     axes: str = AXES
+    field_of_view_limit: Triple | None = None
 
     @classmethod
     def of_grids(
@@ -115,7 +118,7 @@ class Geometry:
 
     def to_json(self) -> dict[str, Any]:
         """As a model's card and a bundle's metadata hold it."""
-        return {key: _plain(value) for key, value in asdict(self).items()}
+        return {key: _plain(value) for key, value in asdict(self).items() if value is not None}
 
     @classmethod
     def from_json(cls, content: Any, source: str | Path) -> Geometry:
@@ -126,11 +129,12 @@ class Geometry:
         """
         try:
             spacing, field = _numbers(content["spacing"]), _numbers(content["field_of_view"])
+            limit = content.get("field_of_view_limit")
             return cls(
                 spacing, _pair(content.get("spacing_range", [spacing, spacing])), field,
                 _pair(content.get("field_of_view_range", [field, field])),
                 _voxels(_pair(content.get("shape_range", [np.divide(field, spacing)] * 2))),
-                str(content.get("intensity", INTENSITY)), str(content.get("axes", AXES)),
+                str(content.get("intensity", INTENSITY)), str(content.get("axes", AXES)), limit and _numbers(limit),
             )  # fmt: skip
         except (AttributeError, KeyError, TypeError, ValueError) as reason:
             raise InputError(
@@ -160,11 +164,12 @@ class Geometry:
             ))  # fmt: skip
         field = np.multiply(spacing, shape)
         low, high = self.field_of_view_range
-        if _outside(field, np.divide(low, FIELD_FACTOR), np.multiply(high, FIELD_FACTOR)):
+        limit = np.multiply(high, FIELD_FACTOR) if self.field_of_view_limit is None else self.field_of_view_limit
+        if _outside(field, np.divide(low, FIELD_FACTOR), np.multiply(limit, 1 + FIELD_TOLERANCE)):
             found.append(warning(
                 path, FIELD_OF_VIEW, found=f"{_text(np.rint(field))} mm",
                 expected=f"{_span(np.rint(low), np.rint(high))} mm, as in training",
-                fix="crop to what the weights have seen; where there is much more or less around, contrast may be off",
+                fix="crop to what the weights have seen, or look at the volumes' edges and contrast with care",
             ))  # fmt: skip
         return found
 
@@ -238,9 +243,15 @@ class TrainedGrid:
         with ThreadPoolExecutor() as pool:
             return [finding for found in pool.map(one, maps.items()) for finding in found]
 
-    def warn(self, maps: Mapping[str, str | Path]) -> None:
-        """Log each kind of difference of label maps (case → file) once, and how many of them will be resampled."""
-        Report(tuple(self.check(maps)), len(maps)).log_warnings(logger)
+    def warn(self, maps: Mapping[str, str | Path], *, voxel_size: bool = True) -> None:
+        """Log each kind of difference of label maps (case → file) once, and how many of them will be resampled.
+
+        Args:
+            maps: the files by case.
+            voxel_size: whether the voxel size counts; not for images that the bundle resamples by itself.
+        """
+        found = [finding for finding in self.check(maps) if voxel_size or finding.finding != VOXEL_SIZE]
+        Report(tuple(found), len(maps)).log_warnings(logger)
         TOLD.update((str(self.weights), str(path)) for path in maps.values())
         if self.resample and self.geometry is not None:
             grids = [in_order(read_header(path)) for path in maps.values()]
@@ -256,19 +267,18 @@ TOLD: set[tuple[str, str]] = set()
 
 
 def geometry_of(weights: Path, metadata: Path) -> Geometry | None:
-    """What a card, else a bundle's metadata for one of its own files, says that weights were trained on.
+    """What a card, and where it is silent a bundle's metadata for one of its own files, says of weights' training.
 
     Raises:
         InputError: where one of them says it in another form.
     """
-    card = weights.with_suffix(".json")
-    if card.is_file() and (stated := _json(card).get("geometry")) is not None:
-        return Geometry.from_json(stated, card)
+    card, stated = weights.with_suffix(".json"), dict[str, Any]()
     own = weights.resolve().parent == metadata.resolve().parent.parent / "models"
-    if not own or not metadata.is_file():
-        return None
-    stated = _json(metadata).get("trained_on", {}).get(weights.name)
-    return None if stated is None else Geometry.from_json(stated, metadata)
+    if own and metadata.is_file():
+        stated = _json(metadata).get("trained_on", {}).get(weights.name) or {}
+    if card.is_file() and (said := _json(card).get("geometry")) is not None:
+        stated, metadata = {**stated, **said}, card
+    return Geometry.from_json(stated, metadata) if stated else None
 
 
 def bundle_grid(bundle: str | Path, vocabulary: str = "classes") -> TrainedGrid | None:
@@ -308,8 +318,11 @@ def in_order(header: Header, shape: Sequence[int] | None = None) -> tuple[Triple
 
 
 def resampled_shape(shape: Sequence[int], spacing: Sequence[float], target: Sequence[float]) -> tuple[int, ...]:
-    """Voxels of ``target`` size that cover what ``shape`` voxels of ``spacing`` do, to within half of one."""
-    return tuple(max(1, round(n * own / new)) for n, own, new in zip(shape, spacing, target, strict=True))
+    """Voxels of ``target`` size from the first to the last of ``shape`` centres that are ``spacing`` apart.
+
+    No further: what lies beyond would be the outermost slice again and again.
+    """
+    return tuple(round((n - 1) * own / new) + 1 for n, own, new in zip(shape, spacing, target, strict=True))
 
 
 def _json(path: Path) -> dict[str, Any]:
