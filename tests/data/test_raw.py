@@ -32,8 +32,11 @@ def put(path: Path, data: np.ndarray) -> Path:
 
 def test_a_datalist_gives_names_splits_and_files(tmp_path: Path) -> None:
     entries = {
-        "training": [{"image": "P1/i.nii.gz", "endo": "P1/e.nii.gz"}, {"case": 2, "image": "x.nii", "label": "y.nii"}],
-        "testing": [{"image": "P3/i.nii.gz", "endo": "P3/e.nii.gz", "wall": "P3/w.nii.gz"}],
+        "training": [
+            {"image": "P1/lge.nii.gz", "endo": "P1/e.nii.gz"},
+            {"case": 2, "image": "x.nii", "label": "y.nii"},
+        ],
+        "testing": [{"image": "P3/lge.nii.gz", "endo": "P3/e.nii.gz", "wall": "P3/w.nii.gz"}],
     }
     (tmp_path / "datalist.json").write_text(json.dumps(entries))
     found = find_cases(tmp_path)
@@ -74,7 +77,7 @@ def test_stars_of_a_mask_stand_for_what_they_matched_in_the_image(tmp_path: Path
         str(tmp_path / part) for part in ("*/lge_*.nii.gz", "masks/*/e_*.nii.gz", "masks/*/wall_*.nii.gz")
     )
     found = find_cases(pattern, endo=endo, wall=wall)
-    assert [case.name for case in found] == ["lge_a", "lge_b", "P2"]
+    assert [case.name for case in found] == ["P1_a", "P1_b", "P2_a"]
     assert found[1].endo == tmp_path / "masks" / "P1" / "e_b.nii.gz"
     assert [case.wall is not None for case in found] == [False, True, False]
     with pytest.raises(InputError, match="has more stars than"):
@@ -90,8 +93,8 @@ def test_two_stars_stand_for_folders_within_folders(tmp_path: Path) -> None:
     put(tmp_path / "B" / "lge_2.nii.gz", image())
     found = find_cases(str(tmp_path / "**" / "lge_*.nii.gz"), endo=str(tmp_path / "**" / "endo_*.nii.gz"))
     assert {case.name: case.endo for case in found} == {
-        "visit": tmp_path / "A" / "visit" / "endo_1.nii.gz",
-        "B": tmp_path / "B" / "endo_2.nii.gz",
+        "A_visit_1": tmp_path / "A" / "visit" / "endo_1.nii.gz",
+        "B_2": tmp_path / "B" / "endo_2.nii.gz",
     }
 
 

@@ -231,14 +231,14 @@ def test_two_cases_of_one_name_are_an_error(raw, tmp_path):
 
 
 def test_no_patient_stands_in_two_splits_whatever_the_order():
-    names = [f"p{i // 3}_{i}" for i in range(30)]
-    splits = split_cases(names, (0.6, 0.2, 0.2), patient_regex=r"^(p\d+)_", seed=1)
+    patients = {f"p{i // 3}_{i}": f"p{i // 3}" for i in range(30)}
+    splits = split_cases(patients, (0.6, 0.2, 0.2), seed=1)
     per_patient = {}
     for name, split in splits.items():
         per_patient.setdefault(name.split("_")[0], set()).add(split)
     assert all(len(s) == 1 for s in per_patient.values())
     assert [list(splits.values()).count(s) for s in ("training", "validation", "testing")] == [18, 6, 6]
-    assert split_cases(names[::-1], (0.6, 0.2, 0.2), patient_regex=r"^(p\d+)_", seed=1) == splits
+    assert split_cases(dict(reversed(patients.items())), (0.6, 0.2, 0.2), seed=1) == splits
 
 
 @pytest.mark.parametrize(
@@ -248,7 +248,7 @@ def test_no_patient_stands_in_two_splits_whatever_the_order():
 )  # fmt: skip
 def test_a_small_share_gets_one_patient_and_takes_no_ones_last(count, fractions, least):
     for seed in range(5):
-        drawn = Counter(split_cases([f"c{i}" for i in range(count)], fractions, seed=seed).values())
+        drawn = Counter(split_cases({f"c{i}": f"c{i}" for i in range(count)}, fractions, seed=seed).values())
         assert [drawn[split] for split in ("training", "validation", "testing") if drawn[split]] == least
 
 
@@ -256,13 +256,12 @@ def test_a_small_share_gets_one_patient_and_takes_no_ones_last(count, fractions,
     ("arguments", "message"),
     [
         ({"fractions": (0.5, 0.6)}, "add up to 1"),
-        ({"fractions": (0.5, 0.5), "patient_regex": "q"}, "does not match the case name"),
         ({"fractions": (0.4, 0.3, 0.3)}, "cannot fill 3 splits"),
     ],
 )
 def test_bad_splits_are_named(arguments, message):
     with pytest.raises(InputError, match=message):
-        split_cases(["a", "b"], **arguments)
+        split_cases({"a": "a", "b": "b"}, **arguments)
 
 
 def test_a_datalist_for_another_network_says_which_setting_to_change(raw, tmp_path):

@@ -5,9 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import random
 import shlex
-import shutil
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -21,16 +19,10 @@ import semsynth
 import torch
 from semsynth.data.entries import load_datalist
 from semsynth.errors import InputError
-from semsynth.provenance.cards import (
-    TrainingRecord,
-    case_hashes,
-    datalist_hash,
-    refuse_seen_cases,
-    versions,
-    write_model_card,
-)
+from semsynth.provenance.cards import datalist_hash, versions, write_model_card
 from semsynth.provenance.command import run_command
 from semsynth.provenance.config import changed_keys, config_digest
+from semsynth.provenance.seen import training_cases
 
 
 @pytest.fixture
@@ -54,45 +46,6 @@ def started(monkeypatch, *argv: str, module: str | None = None) -> None:
 
 def bundle(monkeypatch, *arguments: str) -> None:
     started(monkeypatch, "monai/bundle/__main__.py", *arguments, module="monai.bundle.__main__")
-
-
-# ---- cases
-
-
-def test_cases_are_fingerprinted_by_name_and_bytes_in_an_order_that_tells_nothing(entries):
-    hashes = case_hashes(entries)
-    assert len(hashes) == len(entries) == 2 and hashes == case_hashes(entries[::-1])
-    expected = {
-        hashlib.sha256(f"semsynth:{e['case']}".encode()).hexdigest()[:16]:
-        hashlib.sha256(Path(e["image"]).read_bytes()).hexdigest() for e in entries
-    }  # fmt: skip
-    assert {h["name"]: h["image"] for h in hashes} == expected
-    assert all(set(h) == {"name", "image"} and len(h["name"]) == 16 for h in hashes)
-    assert case_hashes([{**e, "other": e["image"]} for e in entries], image_key="other") == hashes
-
-
-def test_many_cases_keep_their_own_hashes(tmp_path):
-    entries = []
-    for n in range(40):
-        path = tmp_path / f"{n}.nii.gz"
-        path.write_bytes(bytes([n]) * random.Random(n).randrange(1, 10**5))
-        entries.append({"case": f"{n}", "image": path})
-    pairs = {(h["name"], h["image"]) for h in case_hashes(entries)}
-    assert pairs == {tuple(case_hashes([e])[0].values()) for e in entries}
-
-
-def test_a_case_without_a_name_has_the_one_a_datalist_gives(tmp_path):
-    (tmp_path / "patient_7").mkdir()
-    image = tmp_path / "patient_7" / "lge.nii.gz"
-    image.write_bytes(b"x")
-    assert case_hashes([{"image": str(image)}]) == case_hashes([{"case": "patient_7", "image": str(image)}])
-
-
-def test_cases_without_image_files_are_all_listed(entries):
-    bad = [entries[0], {"case": "gone", "image": "gone.nii.gz"}, {"case": "none"}]
-    with pytest.raises(InputError, match=r"(?s)^every case needs its image file.*- gone: .*- none: no file") as error:
-        case_hashes(bad)
-    assert len(error.value.problems) == 2
 
 
 def test_datalists_are_compared_by_what_they_say(tiny_dataset, tmp_path):
@@ -280,7 +233,7 @@ def test_a_process_started_by_monai_knows_its_command_and_configuration(tmp_path
 
 def test_a_card_states_what_the_weights_came_from(weights, entries, monkeypatch, tmp_path):
     bundle(monkeypatch, "run", "--config_file", "c.json")
-    hashes = case_hashes(entries)
+    hashes = training_cases(entries)
     facts = {"epoch": 3, "best": np.float32(0.5), "loss": float("nan"), "values": torch.tensor([1, 2]), "none": None,
              "device": torch.device("cpu"), "path": tmp_path / "x" / "run", "inner": {"a": (1, np.inf)}}  # fmt: skip
     path = write_model_card(weights, training_cases=hashes, datalist_sha256="ab", **facts)
@@ -310,63 +263,3 @@ def test_a_card_replaces_the_one_before_and_no_weights_give_none(weights):
         write_model_card(weights, command="x", sha256="y")
     with pytest.raises(InputError, match="no such file of weights"):
         write_model_card(weights.with_name("gone.pt"))
-
-
-def test_seen_cases_are_refused_by_name_or_by_image(weights, entries, tmp_path, caplog):
-    card = write_model_card(weights, training_cases=case_hashes(entries))
-    copy = shutil.copy(entries[0]["image"], tmp_path / "copy.nii.gz")
-    fresh = tmp_path / "fresh.nii.gz"
-    fresh.write_bytes(b"new")
-    unseen = {"case": "unseen", "image": str(fresh)}
-    renamed = {"case": "renamed", "image": str(copy)}
-    converted = {"case": entries[1]["case"], "image": str(fresh)}
-    no_image = {"case": entries[1]["case"]}
-    refuse_seen_cases(card, [unseen, {"case": "label map only"}])
-    with pytest.raises(InputError, match="5 of 6 cases were used to train") as error:
-        refuse_seen_cases(card, [unseen, renamed, converted, no_image, *entries])
-    assert [problem.partition(": ")[0::2] for problem in error.value.problems] == [
-        ("renamed", "same image as a training case"),
-        (entries[1]["case"], "same name as a training case"),
-        (entries[1]["case"], "same name as a training case"),
-        *[(entry["case"], "same name and image as a training case") for entry in entries],
-    ]
-    assert not caplog.records
-
-
-def test_a_card_that_cannot_tell_says_so(weights, entries, tmp_path, caplog):
-    with pytest.raises(InputError, match="no such model card"):
-        refuse_seen_cases(tmp_path / "gone.json", entries)
-    for text in ("{", "[]", '{"training_cases": 1}', '{"training_cases": [{"name": "a"}]}', "{}"):
-        (tmp_path / "bad.json").write_text(text)
-        with pytest.raises(InputError, match="not a model card"):
-            refuse_seen_cases(tmp_path / "bad.json", entries)
-    refuse_seen_cases(write_model_card(weights), entries)
-    assert "names no training cases" in caplog.text
-
-
-def test_what_weights_were_built_on_stands_in_their_record(tmp_path, caplog):
-    listed = tmp_path / "datalist.json"
-    image = tmp_path / "a.nii.gz"
-    image.write_bytes(b"a")
-    listed.write_text(json.dumps({"training": [{"case": "a", "image": str(image)}]}))
-    earlier = tmp_path / "autoencoder.pt"
-    own, first = {"name": "la_unet", "sha256": "1"}, {"name": "efficientnet_lite0", "sha256": "2"}
-    seen = {"name": "b", "image": "3"}
-    earlier.with_suffix(".json").write_text(json.dumps({"in_loss": [first, own], "training_cases": [seen]}))
-    dataset = SimpleNamespace(data=[{"case": "a", "image": str(image)}])
-    facts = TrainingRecord(
-        dataset, listed, in_loss=[own], builds_on=[None, earlier, tmp_path / "passed_over.pt"]
-    ).facts()
-    assert facts["in_loss"] == [own, first]
-    assert facts["training_cases"][1:] == [seen] and len(facts["training_cases"]) == 2
-    TrainingRecord(dataset, listed, builds_on=[tmp_path / "bare.pt"]).facts()
-    assert "no card beside these weights" in caplog.text
-
-
-def test_the_record_states_the_geometry_of_the_training_cases(tiny_dataset):
-    path = tiny_dataset / "datalist.json"
-    dataset = SimpleNamespace(data=load_datalist(path))
-    stated = TrainingRecord(dataset, path).facts(for_card=True)["geometry"]
-    assert stated["spacing"] == [3.0] * 3 and stated["field_of_view_range"] == [[96.0] * 3] * 2
-    resampled = TrainingRecord(dataset, path, spacing=(1.5, 1.5, 3.0)).facts(for_card=True)["geometry"]
-    assert resampled["spacing"] == [1.5, 1.5, 3.0] and resampled["shape_range"] == [[64, 64, 32]] * 2

@@ -13,10 +13,10 @@ from monai.bundle import ConfigParser
 from semsynth.cli.main import main
 from semsynth.data.entries import load_label_maps
 from semsynth.data.volumes import read_volume
+from semsynth.data.voxels import hash_file
 from semsynth.errors import InputError
 from semsynth.handlers import SynthesisProgress
 from semsynth.networks.pix2pix import Pix2PixGenerator
-from semsynth.provenance.cards import case_hash
 from semsynth.synthesis.batches import PrepareMapBatch
 from semsynth.synthesis.inferers import NoisyWindowInferer
 
@@ -24,14 +24,14 @@ BUNDLE = Path(__file__).resolve().parents[2] / "bundles" / "pix2pix3d"
 
 
 @pytest.fixture(scope="module")
-def weights(tmp_path_factory):
+def weights(tmp_path_factory, tiny_dataset):
     """Random weights of the tiny network, with a card that names one case and a network in the loss."""
     parser = ConfigParser(bundle_runs.read(BUNDLE, "inference", "tiny"))
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("weights") / "model.pt"
     torch.save(parser.get_parsed_content("network_def").state_dict(), path)
-    seen = [{"name": case_hash("phantom_000"), "image": "0"}]
-    card = {"training_cases": seen, "in_loss": [{"name": "x", "sha256": "1"}]}
+    seen = [{"voxels": {"label": hash_file(tiny_dataset / "phantom_000" / "label.nii.gz")}}]
+    card = {"training_cases": seen, "unknown_parents": [], "in_loss": [{"name": "x", "sha256": "1"}]}
     path.with_suffix(".json").write_text(json.dumps(card))
     return path
 
@@ -63,6 +63,7 @@ def test_a_record_says_whether_the_weights_saw_the_case(weights, tiny_dataset, t
     entries = synthesise(weights, tiny_dataset, tmp_path, split="all", num_samples=2)
     records = [json.loads((tmp_path / f"{e['case']}_synthetic.json").read_text()) for e in entries]
     assert {r["source_case"] for r in records if r["trained_on"]} == {"phantom_000"} and len(records) == 8
+    assert {r["trained_on"] for r in records} == {True, False}
     assert all(r["in_loss"] == [{"name": "x", "sha256": "1"}] for r in records)
     weights.with_suffix(".json").rename(weights.with_suffix(".hidden"))
     try:

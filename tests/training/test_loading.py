@@ -9,7 +9,8 @@ import pytest
 import torch
 from semsynth.data.entries import load_datalist, load_images
 from semsynth.errors import InputError
-from semsynth.provenance.cards import case_hashes, write_model_card
+from semsynth.provenance.cards import write_model_card
+from semsynth.provenance.seen import training_cases
 from semsynth.training.loading import CaseSampler, TrainingDataset, load_sources, load_unseen
 from tiny_training import loader
 
@@ -136,7 +137,7 @@ def test_a_training_case_that_is_held_out_is_refused(tiny_dataset, tmp_path):
     assert len(load_sources(path, validation=path)) == 2
     entry = {k: str(tiny_dataset / v) if k != "case" else v for k, v in content["validation"][0].items()}
     (tmp_path / "synthetic.json").write_text(json.dumps({"training": [entry]}))
-    with pytest.raises(InputError, match=rf"(?s)1 training cases are held out.*{entry['case']}: in validation"):
+    with pytest.raises(InputError, match=rf"(?s)1 training cases are held out.*{entry['case']}, in .*, in validation"):
         load_sources([path, tmp_path / "synthetic.json"], validation=path)
 
 
@@ -154,10 +155,10 @@ def test_weights_are_not_evaluated_on_cases_that_they_have_seen(tiny_dataset, tm
     weights = tmp_path / "model.pt"
     weights.write_bytes(b"weights")
     assert load_unseen(path, weights=weights) and "nobody knows which cases" in caplog.text
-    write_model_card(weights, training_cases=case_hashes(load_datalist(path, "training")))
+    write_model_card(weights, unknown_parents=[], training_cases=training_cases(load_datalist(path, "training")))
     assert len(load_unseen(path, weights=weights)) == 1
     assert len(load_unseen(path, "training", weights=weights)) == 2
-    write_model_card(weights, training_cases=case_hashes(load_datalist(path, "validation")))
+    write_model_card(weights, unknown_parents=[], training_cases=training_cases(load_datalist(path, "validation")))
     with pytest.raises(InputError, match="1 of 1 cases were used to train these weights"):
         load_unseen(path, weights=weights)
 

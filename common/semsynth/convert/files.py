@@ -13,7 +13,7 @@ import torch
 
 from ..errors import InputError
 from ..files import sha256
-from ..provenance.cards import write_model_card
+from ..provenance.cards import record_of, write_model_card
 from ..training.checkpoints import not_finite, save_atomically
 from .autoencoder import convert_autoencoder
 from .common import Conversion, Weights, some
@@ -136,7 +136,8 @@ def convert_file(
     Args:
         weights: the file; nothing in it is executed.
         output: the file to write, such as ``model.pt``; its card, ``model.json``, holds kind, SHA-256 of the source,
-            arguments of the module that the weights belong to, and the layers that were left out.
+            what the source's own card says that it has seen (or that nobody knows), arguments of the module that the
+            weights belong to, and the layers that were left out.
         name, settings: as of :func:`convert`.
         overwrite: replace what is there.
 
@@ -162,9 +163,11 @@ def convert_file(
         raise InputError(f"{source}: NaN or infinite weights in {some(broken)}; nothing is written, give good weights")
     for layer, reason in conversion.skipped.items():
         logger.warning("%s: left out %s: %s", source.name, layer, reason)
+    past = record_of(source)
     save_atomically(conversion.weights, output)
     write_model_card(
         output,
+        **past,
         kind=conversion.kind,
         source={"file": source.name, "sha256": sha256(source)},
         arguments=conversion.arguments,

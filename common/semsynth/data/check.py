@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-import re
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,14 +10,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from ..errors import InputError
 from ..files import stamp
-from .findings import Finding, FindingError, Report, error, of_case
+from .findings import Finding, FindingError, Report, of_case
 from .headers import Header, read_header, unreadable
+from .identity import SOURCE, is_image, is_map, same_names, shared_patients, shared_voxels
 from .rules import (
     EXPERTS,
     check_axes,
@@ -35,6 +33,7 @@ from .rules import (
     values_of,
 )
 from .volumes import Volume, read_volume
+from .voxels import voxel_hash
 
 IMAGE, LABEL, MASKS = "image", "label", ("endo", "wall")
 ROLES = (IMAGE, LABEL, *MASKS)
@@ -55,17 +54,27 @@ class Checkable(Protocol):
 
     @property
     def split(self) -> str | None:
-        """``training``, ``validation``, ``testing``, or None."""
+        """``training``, ``validation``, ``testing``, ``unlabelled`` (counts as training), or None."""
+
+    @property
+    def patient(self) -> str | None:
+        """Whose scan it is, or None where nobody says."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One entry of a datalist: what is checked of it. ``shape`` is the case's own where its files were padded."""
+    """One entry of a datalist: what is checked of it.
+
+    ``shape`` is the case's own where its files were padded; ``source`` the hashes of the voxels of the raw files that a
+    prepared case was made from, by their roles.
+    """
 
     name: str
     files: Mapping[str, Path]
     split: str | None = None
     shape: tuple[int, ...] | None = None
+    patient: str | None = None
+    source: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -135,21 +144,21 @@ def check_cases(
         raise InputError(f"--jobs must be 1 or more, got {jobs}")
     rules = rules or Rules()
     found = [*same_names(cases), *shared_patients(cases, patient_regex)]
-    first_of: dict[str, Checkable] = {}
+    voxels: dict[str, dict[str, str]] = {}
     classes: dict[int, int] = {}
 
     sound: dict[str, dict[Path, tuple[int, int]]] = {}
 
-    def work(case: Checkable) -> tuple[list[Finding], str | None, list[int]]:
+    def work(case: Checkable) -> tuple[list[Finding], dict[str, str], list[int]]:
         stamps = {path: stamp(path) for path in case.files.values() if path.is_file()}  # before anything is read
         seen = examine(case, rules)
         if also is not None and seen.usable:
             seen.findings += of_case(case.name, also(case, seen.volumes))
-        image, label = seen.volumes.get(IMAGE), seen.volumes.get(LABEL)
+        label = seen.volumes.get(LABEL)
         present = values_of(label.data).tolist() if label is not None and seen.usable else []
         if seen.usable:
             sound[case.name] = stamps
-        return seen.findings, fingerprint(image.data) if image is not None else None, present
+        return seen.findings, _hashes(case, seen), present
 
     with ThreadPoolExecutor(jobs or min(os.cpu_count() or 1, MOST_THREADS)) as pool:
         try:
@@ -162,19 +171,18 @@ def check_cases(
                 delay=SECONDS_UNTIL_BAR,
                 mininterval=0.1 if sys.stderr.isatty() else 30.0,
             )
-            for case, (findings, digest, present) in zip(cases, bar, strict=True):
+            for case, (findings, hashes, present) in zip(cases, bar, strict=True):
                 found += findings
-                other = first_of.setdefault(digest, case) if digest is not None else case
-                if other is not case:
-                    found += of_case(case.name, [_same_voxels(case, other)])
+                voxels[case.name] = hashes
                 for index in present:
                     classes[index] = classes.get(index, 0) + 1
         except BaseException:
             pool.shutdown(cancel_futures=True)  # Ctrl-C ends after the cases under way, not after all of them
             raise
+    found += shared_voxels(cases, voxels)
     order = {name: i for i, name in enumerate(dict.fromkeys(case.name for case in cases))}
     return Report(tuple(sorted(found, key=lambda f: order.get(f.case, -1))), len(cases), dict(sorted(classes.items())),
-                  sound, rules)  # fmt: skip
+                  sound, rules, voxels)  # fmt: skip
 
 
 def examine(case: Checkable, rules: Rules | None = None) -> Examined:
@@ -199,6 +207,18 @@ def examine(case: Checkable, rules: Rules | None = None) -> Examined:
         seen.findings += check_masks_together(seen.headers["endo"], *(seen.volumes[role] for role in MASKS))
     seen.findings = of_case(case.name, seen.findings)
     return seen
+
+
+def _hashes(case: Checkable, seen: Examined) -> dict[str, str]:
+    """Role → hash of the voxels, of what was read without an error, and of the raw files that the case came from."""
+    bad = {finding.file for finding in seen.findings if finding.severity == "error"}
+    read = {
+        role: voxel_hash(volume.data)
+        for role, volume in seen.volumes.items()
+        if (is_image(role) or is_map(role)) and str(case.files[role]) not in bad
+    }
+    source = getattr(case, "source", {})
+    return {role: value for role, value in read.items() if value} | {f"{SOURCE}{r}": v for r, v in source.items()}
 
 
 def read_case(case: Checkable, rules: Rules | None = None, report: Report | None = None) -> dict[str, Volume]:
@@ -244,66 +264,3 @@ def _check_voxels(role: str, header: Header, data: NDArray[Any], rules: Rules, i
     if any(finding.severity == "error" for finding in found) and image and looks_swapped(image.data, data):
         return [swapped(header, role)]
     return found
-
-
-def fingerprint(data: NDArray[Any]) -> str:
-    """SHA-256 of a volume's shape, type and voxels, the same however the file was compressed."""
-    digest = hashlib.sha256(f"{data.shape} {data.dtype}".encode())
-    digest.update(np.ascontiguousarray(data.T).data)
-    return digest.hexdigest()
-
-
-def _same_voxels(case: Checkable, other: Checkable) -> Finding:
-    where = f" ({other.split})" if other.split else ""
-    return error(case.files[IMAGE], "duplicate case", found=f"the same voxels as {other.name}{where}, by SHA-256",
-                 expected="another image in every case", fix="leave one of the two out")  # fmt: skip
-
-
-def same_names(cases: Sequence[Checkable]) -> list[Finding]:
-    """Cases of one name: one would overwrite the other."""
-    first: dict[str, Checkable] = {}
-    return [
-        Finding(case.name, str(next(iter(case.files.values()), "")), "duplicate case", f"the name {case.name!r} again",
-                "another name for every case", "set 'case' in the datalist, or leave one out")
-        for case in cases
-        if first.setdefault(case.name, case) is not case
-    ]  # fmt: skip
-
-
-def patient_of(name: str, pattern: str | None) -> str:
-    """The patient in a case's name: the pattern's first group, or its whole match; without a pattern the name itself.
-
-    Raises:
-        InputError: for a pattern that is not valid or does not match.
-    """
-    if pattern is None:
-        return name
-    try:
-        match = re.search(str(pattern), name)
-    except re.error as reason:
-        raise InputError(f"--patient-regex {pattern!r} is not a valid pattern: {reason}") from reason
-    if match is None:
-        raise InputError(f"--patient-regex {pattern!r} does not match the case name {name!r}")
-    return str(match.group(1) if match.groups() else match.group(0))
-
-
-def shared_patients(cases: Sequence[Checkable], pattern: str | None) -> list[Finding]:
-    """Patients in two splits; cases without a split are passed over.
-
-    Raises:
-        InputError: as :func:`patient_of`.
-    """
-    first: dict[str, Checkable] = {}
-    result = []
-    for case in cases:
-        patient = patient_of(case.name, pattern)
-        if case.split is None:
-            continue
-        other = first.setdefault(patient, case)
-        if other.split != case.split:
-            result.append(Finding(
-                case.name, str(next(iter(case.files.values()), "")), "patient in two splits",
-                f"patient {patient} in {other.split} (case {other.name}) and {case.split}", "one split per patient",
-                "correct the datalist, or give the cases without splits",
-            ))  # fmt: skip
-    return result

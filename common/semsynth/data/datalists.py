@@ -12,9 +12,9 @@ from typing import Any
 from ..errors import InputError
 from ..vocabulary import ENDO, SPLITS, UNLABELLED, WALL, class_names
 from .classes import class_table
-from .volumes import stem
+from .naming import case_name, entry_name
 
-NAMES = ("case", "source_case")  # texts of an entry that are no paths
+NAMES = ("case", "source_case", "patient")  # texts of an entry that are no paths
 
 
 def check_names(names: Sequence[str], source: str | Path) -> None:
@@ -31,12 +31,6 @@ def check_names(names: Sequence[str], source: str | Path) -> None:
     twice = sorted(name for name, count in Counter(names).items() if count > 1)
     if twice:
         raise InputError(f"{source}: case names must differ, found more than once: {', '.join(twice)}; set 'case'")
-
-
-def name_cases(images: Sequence[Path]) -> list[str]:
-    """A name per image file: its folder's, or its own where the folder holds several of them."""
-    per_folder = Counter(path.parent for path in images)
-    return [path.parent.name if per_folder[path.parent] == 1 and path.parent.name else stem(path) for path in images]
 
 
 def read_datalist(path: str | Path) -> dict[str, Any]:
@@ -93,7 +87,7 @@ def expert_classes(path: Path, content: Mapping[str, Any]) -> tuple[int, ...]:
 
 
 def named_files(pattern: str, what: str) -> list[tuple[str, Path]]:
-    """Case name and absolute path of the files that a glob finds, by path; names as of :func:`name_cases`.
+    """Case name and absolute path of the files that a glob finds, by path; names as of :func:`case_name`.
 
     Args:
         pattern: the glob.
@@ -102,15 +96,26 @@ def named_files(pattern: str, what: str) -> list[tuple[str, Path]]:
     Raises:
         InputError: nothing found, or two cases of one name.
     """
-    paths = [Path(path).resolve() for path in sorted(glob.glob(pattern, recursive=True))]
+    paths = [Path(path).absolute() for path in sorted(glob.glob(pattern, recursive=True))]
     if not paths:
         raise InputError(f"{pattern}: no {what} found; quote the pattern and check the folder")
-    names = name_cases(paths)
+    names = [case_name(path) for path in paths]
     check_names(names, pattern)
     return list(zip(names, paths, strict=True))
 
 
-def absolute(entry: Mapping[str, Any], root: Path, name: str) -> dict[str, Any]:
-    """An entry with absolute paths, and ``name`` as its case where it states none."""
+def absolute(entry: Mapping[str, Any], root: Path) -> dict[str, Any]:
+    """An entry with absolute paths, and its case's name (see :func:`semsynth.data.naming.entry_name`)."""
     paths = {k: str(root / v) if isinstance(v, str) and k not in NAMES else v for k, v in entry.items()}
-    return paths | {"case": str(entry.get("case", name))}
+    return paths | {"case": entry_name(entry, root)}
+
+
+def root_of(path: str | Path) -> Path:
+    """The folder that a datalist's paths start from: where it is found, also when it is a link to another file."""
+    return Path(path).absolute().parent
+
+
+def patient_in(entry: Mapping[str, Any]) -> str | None:
+    """The patient that an entry states, or None."""
+    stated = entry.get("patient")
+    return None if stated is None else str(stated)

@@ -4,19 +4,35 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
 from ..vocabulary import OWN_STYLE, SPLITS, UNLABELLED
-from .check import ROLES, Entry, Rules, check_cases, shared_patients
+from .check import ROLES, Entry, Rules, check_cases
 from .classes import bundle_classes, compare_classes
-from .datalists import absolute, check_names, expert_classes, name_cases, named_files, read_datalist, stated_classes
+from .datalists import (
+    absolute,
+    check_names,
+    expert_classes,
+    named_files,
+    patient_in,
+    read_datalist,
+    root_of,
+    stated_classes,
+)
 from .findings import Finding, Report
 from .geometry import TrainedGrid
+from .identity import is_image, patient_of, shared_files, shared_patients, use_of
+from .voxels import hash_file
 
 logger = logging.getLogger(__name__)
+SOURCE_VOXELS = "source_voxels"
+"""Key of a prepared entry: role → hash of the voxels of the raw file that it was made from."""
+VOXELS = "voxels"
+"""Key of a loaded entry: role → hash of its own voxels, and under ``source_<role>`` of those that it was made from."""
 
 
 def load_datalist(
@@ -54,7 +70,8 @@ def load_datalist(
 
     Raises:
         InputError: no entries, a missing key, two cases of one name, another number of classes, or cases that cannot
-            be used (see :func:`semsynth.data.check.check_cases`), all listed.
+            be used (see :func:`semsynth.data.check.check_cases`), all listed; a patient, a scan or a label map that
+            stands in two splits.
     """
     path = Path(path)
     content = read_datalist(path)
@@ -70,13 +87,25 @@ def load_datalist(
         return resolved
     found = [case_of(entry, roles_of(entry, needs, also), split) for entry in resolved]
     report = check_cases(found, Rules(num_classes, expert_classes(path, content), patch_size, spacing))
-    report = replace(report, findings=(*_leaks(path, content), *report.findings))
+    held_out = _held_out_scans(path, content, split, report) if "image" in needs else []
+    report = replace(report, findings=(*_leaks(path, content), *held_out, *report.findings))
     told = None if metadata is None or vocabulary is None or "label" not in needs else (metadata, vocabulary)
     if told is not None and _speaks_of(told[0], num_classes, told[1]):
         report = with_vocabulary(report, stated_classes(path, content), told[0], path, key=told[1])
     report.raise_for_errors()
     report.log_warnings(logger)
-    return resolved
+    return _recognisable(resolved, report, content.get("patient_regex"))
+
+
+def _recognisable(entries: Sequence[Mapping[str, Any]], report: Report, pattern: str | None) -> list[dict[str, Any]]:
+    """The entries with the hashes of their voxels, and the patient where somebody says who it is."""
+    result = []
+    for entry in entries:
+        case = Entry(entry["case"], {}, patient=patient_in(entry))
+        patient = {"patient": patient_of(case, pattern)} if case.patient is not None or pattern is not None else {}
+        kept = {key: value for key, value in entry.items() if key != SOURCE_VOXELS}
+        result.append(kept | patient | {VOXELS: dict(report.voxels.get(entry["case"], {}))})
+    return result
 
 
 def load_training_images(
@@ -90,11 +119,11 @@ def load_training_images(
         patch_size: voxels that training crops.
 
     Returns:
-        Entries with ``case`` and ``image``, and ``content`` where an image was padded.
+        Entries with ``case``, ``image`` and ``voxels``, and ``content`` where an image was padded.
 
     Raises:
         InputError: as :func:`load_datalist`; also for an unlabelled image whose patient is held out for validation or
-            testing, by ``patient_regex``.
+            testing, by ``patient`` or ``patient_regex``.
     """
     path = Path(path)
     content = read_datalist(path)
@@ -105,7 +134,12 @@ def load_training_images(
     cases = [case_of(entry, ["image"], SPLITS[0]) for entry in (*training, *further)]
     # held-out images are looked at as well: the same scan may stand in the list under another name
     held_out = [
-        Entry(entry["case"], {"image": file} if (file := Path(entry["image"])).is_file() else {}, split)
+        Entry(
+            entry["case"],
+            {"image": file} if (file := Path(entry["image"])).is_file() else {},
+            split,
+            patient=patient_in(entry),
+        )
         for split in SPLITS[1:]
         for entry in _absolute_entries(path, [e for e in content.get(split) or [] if "image" in e], ("image",))
     ]
@@ -113,7 +147,8 @@ def load_training_images(
     report = check_cases([*cases, *held_out], Rules(patch_size=patch_size), patient_regex=content.get("patient_regex"))
     report.raise_for_errors()
     report.log_warnings(logger)
-    return [{k: e[k] for k in ("case", "image", "content") if k in e} for e in (*training, *further)]
+    loaded = _recognisable([*training, *further], report, content.get("patient_regex"))
+    return [{k: e[k] for k in ("case", "image", "content", VOXELS) if k in e} for e in loaded]
 
 
 def roles_of(entry: Mapping[str, Any], needs: Sequence[str] = ROLES, also: Sequence[str] | None = None) -> list[str]:
@@ -131,7 +166,14 @@ def case_of(entry: Mapping[str, Any], roles: Sequence[str], split: str | None = 
     content = entry.get("content")
     shape = content.get("shape") if isinstance(content, Mapping) else None
     own = tuple(shape) if isinstance(shape, list) and len(shape) == 3 else None
-    return Entry(str(entry["case"]), {role: Path(entry[role]) for role in roles}, split, own)
+    files = {role: Path(entry[role]) for role in roles}
+    return Entry(str(entry["case"]), files, split, own, patient_in(entry), source_of(entry))
+
+
+def source_of(entry: Mapping[str, Any]) -> dict[str, str]:
+    """Role → hash of the voxels of the raw files that a prepared entry was made from, as ``prepare`` writes."""
+    stated = entry.get(SOURCE_VOXELS)
+    return {str(role): str(value) for role, value in stated.items()} if isinstance(stated, Mapping) else {}
 
 
 def with_vocabulary(
@@ -225,7 +267,14 @@ def load_label_maps(
                 vocabulary=vocabulary,
             )
         ]
-        maps = [{"case": e["case"], "image": e["label"]} | ({"style_from": e["image"]} if own else {}) for e in entries]
+        check_names([entry["case"] for entry in entries], path)
+        kept = ("patient", VOXELS)
+        maps = [
+            {"case": e["case"], "image": e["label"]}
+            | ({"style_from": e["image"]} if own else {})
+            | {key: e[key] for key in kept if key in e}
+            for e in entries
+        ]
         return _compared(maps, grid, num_samples)
     found = named_files(pattern, "label maps")
     report = check_cases([Entry(name, {"label": path}) for name, path in found], Rules(num_classes))
@@ -233,7 +282,8 @@ def load_label_maps(
         report = with_vocabulary(report, {}, metadata, pattern, key=vocabulary)
     report.raise_for_errors()
     report.log_warnings(logger)
-    return _compared([{"case": name, "image": str(path)} for name, path in found], grid, num_samples)
+    maps = [{"case": name, "image": str(path), VOXELS: dict(report.voxels.get(name, {}))} for name, path in found]
+    return _compared(maps, grid, num_samples)
 
 
 def load_images(
@@ -243,8 +293,7 @@ def load_images(
 
     Args:
         dataset_dir: folder with a ``datalist.json``, whose ``testing`` entries are taken, else ``validation``.
-        pattern: a glob of image files to take instead. A case is named by its folder, or by its file where the folder
-            holds several.
+        pattern: a glob of image files to take instead; names as of :func:`semsynth.data.naming.case_name`.
         grid: that the weights were trained on: images of another field of view are warned of.
 
     Raises:
@@ -287,14 +336,40 @@ def _speaks_of(metadata: str | Path, num_classes: int | None, key: str) -> bool:
 
 
 def _leaks(path: Path, content: Mapping[str, Any]) -> list[Finding]:
-    """Patients in two splits of a datalist; an entry without ``case`` goes by the file of its image or label map."""
-    named = [
-        Entry(str(entry.get("case") or path.parent / str(file)), {"image": path.parent / str(file)}, split)
-        for split in SPLITS
-        for entry in content.get(split, [])
-        if (file := entry.get("image", entry.get("label"))) is not None
+    """Patients, and label maps by their files, that stand in two splits of a datalist."""
+    named = _all_entries(path, content)
+    return [*shared_patients(named, content.get("patient_regex")), *shared_files(named)]
+
+
+def _all_entries(path: Path, content: Mapping[str, Any]) -> list[Entry]:
+    """What all splits list that has a name, whether it is there or not."""
+    listed = [(split, absolute(e, root_of(path))) for split in SPLITS for e in content.get(split) or []]
+    return [
+        case_of(entry, [role for role in ("image", "label", "endo") if isinstance(entry.get(role), str)], split)
+        for split, entry in listed
+        if entry["case"]
     ]
-    return shared_patients(named, content.get("patient_regex"))
+
+
+def _held_out_scans(path: Path, content: Mapping[str, Any], split: str, report: Report) -> list[Finding]:
+    """Scans of a training split that stand in another one as well, under another name or in another file."""
+    if use_of(split) != SPLITS[0]:
+        return []
+    every = _all_entries(path, content)
+    others = [e for e in every if e.split != split and "image" in e.files]
+    with ThreadPoolExecutor() as pool:
+        hashes = list(pool.map(lambda e: hash_file(e.files["image"]), others))
+    known = {value: name for name, own in report.voxels.items() for role, value in own.items() if is_image(role)}
+    found = []
+    for entry, value in zip(others, hashes, strict=True):
+        values = [v for v in (value, entry.source.get("image")) if v in known]
+        if values:
+            found.append(Finding(
+                known[values[0]], str(entry.files["image"]), "one scan in two splits",
+                f"the same voxels as {entry.name}, which is in {entry.split}", "a scan in one split alone",
+                "take it out of one of the two",
+            ))  # fmt: skip
+    return found
 
 
 def _check_count(path: Path, content: Mapping[str, Any], num_classes: int | None) -> None:
@@ -308,7 +383,7 @@ def _check_count(path: Path, content: Mapping[str, Any], num_classes: int | None
 
 
 def _absolute_entries(path: Path, entries: list[Mapping[str, Any]], needs: Sequence[str]) -> list[dict[str, Any]]:
-    root = path.resolve().parent
+    root = root_of(path)
     problems = [
         f"{entry.get('case', i)}: needs {key!r}"
         for i, entry in enumerate(entries)
@@ -317,8 +392,7 @@ def _absolute_entries(path: Path, entries: list[Mapping[str, Any]], needs: Seque
     ]
     if problems:
         raise InputError(f"{path}: entries without their files", problems)
-    fallback = name_cases([root / str(entry[needs[0]]) for entry in entries])
-    resolved = [absolute(entry, root, name) for name, entry in zip(fallback, entries, strict=True)]
+    resolved = [absolute(entry, root) for entry in entries]
     check_names([entry["case"] for entry in resolved], path)
     return resolved
 

@@ -77,6 +77,7 @@ class Report:
         classes: class index → number of label maps that hold it (empty where there are no label maps).
         sound: case without an error → file → its size and time of change just before it was read.
         rules: what the cases were checked against.
+        voxels: case → role → hash of the voxels, see :func:`semsynth.data.voxels.voxel_hash`.
     """
 
     findings: tuple[Finding, ...]
@@ -84,6 +85,7 @@ class Report:
     classes: Mapping[int, int] = field(default_factory=dict)
     sound: Mapping[str, Mapping[Path, tuple[int, int]]] = field(default_factory=dict, repr=False)
     rules: object = field(default=None, repr=False)
+    voxels: Mapping[str, Mapping[str, str]] = field(default_factory=dict, repr=False)
 
     def vouches_for(self, case: str, files: Iterable[Path], rules: object) -> bool:
         """Whether the case was found without an error by these rules, and none of its files has changed since."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import glob
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,20 @@ from ..errors import InputError
 from ..vocabulary import SPLITS, UNLABELLED
 from .check import ROLES, Checkable, Rules, check_cases, read_case
 from .classes import vocabulary_of
-from .datalists import absolute, check_names, datalist_path, expert_classes, name_cases, read_datalist, stated_classes
-from .entries import case_of, roles_of, with_vocabulary
+from .datalists import (
+    absolute,
+    check_names,
+    datalist_path,
+    expert_classes,
+    patient_in,
+    read_datalist,
+    root_of,
+    stated_classes,
+)
+from .entries import case_of, roles_of, source_of, with_vocabulary
 from .findings import Finding, Report
 from .geometry import bundle_grid
+from .naming import case_name, entry_name, walk
 from .rules import check_mask
 from .volumes import Volume
 
@@ -27,13 +37,18 @@ CHALLENGE_FILES = {"image": "lgemri", "endo": "laendo", "wall": "lawall"}
 
 @dataclass(frozen=True)
 class Case:
-    """Where the files of one case are. ``split`` is None until it is given or drawn."""
+    """Where the files of one case are. ``split`` is None until it is given or drawn, ``patient`` where nobody says.
+
+    ``source`` holds the hashes of the voxels of raw files that these ones were made from, by role, where it is known.
+    """
 
     name: str
     image: Path
     endo: Path
     wall: Path | None = None
     split: str | None = None
+    patient: str | None = None
+    source: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def files(self) -> dict[str, Path]:
@@ -92,17 +107,18 @@ def _from_datalist(path: Path) -> list[Case]:
     ]
     if missing:
         raise InputError(f"{path}: entries without their files", missing)
-    root = path.parent
-    names = name_cases([root / entry["image"] for _, _, entry in entries])
+    root = root_of(path)
     return [
         Case(
-            name=str(entry.get("case", name)),
+            name=entry_name(entry, root),
             image=root / entry["image"],
             endo=root / entry.get("endo", entry.get("label")),
             wall=root / entry["wall"] if entry.get("wall") else None,
             split=split,
+            patient=patient_in(entry),
+            source=source_of(entry),
         )
-        for name, (split, _, entry) in zip(names, entries, strict=True)
+        for split, _, entry in entries
     ]
 
 
@@ -116,13 +132,12 @@ def _from_challenge(folder: Path) -> list[Case]:
         return found[0] if found else None
 
     cases = []
-    folder = folder.resolve()
-    folders = [folder, *sorted(path for path in folder.rglob("*") if path.is_dir())]
-    for path in folders:
+    for path in sorted({file.parent for file in walk(folder.absolute())}):
         image = find(path, "image")
         if image:
             # a folder without its mask is listed by the check, with the name that the file should have
-            cases.append(Case(path.name, image, find(path, "endo") or path / "laendo.nrrd", find(path, "wall")))
+            endo = find(path, "endo") or path / "laendo.nrrd"
+            cases.append(Case(case_name(image), image, endo, find(path, "wall")))
     return cases
 
 
@@ -147,8 +162,16 @@ def _from_pattern(pattern: str, endo: str | None, wall: str | None) -> list[Case
         path = partner(image, wall) if wall else None
         return path if path and path.is_file() else None
 
-    names = name_cases(images)
-    return [Case(n, i, partner(i, endo), optional(i)) for n, i in zip(names, images, strict=True)]
+    return [Case(case_name(image), image, partner(image, endo), optional(image)) for image in images]
+
+
+def stated_regex(source: str | Path) -> str | None:
+    """The pattern by which a datalist says that names tell the patient; None where it says nothing, or is none."""
+    path = datalist_path(source)
+    if path is None or not path.is_file():
+        return None
+    pattern = read_datalist(path).get("patient_regex")
+    return None if pattern is None else str(pattern)
 
 
 def check_input(
@@ -204,13 +227,11 @@ def check_input(
 def _entries(path: Path, content: dict[str, Any]) -> tuple[list[Checkable], list[Finding]]:
     """All entries of a datalist as cases to check, and findings on those that name no image and no label map."""
     listed = [(split, entry) for split in (*SPLITS, UNLABELLED) for entry in content.get(split) or []]
-    files = [
-        path.parent / str(entry.get("image", entry.get("label", f"entry_{i}"))) for i, (_, entry) in enumerate(listed)
-    ]
     cases: list[Checkable] = []
     early = []
-    for name, (split, entry) in zip(name_cases(files), listed, strict=True):
-        entry = absolute(entry, path.parent, name)
+    for i, (split, entry) in enumerate(listed):
+        entry = absolute(entry, root_of(path))
+        entry["case"] = entry["case"] or f"entry_{i}"
         roles = roles_of(entry, ROLES)
         if not {"image", "label"} & set(roles):
             early.append(Finding(entry["case"], str(path), "missing", f"an entry under {split} without files",

@@ -192,12 +192,15 @@ class CropContentd(MapTransform):
     """Cut away the zeros that ``semsynth prepare --size`` has put around a smaller case.
 
     The datalist's entry says under ``content`` where the case stands in its files (``start`` and ``shape`` in voxels);
-    entries without it are left as they are. Padding would make losses and metrics look better than they are.
+    entries without it are left as they are. Padding would make losses and metrics look better than they are. What an
+    entry says of whose scan it is goes as well: it is no input of a network.
     """
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:  # noqa: D102
         result = dict(data)
         content = result.pop("content", None)
+        for said in ("patient", "voxels"):  # of the case, not for a network: entries may differ in having them
+            result.pop(said, None)
         if content is None:
             return result
         crop = SpatialCrop(roi_start=content["start"], roi_end=np.add(content["start"], content["shape"]).tolist())

@@ -120,7 +120,10 @@ def evaluate(
         raise InputError(f"--feature-spacing must be above 0 and at most 10 mm, got {feature_spacing:g}")
     _check_settings(synthetic, weights or {}, in_loss or {}, draws=draws, seed=seed, pictures=pictures)
     cases = load_real(real, train=train_real, labels=labels)
-    systems = [load_system(system, src, in_loss=(in_loss or {}).get(system, ())) for system, src in synthetic.items()]
+    systems = [
+        load_system(system, src, in_loss=(in_loss or {}).get(system, ()), known=cases)
+        for system, src in synthetic.items()
+    ]
     scored = pair(systems, cases)
     check_grids(systems, cases, scored)
     names = load_names(real)

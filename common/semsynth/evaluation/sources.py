@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import glob
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..data.datalists import absolute, check_names, datalist_path, name_cases, read_datalist, stated_classes
+from ..data.datalists import absolute, check_names, datalist_path, read_datalist, root_of, stated_classes
 from ..data.entries import check_volumes
-from ..data.headers import SUFFIXES
+from ..data.naming import case_name, volumes_below
 from ..data.volumes import Volume, read_volume, same_affine, scale_intensity, stem
 from ..errors import InputError
 from ..files import sha256
@@ -143,7 +143,7 @@ def load_real(source: str | Path, *, train: str | Path | None = None, labels: st
 
 
 def _with_labels(cases: Mapping[str, RealCase], labels: str) -> dict[str, RealCase]:
-    found = dict(named_volumes(labels, "label maps"))
+    found = dict(named_volumes(labels, "label maps", cases))
     missing = [name for name in cases if name not in found]
     if len(missing) == len(cases):
         raise InputError(
@@ -180,7 +180,7 @@ def _read_cases(source: str | Path, wanted: str | None) -> dict[str, RealCase]:
     present = [split for split in SPLITS if content.get(split)]
     splits = [wanted] if wanted in present and len(present) > 1 else present
     known = len(present) > 1
-    root = listed.resolve().parent
+    root = root_of(listed)
     cases = []
     for split in splits:
         problems = [
@@ -191,9 +191,7 @@ def _read_cases(source: str | Path, wanted: str | None) -> dict[str, RealCase]:
         made = [str(entry.get("case", i)) for i, entry in enumerate(content[split]) if entry.get("synthetic")]
         if made:
             raise InputError(f"{listed}: lists synthetic volumes as real ones: {_few(made)}; give the real images")
-        names = name_cases([root / entry["image"] for entry in content[split]])
-        for name, entry in zip(names, content[split], strict=True):
-            item = absolute(entry, root, name)
+        for item in (absolute(entry, root) for entry in content[split]):
             label = Path(item["label"]) if isinstance(item.get("label"), str) else None
             cases.append(RealCase(item["case"], Path(item["image"]), label, (split == "training") if known else None,
                                   item.get("content")))  # fmt: skip
@@ -201,25 +199,29 @@ def _read_cases(source: str | Path, wanted: str | None) -> dict[str, RealCase]:
     return {case.case: case for case in cases}
 
 
-def named_volumes(source: str, what: str) -> list[tuple[str, Path]]:
+def named_volumes(source: str, what: str, known: Collection[str] = ()) -> list[tuple[str, Path]]:
     """Case names and files of a folder or a pattern.
 
-    In a folder without further folders, and for a pattern within one folder, a file is a case and gives its name; else
-    a folder may be a case, see :func:`semsynth.data.datalists.name_cases`. Links keep their own names.
+    A file that is called as a known case is that one's; all others are named by
+    :func:`semsynth.data.naming.case_name`.
+
+    Args:
+        source: the folder or the pattern.
+        what: what is looked for, for the message.
+        known: names of cases; ``<case>_synthetic`` is the case's as well.
 
     Raises:
         InputError: nothing found, or two cases of one name.
     """
     folder = Path(source)
     if folder.is_dir():
-        paths = [path.absolute() for path in sorted(folder.rglob("*")) if path.name.lower().endswith(SUFFIXES)]
+        paths = volumes_below(folder)
     else:
         paths = [Path(path).absolute() for path in sorted(glob.glob(source, recursive=True))]
     paths = [path for path in paths if not path.name.startswith(".")]
     if not paths:
         raise InputError(f"{source}: no {what} found; check the folder, and quote a pattern")
-    one = folder if folder.is_dir() else folder.parent
-    flat = not glob.has_magic(str(one)) and all(path.parent == one.absolute() for path in paths)
-    names = [stem(path) for path in paths] if flat else name_cases(paths)
+    stems = [stem(path).removesuffix("_synthetic") for path in paths]
+    names = [name if name in known else case_name(path) for name, path in zip(stems, paths, strict=True)]
     check_names(names, source)
     return list(zip(names, paths, strict=True))

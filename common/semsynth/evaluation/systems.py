@@ -6,7 +6,7 @@ import glob
 import json
 import logging
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -56,7 +56,9 @@ class System:
         return bool(set(names) & set(self.in_loss))
 
 
-def load_system(name: str, sources: str | Sequence[str], *, in_loss: Sequence[str] = ()) -> System:
+def load_system(
+    name: str, sources: str | Sequence[str], *, in_loss: Sequence[str] = (), known: Collection[str] = ()
+) -> System:
     """The synthetic volumes of one generator.
 
     Args:
@@ -65,6 +67,7 @@ def load_system(name: str, sources: str | Sequence[str], *, in_loss: Sequence[st
             volumes called ``<case>.nii.gz`` or ``<case>_synthetic.nii.gz``. A pattern of folders, or several sources,
             give several samples per case.
         in_loss: names of networks that were in its loss, beside those that its records name.
+        known: names of the real cases, by which files without a record are recognised.
 
     Raises:
         InputError: nothing found, a record that cannot be read, one file given twice, or volumes of several weights.
@@ -74,7 +77,7 @@ def load_system(name: str, sources: str | Sequence[str], *, in_loss: Sequence[st
     weights: dict[str, Path] = {}
     in_losses = set(in_loss)
     for number, source in enumerate(_folders([sources] if isinstance(sources, str) else sources)):
-        for case, path, sample in _synthetic_files(source):
+        for case, path, sample in _synthetic_files(source, known):
             record = _record(path)
             samples.setdefault(case, []).append((number * 10**6 + sample, path))
             records.setdefault(case, record)
@@ -128,14 +131,13 @@ def _whole(path: Path, value: Any) -> int:
     return value
 
 
-def _synthetic_files(source: str) -> list[tuple[str, Path, int]]:
+def _synthetic_files(source: str, known: Collection[str]) -> list[tuple[str, Path, int]]:
     """Case, file and number of the sample."""
     listed = Path(source) / "datalist.json" if Path(source).is_dir() else Path(source)
     if listed.suffix != ".json" or not listed.is_file():
-        found = [(name.removesuffix("_synthetic"), path, _record(path))
-                 for name, path in named_volumes(source, "synthetic volumes")]  # fmt: skip
+        found = [(name, path, _record(path)) for name, path in named_volumes(source, "synthetic volumes", known)]
         return [
-            (str(record.get("source_case", name)), path, _whole(path, record.get("sample", 0)))
+            (str(record.get("source_case", record.get("case", name))), path, _whole(path, record.get("sample", 0)))
             for name, path, record in found
         ]
     content = read_datalist(listed)

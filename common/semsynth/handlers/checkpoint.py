@@ -163,7 +163,7 @@ class TrainingCheckpoint:
             _restore(self.objects[name], state["objects"][name], f"{path}: {name}")
         if state["trainer"] and hasattr(engine, "load_training_state"):
             engine.load_training_state(state["trainer"])
-        self._compare(state)
+        self._compare(state, path)
         self._go_to(engine, state)
         for name in self.objects.keys() & schedules:  # last: where they are to be follows from where the engine is
             _restore_schedule(self.objects[name], state["objects"][name], state, engine)
@@ -195,11 +195,23 @@ class TrainingCheckpoint:
             logger.warning("the data, batch size or processes have changed: epoch %d starts from its beginning", epoch)
             engine.state.iteration = (epoch - 1) * (length or 0)
 
-    def _compare(self, state: Mapping[str, Any]) -> None:
-        """Say what is not as it was; going on with it is the user's right (a longer schedule, other data)."""
-        if self.record is None or "record" not in state:
+    def _compare(self, state: Mapping[str, Any], path: Path) -> None:
+        """Say what is not as it was; going on with it is the user's right (a longer schedule, other data).
+
+        What the checkpoint has seen stays in the record, whatever the data are now.
+        """
+        if self.record is None:
+            return
+        other = self.record.goes_on_from(state.get("record"), path.name)
+        if "record" not in state:
+            logger.warning("%s does not say which cases it has seen: the cards of this training say so", path)
             return
         then, now = state["record"], self.record.facts()
+        if other:
+            some = ", ".join(other[:3]) + ("…" if other[3:] else "")
+            logger.warning("%d of %d images are not among those that the checkpoint was trained on, by their voxels "
+                           "(%s): new, or replaced under the same name; the cards name those of then too",
+                           len(other), len(self.record.dataset.data), some)  # fmt: skip
         changed = changed_keys(then.get("config") or {}, now.get("config") or {})
         if changed and then.get("config") and now.get("config"):
             logger.warning("the configuration is not the checkpoint's; changed: %s", ", ".join(changed))

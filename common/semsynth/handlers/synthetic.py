@@ -17,12 +17,15 @@ from monai.utils.enums import CommonKeys as Keys
 from .. import __version__
 from ..data.classes import bundle_classes
 from ..data.datalists import read_datalist
+from ..data.entries import SOURCE_VOXELS, VOXELS
 from ..data.headers import read_header
+from ..data.identity import SOURCE, is_map
 from ..data.volumes import StorageType, Volume, write_image
+from ..data.voxels import hash_file
 from ..distributed import rank
 from ..errors import InputError
 from ..files import sha256, write_text
-from ..provenance.cards import case_hash
+from ..provenance.seen import Seen
 from ..vocabulary import OWN_STYLE, class_names
 
 logger = logging.getLogger(__name__)
@@ -32,9 +35,10 @@ class SyntheticWriter:
     """Attached to an inference engine: writes each generated volume with the geometry of its label map.
 
     Per case ``<output_dir>/<case>_synthetic.nii.gz`` and a JSON beside it that marks it as synthetic (bundle, version,
-    SHA-256 of the weights, seed, label map; from the card beside the weights whether they were trained on the case, and
-    which networks were in their losses); at the end ``datalist.json``, image and map per entry, ready to train a
-    segmentation network on. Each file is written whole or not at all, and a volume is never beside a record of another.
+    SHA-256 of the weights, seed, label map; from the card beside the weights whether they were trained on the case,
+    null where nobody knows, and which networks were in their losses); at the end ``datalist.json``, image and map per
+    entry, ready to train a segmentation network on. Each file is written whole or not at all, and a volume is never
+    beside a record of another.
 
     Args:
         output_dir: where to write.
@@ -52,7 +56,8 @@ class SyntheticWriter:
             has them all, once they are all there. None: what this process writes.
 
     Raises:
-        InputError: when it is first used: weights that are not there; a folder whose datalist lists real cases.
+        InputError: when it is first used: weights that are not there; a folder whose datalist lists real cases; volumes
+            of other label maps that would be overwritten, because the cases have the same names.
     """
 
     def __init__(
@@ -77,6 +82,7 @@ class SyntheticWriter:
         self.settings, self.entries = dict(settings or {}), entries
         self.written: list[dict[str, Any]] = []
         self._hashes: dict[Path, str] = {}
+        self._known: dict[str, dict[str, str]] = {}
 
     def attach(self, engine: Engine) -> None:
         """Follow ``engine``, an evaluator whose output is decollated and whose data has ``case`` names."""
@@ -101,6 +107,36 @@ class SyntheticWriter:
             if rank() == 0:
                 listed.unlink(missing_ok=True)
         _ = self._origin  # whether the weights are there, before any work
+        self._refuse_other_maps()
+
+    def _refuse_other_maps(self) -> None:
+        """Volumes that stand here under the names of these cases have to be of the same maps, or of the same files."""
+        problems = []
+        for entry in self.entries or []:
+            image, described = self._paths(entry)
+            if not (image.is_file() and described.is_file()):
+                continue
+            try:
+                found = json.loads(described.read_text(encoding="utf-8"))
+            except ValueError:
+                continue
+            label = Path(entry[Keys.IMAGE])
+            other = found.get("label") != label.name and found.get("label_sha256") != self._sha256(label)
+            place = found.get("label_from", self._relative(label))
+            if other or (
+                place != self._relative(label) and found.get("label_voxels") != self._voxels(entry).get("label")
+            ):
+                problems.append(f"{image.name}: was made from {place}, not from {self._relative(label)}")
+        if problems:
+            raise InputError(
+                f"{self.output_dir}: holds volumes of other label maps under the same case names; give another "
+                "output_dir, or set 'case' in the datalist",
+                problems,
+            )
+
+    def _relative(self, label: Path) -> str:
+        """Where a label map is, from the output folder; a link keeps its own name."""
+        return os.path.relpath(label.parent.resolve() / label.name, self.output_dir.resolve())
 
     def finished(self, entry: Mapping[str, Any]) -> bool:
         """Whether an entry's volume is there, of the same map, weights, seed, style, settings and versions."""
@@ -111,7 +147,8 @@ class SyntheticWriter:
             found = json.loads(described.read_text(encoding="utf-8"))
         except ValueError:
             return False
-        return bool(found == json.loads(json.dumps(self._record(entry))))
+        wanted = json.loads(json.dumps(self._record(entry)))
+        return bool({**found, "label_from": None} == {**wanted, "label_from": None})  # folders may be moved together
 
     @cached_property
     def _origin(self) -> dict[str, Any]:
@@ -136,6 +173,14 @@ class SyntheticWriter:
             if self.style_map is not None:
                 origin["style_map_sha256"] = self._sha256(Path(self.style_map))
         return origin
+
+    @cached_property
+    def _listed_voxels(self) -> dict[str, Any]:
+        return {str(entry["case"]): entry.get(VOXELS) for entry in self.entries or []}
+
+    @cached_property
+    def _seen(self) -> Seen:
+        return Seen.of(self.weights)
 
     @cached_property
     def _card(self) -> dict[str, Any]:
@@ -169,15 +214,28 @@ class SyntheticWriter:
         case, sample = str(entry.get("source_case", entry["case"])), int(entry.get("sample", 0))
         several = {"source_case": case, "sample": sample} if "sample" in entry else {}
         style = self._style_record(entry["style_from"]) if self.style_from == OWN_STYLE else {}
-        names = self._card.get("training_cases")
-        label = Path(entry[Keys.IMAGE]).resolve()
+        label, voxels = Path(entry[Keys.IMAGE]), self._voxels(entry)
+        reasons = self._seen.reasons(case, voxels=voxels)
         return self._origin | several | style | {
             "case": entry["case"],
             "seed": None if self.seed is None else self.seed + sample,
-            "trained_on": None if names is None else case_hash(case) in {seen["name"] for seen in names},
+            "trained_on": True if reasons else False if self._seen.complete else None,
             "label": label.name,
+            "label_from": self._relative(label),
             "label_sha256": self._sha256(label),
+            "label_voxels": voxels.get("label"),
         }  # fmt: skip
+
+    def _voxels(self, entry: Mapping[str, Any]) -> dict[str, str]:
+        """Role → hash of the label map's voxels, and of the raw files that it comes from."""
+        case = entry["case"]
+        if case not in self._known:
+            listed = self._listed_voxels.get(case) or entry.get(VOXELS) or {}
+            known = {role: value for role, value in dict(listed).items() if isinstance(value, str)}
+            if "label" not in known and (own := hash_file(entry[Keys.IMAGE])):
+                known["label"] = own
+            self._known[case] = known
+        return self._known[case]
 
     def _style_record(self, image: str | Path) -> dict[str, str]:
         return {"style_from": Path(image).name, "style_from_sha256": self._sha256(Path(image))}
@@ -215,5 +273,15 @@ class SyntheticWriter:
     def _listed(self, entry: Mapping[str, Any]) -> dict[str, Any]:
         record = self._record(entry)
         drawn = {key: record[key] for key in ("case", "source_case", "sample") if key in record}
-        relative = os.path.relpath(Path(entry[Keys.IMAGE]).resolve(), self.output_dir.resolve())
-        return drawn | {"image": self._paths(entry)[0].name, "label": relative, "synthetic": True}
+        voxels = self._voxels(entry)
+        source = {
+            role.removeprefix(SOURCE): v for role, v in voxels.items() if is_map(role) and role.startswith(SOURCE)
+        }
+        # the scan itself is no source of the volume; the anatomy is, and its patient's for every draw
+        return drawn | {
+            "image": self._paths(entry)[0].name,
+            "label": self._relative(Path(entry[Keys.IMAGE])),
+            "patient": str(entry.get("patient") or record.get("source_case", record["case"])),
+            "synthetic": True,
+            **({SOURCE_VOXELS: source} if source else {}),
+        }

@@ -15,7 +15,7 @@ from scipy import ndimage
 
 from ..data.check import check_cases
 from ..data.findings import Finding, Report, error
-from ..data.raw import Case, LoadedCase, find_cases, load_case
+from ..data.raw import Case, LoadedCase, find_cases, load_case, stated_regex
 from ..data.rules import values_of
 from ..data.volumes import StorageType, Volume, scale_intensity
 from ..errors import InputError
@@ -32,6 +32,7 @@ from .job import (
     prepare_missing,
     resample,
     shifted,
+    splits_are_given,
     with_splits,
     write_datalist,
 )
@@ -218,13 +219,18 @@ def prepare(
     if jobs < 1:
         raise InputError(f"--jobs must be 1 or more, got {jobs}")
     output = Path(output)
-    cases = with_splits(find_cases(source, endo=endo, wall=wall), fractions, seed, patient_regex)
+    patient_regex = patient_regex or stated_regex(source)
+    cases = find_cases(source, endo=endo, wall=wall)
+    drawn = not splits_are_given(cases, fractions)
+    cases = [replace(case, split=None) for case in cases] if drawn else cases
     check_output(output, cases)
     report = check_cases(
         cases, patient_regex=patient_regex, jobs=jobs, also=lambda case, seen: unsuitable(case, seen, settings)
     )
     report.raise_for_errors()
     report.log_warnings(logger)
+    if drawn:
+        cases = with_splits(cases, fractions, seed, patient_regex, report.voxels)
     if frozen_centers:
         training = [case for case in cases if case.split == "training"]
         fitted = dataset_centers(

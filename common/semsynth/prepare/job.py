@@ -20,9 +20,12 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from .. import __version__
-from ..data.check import Checkable, Entry, patient_of
+from ..data.check import Checkable, Entry
+from ..data.entries import SOURCE_VOXELS
+from ..data.identity import Voxels, is_image, is_map, joined
 from ..data.raw import Case
 from ..data.volumes import StorageType, Volume, write_image, write_label
+from ..data.voxels import hash_file
 from ..errors import InputError
 from ..files import sha256, write_text
 from ..report.pictures import Row, save_planes
@@ -111,6 +114,7 @@ class Prepared:
             "case": case.name,
             "semsynth": __version__,
             "sources": fingerprints(case),
+            SOURCE_VOXELS: source_voxels(case),
             "settings": asdict(settings),
             **more,
             "shape": list(self.image.shape),
@@ -136,6 +140,15 @@ def commit_case(
 def fingerprints(case: Checkable) -> dict[str, dict[str, str]]:
     """Role → name and SHA-256 of the case's files."""
     return {role: {"file": path.name, "sha256": sha256(path)} for role, path in case.files.items()}
+
+
+def source_voxels(case: Checkable) -> dict[str, str]:
+    """Role → hash of the voxels of the raw image and of its label map or mask, for whoever meets them elsewhere.
+
+    A case that was prepared from prepared files keeps the hashes of the raw ones.
+    """
+    own = {role: hash_file(path) for role, path in case.files.items() if is_image(role) or is_map(role)}
+    return {role: value for role, value in own.items() if value} | dict(getattr(case, "source", {}))
 
 
 def already_prepared(case: Checkable, settings: Any, folder: Path, overwrite: bool) -> bool:
@@ -231,43 +244,41 @@ def check_output(output: Path, cases: Sequence[Checkable]) -> None:
         raise InputError("--output would overwrite what is not its own; give another folder:", problems)
 
 
+def splits_are_given(cases: Sequence[AnyCase], fractions: Sequence[float] | None) -> bool:
+    """Whether the splits of the input are kept: not where all cases stand in one and fractions were asked for."""
+    given = {case.split for case in cases}
+    return None not in given and (len(given) > 1 or fractions is None)
+
+
 def with_splits(
-    cases: list[AnyCase], fractions: Sequence[float] | None, seed: int, patient_regex: str | None
+    cases: list[AnyCase], fractions: Sequence[float] | None, seed: int, patient_regex: str | None, voxels: Voxels
 ) -> list[AnyCase]:
-    """The given splits, or new ones: also where all cases stand in one split and fractions were asked for."""
-    given = {case.name: case.split for case in cases if case.split}
-    if len(given) == len(cases) and (len(set(given.values())) > 1 or fractions is None):
-        return cases
-    names = [case.name for case in cases]
-    splits = split_cases(names, fractions or (0.8, 0.2), seed=seed, patient_regex=patient_regex)
+    """The cases with splits drawn so that a patient, and the cases of one label map, stay together."""
+    splits = split_cases(joined(cases, patient_regex, voxels), fractions or (0.8, 0.2), seed=seed)
     return [replace(case, split=splits[case.name]) for case in cases]
 
 
-def split_cases(
-    names: Sequence[str], fractions: Sequence[float], *, seed: int = 0, patient_regex: str | None = None
-) -> dict[str, str]:
+def split_cases(patient_of_case: Mapping[str, str], fractions: Sequence[float], *, seed: int = 0) -> dict[str, str]:
     """Draw a split for each case so that no patient stands in two of them.
 
     Args:
-        names: case names.
+        patient_of_case: case name → patient (see :func:`semsynth.data.identity.joined`); their order does not matter.
         fractions: shares of training, validation and (optionally) testing; they add up to 1.
-        seed: of the draw; the order of ``names`` does not matter.
-        patient_regex: a pattern whose first group (or whole match) in the case's name is the patient; None takes each
-            case for a patient of its own.
+        seed: of the draw.
 
     Returns:
         Case name → ``"training"``, ``"validation"`` or ``"testing"``.
 
     Raises:
-        InputError: fractions that do not add up to 1, a name that the pattern does not match, or too few patients.
+        InputError: fractions that do not add up to 1, or too few patients.
     """
     if not 2 <= len(fractions) <= 3 or min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6:
         raise InputError(f"fractions must be 2 or 3 shares that add up to 1, got {tuple(fractions)}")
     if seed < 0:
         raise InputError(f"--seed must be 0 or more, got {seed}")
     patients: dict[str, list[str]] = {}
-    for name in sorted(names):
-        patients.setdefault(patient_of(name, patient_regex), []).append(name)
+    for name in sorted(patient_of_case):
+        patients.setdefault(patient_of_case[name], []).append(name)
     order = [sorted(patients)[i] for i in np.random.default_rng(seed).permutation(len(patients))]
     wanted = [split for split, share in zip(SPLITS, fractions, strict=False) if share > 0]
     if len(order) < len(wanted):
@@ -313,7 +324,7 @@ def write_datalist(
     modality: str = "MRI",
     patient_regex: str | None = None,
 ) -> Path:
-    """Write ``datalist.json`` in MONAI's form, with the classes, the settings, and how names tell the patient.
+    """Write ``datalist.json`` in MONAI's form, with the classes, the settings, and whose scan each case is.
 
     Args:
         output: folder of the prepared cases.
@@ -321,7 +332,7 @@ def write_datalist(
         settings: that the cases were prepared with.
         names: index → name of all classes.
         modality: of the images.
-        patient_regex: as of :func:`split_cases`.
+        patient_regex: by which names tell the patient, where they do.
     """
     content: dict[str, Any] = {
         "name": "prepared by semsynth",
@@ -333,13 +344,16 @@ def write_datalist(
     if patient_regex is not None:
         content["patient_regex"] = patient_regex
     for split in (*SPLITS, UNLABELLED):
-        chosen = sorted(case.name for case in cases if case.split == split)
+        chosen = sorted((case for case in cases if case.split == split), key=lambda case: case.name)
         if chosen or split != UNLABELLED:
-            content[split] = [_listed(output, name, labelled=split != UNLABELLED) for name in chosen]
+            content[split] = [_listed(output, case, labelled=split != UNLABELLED) for case in chosen]
     return write_text(output / "datalist.json", json.dumps(content, indent=1))
 
 
-def _listed(output: Path, name: str, *, labelled: bool) -> dict[str, Any]:
+def _listed(output: Path, case: Checkable, *, labelled: bool) -> dict[str, Any]:
+    name = case.name
     record = json.loads((output / name / RECORD).read_text(encoding="utf-8"))
     files = {role: f"{name}/{role}.nii.gz" for role in (("image", "label") if labelled else ("image",))}
-    return {"case": name, **files, "content": record["content"]}
+    patient = {} if case.patient is None else {"patient": case.patient}
+    source = record.get(SOURCE_VOXELS) or source_voxels(case)  # a record of before has none
+    return {"case": name, **files, **patient, "content": record["content"], SOURCE_VOXELS: source}

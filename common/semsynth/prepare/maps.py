@@ -20,11 +20,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from ..data.check import Entry, Rules, check_cases, patient_of, read_case
+from ..data.check import Entry, Rules, check_cases, read_case
 from ..data.classes import class_table
-from ..data.datalists import absolute, datalist_path, name_cases, named_files, read_datalist
+from ..data.datalists import absolute, datalist_path, named_files, patient_in, read_datalist, root_of
+from ..data.entries import source_of
 from ..data.findings import Report
-from ..data.raw import find_cases
+from ..data.identity import joined
+from ..data.raw import find_cases, stated_regex
 from ..data.volumes import StorageType, Volume, scale_intensity
 from ..errors import InputError
 from ..report.pictures import Panel, Row, centre_of
@@ -40,6 +42,7 @@ from .job import (
     prepare_missing,
     resample,
     shifted,
+    splits_are_given,
     with_splits,
     write_datalist,
 )
@@ -158,9 +161,10 @@ def _entries_of(path: Path, listed: list[dict[str, Any]], split: str, *, labelle
     missing = [f"{split}[{i}]: needs {' and '.join(needed)}" for i, e in enumerate(listed) if not set(needed) <= set(e)]
     if missing:
         raise InputError(f"{path}: entries without their files", missing)
-    names = name_cases([path.parent / str(entry["image"]) for entry in listed])
-    entries = [absolute(entry, path.parent, name) for entry, name in zip(listed, names, strict=True)]
-    return [Entry(str(e["case"]), {role: Path(e[role]) for role in needed}, split) for e in entries]
+    return [
+        Entry(e["case"], {role: Path(e[role]) for role in needed}, split, patient=patient_in(e), source=source_of(e))
+        for e in (absolute(entry, root_of(path)) for entry in listed)
+    ]
 
 
 def map_grid(case: Entry, settings: MapSettings, report: Report | None = None) -> MapGrid:
@@ -311,20 +315,24 @@ def prepare_maps(
     if jobs < 1:
         raise InputError(f"--jobs must be 1 or more, got {jobs}")
     output = Path(output)
+    patient_regex = patient_regex or stated_regex(source)
     cases = find_maps(source, label=label, unlabelled=unlabelled)
     given = [case for case in cases if "label" in case.files]
     bare = [case for case in cases if "label" not in case.files]
-    labelled = with_splits(given, fractions, seed, patient_regex)
-    if labelled is not given:  # drawn here: images without maps are for training, and so are their patients
-        known = {patient_of(case.name, patient_regex) for case in bare}
-        labelled = [replace(c, split=TRAINING) if patient_of(c.name, patient_regex) in known else c for c in labelled]
-    cases = [*labelled, *bare]
+    drawn = not splits_are_given(given, fractions)
+    given = [replace(case, split=None) for case in given] if drawn else given
+    cases = [*given, *bare]
     check_output(output, cases)
-    as_used = [*labelled, *(replace(case, split=TRAINING) for case in bare)]
     rules = Rules(len(settings.classes) + 1, experts=())
-    report = check_cases(as_used, rules, patient_regex=patient_regex, jobs=jobs)
+    report = check_cases(cases, rules, patient_regex=patient_regex, jobs=jobs)
     report.raise_for_errors()
     report.log_warnings(logger)
+    if drawn:
+        given = with_splits(given, fractions, seed, patient_regex, report.voxels)
+        # images without maps are for training, and so are their patients
+        whose = joined(cases, patient_regex, report.voxels)
+        known = {whose[case.name] for case in bare}
+        cases = [*(replace(c, split=TRAINING) if whose[c.name] in known else c for c in given), *bare]
     if frozen_centers and settings.k > 1:
         training = [case for case in cases if case.split in (TRAINING, None)]
         fitted = dataset_centers(

@@ -1,15 +1,13 @@
-"""What a set of weights came from: the card beside the weights, and the cases that it names."""
+"""What a set of weights came from: the card beside the weights."""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import logging
 import math
 import platform
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from functools import cached_property
 from importlib.metadata import version
@@ -22,43 +20,16 @@ import numpy as np
 import torch
 
 from .. import __version__
-from ..data.datalists import name_cases, read_datalist
+from ..data.datalists import read_datalist
 from ..data.geometry import training_geometry
 from ..errors import InputError
 from ..files import sha256, write_text
 from .command import run_command, without_absolute
 from .config import canonical, config_digest
+from .pseudonyms import key_id, pseudonym_key
+from .seen import UNKNOWN_PARENTS, Seen, read_card, training_cases
 
 logger = logging.getLogger(__name__)
-
-
-def case_hashes(entries: Sequence[Mapping[str, Any]], *, image_key: str = "image") -> list[dict[str, str]]:
-    """One fingerprint per case, so that a case can be recognised without being named.
-
-    This is a pseudonym, not anonymisation: names are few and short, so whoever holds a list of names, or guesses them,
-    can tell which of them are meant. Whoever holds an image file can tell whether it is meant.
-
-    Args:
-        entries: of a datalist, with ``case`` (without it the name that a datalist would give) and the image's file.
-        image_key: where the image's file is.
-
-    Returns:
-        ``{"name": …, "image": …}`` per case, sorted, so that their order tells nothing: 16 hexadecimal digits of the
-        SHA-256 of "semsynth:" and the case's name, and the SHA-256 of the image's file.
-
-    Raises:
-        InputError: listing the cases without a readable image file.
-    """
-    hashes = _hashes(entries, image_key)
-    problems = [f"{name}: no file under {image_key!r}" for name, found in hashes if "image" not in found]
-    if problems:
-        raise InputError("every case needs its image file:", problems)
-    return sorted((found for _, found in hashes), key=lambda found: (found["name"], found["image"]))
-
-
-def case_hash(name: str) -> str:
-    """The fingerprint of a case's name in :func:`case_hashes`."""
-    return hashlib.sha256(f"semsynth:{name}".encode()).hexdigest()[:16]
 
 
 def weights_hash(state: Mapping[str, torch.Tensor]) -> str:
@@ -68,21 +39,6 @@ def weights_hash(state: Mapping[str, torch.Tensor]) -> str:
         digest.update(name.encode())
         digest.update(state[name].detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
-
-
-def _hashes(entries: Sequence[Mapping[str, Any]], image_key: str) -> list[tuple[str, dict[str, str]]]:
-    """Name and hashes per entry, in its order; without "image" where there is no file."""
-    fallback = name_cases([Path(str(entry.get(image_key, ""))) for entry in entries])
-    names = [str(entry.get("case", name)) for name, entry in zip(fallback, entries, strict=True)]
-
-    def one(name: str, entry: Mapping[str, Any]) -> tuple[str, dict[str, str]]:
-        found = {"name": case_hash(name)}
-        with contextlib.suppress(OSError, KeyError, TypeError):
-            found["image"] = sha256(entry[image_key])
-        return name, found
-
-    with ThreadPoolExecutor() as pool:  # hashing lets other threads run
-        return list(pool.map(one, names, entries))
 
 
 def datalist_hash(paths: str | Path | Iterable[str | Path]) -> str:
@@ -111,7 +67,7 @@ def versions() -> dict[str, str]:
 def write_model_card(
     weights_path: str | Path,
     *,
-    training_cases: Sequence[Mapping[str, str]] = (),
+    training_cases: Sequence[Mapping[str, Any]] = (),
     datalist_sha256: str | None = None,
     **facts: Any,
 ) -> Path:
@@ -119,7 +75,7 @@ def write_model_card(
 
     Args:
         weights_path: the file of weights.
-        training_cases: from :func:`case_hashes`.
+        training_cases: from :func:`semsynth.provenance.seen.training_cases`.
         datalist_sha256: from :func:`datalist_hash`.
         facts: more, such as the best value, the epoch, the configuration's digest; what is not JSON becomes text, NaN
             and infinity become null.
@@ -162,46 +118,6 @@ def _plain(value: Any) -> Any:
     return value if value is None or isinstance(value, bool | int | str) else str(value)
 
 
-def refuse_seen_cases(card_path: str | Path, entries: Sequence[Mapping[str, Any]], *, image_key: str = "image") -> None:
-    """Raise if weights were trained on any of these cases: what is measured on them would look too good.
-
-    A case is recognised by its name or by its image file's bytes; a case that was renamed *and* converted is not.
-
-    Args:
-        card_path: the card beside the weights, from :func:`write_model_card`.
-        entries: of a datalist; without an image file only the name is compared.
-        image_key: where the image's file is.
-
-    Raises:
-        InputError: listing the cases, or for a card that is missing or none.
-    """
-    seen = _training_cases(Path(card_path))
-    problems = []
-    for name, found in _hashes(entries, image_key):
-        same = [what for what in ("name", "image") if found.get(what) in seen[what]]
-        if same:
-            problems.append(f"{name}: same {' and '.join(same)} as a training case")
-    if problems:
-        raise InputError(
-            f"{card_path}: {len(problems)} of {len(entries)} cases were used to train these weights; "
-            "take cases of other patients (where only the name is the same, but not the patient, rename the case)",
-            problems,
-        )
-
-
-def _training_cases(path: Path) -> dict[str, set[str]]:
-    try:
-        cases = json.loads(path.read_text(encoding="utf-8"))["training_cases"]
-        seen = {what: {case[what] for case in cases} for what in ("name", "image")}
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such model card; it is written beside the weights by a training") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: not a model card ({error!r}); take the one that its training wrote") from error
-    if not cases:
-        logger.warning("%s names no training cases, so none can be recognised", path)
-    return seen
-
-
 class TrainingRecord:
     """What a training is made from, computed once and when first asked: for its checkpoints and its weights' card.
 
@@ -211,7 +127,8 @@ class TrainingRecord:
         in_loss: networks in the training's loss, ``{"name", "sha256"}`` each: an evaluation marks numbers that were
             made with them.
         builds_on: weights that it may start from, the first that is not None: what the card beside them names as
-            training cases and networks in the loss is this training's too.
+            training cases and networks in the loss is this training's too. Where there is no card, this training's own
+            card says that nobody knows all that its weights have seen.
         spacing: mm per voxel that training resamples to; None: it takes volumes as they are.
     """
 
@@ -226,41 +143,83 @@ class TrainingRecord:
     ) -> None:
         self.dataset, self.datalists, self.in_loss, self.spacing = dataset, datalists, in_loss, spacing
         self.builds_on = next((Path(path) for path in builds_on if path is not None), None)
+        self.earlier: dict[str, Any] | None = None
 
     @cached_property
     def _facts(self) -> dict[str, Any]:
         config = config_digest() or {}
-        earlier = {} if self.builds_on is None else _card(self.builds_on)
         return {
-            "training_cases": _union(case_hashes(self.dataset.data), earlier.get("training_cases", [])),
+            "training_cases": training_cases(self.dataset.data),
             "geometry": training_geometry(self.dataset.data, self.datalists, self.spacing),
             "datalist_sha256": datalist_hash(self.datalists),
-            "in_loss": _union(self.in_loss, earlier.get("in_loss", [])),
+            "in_loss": list(self.in_loss),
+            UNKNOWN_PARENTS: [],
+            "pseudonym_key": None if (key := pseudonym_key()) is None else key_id(key),
             "config_sha256": hashlib.sha256(canonical(config).encode()).hexdigest() if config else None,
             "config": config,
             "command": run_command(),
             "versions": versions(),
         }
 
+    @cached_property
+    def _parent(self) -> dict[str, Any]:
+        return {} if self.builds_on is None else record_of(self.builds_on)
+
+    def goes_on_from(self, record: Mapping[str, Any] | None, source: str) -> list[str]:
+        """Take over what a checkpoint has seen before this run; its record is the start, ``builds_on`` is in it.
+
+        Args:
+            record: of the checkpoint, or None where it has none.
+            source: the checkpoint's file, for the card.
+
+        Returns:
+            Names of the cases of now that the checkpoint had not seen as they are now.
+        """
+        before = Seen.from_card(record or {}, source)
+        self.earlier = dict(record or {}) | {UNKNOWN_PARENTS: list(before.gaps)}
+        entries = self.dataset.data if before.known else []
+        return [str(entry.get("case", "?")) for entry in entries if "image" not in before.of_entry(entry)]
+
     def facts(self, *, for_card: bool = False) -> dict[str, Any]:
         """Hashes of cases, datalist and configuration; without what a card states by itself if ``for_card``."""
         left_out = ("config", "command", "versions") if for_card else ()
-        return {key: value for key, value in self._facts.items() if key not in left_out}
+        earlier = self._parent if self.earlier is None else self.earlier
+        own = self._facts
+        both = {key: _union(own[key], earlier.get(key) or []) for key in ("training_cases", "in_loss", UNKNOWN_PARENTS)}
+        return {key: value for key, value in (own | both).items() if key not in left_out}
 
 
-def _card(weights: Path) -> dict[str, Any]:
-    """The card beside a file of weights; {} with a warning where there is none."""
-    path = weights.with_suffix(".json")
-    if not path.is_file():
+def record_of(weights: Path) -> dict[str, Any]:
+    """What is known of the past of a file of weights: its card, or the record in a training checkpoint.
+
+    Returns:
+        ``training_cases``, ``in_loss`` and ``unknown_parents``; the last names the file where nothing is known of it.
+    """
+    card = weights.with_suffix(".json")
+    content = read_card(card) if card.is_file() else _record_inside(weights)
+    seen = Seen.of(weights) if card.is_file() else Seen.from_card(content or {}, weights.name)
+    if not seen.known:
         logger.warning(
             "%s: no card beside these weights, so nobody knows which cases and losses they have seen", weights
         )
-        return {}
-    card: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return card
+        return {UNKNOWN_PARENTS: [*seen.gaps]}
+    return {
+        "training_cases": list(seen.cases),
+        "in_loss": list((content or {}).get("in_loss") or []),
+        UNKNOWN_PARENTS: list(seen.gaps),
+    }
 
 
-def _union(*lists: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
+def _record_inside(weights: Path) -> dict[str, Any] | None:
+    try:
+        content: Any = torch.load(weights, map_location="cpu", weights_only=True)
+    except Exception:  # whoever loads it as weights says what is wrong
+        return None
+    record = content.get("record") if isinstance(content, dict) else None
+    return dict(record) if isinstance(record, Mapping) else None
+
+
+def _union(*lists: Sequence[Any]) -> list[Any]:
     """All entries once, in the order in which they come."""
-    entries = {canonical(dict(entry)): dict(entry) for entries in lists for entry in entries}
+    entries = {canonical(entry): entry for entries in lists for entry in entries}
     return list(entries.values())

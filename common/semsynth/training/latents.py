@@ -11,6 +11,7 @@ import torch
 from ignite.engine import Engine, Events
 from tqdm import tqdm
 
+from ..data.entries import VOXELS
 from ..distributed import gather, rank, world_size
 from ..errors import InputError
 from ..labels import plain
@@ -111,6 +112,7 @@ class LatentDataset(TrainingDataset):
             return make()
         case = f"{self.data[number]['case']}_view{view}"
         entry = {**self.data[number], "case": case, "view_seed": self.view_seed}
+        entry.pop(VOXELS, None)  # by its files, as in TrainingDataset
         return disk.load(entry, make)
 
     def _seed(self, number: int, view: int) -> int:

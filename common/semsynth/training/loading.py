@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import signal
 from collections.abc import Mapping, Sequence
@@ -17,12 +16,12 @@ from monai.transforms import RandomizableTrait, Transform
 from torch.utils.data.distributed import DistributedSampler
 
 from ..data.datalists import read_datalist
-from ..data.entries import load_datalist
+from ..data.entries import VOXELS, load_datalist
+from ..data.identity import is_image, is_map
 from ..distributed import rank, world_size
 from ..errors import InputError
-from ..provenance.cards import refuse_seen_cases
-
-logger = logging.getLogger(__name__)
+from ..provenance.seen import Seen, entry_voxels, refuse_seen_cases
+from ..vocabulary import SPLITS
 
 
 def load_sources(
@@ -37,8 +36,8 @@ def load_sources(
     Args:
         paths: a ``datalist.json`` or several, for example one of real and one of synthetic volumes.
         key: the split that is taken from each.
-        validation: a datalist whose validation and testing cases must not be among them, by name: a synthetic volume
-            that was made from a validation case's map gives that case's anatomy away.
+        validation: a datalist whose validation and testing cases must not be among them, by name, patient, scan or
+            label map: a synthetic volume that was made from a validation case's map gives that case's anatomy away.
         kwargs: all else that :func:`semsynth.data.entries.load_datalist` takes.
 
     Raises:
@@ -58,17 +57,17 @@ def load_sources(
 
 
 def _refuse_held_out(entries: Sequence[Mapping[str, Any]], validation: Path, paths: Sequence[Path]) -> None:
-    held_out = {
-        entry["case"]: split
-        for split in ("validation", "testing")
-        if read_datalist(validation).get(split)
-        for entry in load_datalist(validation, split, needs=("image",), check=False)
-    }
-    leaks = [
-        f"{entry['case']}: in {held_out[entry['case']]} of {validation}, and in {paths[entry['source']]}"
-        for entry in entries
-        if entry["case"] in held_out
-    ]
+    known: dict[tuple[str, str], str] = {}
+    for split in SPLITS[1:]:
+        if read_datalist(validation).get(split):
+            for held_out in load_datalist(validation, split, needs=("image",), check=False):
+                known |= dict.fromkeys(_marks(held_out), f"{held_out['case']}, in {split} of {validation}")
+    leaks = []
+    for entry in entries:
+        same = {mark[0]: known[mark] for mark in _marks(entry) if mark in known}
+        if same:
+            where = f"{entry['case']}, in {paths[entry['source']]}"
+            leaks.append(f"{where}: same {' and '.join(same)} as {next(iter(same.values()))}")
     if leaks:
         raise InputError(
             f"{len(leaks)} training cases are held out for validation or testing; take them out of the training lists "
@@ -77,13 +76,23 @@ def _refuse_held_out(entries: Sequence[Mapping[str, Any]], validation: Path, pat
         )
 
 
+def _marks(entry: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """By what a case is recognised in another list: names, patient, voxels of its scan and of its map or mask."""
+    marks = [("name", str(entry[key])) for key in ("case", "source_case") if key in entry]
+    marks += [("patient", str(entry["patient"]))] if entry.get("patient") is not None else []
+    for role, value in entry_voxels(entry).items():
+        marks += [("image", value)] if is_image(role) else [("label map", value)] if is_map(role) else []
+    return marks
+
+
 def load_unseen(
     path: str | Path, key: str | Sequence[str] = "validation", *, weights: str | Path, **kwargs: Any
 ) -> list[dict[str, Any]]:
     """Entries to evaluate weights on, refused where the weights were trained on one of them.
 
-    The card beside the weights says what they were trained on (see :mod:`semsynth.provenance.cards`); weights without a
-    card are evaluated with a warning. Asked for the training split, the fit itself is meant, and nothing is refused.
+    The card beside the weights says what they were trained on (see :mod:`semsynth.provenance.seen`); weights without a
+    card, or that come from weights without one, are evaluated with a warning. Asked for the training split, the fit
+    itself is meant, and nothing is refused.
 
     Args:
         path, key, kwargs: as :func:`semsynth.data.entries.load_datalist`.
@@ -93,13 +102,8 @@ def load_unseen(
         InputError: as :func:`semsynth.data.entries.load_datalist`, and for cases that were seen.
     """
     entries = load_datalist(path, key, **kwargs)
-    card = Path(weights).with_suffix(".json")
-    if key == "training":
-        return entries
-    if card.is_file():
-        refuse_seen_cases(card, entries)
-    else:
-        logger.warning("%s: no card beside the weights, so nobody knows which cases they have seen", weights)
+    if key != "training":
+        refuse_seen_cases(Seen.of(weights), entries)
     return entries
 
 
@@ -129,7 +133,9 @@ class TrainingDataset(CacheDataset):
     def _load_cache_item(self, idx: int) -> Any:
         if self.disk is None:
             return super()._load_cache_item(idx)
-        return self.disk.load(self.data[idx], lambda: super(TrainingDataset, self)._load_cache_item(idx))
+        # by its files, whose changes the cache notices itself: an entry whose voxels changed replaces the old one
+        entry = {key: value for key, value in self.data[idx].items() if key != VOXELS}
+        return self.disk.load(entry, lambda: super(TrainingDataset, self)._load_cache_item(idx))
 
     def before_augmentation(self, index: int) -> dict[str, Any]:
         """The entry as the deterministic transforms leave it."""

@@ -14,6 +14,7 @@ from torch import nn
 from ..errors import InputError
 from ..files import sha256, write_text
 from ..provenance.cards import TrainingRecord, write_model_card
+from ..provenance.seen import UNKNOWN_PARENTS
 from .checkpoints import newest_checkpoint, not_finite, rounded, save_atomically
 
 logger = logging.getLogger(__name__)
@@ -137,7 +138,8 @@ def extract_weights(
     if broken:
         raise InputError(f"{output}: not written, values that float16 cannot hold in {', '.join(broken[:4])}")
     _write(weights, Path(output), mantissa_bits)
-    facts = {key: value for key, value in state.get("record", {}).items() if key != "config"}
+    record = state.get("record") or {UNKNOWN_PARENTS: [Path(checkpoint).name]}
+    facts = {key: value for key, value in record.items() if key != "config"}
     for own in ("command", "versions"):  # the card's own are those of this extraction
         facts[f"training_{own}"] = facts.pop(own, None)
     write_model_card(output, **facts, metric={"epoch": int(state["epoch"])})

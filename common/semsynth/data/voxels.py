@@ -1,0 +1,89 @@
+"""What a volume's voxels are, whatever file they stand in: a hash by which a scan or a label map is recognised."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import InputError
+from ..files import stamp
+from .volumes import read_volume
+
+MOST_RANKS = 1 << 16
+"""Whole numbers in a range up to this are counted, not sorted."""
+
+
+def voxel_hash(data: NDArray[Any]) -> str | None:
+    """SHA-256 of what a volume shows, independent of its file: header, name, compression, type, scaling of intensities.
+
+    Hashed are the ranks of the values (the lowest 0, the next 1, …), so that 0/1 and 0/255 are one mask and any rising
+    rescaling is one image; axes are put in an order, and run in a direction, that follow from the voxels themselves, so
+    that a volume stored the other way round is the same one.
+
+    Args:
+        data: ``(H, W, D)``, finite.
+
+    Returns:
+        64 hexadecimal digits, or None for a constant volume, which tells nothing.
+    """
+    ranks = _ranks(np.asarray(data))
+    if ranks is None:
+        return None
+    oriented = _in_own_order(ranks)
+    digest = hashlib.sha256(f"semsynth voxels 1 {oriented.shape}".encode())
+    digest.update(oriented.data)
+    return digest.hexdigest()
+
+
+def hash_file(path: str | Path) -> str | None:
+    """:func:`voxel_hash` of a file; read once as long as it does not change.
+
+    Returns:
+        None for a file that cannot be read as a volume, too: whoever checks it says why.
+    """
+    path = Path(path)
+    try:
+        return _hash_file(path, stamp(path))
+    except OSError:
+        return None
+
+
+@lru_cache(maxsize=1 << 14)
+def _hash_file(path: Path, _stamp: tuple[int, int]) -> str | None:
+    try:
+        data = read_volume(path).data
+    except InputError:
+        return None
+    finite = data.dtype.kind != "f" or bool(np.isfinite(data).all())
+    return voxel_hash(data) if finite else None
+
+
+def _ranks(data: NDArray[Any]) -> NDArray[Any] | None:
+    low, high = data.min(), data.max()
+    if low == high:
+        return None
+    if data.dtype.kind == "f" and float(high) - float(low) < MOST_RANKS and np.array_equal(data, np.rint(data)):
+        data, low, high = data.astype(np.int64), int(low), int(high)
+    if data.dtype.kind != "f" and int(high) - int(low) < MOST_RANKS:
+        shifted = data.astype(np.int64) - int(low)
+        present = np.bincount(shifted.ravel(order="K")) > 0
+        table = np.cumsum(present) - 1
+        ranks, count = table[shifted], int(table[-1]) + 1
+    else:
+        values, inverse = np.unique(data, return_inverse=True)
+        ranks, count = inverse.reshape(data.shape), len(values)
+    return np.asarray(ranks, dtype=np.uint8 if count <= 1 << 8 else np.uint16 if count <= 1 << 16 else np.uint32)
+
+
+def _in_own_order(ranks: NDArray[Any]) -> NDArray[Any]:
+    """Each axis run so that its sums over the planes across it come in the lesser order; axes by length, then sums."""
+    sums = [ranks.sum(axis=tuple(a for a in range(ranks.ndim) if a != axis), dtype=np.uint64).tolist()
+            for axis in range(ranks.ndim)]  # fmt: skip
+    backwards = [axis for axis, line in enumerate(sums) if line[::-1] < line]
+    order = sorted(range(ranks.ndim), key=lambda axis: (len(sums[axis]), min(sums[axis], sums[axis][::-1])))
+    return np.ascontiguousarray(np.flip(ranks, tuple(backwards)).transpose(order))

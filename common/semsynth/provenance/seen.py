@@ -1,0 +1,221 @@
+"""Which cases weights have seen, and how a case is recognised among them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..data.entries import SOURCE_VOXELS, VOXELS
+from ..data.identity import SOURCE, is_image, is_map
+from ..data.voxels import hash_file
+from ..errors import InputError
+from ..files import sha256, stamp
+from .pseudonyms import key_id, pseudonym, pseudonym_key
+
+logger = logging.getLogger(__name__)
+UNKNOWN_PARENTS = "unknown_parents"
+"""Key of a card: files of weights that these ones come from and that had no card."""
+_FILES = ("image", "label", "endo")
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the card beside weights says of the cases that they were trained on.
+
+    Attributes:
+        known: whether there is a card of these very weights, that names cases.
+        cases: as :func:`training_case` makes them, and as version 0.1.0 wrote them (``name`` and ``image``, the SHA-256
+            of the name and of the image's file).
+        gaps: files of weights somewhere before these ones that nobody knows the cases of; with one of them a case that
+            is not found may still have been seen.
+        key: :func:`semsynth.provenance.pseudonyms.key_id` of the key that names were hidden with, or None.
+        source: the file of weights.
+    """
+
+    known: bool = False
+    cases: tuple[Mapping[str, Any], ...] = ()
+    gaps: tuple[str, ...] = ()
+    key: str | None = None
+    source: str = ""
+    _index: dict[str, set[str]] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def complete(self) -> bool:
+        """Whether a case that is not found has surely not been seen."""
+        return self.known and not self.gaps
+
+    @staticmethod
+    def of(weights: str | Path) -> Seen:
+        """What the card beside a file of weights says; one with ``known`` False where there is none, or another's.
+
+        Raises:
+            InputError: for a card that cannot be read as one.
+        """
+        path = Path(weights)
+        card = path.with_suffix(".json")
+        if not card.is_file():
+            return Seen(gaps=(path.name,), source=path.name)
+        content = read_card(card)
+        if content.get("sha256") is not None and path.is_file() and content["sha256"] != _sha256(path):
+            logger.warning("%s is the card of another file than %s: nobody knows what these weights have seen", card,
+                           path.name)  # fmt: skip
+            return Seen(gaps=(path.name,), source=path.name)
+        return Seen.from_card(content, path.name)
+
+    @staticmethod
+    def from_card(content: Mapping[str, Any], source: str) -> Seen:
+        """What a card, or the record in a checkpoint, says."""
+        cases = tuple(content.get("training_cases") or ())
+        said = content.get(UNKNOWN_PARENTS)  # 0.1.0 left out what weights were trained on before, and says nothing
+        gaps = tuple(said) if said is not None and (cases or said) else (source,)
+        return Seen(bool(cases), cases, gaps, content.get("pseudonym_key"), source)
+
+    def reasons(
+        self, name: str, files: Mapping[str, str | Path] | None = None, voxels: Mapping[str, str] | None = None
+    ) -> list[str]:
+        """By what a case is recognised: "name", "image", "label map"; empty where it is not.
+
+        Args:
+            name: of the case.
+            files: role (``image``, ``label``, ``endo``) → file; missing ones are passed over.
+            voxels: role → hash of the voxels, where they are known already; files of other roles are read.
+        """
+        known = dict(voxels or {})
+        paths = {role: Path(file) for role, file in (files or {}).items()}
+        if self._values("voxels"):
+            for role in (role for role in _FILES if role in paths and role not in known):
+                value = hash_file(paths[role])
+                known |= {role: value} if value else {}
+        found = []
+        if self._by_name(name):
+            found.append("name")
+        if any(value in self._values("voxels") for role, value in known.items() if is_image(role)) or (
+            self._values("image") and "image" in paths and _sha256(paths["image"]) in self._values("image")
+        ):
+            found.append("image")
+        if any(value in self._values("voxels") for role, value in known.items() if is_map(role)):
+            found.append("label map")
+        return found
+
+    def of_entry(self, entry: Mapping[str, Any]) -> list[str]:
+        """:meth:`reasons` of an entry of a datalist, also one that has not been loaded yet."""
+        files = {role: entry[role] for role in _FILES if isinstance(entry.get(role), str | Path)}
+        source = {f"{SOURCE}{role}": value for role, value in dict(entry.get(SOURCE_VOXELS) or {}).items()}
+        return self.reasons(str(entry.get("case", "")), files, source | dict(entry.get(VOXELS) or {}))
+
+    def _by_name(self, name: str) -> bool:
+        if hashlib.sha256(f"semsynth:{name}".encode()).hexdigest()[:16] in self._values("name"):
+            return True  # as 0.1.0 wrote it
+        key = pseudonym_key() if self.key is not None else None
+        return key is not None and key_id(key) == self.key and pseudonym(name, key) in self._values("pseudonym")
+
+    def _values(self, what: str) -> set[str]:
+        if what not in self._index:
+            self._index[what] = set()
+            for case in self.cases:
+                value = case.get(what)
+                self._index[what] |= set(value.values()) if isinstance(value, Mapping) else {value} if value else set()
+        return self._index[what]
+
+
+def read_card(path: str | Path) -> dict[str, Any]:
+    """The card beside weights.
+
+    Raises:
+        InputError: for a file that is missing or no card.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        if not all(isinstance(case, dict) for case in content["training_cases"]):
+            raise TypeError("training_cases")
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such model card; it is written beside the weights by a training") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: not a model card ({error!r}); take the one that its training wrote") from error
+    return dict(content)
+
+
+def training_cases(entries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What cards keep of the cases of a training, sorted, so that their order tells nothing.
+
+    Args:
+        entries: of a loaded datalist.
+
+    Returns:
+        Per case ``{"voxels": {role: hash}}``, of its image and label map and of the raw files that they were made from;
+        with the institution's key also ``"pseudonym"`` (see :mod:`semsynth.provenance.pseudonyms`).
+
+    Raises:
+        InputError: listing the cases whose image cannot be read.
+    """
+    key = pseudonym_key()
+    with ThreadPoolExecutor() as pool:
+        hashes = list(pool.map(entry_voxels, entries))
+    problems = [f"{e.get('case', i)}: no image" for i, (e, h) in enumerate(zip(entries, hashes, strict=True)) if not h]
+    if problems:
+        raise InputError("every case needs an image that can be read:", problems)
+    cases = [
+        ({} if key is None else {"pseudonym": pseudonym(str(entry.get("case", "")), key)}) | {"voxels": voxels}
+        for entry, voxels in zip(entries, hashes, strict=True)
+    ]
+    return sorted(cases, key=lambda case: json.dumps(case, sort_keys=True))
+
+
+def entry_voxels(entry: Mapping[str, Any]) -> dict[str, str]:
+    """Role → hash of an entry's voxels and of those that it was made from; files are read where they are not said."""
+    known = {f"{SOURCE}{role}": value for role, value in dict(entry.get(SOURCE_VOXELS) or {}).items()}
+    known |= dict(entry.get(VOXELS) or {})
+    for role in _FILES:
+        if role not in known and isinstance(entry.get(role), str | Path):
+            value = hash_file(entry[role])
+            known |= {role: value} if value else {}
+    return {role: known[role] for role in sorted(known)}
+
+
+def refuse_seen_cases(seen: Seen, entries: Sequence[Mapping[str, Any]]) -> None:
+    """Raise if weights were trained on any of these cases: what is measured on them would look too good.
+
+    Args:
+        seen: of the weights.
+        entries: of a loaded datalist.
+
+    Raises:
+        InputError: listing the cases and by what they were recognised.
+    """
+    problems = [
+        f"{entry.get('case', '?')}: same {' and '.join(reasons)} as a training case"
+        for entry in entries
+        if (reasons := seen.of_entry(entry))
+    ]
+    if problems:
+        raise InputError(
+            f"{seen.source}: {len(problems)} of {len(entries)} cases were used to train these weights; take cases of "
+            "other patients (where only the name is the same, but not the patient, rename the case)",
+            problems,
+        )
+    if not seen.complete:
+        logger.warning("%s: %s, so none of these cases is known to be unseen", seen.source, _why(seen.gaps))
+
+
+def _why(gaps: Iterable[str]) -> str:
+    return f"nobody knows which cases {', '.join(gaps)} has seen"
+
+
+_SHA256: dict[tuple[Path, tuple[int, int]], str] = {}
+
+
+def _sha256(path: Path) -> str:
+    """Of a file that is asked for again and again; read once as long as it does not change."""
+    try:
+        key = (path, stamp(path))
+    except OSError:
+        return ""
+    if key not in _SHA256:
+        _SHA256[key] = sha256(path)
+    return _SHA256[key]
