@@ -26,7 +26,7 @@ def trained(bundle: Path, folder: Path, spacing: tuple[float, ...] = (1.0, 1.0, 
     """Random weights of a bundle's tiny network, whose card states a voxel size, and a field of view about theirs."""
     weights = random_weights(bundle, folder / "model.pt")
     geometry = Geometry.of_grids([(spacing, [round(20 / size) for size in spacing])])
-    weights.with_suffix(".json").write_text(json.dumps({"geometry": geometry.to_json()}))
+    weights.with_suffix(".json").write_text(json.dumps({"training_cases": [], "geometry": geometry.to_json()}))
     return weights
 
 
@@ -109,7 +109,7 @@ def test_preprocessing_alone_warns_as_monai_label_runs_it(
     entries = json.loads((fine / "datalist.json").read_text())
     label = str(fine / entries["training"][0]["label"])
     data = preprocessing({"image": label})
-    assert data["image"].shape == (1, 19, 19, 4)
+    assert data["image"].shape == (1, 20, 20, 5)
     given = nib.load(label)
     done = parser.get_parsed_content("postprocessing")(data | {"pred": data["image"].float() / 3})
     assert done["pred"].shape == (1, *given.shape) and np.allclose(done["pred"].affine, given.affine)
@@ -126,7 +126,7 @@ def test_memory_is_estimated_for_the_size_that_the_network_is_given(fine: Path, 
     weights = trained(BUNDLES / "pix2pix3d", tmp_path)
     entries = json.loads((fine / "datalist.json").read_text())
     maps = [{"case": "a", "image": str(fine / entries["validation"][0]["label"])}]
-    for resample, size in ((True, (19, 19, 19)), (False, (32, 32, 32))):
+    for resample, size in ((True, (20, 20, 20)), (False, (32, 32, 32))):
         grid = TrainedGrid(weights, tmp_path / "metadata.json", resample)
         assert MemoryReport(None, MapBatches(maps), grid=grid)._largest() == (size, 1)
         assert ("resample" in settings(None, grid=grid)) is resample
