@@ -251,3 +251,24 @@ def test_an_image_that_was_replaced_under_its_name_is_noticed(tmp_path, tiny_dat
     now = record(second, tmp_path / "a.json5")
     assert now.goes_on_from(then, "checkpoint.pt") == [first[0]["case"]]
     assert len(now.facts()["training_cases"]) == 3, "the old image was seen too"
+
+
+def test_the_card_states_the_geometry_of_the_training_cases_and_extraction_carries_it(tiny_dataset, tmp_path):
+    path = tiny_dataset / "datalist.json"
+    entries = load_datalist(path)
+    stated = record(entries, path).facts(for_card=True)["geometry"]
+    assert stated["spacing"] == [3.0] * 3 and stated["field_of_view_range"] == [[96.0] * 3] * 2
+    resampled = record(entries, path, spacing=(1.5, 1.5, 3.0)).facts(for_card=True)["geometry"]
+    assert resampled["spacing"] == [1.5, 1.5, 3.0] and resampled["shape_range"] == [[64, 64, 32]] * 2
+    save_weights(torch.nn.Linear(2, 2), tmp_path / "model.pt", record=record(entries, path))
+    small = extract_weights(tmp_path / "model.pt", tmp_path / "small.pt", mantissa_bits=8)
+    state = {
+        "objects": {"network": {"w": torch.ones(2)}},
+        "epoch": 1,
+        "iteration": 1,
+        "record": record(entries, path).facts(),
+    }
+    CheckpointFolder(tmp_path / "checkpoints").save(state, epoch=1, iteration=1)
+    taken = extract_weights(tmp_path / "checkpoints", tmp_path / "taken.pt")
+    for weights in (tmp_path / "model.pt", small, taken):
+        assert json.loads(weights.with_suffix(".json").read_text())["geometry"] == stated

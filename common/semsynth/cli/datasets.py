@@ -210,7 +210,7 @@ def check(
         num_classes: number of classes of the label maps; without it what the datalist states.
         patch_size: voxels that training will crop, for example 128,96,64; smaller cases are named.
         patient_regex: pattern whose first group in a case's name is the patient; no patient may stand in two splits.
-        bundle: folder of a bundle: do its weights know the classes of the label maps?
+        bundle: folder of a bundle: do its weights know the label maps' classes, voxel size and field of view?
         jobs: cases at the same time; without it one per core.
         json: print one JSON object instead of tables.
     """

@@ -24,6 +24,7 @@ from .datalists import (
     stated_classes,
 )
 from .findings import Finding, Report
+from .geometry import TrainedGrid
 from .identity import is_image, patient_of, shared_files, shared_patients, use_of
 from .voxels import hash_file
 
@@ -225,6 +226,7 @@ def load_label_maps(
     vocabulary: str | None = "classes",
     num_samples: int = 1,
     style_from: str | Path | None = None,
+    grid: TrainedGrid | None = None,
 ) -> list[dict[str, Any]]:
     """Label maps to synthesise from, as ``{"case", "image"}`` entries (a generator's input is called ``image``).
 
@@ -236,6 +238,7 @@ def load_label_maps(
         num_samples: how many volumes to draw per map. From two on, each map stands in the list as often, as case
             ``<case>_s0``, ``<case>_s1`` …, with the map's name under ``source_case`` and the number under ``sample``.
         style_from: ``"own"`` adds each case's own image under ``style_from``; anything else is passed over.
+        grid: that the weights were trained on: maps of another voxel size or field of view are warned of.
 
     Raises:
         InputError: no label maps, two cases of one name, or maps that cannot be used, all listed; with ``"own"``, a
@@ -272,7 +275,7 @@ def load_label_maps(
             | {key: e[key] for key in kept if key in e}
             for e in entries
         ]
-        return _repeat(maps, num_samples)
+        return _compared(maps, grid, num_samples)
     found = named_files(pattern, "label maps")
     report = check_cases([Entry(name, {"label": path}) for name, path in found], Rules(num_classes))
     if metadata is not None and vocabulary is not None and _speaks_of(metadata, num_classes, vocabulary):
@@ -280,15 +283,18 @@ def load_label_maps(
     report.raise_for_errors()
     report.log_warnings(logger)
     maps = [{"case": name, "image": str(path), VOXELS: dict(report.voxels.get(name, {}))} for name, path in found]
-    return _repeat(maps, num_samples)
+    return _compared(maps, grid, num_samples)
 
 
-def load_images(dataset_dir: str | Path, pattern: str | None = None) -> list[dict[str, Any]]:
+def load_images(
+    dataset_dir: str | Path, pattern: str | None = None, *, grid: TrainedGrid | None = None
+) -> list[dict[str, Any]]:
     """Images to segment, as ``{"case", "image"}`` entries; no label is needed.
 
     Args:
         dataset_dir: folder with a ``datalist.json``, whose ``testing`` entries are taken, else ``validation``.
         pattern: a glob of image files to take instead; names as of :func:`semsynth.data.naming.case_name`.
+        grid: that the weights were trained on: images of another field of view are warned of.
 
     Raises:
         InputError: no images, a missing or unusable file, or two cases of one name.
@@ -297,10 +303,20 @@ def load_images(dataset_dir: str | Path, pattern: str | None = None) -> list[dic
         entries = load_datalist(
             Path(dataset_dir) / "datalist.json", ("testing", "validation"), needs=("image",), also=()
         )
-        return [{"case": entry["case"], "image": entry["image"]} for entry in entries]
-    found = [{"case": name, "image": str(path)} for name, path in named_files(pattern, "images")]
-    check_volumes(found, None)
+        found = [{"case": entry["case"], "image": entry["image"]} for entry in entries]
+    else:
+        found = [{"case": name, "image": str(path)} for name, path in named_files(pattern, "images")]
+        check_volumes(found, None)
+    if grid is not None:
+        grid.warn({entry["case"]: entry["image"] for entry in found}, voxel_size=False)
     return found
+
+
+def _compared(entries: list[dict[str, Any]], grid: TrainedGrid | None, samples: int) -> list[dict[str, Any]]:
+    """The entries once per sample, after a warning where they are not what the weights were trained on."""
+    if grid is not None:
+        grid.warn({entry["case"]: entry["image"] for entry in entries})
+    return _repeat(entries, samples)
 
 
 def _repeat(entries: list[dict[str, Any]], samples: int) -> list[dict[str, Any]]:

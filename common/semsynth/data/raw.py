@@ -27,6 +27,7 @@ from .datalists import (
 )
 from .entries import case_of, roles_of, source_of, with_vocabulary
 from .findings import Finding, Report
+from .geometry import bundle_grid
 from .naming import case_name, entry_name, walk
 from .rules import check_mask
 from .volumes import Volume
@@ -216,7 +217,11 @@ def check_input(
     if not any("label" in case.files for case in found):
         raise InputError(f"{source}: has no label maps to compare with {bundle}; prepare them with 'semsynth prepare'")
     count = rules.num_classes or (max(report.classes) + 1 if report.classes else 0)
-    return with_vocabulary(report, names, bundle, source, key=vocabulary_of(bundle, count))
+    key = vocabulary_of(bundle, count)
+    report = with_vocabulary(report, names, bundle, source, key=key)
+    grid = bundle_grid(bundle, key)
+    maps = {case.name: case.files["label"] for case in found if "label" in case.files}
+    return report if grid is None else replace(report, findings=(*report.findings, *grid.check(maps)))
 
 
 def _entries(path: Path, content: dict[str, Any]) -> tuple[list[Checkable], list[Finding]]:

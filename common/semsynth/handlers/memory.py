@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from ignite.engine import Engine, Events
 
+from ..data.geometry import TrainedGrid
 from ..data.headers import read_header
 from ..synthesis.memory import GIB, PeakMemory, free, resident, synthesis_memory
 
@@ -25,10 +26,13 @@ class MemoryReport:
         network: a :class:`~semsynth.networks.latent_diffusion.LatentDiffusion`; of others the measurement only.
         batches: what is to be made, see :class:`semsynth.synthesis.jobs.MapBatches`.
         device: the network's.
+        grid: that maps may be resampled to; None: they are taken as they are.
     """
 
-    def __init__(self, network: Any, batches: Any, device: torch.device | str = "cpu") -> None:
-        self.network, self.batches, self.device = network, batches, torch.device(device)
+    def __init__(
+        self, network: Any, batches: Any, device: torch.device | str = "cpu", grid: TrainedGrid | None = None
+    ) -> None:
+        self.network, self.batches, self.device, self.grid = network, batches, torch.device(device), grid
         self.measured = PeakMemory(self.device)
 
     def attach(self, engine: Engine) -> None:
@@ -57,7 +61,8 @@ class MemoryReport:
     def _largest(self) -> tuple[tuple[int, ...], int]:
         """Size of the largest map, and the samples of a map in a batch."""
         named = [[str(self.batches.entries[i]["image"]) for i in batch] for batch in self.batches]
-        sizes = [read_header(path).shape for path in {names[0] for names in named}]
+        headers = [read_header(path) for path in {names[0] for names in named}]
+        sizes = [header.shape if self.grid is None else self.grid.size(header) for header in headers]
         return max(sizes, key=prod), max(map(len, named))
 
     def _measured(self, engine: Engine) -> None:

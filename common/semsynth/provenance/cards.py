@@ -21,6 +21,7 @@ import torch
 
 from .. import __version__
 from ..data.datalists import read_datalist
+from ..data.geometry import training_geometry
 from ..errors import InputError
 from ..files import sha256, write_text
 from .command import run_command, without_absolute
@@ -128,6 +129,7 @@ class TrainingRecord:
         builds_on: weights that it may start from, the first that is not None: what the card beside them names as
             training cases and networks in the loss is this training's too. Where there is no card, this training's own
             card says that nobody knows all that its weights have seen.
+        spacing: mm per voxel that training resamples to; None: it takes volumes as they are.
     """
 
     def __init__(
@@ -137,8 +139,9 @@ class TrainingRecord:
         *,
         in_loss: Sequence[Mapping[str, str]] = (),
         builds_on: Sequence[str | Path | None] = (),
+        spacing: Sequence[float] | None = None,
     ) -> None:
-        self.dataset, self.datalists, self.in_loss = dataset, datalists, in_loss
+        self.dataset, self.datalists, self.in_loss, self.spacing = dataset, datalists, in_loss, spacing
         self.builds_on = next((Path(path) for path in builds_on if path is not None), None)
         self.earlier: dict[str, Any] | None = None
 
@@ -147,6 +150,7 @@ class TrainingRecord:
         config = config_digest() or {}
         return {
             "training_cases": training_cases(self.dataset.data),
+            "geometry": training_geometry(self.dataset.data, self.datalists, self.spacing),
             "datalist_sha256": datalist_hash(self.datalists),
             "in_loss": list(self.in_loss),
             UNKNOWN_PARENTS: [],
@@ -181,7 +185,10 @@ class TrainingRecord:
         left_out = ("config", "command", "versions") if for_card else ()
         earlier = self._parent if self.earlier is None else self.earlier
         own = self._facts
-        both = {key: _union(own[key], earlier.get(key) or []) for key in ("training_cases", "in_loss", UNKNOWN_PARENTS)}
+        both: dict[str, Any] = {
+            key: _union(own[key], earlier.get(key) or []) for key in ("training_cases", "in_loss", UNKNOWN_PARENTS)
+        }
+        both["pseudonym_key"] = own["pseudonym_key"] or earlier.get("pseudonym_key")
         return {key: value for key, value in (own | both).items() if key not in left_out}
 
 
@@ -202,6 +209,7 @@ def record_of(weights: Path) -> dict[str, Any]:
     return {
         "training_cases": list(seen.cases),
         "in_loss": list((content or {}).get("in_loss") or []),
+        "pseudonym_key": seen.key,
         UNKNOWN_PARENTS: list(seen.gaps),
     }
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch.utils.data import Sampler
 
+from ..data.geometry import TrainedGrid
 from ..distributed import rank, world_size
 from ..errors import InputError
 from ..precision import reduced_type
@@ -66,12 +67,15 @@ class MapBatches(Sampler[list[int]]):
         return len(self.batches)
 
 
-def settings(network: Any, *, device: torch.device | str = "cpu", **more: Any) -> dict[str, Any]:
+def settings(
+    network: Any, *, device: torch.device | str = "cpu", grid: TrainedGrid | None = None, **more: Any
+) -> dict[str, Any]:
     """What else than map, weights, seed and style image a volume depends on, for its record.
 
     Args:
         network: network whose ``sampling`` (but for what changes speed and memory alone) and ``style_scale`` count.
         device: place of the computation: ``amp`` is recorded as it is in effect there.
+        grid: whether maps are resampled, and to what.
         more: further settings of the config.
     """
     found: dict[str, Any] = {}
@@ -82,7 +86,7 @@ def settings(network: Any, *, device: torch.device | str = "cpu", **more: Any) -
         found |= {name: value for name, value in sampling.items() if name not in unsaid}
     if hasattr(network, "style_scale"):
         found["style_scale"] = network.style_scale
-    return found | more
+    return found | ({} if grid is None else grid.settings()) | more
 
 
 def run(evaluator: Any, writer: Any, batches: MapBatches, *, alone: bool = False) -> None:
