@@ -64,7 +64,9 @@ def _refuse_held_out(entries: Sequence[Mapping[str, Any]], validation: Path, pat
                 known |= dict.fromkeys(_marks(held_out), f"{held_out['case']}, in {split} of {validation}")
     leaks = []
     for entry in entries:
-        same = {mark[0]: known[mark] for mark in _marks(entry) if mark in known}
+        # within one list load_datalist has compared the splits
+        inside = paths[entry["source"]].resolve() == validation.resolve()
+        same = {} if inside else {mark[0]: known[mark] for mark in _marks(entry) if mark in known}
         if same:
             where = f"{entry['case']}, in {paths[entry['source']]}"
             leaks.append(f"{where}: same {' and '.join(same)} as {next(iter(same.values()))}")
