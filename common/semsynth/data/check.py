@@ -66,6 +66,7 @@ class Entry:
     files: Mapping[str, Path]
     split: str | None = None
     shape: tuple[int, ...] | None = None
+    patient: str | None = None
 
 
 @dataclass(frozen=True)
@@ -296,7 +297,7 @@ def shared_patients(cases: Sequence[Checkable], pattern: str | None) -> list[Fin
     first: dict[str, Checkable] = {}
     result = []
     for case in cases:
-        patient = patient_of(case.name, pattern)
+        patient = getattr(case, "patient", None) or patient_of(case.name, pattern)
         if case.split is None:
             continue
         other = first.setdefault(patient, case)

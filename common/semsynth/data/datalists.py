@@ -14,7 +14,7 @@ from ..vocabulary import ENDO, SPLITS, UNLABELLED, WALL, class_names
 from .classes import class_table
 from .volumes import stem
 
-NAMES = ("case", "source_case")  # texts of an entry that are no paths
+NAMES = ("case", "source_case", "patient")  # texts of an entry that are no paths
 
 
 def check_names(names: Sequence[str], source: str | Path) -> None:
@@ -108,6 +108,12 @@ def named_files(pattern: str, what: str) -> list[tuple[str, Path]]:
     names = name_cases(paths)
     check_names(names, pattern)
     return list(zip(names, paths, strict=True))
+
+
+def patient_in(entry: Mapping[str, Any]) -> str | None:
+    """The patient that an entry states, or None."""
+    stated = entry.get("patient")
+    return None if stated is None else str(stated)
 
 
 def absolute(entry: Mapping[str, Any], root: Path, name: str) -> dict[str, Any]:

@@ -12,7 +12,16 @@ from ..errors import InputError
 from ..vocabulary import OWN_STYLE, SPLITS, UNLABELLED
 from .check import ROLES, Entry, Rules, check_cases, shared_patients
 from .classes import bundle_classes, compare_classes
-from .datalists import absolute, check_names, expert_classes, name_cases, named_files, read_datalist, stated_classes
+from .datalists import (
+    absolute,
+    check_names,
+    expert_classes,
+    name_cases,
+    named_files,
+    patient_in,
+    read_datalist,
+    stated_classes,
+)
 from .findings import Finding, Report
 
 logger = logging.getLogger(__name__)
@@ -130,7 +139,7 @@ def case_of(entry: Mapping[str, Any], roles: Sequence[str], split: str | None = 
     content = entry.get("content")
     shape = content.get("shape") if isinstance(content, Mapping) else None
     own = tuple(shape) if isinstance(shape, list) and len(shape) == 3 else None
-    return Entry(str(entry["case"]), {role: Path(entry[role]) for role in roles}, split, own)
+    return Entry(str(entry["case"]), {role: Path(entry[role]) for role in roles}, split, own, patient_in(entry))
 
 
 def with_vocabulary(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,22 @@ from ..errors import InputError
 from ..vocabulary import SPLITS, UNLABELLED
 from .check import ROLES, Checkable, Rules, check_cases, read_case
 from .classes import vocabulary_of
-from .datalists import absolute, check_names, datalist_path, expert_classes, name_cases, read_datalist, stated_classes
+from .datalists import (
+    absolute,
+    check_names,
+    datalist_path,
+    expert_classes,
+    name_cases,
+    patient_in,
+    read_datalist,
+    stated_classes,
+)
 from .entries import case_of, roles_of, with_vocabulary
 from .findings import Finding, Report
 from .rules import check_mask
 from .volumes import Volume
 
+Search = Callable[[Sequence[Checkable], str | None], list[Finding]]
 CHALLENGE_FILES = {"image": "lgemri", "endo": "laendo", "wall": "lawall"}
 
 
@@ -33,6 +43,7 @@ class Case:
     endo: Path
     wall: Path | None = None
     split: str | None = None
+    patient: str | None = None
 
     @property
     def files(self) -> dict[str, Path]:
@@ -100,6 +111,7 @@ def _from_datalist(path: Path) -> list[Case]:
             endo=root / entry.get("endo", entry.get("label")),
             wall=root / entry["wall"] if entry.get("wall") else None,
             split=split,
+            patient=patient_in(entry),
         )
         for name, (split, _, entry) in zip(names, entries, strict=True)
     ]
@@ -160,6 +172,7 @@ def check_input(
     patient_regex: str | None = None,
     bundle: str | Path | None = None,
     jobs: int | None = None,
+    search: Search | None = None,
 ) -> Report:
     """Check a data set, raw or prepared; see ``semsynth check --help``.
 
@@ -170,6 +183,7 @@ def check_input(
         patient_regex: as in :func:`split_cases`; None takes what the datalist states.
         bundle: folder of a bundle whose weights are to be used on the label maps.
         jobs: threads; None takes one per core.
+        search: a further search among all cases without an error, given them and the ``patient_regex``.
 
     Raises:
         InputError: where no case can be found, or for a bundle that does not say its classes.
@@ -187,7 +201,8 @@ def check_input(
     if not found and not early:
         raise InputError(f"{source}: no cases found; give a datalist, a folder of cases or a quoted pattern of images")
     report = check_cases(found, rules, patient_regex=patient_regex, jobs=jobs)
-    report = replace(report, findings=(*early, *report.findings), cases=report.cases + len(early))
+    late = search([case for case in found if case.name in report.sound], patient_regex) if search else []
+    report = replace(report, findings=(*early, *report.findings, *late), cases=report.cases + len(early))
     if bundle is None:
         return report
     if not any("label" in case.files for case in found):

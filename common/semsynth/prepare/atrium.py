@@ -35,6 +35,7 @@ from .job import (
     with_splits,
     write_datalist,
 )
+from .patients.groups import group_patients
 
 logger = logging.getLogger(__name__)
 
@@ -199,6 +200,7 @@ def prepare(
     wall: str | None = None,
     fractions: Sequence[float] | None = None,
     patient_regex: str | None = None,
+    find_patients: bool = False,
     seed: int = 0,
     frozen_centers: bool = False,
     jobs: int = 1,
@@ -218,7 +220,9 @@ def prepare(
     if jobs < 1:
         raise InputError(f"--jobs must be 1 or more, got {jobs}")
     output = Path(output)
-    cases = with_splits(find_cases(source, endo=endo, wall=wall), fractions, seed, patient_regex)
+    cases = find_cases(source, endo=endo, wall=wall)
+    cases = group_patients(cases, output, patient_regex) if find_patients else cases
+    cases = with_splits(cases, fractions, seed, patient_regex)
     check_output(output, cases)
     report = check_cases(
         cases, patient_regex=patient_regex, jobs=jobs, also=lambda case, seen: unsuitable(case, seen, settings)

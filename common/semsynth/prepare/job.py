@@ -239,12 +239,18 @@ def with_splits(
     if len(given) == len(cases) and (len(set(given.values())) > 1 or fractions is None):
         return cases
     names = [case.name for case in cases]
-    splits = split_cases(names, fractions or (0.8, 0.2), seed=seed, patient_regex=patient_regex)
+    stated = {case.name: case.patient for case in cases if case.patient is not None}
+    splits = split_cases(names, fractions or (0.8, 0.2), seed=seed, patient_regex=patient_regex, stated=stated)
     return [replace(case, split=splits[case.name]) for case in cases]
 
 
 def split_cases(
-    names: Sequence[str], fractions: Sequence[float], *, seed: int = 0, patient_regex: str | None = None
+    names: Sequence[str],
+    fractions: Sequence[float],
+    *,
+    seed: int = 0,
+    patient_regex: str | None = None,
+    stated: Mapping[str, str] | None = None,
 ) -> dict[str, str]:
     """Draw a split for each case so that no patient stands in two of them.
 
@@ -254,6 +260,7 @@ def split_cases(
         seed: of the draw; the order of ``names`` does not matter.
         patient_regex: a pattern whose first group (or whole match) in the case's name is the patient; None takes each
             case for a patient of its own.
+        stated: case name → patient, where that is known otherwise.
 
     Returns:
         Case name → ``"training"``, ``"validation"`` or ``"testing"``.
@@ -267,7 +274,8 @@ def split_cases(
         raise InputError(f"--seed must be 0 or more, got {seed}")
     patients: dict[str, list[str]] = {}
     for name in sorted(names):
-        patients.setdefault(patient_of(name, patient_regex), []).append(name)
+        patient = (stated or {}).get(name) or patient_of(name, patient_regex)
+        patients.setdefault(patient, []).append(name)
     order = [sorted(patients)[i] for i in np.random.default_rng(seed).permutation(len(patients))]
     wanted = [split for split, share in zip(SPLITS, fractions, strict=False) if share > 0]
     if len(order) < len(wanted):
@@ -333,13 +341,15 @@ def write_datalist(
     if patient_regex is not None:
         content["patient_regex"] = patient_regex
     for split in (*SPLITS, UNLABELLED):
-        chosen = sorted(case.name for case in cases if case.split == split)
+        chosen = sorted((case for case in cases if case.split == split), key=lambda case: case.name)
         if chosen or split != UNLABELLED:
-            content[split] = [_listed(output, name, labelled=split != UNLABELLED) for name in chosen]
+            content[split] = [_listed(output, case, labelled=split != UNLABELLED) for case in chosen]
     return write_text(output / "datalist.json", json.dumps(content, indent=1))
 
 
-def _listed(output: Path, name: str, *, labelled: bool) -> dict[str, Any]:
+def _listed(output: Path, case: Case | Entry, *, labelled: bool) -> dict[str, Any]:
+    name = case.name
     record = json.loads((output / name / RECORD).read_text(encoding="utf-8"))
     files = {role: f"{name}/{role}.nii.gz" for role in (("image", "label") if labelled else ("image",))}
-    return {"case": name, **files, "content": record["content"]}
+    patient = {} if case.patient is None else {"patient": case.patient}
+    return {"case": name, **files, **patient, "content": record["content"]}

@@ -22,7 +22,7 @@ from scipy import ndimage
 
 from ..data.check import Entry, Rules, check_cases, patient_of, read_case
 from ..data.classes import class_table
-from ..data.datalists import absolute, datalist_path, name_cases, named_files, read_datalist
+from ..data.datalists import absolute, datalist_path, name_cases, named_files, patient_in, read_datalist
 from ..data.findings import Report
 from ..data.raw import find_cases
 from ..data.volumes import StorageType, Volume, scale_intensity
@@ -43,6 +43,7 @@ from .job import (
     with_splits,
     write_datalist,
 )
+from .patients.groups import group_patients
 
 logger = logging.getLogger(__name__)
 MAX_CLASSES = 255
@@ -160,7 +161,9 @@ def _entries_of(path: Path, listed: list[dict[str, Any]], split: str, *, labelle
         raise InputError(f"{path}: entries without their files", missing)
     names = name_cases([path.parent / str(entry["image"]) for entry in listed])
     entries = [absolute(entry, path.parent, name) for entry, name in zip(listed, names, strict=True)]
-    return [Entry(str(e["case"]), {role: Path(e[role]) for role in needed}, split) for e in entries]
+    return [
+        Entry(str(e["case"]), {role: Path(e[role]) for role in needed}, split, patient=patient_in(e)) for e in entries
+    ]
 
 
 def map_grid(case: Entry, settings: MapSettings, report: Report | None = None) -> MapGrid:
@@ -291,6 +294,7 @@ def prepare_maps(
     unlabelled: str | None = None,
     fractions: Sequence[float] | None = None,
     patient_regex: str | None = None,
+    find_patients: bool = False,
     seed: int = 0,
     frozen_centers: bool = False,
     modality: str = "MRI",
@@ -312,12 +316,16 @@ def prepare_maps(
         raise InputError(f"--jobs must be 1 or more, got {jobs}")
     output = Path(output)
     cases = find_maps(source, label=label, unlabelled=unlabelled)
+    cases = group_patients(cases, output, patient_regex) if find_patients else cases
     given = [case for case in cases if "label" in case.files]
     bare = [case for case in cases if "label" not in case.files]
     labelled = with_splits(given, fractions, seed, patient_regex)
     if labelled is not given:  # drawn here: images without maps are for training, and so are their patients
-        known = {patient_of(case.name, patient_regex) for case in bare}
-        labelled = [replace(c, split=TRAINING) if patient_of(c.name, patient_regex) in known else c for c in labelled]
+        known = {case.patient or patient_of(case.name, patient_regex) for case in bare}
+        labelled = [
+            replace(c, split=TRAINING) if (c.patient or patient_of(c.name, patient_regex)) in known else c
+            for c in labelled
+        ]
     cases = [*labelled, *bare]
     check_output(output, cases)
     as_used = [*labelled, *(replace(case, split=TRAINING) for case in bare)]

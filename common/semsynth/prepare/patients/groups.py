@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ...data.check import patient_of
 from ...data.findings import Finding
 from ...errors import InputError
 from ...files import write_text
@@ -91,12 +92,21 @@ def with_patients(cases: Sequence[AnyCase], groups: Sequence[Group]) -> list[Any
     return [replace(case, patient=patient[case.name]) if case.name in patient else case for case in cases]  # type: ignore[type-var]
 
 
-def group_patients(cases: Sequence[AnyCase], output: str | Path) -> list[AnyCase]:
+def told_by_names(cases: Sequence[AnyCase], pattern: str | None) -> list[AnyCase]:
+    """The cases with the patients that a pattern finds in their names, where they state none themselves."""
+    if pattern is None:
+        return list(cases)
+    told = [patient_stated(case) or patient_of(case.name, pattern) for case in cases]
+    return [replace(case, patient=patient) for case, patient in zip(cases, told, strict=True)]  # type: ignore[type-var]
+
+
+def group_patients(cases: Sequence[AnyCase], output: str | Path, patient_regex: str | None = None) -> list[AnyCase]:
     """Search a data set for scans of one patient, write what was found, and set ``patient`` of the cases.
 
     Args:
         cases: data classes with ``name``, ``files``, ``split`` and ``patient``; those that state a patient keep it.
         output: folder for ``pairs.csv``, ``pairs.png`` and ``same_patient.json``.
+        patient_regex: pattern whose first group in a case's name is the patient.
 
     Returns:
         The same cases, in the same order.
@@ -104,6 +114,7 @@ def group_patients(cases: Sequence[AnyCase], output: str | Path) -> list[AnyCase
     Raises:
         InputError: as :func:`semsynth.prepare.patients.screening.screen`; the same scan twice.
     """
+    cases = told_by_names(cases, patient_regex)
     screening = screen(cases)
     groups, refused = grouped(cases, screening.links)
     save(screening, cases, groups, refused, output)
@@ -120,17 +131,20 @@ def group_patients(cases: Sequence[AnyCase], output: str | Path) -> list[AnyCase
     return with_patients(cases, groups)
 
 
-def check_patients(cases: Sequence[Screened], output: str | Path) -> list[Finding]:
+def check_patients(cases: Sequence[Screened], patient_regex: str | None = None, *, output: str | Path) -> list[Finding]:
     """Search a data set for scans of one patient, write what was found, and say it as findings.
 
     Args:
         cases: of the data set; those without an image are passed over.
+        patient_regex: pattern whose first group in a case's name is the patient.
         output: folder for ``pairs.csv``, ``pairs.png`` and ``same_patient.json``.
 
     Raises:
         InputError: as :func:`semsynth.prepare.patients.screening.screen`.
     """
-    cases = [case for case in cases if "image" in case.files]
+    cases = told_by_names([case for case in cases if "image" in case.files], patient_regex)
+    if len(cases) < 2:
+        return []
     screening = screen(cases)
     groups, refused = grouped(cases, screening.links)
     save(screening, cases, groups, refused, output)
@@ -151,7 +165,7 @@ def findings(
     weak = [link for link in screening.links if link.sureness == "weak"]
     if weak:
         names = ", ".join(f"{link.first} with {link.second}" for link in weak[:3]) + (", …" if len(weak) > 3 else "")
-        found.append(Finding("", str(Path(output) / SHEET), TO_LOOK_AT, f"{len(weak)} that may be of one patient: {names}",
+        found.append(Finding("", str(Path(output) / SHEET), TO_LOOK_AT, f"{len(weak)} perhaps of one patient: {names}",
                              "a decision by eye", "state the same 'patient' in the datalist where they are",
                              "warning"))  # fmt: skip
     return found
@@ -162,7 +176,8 @@ def _finding(link: Link, first: Screened, second: Screened, refused: bool, sheet
     apart = None not in splits and splits[0] != splits[1]
     stored = f", stored {_stored(link)}" if link.turned else ""
     sure = "" if math.isnan(link.expected) else f", {link.expected:.1g} false links expected"
-    found = f"{link.second} with {link.first}{_in(splits)}: {link.sureness}, correlation {link.correlation:.3f}{stored}{sure}"
+    pair = f"{link.second} with {link.first}{_in(splits)}"
+    found = f"{pair}: {link.sureness}, correlation {link.correlation:.3f}{stored}{sure}"
     if link.kind == "same scan":
         kind, severity = TWICE, "error"
     elif apart:
@@ -224,9 +239,7 @@ def save(
 
 def _summary(screening: Screening, groups: Sequence[Group], refused: Sequence[Link]) -> dict[str, Any]:
     null = screening.null
-    limits: Mapping[str, float] = (
-        STATED if null.rate is None else {"sure": SURE, "likely": LIKELY, "weak": WEAK}
-    )
+    limits: Mapping[str, float] = STATED if null.rate is None else {"sure": SURE, "likely": LIKELY, "weak": WEAK}
     weak = [link for link in screening.links if link.sureness == "weak"]
     return {
         "cases": len(screening.scans),

@@ -12,7 +12,7 @@ LEAST_PAIRS = 150
 SURE, LIKELY, WEAK = 0.05, 1.0, 10.0
 """False links expected in the whole data set at this similarity or above."""
 SAME_SCAN = 0.93
-STATED = {"sure": 0.75, "likely": 0.65, "weak": 0.55}
+STATED = {"sure": 0.8, "likely": 0.7, "weak": 0.6}
 """Correlations that are taken where there are too few pairs: none of 10 000 pairs of different patients reached 0.6."""
 TAIL = 0.9
 
@@ -103,9 +103,7 @@ def fit_null(similarity: NDArray[np.float64], weights: NDArray[np.float64], pair
     return null
 
 
-def _quantiles(
-    values: NDArray[np.float64], weights: NDArray[np.float64], shares: tuple[float, ...]
-) -> list[float]:
+def _quantiles(values: NDArray[np.float64], weights: NDArray[np.float64], shares: tuple[float, ...]) -> list[float]:
     order = np.argsort(values)
     reached = np.cumsum(weights[order]) / weights.sum()
     return [float(values[order][min(int(np.searchsorted(reached, share)), len(values) - 1)]) for share in shares]

@@ -140,9 +140,7 @@ def resized(data: NDArray[np.float32], edges: NDArray[np.floating], spacing: flo
     return np.asarray(ndimage.affine_transform(blurred, step, 0.5 * step - 0.5, shape, order=1, mode="nearest"))
 
 
-def locally_normal(
-    image: NDArray[np.float32], reach: float = REACH
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def locally_normal(image: NDArray[np.float32], reach: float = REACH) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """An image less its local mean, over its local standard deviation: blind to gain, shading and most of gamma.
 
     Args:

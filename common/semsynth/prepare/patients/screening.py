@@ -23,7 +23,7 @@ ALL_PAIRS = 12_000
 """Up to so many pairs (155 cases) are all registered; of more, the likeliest and a random sample."""
 LIKELIEST, RANDOM = 15, 15
 """Pairs per case that are registered where not all are."""
-TURNED = 4
+TURNED = 10
 """Pairs per case that are registered with one scan turned over."""
 
 
@@ -117,9 +117,7 @@ def _screen(cases: Sequence[Screened], start: float) -> Screening:
     scans = _read(cases, spacing)
     stated = [getattr(case, "patient", None) for case in cases]
     pairs = [
-        (a, b)
-        for a, b in itertools.combinations(range(len(scans)), 2)
-        if stated[a] is None or stated[a] != stated[b]
+        (a, b) for a, b in itertools.combinations(range(len(scans)), 2) if stated[a] is None or stated[a] != stated[b]
     ]
     pairs = [(a, b) if scans[a].normal.size <= scans[b].normal.size else (b, a) for a, b in pairs]
     compared = _register(scans, pairs)
@@ -134,7 +132,7 @@ def _screen(cases: Sequence[Screened], start: float) -> Screening:
             before, after = (np.arctanh(np.clip(p.pose.correlation, -0.99, 0.999)) for p in (pair, other))
             pair, value = other, value + after - before
         links += _link(scans, pair, float(value), null)
-    links.sort(key=lambda link: (-link.similarity if null.rate else -link.correlation))
+    links.sort(key=lambda link: -link.similarity if null.rate else -link.correlation)
     return Screening(tuple(links), null, {scan.name: scan for scan in scans}, spacing, len(compared),
                      time.process_time() - start)  # fmt: skip
 
@@ -186,9 +184,11 @@ def _turned(scans: Sequence[Scan], pairs: Sequence[tuple[int, int]]) -> list[_Pa
     for b in _bar(sorted(partners), len(partners), "turning over", "case"):
         best = storage.best(b, partners[b])
         found += [(score, a, b, o, mm) for a, (score, o, mm) in zip(partners[b], best, strict=True)]
-    found.sort(key=lambda item: -item[0])
+    first, second = (np.array([item[side] for item in found], dtype=np.intp) for side in (1, 2))
+    scores = similarities(first, second, np.array([item[0] for item in found]), len(scans))
     result = []
-    for _, a, b, orientation, mm in found[: TURNED * len(scans)]:
+    for i in np.argsort(-scores)[: TURNED * len(scans)]:
+        _, a, b, orientation, mm = found[i]
         moving = oriented(scans[b].normal, orientation)
         result.append(_Pair(a, b, 1.0, register(scans[a], moving, Pose(np.eye(3), mm)), orientation))
     return result
@@ -211,9 +211,7 @@ def _link(scans: Sequence[Scan], pair: _Pair, similarity: float, null: Null) -> 
                  pair.orientation, pair.pose)]  # fmt: skip
 
 
-def registered(
-    fixed: Scan, moving: NDArray[np.float32], pose: Pose
-) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+def registered(fixed: Scan, moving: NDArray[np.float32], pose: Pose) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """A moving array, in the orientation that fits, on the fixed scan's grid, and where it reaches."""
     axes = [(torch.arange(n, dtype=torch.float32) - (n - 1) / 2) * fixed.spacing for n in fixed.normal.shape]
     places = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).view(-1, 3)

@@ -30,14 +30,14 @@ def shown(links: Sequence[Link]) -> list[Link]:
 
 
 def save_sheet(path: str | Path, screening: Screening) -> Path:
-    """Write a PNG: a line per pair, in three planes the first scan, the second laid over it, and a checkerboard of both.
+    """Write a PNG: a line per pair, in three planes the first scan, the second laid over it, and squares of both.
 
     Returns:
         The path.
     """
     links = shown(screening.links)
     strips = [_strip(screening, link) for link in links] or [np.zeros((20, 400), np.float32)]
-    scale = max(1, round(1000 / max(strip.shape[1] for strip in strips)))
+    scale = max(1, round(1600 / max(strip.shape[1] for strip in strips)))
     titles = [_title(link) for link in links] or ["no pair of scans is more alike than different patients are"]
     heights = [scale * strip.shape[0] + 26 for strip in strips]
     width = scale * max(strip.shape[1] for strip in strips) + 20
@@ -72,10 +72,21 @@ def _strip(screening: Screening, link: Link) -> NDArray[np.float32]:
     laid, inside = registered(fixed, oriented(moving.image, link.orientation), link.pose)
     laid = np.where(inside, laid, 0.0).astype(np.float32)
     squares = sum(np.indices(fixed.image.shape) // SQUARE) % 2 == 0
-    mixed = np.where(squares & inside, laid, fixed.image).astype(np.float32)
+    mixed = np.where(squares & inside, _as_bright(laid, fixed.image, inside), fixed.image).astype(np.float32)
     where = np.argwhere(fixed.mask & inside) if (fixed.mask & inside).any() else np.argwhere(inside)
     centre = [round(float(c)) for c in where.mean(axis=0)]
     panels = [plane(volume, name, centre) for name in SHOWN_PLANES for volume in (fixed.image, laid, mixed)]
     height = max(panel.shape[0] for panel in panels)
     padded = [np.pad(p, ((0, height - p.shape[0]), (0, GAP))) for p in panels]
     return np.concatenate(padded, axis=1).astype(np.float32)
+
+
+def _as_bright(
+    image: NDArray[np.float32], other: NDArray[np.float32], inside: NDArray[np.bool_]
+) -> NDArray[np.float32]:
+    """An image with the mean and the contrast of another, so that edges show on a checkerboard and not the squares."""
+    if not inside.any():
+        return image
+    mean, deviation = float(image[inside].mean()), max(float(image[inside].std()), 1e-6)
+    scaled = (image - mean) / deviation * float(other[inside].std()) + float(other[inside].mean())
+    return np.asarray(np.clip(scaled, 0.0, 1.0), dtype=np.float32)

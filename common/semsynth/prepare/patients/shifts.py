@@ -81,7 +81,8 @@ class OtherStorage:
         self.spectra = [self._spectrum(array[None])[0] for array in self.arrays]
 
     def _spectrum(self, arrays: NDArray[np.float32]) -> torch.Tensor:
-        return torch.fft.rfftn(torch.from_numpy(arrays), s=self.size, dim=(1, 2, 3))
+        result: torch.Tensor = torch.fft.rfftn(torch.from_numpy(arrays), s=self.size, dim=(1, 2, 3))
+        return result
 
     def best(self, moving: int, fixed: Sequence[int]) -> list[tuple[float, Orientation, NDArray[np.float64]]]:
         """Of scan ``moving`` with each of ``fixed``: score, orientation of the moving scan and shift in mm."""
@@ -104,9 +105,7 @@ def coarse(scan: Scan, factor: float) -> NDArray[np.float32]:
     return locally_normal(resized(scan.image, np.ones(3), factor), REACH)[0]
 
 
-def _centred(
-    place: int, size: Sequence[int], fixed: Sequence[int], moving: Sequence[int]
-) -> NDArray[np.float64]:
+def _centred(place: int, size: Sequence[int], fixed: Sequence[int], moving: Sequence[int]) -> NDArray[np.float64]:
     """A place in a circular correlation as the shift, in voxels, between coordinates from the arrays' centres."""
     index = np.array(np.unravel_index(place, tuple(size)), dtype=np.float64)
     # a shift is one way round or the other: that which leaves more overlap
