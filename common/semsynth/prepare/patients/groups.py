@@ -112,18 +112,15 @@ def group_patients(cases: Sequence[AnyCase], output: str | Path, patient_regex: 
         The same cases, in the same order.
 
     Raises:
-        InputError: as :func:`semsynth.prepare.patients.screening.screen`; the same scan twice.
+        InputError: as :func:`semsynth.prepare.patients.screening.screen`.
     """
     cases = told_by_names(cases, patient_regex)
     screening = screen(cases)
     groups, refused = grouped(cases, screening.links)
     save(screening, cases, groups, refused, output)
     found = findings(screening, cases, refused, output)
-    twice = [str(finding) for finding in found if finding.finding == TWICE]
-    if twice:
-        raise InputError("a scan may stand in a data set only once:", twice)
     for finding in found:
-        if finding.case == "" or finding.finding == TWO_NAMES:
+        if finding.finding in (TWICE, TWO_NAMES, TO_LOOK_AT):
             logger.warning("%s", finding)
     count = sum(len(group.cases) for group in groups)
     logger.info("%d of %d cases are of %d patients with two or more scans: see %s", count, len(cases), len(groups),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,17 +26,24 @@ class Null:
         pairs: how many pairs there are in the data set, compared or not.
         start: similarity above which a tenth of the pairs lie.
         rate: the tail falls by a factor e per 1 / rate of similarity; None where there were too few pairs.
+        values: how many independent values that is taken to be known from.
     """
 
     pairs: int
     start: float = 0.0
     rate: float | None = None
+    values: int = 1
 
     def expected(self, similarity: NDArray[np.float64]) -> NDArray[np.float64]:
-        """False links expected in the whole data set among pairs at least so similar."""
+        """False links expected in the whole data set among pairs at least so similar.
+
+        Predicted from an exponential tail whose rate is only known from so many values: heavier than that tail, and
+        the more so the fewer they are.
+        """
         if self.rate is None:
             return np.full(np.shape(similarity), np.nan)
-        share = (1 - TAIL) * np.exp(-self.rate * (np.asarray(similarity) - self.start))
+        beyond = np.maximum(self.rate * (np.asarray(similarity) - self.start), -math.log(1 / (1 - TAIL)))
+        share = (1 - TAIL) * np.maximum(1 + beyond / self.values, 1e-9) ** -self.values
         return np.asarray(self.pairs * np.minimum(share, 1.0))
 
     def sureness(self, expected: float, correlation: float) -> str:
@@ -76,7 +84,7 @@ def similarities(
     return np.asarray(z - usual[first] - usual[second] + middle)
 
 
-def fit_null(similarity: NDArray[np.float64], weights: NDArray[np.float64], pairs: int) -> Null:
+def fit_null(similarity: NDArray[np.float64], weights: NDArray[np.float64], pairs: int, cases: int) -> Null:
     """Fit the tail of different patients to a data set that holds some pairs of one patient, too.
 
     An exponential above the highest tenth, which a normal and other lighter tails lie below (so that too few links
@@ -86,17 +94,18 @@ def fit_null(similarity: NDArray[np.float64], weights: NDArray[np.float64], pair
         similarity: of the compared pairs.
         weights: how many pairs each of them stands for.
         pairs: how many there are in the data set.
+        cases: how many scans; their pairs are not independent, so that no more values than that are counted.
     """
     if pairs < LEAST_PAIRS:
         return Null(pairs)
     low, high = _quantiles(similarity, weights, (0.75, 0.95))
-    null = Null(pairs, _quantiles(similarity, weights, (TAIL,))[0], float(np.log(5) / max(high - low, 1e-6)))
+    null = Null(pairs, _quantiles(similarity, weights, (TAIL,))[0], float(np.log(5) / max(high - low, 1e-6)), cases)
     for _ in range(10):
         rest = null.expected(similarity) > LIKELY
         start = _quantiles(similarity[rest], weights[rest], (TAIL,))[0]
         above = rest & (similarity > start)
         excess = float(np.average(similarity[above] - start, weights=weights[above])) if above.any() else 1.0
-        again = Null(pairs, start, 1 / max(excess, 1e-6))
+        again = Null(pairs, start, 1 / max(excess, 1e-6), max(min(int(above.sum()), cases), 1))
         if again == null:
             break
         null = again

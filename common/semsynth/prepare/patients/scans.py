@@ -89,8 +89,6 @@ def read_scan(case: Screened, spacing: float) -> Scan:
     Raises:
         InputError: for files that cannot be read, a constant image, or a scan of less than 8 voxels at this spacing.
     """
-    if "image" not in case.files:
-        raise InputError(f"case {case.name}: has no image; scans of one patient are found by their images")
     volume = read_volume(case.files["image"]).canonical()
     masks = [read_volume(case.files[role]).canonical() for role in ("endo", "label") if role in case.files][:1]
     return make_scan(case.name, volume, masks[0] if masks else None, spacing)
@@ -137,7 +135,8 @@ def resized(data: NDArray[np.float32], edges: NDArray[np.floating], spacing: flo
     smooth = np.where(step > 1, step / 2.5, 0.0)
     shape = tuple(int(n) for n in np.maximum(np.floor(np.array(data.shape) / step + 1e-6), 1))
     blurred = ndimage.gaussian_filter(data, smooth, truncate=3, mode="nearest")
-    return np.asarray(ndimage.affine_transform(blurred, step, 0.5 * step - 0.5, shape, order=1, mode="nearest"))
+    offset = (np.array(data.shape) - 1) / 2 - step * (np.array(shape) - 1) / 2  # the centre stays where it is
+    return np.asarray(ndimage.affine_transform(blurred, step, offset, shape, order=1, mode="nearest"))
 
 
 def locally_normal(image: NDArray[np.float32], reach: float = REACH) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

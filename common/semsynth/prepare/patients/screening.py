@@ -17,7 +17,7 @@ from ...errors import InputError
 from .null import SAME_SCAN, Null, fit_null, similarities
 from .registration import Pose, register, sample
 from .scans import Scan, Screened, common_spacing, oriented, read_scan
-from .shifts import AS_STORED, Orientation, OtherStorage, Shifts
+from .shifts import AS_STORED, Orientation, OtherStorage, Shifts, shift_turned
 
 ALL_PAIRS = 12_000
 """Up to so many pairs (155 cases) are all registered; of more, the likeliest and a random sample."""
@@ -113,6 +113,9 @@ def screen(cases: Sequence[Screened]) -> Screening:
 
 
 def _screen(cases: Sequence[Screened], start: float) -> Screening:
+    bare = [f"case {case.name}: has no image" for case in cases if "image" not in case.files]
+    if bare:
+        raise InputError("scans of one patient are found by their images:", bare)
     spacing = common_spacing(cases)
     scans = _read(cases, spacing)
     stated = [getattr(case, "patient", None) for case in cases]
@@ -123,7 +126,7 @@ def _screen(cases: Sequence[Screened], start: float) -> Screening:
     compared = _register(scans, pairs)
     first, second = (np.array([getattr(p, side) for p in compared], dtype=np.intp) for side in ("first", "second"))
     values = similarities(first, second, np.array([p.pose.correlation for p in compared]), len(scans))
-    null = fit_null(values, np.array([p.weight for p in compared]), len(pairs))
+    null = fit_null(values, np.array([p.weight for p in compared]), len(pairs), len(scans))
     turned = {(p.first, p.second): p for p in _turned(scans, pairs)}
     links = []
     for pair, value in zip(compared, values, strict=True):
@@ -183,12 +186,13 @@ def _turned(scans: Sequence[Scan], pairs: Sequence[tuple[int, int]]) -> list[_Pa
     found = []
     for b in _bar(sorted(partners), len(partners), "turning over", "case"):
         best = storage.best(b, partners[b])
-        found += [(score, a, b, o, mm) for a, (score, o, mm) in zip(partners[b], best, strict=True)]
+        found += [(score, a, b, o) for a, (score, o) in zip(partners[b], best, strict=True)]
     first, second = (np.array([item[side] for item in found], dtype=np.intp) for side in (1, 2))
     scores = similarities(first, second, np.array([item[0] for item in found]), len(scans))
     result = []
-    for i in np.argsort(-scores)[: TURNED * len(scans)]:
-        _, a, b, orientation, mm = found[i]
+    for i in np.argsort(-scores)[: min(TURNED * len(scans), len(scans) + len(pairs) // 4)]:
+        _, a, b, orientation = found[i]
+        mm = shift_turned(scans[a], scans[b], orientation).mm
         moving = oriented(scans[b].normal, orientation)
         result.append(_Pair(a, b, 1.0, register(scans[a], moving, Pose(np.eye(3), mm)), orientation))
     return result

@@ -49,20 +49,44 @@ class Shifts:
         self.shapes = [array.shape for array in arrays]
         longest = np.max(self.shapes, axis=0) if scans else np.ones(3)
         self.size = [next_fast_len(int(2 * n), real=True) for n in longest]
-        parts = [(a, a * a, np.ones_like(a)) for a in arrays]
-        self.spectra = [torch.fft.rfftn(torch.from_numpy(np.stack(p)), s=self.size, dim=(1, 2, 3)) for p in parts]
+        self.spectra = [_spectra(array, self.size) for array in arrays]
 
     def between(self, a: int, b: int) -> Shift:
         """The best shift of scan ``a`` over scan ``b``, of those with half of the smaller one inside."""
-        one, other = self.spectra[a].conj(), self.spectra[b]
-        products = torch.stack([one[0] * other[0], one[1] * other[2], one[2] * other[1], one[2] * other[2]])
-        both, energy, energy_b, overlap = torch.fft.irfftn(products, s=self.size, dim=(1, 2, 3))
-        scores = both / (energy * energy_b).clamp(min=1e-3).sqrt()
-        least = LEAST_OVERLAP * min(np.prod(self.shapes[a]), np.prod(self.shapes[b]))
-        scores = torch.where(overlap >= least, scores, -1.0)
-        best = int(scores.argmax())
-        mm = _centred(best, self.size, self.shapes[a], self.shapes[b]) * self.spacing
-        return Shift(float(scores.view(-1)[best]), mm)
+        return _best(self.spectra[a], self.spectra[b], self.size, self.shapes[a], self.shapes[b], self.spacing)
+
+
+def shift_turned(fixed: Scan, moving: Scan, orientation: Orientation) -> Shift:
+    """As :meth:`Shifts.between`, with the second scan turned over."""
+    arrays = coarse(fixed, COARSE), oriented(coarse(moving, COARSE), orientation)
+    one, other = (array.shape for array in arrays)
+    size = [next_fast_len(a + b, real=True) for a, b in zip(one, other, strict=True)]
+    spectra = [_spectra(array, size) for array in arrays]
+    return _best(spectra[0], spectra[1], size, one, other, COARSE * fixed.spacing)
+
+
+def _spectra(array: NDArray[np.float32], size: Sequence[int]) -> torch.Tensor:
+    """Of the array, of its squares, and of where it is."""
+    parts = np.stack([array, array * array, np.ones_like(array)])
+    result: torch.Tensor = torch.fft.rfftn(torch.from_numpy(parts), s=tuple(size), dim=(1, 2, 3))
+    return result
+
+
+def _best(
+    one: torch.Tensor,
+    other: torch.Tensor,
+    size: Sequence[int],
+    fixed: Sequence[int],
+    moving: Sequence[int],
+    spacing: float,
+) -> Shift:
+    first = one.conj()
+    products = torch.stack([first[0] * other[0], first[1] * other[2], first[2] * other[1], first[2] * other[2]])
+    both, energy, energy_b, overlap = torch.fft.irfftn(products, s=tuple(size), dim=(1, 2, 3))
+    scores = both / (energy * energy_b).clamp(min=1e-3).sqrt()
+    scores = torch.where(overlap >= LEAST_OVERLAP * float(min(np.prod(fixed), np.prod(moving))), scores, -1.0)
+    best = int(scores.argmax())
+    return Shift(float(scores.view(-1)[best]), _centred(best, size, fixed, moving) * spacing)
 
 
 class OtherStorage:
@@ -73,7 +97,6 @@ class OtherStorage:
     """
 
     def __init__(self, scans: Sequence[Scan]) -> None:
-        self.scans = scans
         self.arrays = [coarse(scan, COARSEST) for scan in scans]
         longest = max(max(array.shape) for array in self.arrays)
         self.size = [next_fast_len(int(1.5 * longest), real=True)] * 3
@@ -84,19 +107,17 @@ class OtherStorage:
         result: torch.Tensor = torch.fft.rfftn(torch.from_numpy(arrays), s=self.size, dim=(1, 2, 3))
         return result
 
-    def best(self, moving: int, fixed: Sequence[int]) -> list[tuple[float, Orientation, NDArray[np.float64]]]:
-        """Of scan ``moving`` with each of ``fixed``: score, orientation of the moving scan and shift in mm."""
+    def best(self, moving: int, fixed: Sequence[int]) -> list[tuple[float, Orientation]]:
+        """Of scan ``moving`` with each of ``fixed``: the best score, and how the moving scan is turned over for it."""
         turned = [oriented(self.arrays[moving], o) for o in ORIENTATIONS[1:]]
         spectra = torch.stack([self._spectrum(array[None])[0] for array in turned])
         result = []
         for index in fixed:
             both = torch.fft.irfftn(self.spectra[index].conj() * spectra, s=self.size, dim=(1, 2, 3))
             best = int(both.argmax())
-            which, place = divmod(best, int(np.prod(self.size)))
-            shape = self.arrays[index].shape
-            mm = _centred(place, self.size, shape, turned[which].shape) * COARSEST * self.scans[index].spacing
+            which = best // int(np.prod(self.size))
             score = float(both.view(-1)[best]) / min(self.energy[index], self.energy[moving])
-            result.append((score, ORIENTATIONS[1:][which], mm))
+            result.append((score, ORIENTATIONS[1:][which]))
         return result
 
 
