@@ -14,7 +14,7 @@ SURE, LIKELY, WEAK = 0.05, 1.0, 10.0
 """False links expected in the whole data set at this similarity or above."""
 SAME_SCAN = 0.93
 STATED = {"sure": 0.8, "likely": 0.7, "weak": 0.6}
-"""Correlations that are taken where there are too few pairs: none of 10 000 pairs of different patients reached 0.6."""
+"""Correlations that are taken where there are too few pairs; no two scans that are not linked reached 0.5 in la2018."""
 TAIL = 0.9
 
 
