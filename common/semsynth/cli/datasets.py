@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from ..errors import InputError
 from .options import lines_or_words, number, numbers, whole
@@ -56,6 +57,7 @@ def prepare(
     dtype: str = "int16",
     fractions: Sequence[float] | None = None,
     patient_regex: str | None = None,
+    group_patients: bool = False,
     seed: int = 0,
     jobs: int = 1,
     overwrite: bool = False,
@@ -83,6 +85,9 @@ def prepare(
             without splits, or with all its cases in one.
         patient_regex: pattern whose first group in a case's name is the patient; no patient stands in two splits, and
             splits that the input gives are checked for it.
+        group_patients: find scans of one patient by registering the images (100 cases take about five minutes), state
+            them as "patient" in the datalist and keep them in one split; pairs.csv, pairs.png and same_patient.json say
+            what was found and how sure it is.
         seed: of the draw of splits.
         jobs: cases at the same time.
         overwrite: replace cases that were prepared with other settings or from other files.
@@ -104,7 +109,8 @@ def prepare(
     shares = None if fractions is None else numbers("fractions", fractions, float)
     return str(run(
         str(input), str(output), settings, endo=endo, wall=wall, fractions=shares, patient_regex=patient_regex,
-        seed=whole("seed", seed), frozen_centers=fit_once, jobs=whole("jobs", jobs), overwrite=bool(overwrite),
+        find_patients=bool(group_patients), seed=whole("seed", seed), frozen_centers=fit_once, jobs=whole("jobs", jobs),
+        overwrite=bool(overwrite),
     ))  # fmt: skip
 
 
@@ -127,6 +133,7 @@ def prepare_maps(
     modality: str = "MRI",
     fractions: Sequence[float] | None = None,
     patient_regex: str | None = None,
+    group_patients: bool = False,
     seed: int = 0,
     jobs: int = 1,
     overwrite: bool = False,
@@ -159,6 +166,9 @@ def prepare_maps(
         fractions: shares of training, validation and (optionally) testing, 0.8,0.2 unless said otherwise; for input
             without splits, or with all its cases in one.
         patient_regex: pattern whose first group in a case's name is the patient; no patient stands in two splits.
+        group_patients: find scans of one patient by registering the images (100 cases take about five minutes), state
+            them as "patient" in the datalist and keep them in one split; pairs.csv, pairs.png and same_patient.json say
+            what was found and how sure it is.
         seed: of the draw of splits.
         jobs: cases at the same time.
         overwrite: replace cases that were prepared with other settings or from other files.
@@ -182,8 +192,8 @@ def prepare_maps(
     shares = None if fractions is None else numbers("fractions", fractions, float)
     return str(run(
         str(input), str(output), settings, label=label, unlabelled=unlabelled, fractions=shares,
-        patient_regex=patient_regex, seed=whole("seed", seed), frozen_centers=fit_once, modality=str(modality),
-        jobs=whole("jobs", jobs), overwrite=bool(overwrite),
+        patient_regex=patient_regex, find_patients=bool(group_patients), seed=whole("seed", seed),
+        frozen_centers=fit_once, modality=str(modality), jobs=whole("jobs", jobs), overwrite=bool(overwrite),
     ))  # fmt: skip
 
 
@@ -196,12 +206,14 @@ def check(
     patch_size: Sequence[int] | None = None,
     patient_regex: str | None = None,
     bundle: str | None = None,
+    same_patient: bool = False,
+    output: str | None = None,
     jobs: int | None = None,
     json: bool = False,
 ) -> str:
     """Check all cases of a data set, raw or prepared, and list what is wrong: one table, exit status 1 on errors.
 
-    The same checks run before every preparation, training and synthesis. Nothing is written.
+    The same checks run before every preparation, training and synthesis. Nothing is written, but by --same-patient.
 
     Args:
         input: a datalist (or its folder), a folder of the 2018 challenge's case folders, or a quoted pattern of images.
@@ -211,13 +223,19 @@ def check(
         patch_size: voxels that training will crop, for example 128,96,64; smaller cases are named.
         patient_regex: pattern whose first group in a case's name is the patient; no patient may stand in two splits.
         bundle: folder of a bundle: do its weights know the label maps' classes, voxel size and field of view?
+        same_patient: find scans of one patient, and one scan twice, by registering the images (100 cases take about
+            five minutes); writes pairs.csv, same_patient.json and pairs.png, on which to look at the pairs.
+        output: folder for what --same-patient writes; without it same_patient.
         jobs: cases at the same time; without it one per core.
         json: print one JSON object instead of tables.
     """
     from ..data.findings import Report
     from ..data.findings import error as finding
     from ..data.raw import check_input
+    from ..prepare.patients.groups import check_patients
 
+    if output is not None and not same_patient:
+        raise InputError("--output is where --same-patient writes; without that nothing is written")
     count = None if num_classes is None else whole("num-classes", num_classes)
     patch = None if patch_size is None else numbers("patch-size", patch_size, int)
     threads = None if jobs is None else whole("jobs", jobs)
@@ -225,6 +243,7 @@ def check(
         report = check_input(
             str(input), endo=endo, wall=wall, num_classes=count, patch_size=patch, patient_regex=patient_regex,
             bundle=None if bundle is None else str(bundle), jobs=threads,
+            search=partial(check_patients, output=output or "same_patient") if same_patient else None,
         )  # fmt: skip
     except InputError as error:
         if not json:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from .naming import case_name, entry_name, walk
 from .rules import check_mask
 from .volumes import Volume
 
+Search = Callable[[Sequence[Checkable], str | None], list[Finding]]
 CHALLENGE_FILES = {"image": "lgemri", "endo": "laendo", "wall": "lawall"}
 
 
@@ -184,6 +185,7 @@ def check_input(
     patient_regex: str | None = None,
     bundle: str | Path | None = None,
     jobs: int | None = None,
+    search: Search | None = None,
 ) -> Report:
     """Check a data set, raw or prepared; see ``semsynth check --help``.
 
@@ -194,6 +196,7 @@ def check_input(
         patient_regex: as in :func:`split_cases`; None takes what the datalist states.
         bundle: folder of a bundle whose weights are to be used on the label maps.
         jobs: threads; None takes one per core.
+        search: a further search among all cases without an error, given them and the ``patient_regex``.
 
     Raises:
         InputError: where no case can be found, or for a bundle that does not say its classes.
@@ -211,7 +214,8 @@ def check_input(
     if not found and not early:
         raise InputError(f"{source}: no cases found; give a datalist, a folder of cases or a quoted pattern of images")
     report = check_cases(found, rules, patient_regex=patient_regex, jobs=jobs)
-    report = replace(report, findings=(*early, *report.findings), cases=report.cases + len(early))
+    late = search([case for case in found if case.name in report.sound], patient_regex) if search else []
+    report = replace(report, findings=(*early, *report.findings, *late), cases=report.cases + len(early))
     if bundle is None:
         return report
     if not any("label" in case.files for case in found):

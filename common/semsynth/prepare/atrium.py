@@ -36,6 +36,7 @@ from .job import (
     with_splits,
     write_datalist,
 )
+from .patients.groups import group_patients
 
 logger = logging.getLogger(__name__)
 
@@ -200,6 +201,7 @@ def prepare(
     wall: str | None = None,
     fractions: Sequence[float] | None = None,
     patient_regex: str | None = None,
+    find_patients: bool = False,
     seed: int = 0,
     frozen_centers: bool = False,
     jobs: int = 1,
@@ -221,6 +223,7 @@ def prepare(
     output = Path(output)
     patient_regex = patient_regex or stated_regex(source)
     cases = find_cases(source, endo=endo, wall=wall)
+    cases = group_patients(cases, output, patient_regex) if find_patients else cases
     drawn = not splits_are_given(cases, fractions)
     cases = [replace(case, split=None) for case in cases] if drawn else cases
     check_output(output, cases)

@@ -46,6 +46,7 @@ from .job import (
     with_splits,
     write_datalist,
 )
+from .patients.groups import group_patients
 
 logger = logging.getLogger(__name__)
 MAX_CLASSES = 255
@@ -295,6 +296,7 @@ def prepare_maps(
     unlabelled: str | None = None,
     fractions: Sequence[float] | None = None,
     patient_regex: str | None = None,
+    find_patients: bool = False,
     seed: int = 0,
     frozen_centers: bool = False,
     modality: str = "MRI",
@@ -317,6 +319,7 @@ def prepare_maps(
     output = Path(output)
     patient_regex = patient_regex or stated_regex(source)
     cases = find_maps(source, label=label, unlabelled=unlabelled)
+    cases = group_patients(cases, output, patient_regex) if find_patients else cases
     given = [case for case in cases if "label" in case.files]
     bare = [case for case in cases if "label" not in case.files]
     drawn = not splits_are_given(given, fractions)
