@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -53,13 +52,6 @@ def patient_of(case: Checkable, pattern: str | None = None) -> str:
     if match is None:
         raise InputError(f"--patient-regex {pattern!r} does not match the case name {case.name!r}")
     return str(match.group(1) if match.groups() else match.group(0))
-
-
-def with_patients(cases: Sequence[Checkable], pattern: str | None) -> list[Checkable]:
-    """The cases with their patients stated, where a pattern tells them."""
-    if pattern is None:
-        return list(cases)
-    return [replace(case, patient=patient_of(case, pattern)) for case in cases]  # type: ignore[type-var]
 
 
 def use_of(split: str | None) -> str | None:

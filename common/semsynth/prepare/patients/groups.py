@@ -96,7 +96,7 @@ def told_by_names(cases: Sequence[AnyCase], pattern: str | None) -> list[AnyCase
     """The cases with the patients that a pattern finds in their names, where they state none themselves."""
     if pattern is None:
         return list(cases)
-    told = [patient_of(case, pattern) for case in cases]
+    told = [patient_of(case, pattern) for case in cases]  # type: ignore[arg-type]
     return [replace(case, patient=patient) for case, patient in zip(cases, told, strict=True)]  # type: ignore[type-var]
 
 
