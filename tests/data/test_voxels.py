@@ -54,3 +54,11 @@ def test_files_of_any_format_are_recognised_and_read_again_once_they_change(tmp_
     assert hash_file(paths[0]) == voxel_hash(255 - IMAGE)
     (tmp_path / "bad.nii").write_bytes(b"no volume")
     assert hash_file(tmp_path / "bad.nii") is None and hash_file(tmp_path / "gone.nii") is None
+
+
+def test_small_and_wide_integers_do_not_overflow():
+    levels = rng.integers(0, 200, (6, 7, 8))
+    own = voxel_hash(levels.astype(np.uint8))
+    assert voxel_hash((levels - 100).astype(np.int8)) == own
+    wide = levels * 327 - 32700  # from one end of int16 to the other
+    assert voxel_hash(wide.astype(np.int16)) == voxel_hash(wide.astype(np.float32)) == own

@@ -70,14 +70,18 @@ def _ranks(data: NDArray[Any]) -> NDArray[Any] | None:
     if data.dtype.kind == "f" and float(high) - float(low) < MOST_RANKS and np.array_equal(data, np.rint(data)):
         data, low, high = data.astype(np.int64), int(low), int(high)
     if data.dtype.kind != "f" and int(high) - int(low) < MOST_RANKS:
-        shifted = data.astype(np.int64) - int(low)
-        present = np.bincount(shifted.ravel(order="K")) > 0
+        wide = np.int32 if data.dtype.itemsize <= 2 else np.int64  # in which nothing overflows
+        places = data if data.dtype == np.uint8 else (data.astype(wide) - int(low)).astype(np.uint16)
+        present = np.zeros(MOST_RANKS, dtype=bool)
+        present[places.ravel(order="K")] = True
+        count = int(np.count_nonzero(present))
         table = np.cumsum(present) - 1
-        ranks, count = table[shifted], int(table[-1]) + 1
+        ranks = table.astype(np.uint8 if count <= 1 << 8 else np.uint16)[places]
     else:
         values, inverse = np.unique(data, return_inverse=True)
         ranks, count = inverse.reshape(data.shape), len(values)
-    return np.asarray(ranks, dtype=np.uint8 if count <= 1 << 8 else np.uint16 if count <= 1 << 16 else np.uint32)
+    kind = np.uint8 if count <= 1 << 8 else np.uint16 if count <= 1 << 16 else np.uint32
+    return np.asarray(ranks, dtype=kind)
 
 
 def _in_own_order(ranks: NDArray[Any]) -> NDArray[Any]:
