@@ -763,7 +763,7 @@ def test_label_maps_of_other_names_are_no_label_maps(dataset, systems, tmp_path,
         (tmp_path / folder).mkdir()
         for name, case in zip(names, cases, strict=False):
             shutil.copy(case.label, tmp_path / folder / f"{name}.nii.gz")
-    with pytest.raises(InputError, match="no label map has the name of a case; they are called a, b"):
+    with pytest.raises(InputError, match="no label map has the name of a case; they are called none_a, none_b"):
         load_real(dataset, labels=str(tmp_path / "none"))
     assert sum(case.label is not None for case in load_real(dataset, labels=str(tmp_path / "some")).values()) == 1
     assert "has no label map of 11 of 12 cases" in caplog.text

@@ -254,8 +254,7 @@ def test_an_image_that_was_replaced_under_its_name_is_noticed(tmp_path, tiny_dat
 
 
 def test_the_card_states_the_geometry_of_the_training_cases_and_extraction_carries_it(tiny_dataset, tmp_path):
-    path = tiny_dataset / "datalist.json"
-    entries = load_datalist(path)
+    entries, path = load_datalist(tiny_dataset / "datalist.json"), tmp_path / "datalist.json"
     stated = record(entries, path).facts(for_card=True)["geometry"]
     assert stated["spacing"] == [3.0] * 3 and stated["field_of_view_range"] == [[96.0] * 3] * 2
     resampled = record(entries, path, spacing=(1.5, 1.5, 3.0)).facts(for_card=True)["geometry"]
