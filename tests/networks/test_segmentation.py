@@ -249,6 +249,24 @@ def test_a_segmentation_is_written_on_the_scans_grid_with_its_volume(tmp_path, b
         writer._write(engine)
 
 
+def test_a_segmentation_of_another_image_of_the_same_name_stays(tmp_path, bundle_files):
+    writer = SegmentationWriter(tmp_path / "out", **bundle_files)
+    for folder, seed in (("first", 0), ("second", 1), ("first", 2)):
+        path = tmp_path / folder / "scan.nii.gz"
+        path.parent.mkdir(exist_ok=True)
+        write(path, np.random.default_rng(seed).integers(0, 99, (4, 5, 6)).astype(np.int16))
+        image = MetaTensor(torch.zeros(1, 4, 5, 6), meta={"filename_or_obj": str(path)})
+        pred = MetaTensor(torch.ones(1, 4, 5, 6), affine=torch.eye(4, dtype=torch.float64))
+        engine = engine_with(batch=[{"case": "a"}], output=[{"image": image, "pred": pred}])
+        writer._start(engine)
+        if folder == "second":
+            with pytest.raises(InputError, match=r"a_seg.nii.gz is the segmentation of ../first/.*, not of ../second/"):
+                writer._write(engine)
+        else:
+            writer._write(engine)  # the second time the same file holds another scan
+    assert json.loads((tmp_path / "out" / "a_seg.json").read_text())["image_from"] == "../first/scan.nii.gz"
+
+
 def test_best_median_and_worst_are_drawn(tmp_path):
     handler = RankedSegmentations(tmp_path / "ranked.png")
     engine = engine_with()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from monai.utils.enums import CommonKeys as Keys
 
 from .. import __version__
 from ..data.volumes import read_volume, same_affine, write_label
+from ..data.voxels import voxel_hash
 from ..errors import InputError
 from ..files import sha256, write_text
 
@@ -24,7 +26,8 @@ class SegmentationWriter:
     """Attached to an inference engine: writes ``<output_dir>/<case>_seg.nii.gz`` for each case.
 
     Each file has the shape and affine of the image that was given, and a JSON beside it with what made it (bundle,
-    version, SHA-256 of the weights) and each class's volume in ml. Each file is written whole or not at all.
+    version, SHA-256 of the weights), the hash of the image's voxels and each class's volume in ml. Each file is written
+    whole or not at all, and never over that of another image.
 
     Args:
         output_dir: where to write.
@@ -33,7 +36,8 @@ class SegmentationWriter:
         class_names: class index, as text → name, for the volumes; classes that it does not name are called by number.
 
     Raises:
-        InputError: (at the start) when the weights are not there; (per case) when a result is not on its image's grid.
+        InputError: (at the start) when the weights are not there; (per case) when a result is not on its image's grid,
+            or when the folder holds the segmentation of another image under the same case name.
     """
 
     def __init__(
@@ -77,12 +81,32 @@ class SegmentationWriter:
                     f"case {case}: the result has shape {label.shape}, {image} has {source.data.shape}: it is not on "
                     "the image's grid; check that postprocessing inverts the preprocessing"
                 )
+            voxels = voxel_hash(source.data)
+            self._refuse_other_image(case, image, voxels)
             voxel_ml = abs(float(np.linalg.det(source.affine[:3, :3]))) / 1000
             counts = np.bincount(label.ravel(), minlength=max(self.names, default=0) + 1)
             volumes = {
                 self.names.get(i, f"class {i}"): round(float(n) * voxel_ml, 2) for i, n in enumerate(counts) if i > 0
             }
             path = write_label(self.output_dir / f"{case}_seg.nii.gz", label, source.affine)
-            record = self.origin | {"case": case, "image": image.name, "volume_ml": volumes}
+            about = {"case": case, "image": image.name, "image_from": self._relative(image), "image_voxels": voxels}
+            record = self.origin | about | {"volume_ml": volumes}
             write_text(path.with_name(f"{case}_seg.json"), json.dumps(record, indent=1))
             logger.info("%s: %s ml", path, ", ".join(f"{name} {value:g}" for name, value in volumes.items()))
+
+    def _relative(self, image: Path) -> str:
+        """Where an image is, from the output folder."""
+        return os.path.relpath(image.parent.resolve() / image.name, self.output_dir.resolve())
+
+    def _refuse_other_image(self, case: str, image: Path, voxels: str | None) -> None:
+        described = self.output_dir / f"{case}_seg.json"
+        try:
+            found = json.loads(described.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return
+        own, other = self._relative(image), found.get("image_from")
+        if found.get("image_voxels", voxels) != voxels and other != own:
+            raise InputError(
+                f"case {case}: {self.output_dir / f'{case}_seg.nii.gz'} is the segmentation of {other}, not of {own}; "
+                "give another output_dir, or set 'case' in the datalist"
+            )

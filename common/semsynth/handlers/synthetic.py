@@ -216,7 +216,8 @@ class SyntheticWriter:
         style = self._style_record(entry["style_from"]) if self.style_from == OWN_STYLE else {}
         label, voxels = Path(entry[Keys.IMAGE]), self._voxels(entry)
         reasons = self._seen.reasons(case, voxels=voxels)
-        return self._origin | several | style | {
+        raw = {role.removeprefix(SOURCE): value for role, value in sorted(voxels.items()) if role.startswith(SOURCE)}
+        return self._origin | several | style | ({SOURCE_VOXELS: raw} if raw else {}) | {
             "case": entry["case"],
             "seed": None if self.seed is None else self.seed + sample,
             "trained_on": True if reasons else False if self._seen.complete else None,
