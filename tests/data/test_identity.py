@@ -9,7 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from semsynth.data.check import Entry, check_cases
-from semsynth.data.entries import load_datalist, load_label_maps
+from semsynth.data.entries import load_datalist, load_label_maps, load_training_images
 from semsynth.data.identity import joined, patient_of
 from semsynth.data.raw import check_input
 from semsynth.data.voxels import hash_file
@@ -187,3 +187,36 @@ def test_names_are_those_of_the_link_not_of_what_it_leads_to(tmp_path):
     path = listed(tmp_path, training=[{"image": "P1/lge.nii.gz", "endo": "P1/endo.nii.gz"}])
     assert [e["case"] for e in load_datalist(path, "training", needs=("image",))] == ["P1"]
     assert check_cases([Entry("P1", {"image": tmp_path / "P1" / "lge.nii.gz"})]).cases == 1
+
+
+def test_patients_that_are_held_out_are_recognised_by_pattern_and_by_name(tmp_path):
+    held, train, further = (write(tmp_path, name, image=i, heart=i) for i, name in enumerate(("P2_a", "P1_a", "P2_x")))
+    for regex, more in ((r"^(P\d)", {"patient": "P2"}), (r"^(P\d)", {}), (None, {"patient": "P2_a"})):
+        stated = {} if regex is None else {"patient_regex": regex}
+        path = listed(
+            tmp_path, training=[train], validation=[held], testing=[{"case": "P9", "label": "map.nii.gz"}], **stated
+        )
+        content = {"training": [further | more]} | (stated if not more else {})
+        (tmp_path / "more.json").write_text(json.dumps(content))
+        with pytest.raises(InputError, match=r"P2_x, in .*more.json: same patient as P2_a, in validation"):
+            load_sources(tmp_path / "more.json", needs=("image",), validation=path)
+
+
+def test_an_autoencoder_is_not_trained_on_a_held_out_scan_of_another_preparation(tmp_path):
+    a, b = (
+        write(tmp_path, name, image=i, heart=i) | {"source_voxels": {"image": "0" * 64}} for i, name in enumerate("ab")
+    )
+    path = listed(tmp_path, training=[a], validation=[b])
+    with pytest.raises(InputError, match="duplicate case"):
+        load_training_images(path)
+
+
+def test_maps_given_alone_are_known_by_the_record_of_their_preparation(tmp_path):
+    path = listed(tmp_path, training=[write(tmp_path, "P1", image=0, heart=0)])
+    prepare(path, tmp_path / "out", Settings(k=0), fractions=(1.0, 0.0))
+    (entry,) = load_label_maps(tmp_path, f"{tmp_path}/out/*/label.nii.gz")
+    assert entry["voxels"]["source_endo"] == hash_file(tmp_path / "P1" / "endo.nii.gz")
+
+
+def test_a_pattern_with_two_ways_to_tell_a_patient():
+    assert [patient_of(Entry(name, {}), "(a)|(p7)") for name in ("a1", "p7_2")] == ["a", "p7"]

@@ -58,6 +58,12 @@ def test_one_file_per_call_has_the_name_that_all_at_once_have(tmp_path: Path) ->
     assert [name for name, _ in together] == ["patient_0", "patient_1", "patient_2"]
 
 
+def test_a_path_through_the_folder_above_is_the_same_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "one" / "sub").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "one" / "sub")
+    assert case_name("../lge.nii.gz") == "one" and case_name("../anna.nii.gz") == "one_anna"
+
+
 def test_linked_files_keep_their_names_and_linked_folders_are_entered(tmp_path: Path) -> None:
     store = tmp_path / "annex"
     (store / "ab").mkdir(parents=True)

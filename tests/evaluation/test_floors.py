@@ -10,11 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
 from ignite.engine import Engine
-from semsynth.data.volumes import write_image
+from semsynth.data.volumes import read_volume, write_image
 from semsynth.data.voxels import hash_file
 from semsynth.errors import InputError
 from semsynth.evaluation import evaluate
@@ -42,6 +43,33 @@ def real(name, *, training=None, patient=None):
 def system(name="x", *, trained=(), untrained=()):
     records = {c: {"trained_on": True} for c in trained} | {c: {"trained_on": False} for c in untrained}
     return System(name, {c: (Path(c),) for c in records}, records)
+
+
+# ---- who was trained on what
+
+
+def test_a_record_that_nobody_knows_makes_no_case_unseen():
+    cases = {"a": real("a", training=False), "b": real("b", training=True), "c": real("c", training=False)}
+    unknown = System("x", {c: (Path(c),) for c in cases}, {"a": {"trained_on": None}, "b": {"trained_on": None}})
+    assert group_cases("abc", cases, [unknown]) == {"unseen": ["c"], "training": ["b"], "all": ["a"]}
+
+
+def test_scans_of_another_preparation_or_in_another_file_are_training_scans(tmp_path):
+    (tmp_path / "train").mkdir()
+    fine = listing(
+        tmp_path / "train", {"training": [{"case": "a", "image": "a.nii", "source_voxels": {"image": "1" * 64}}]}
+    )
+    other = [{"case": "other", "image": "b.nii", "source_voxels": {"image": "1" * 64}}, {"case": "c", "image": "c.nii"}]
+    path = listing(tmp_path, {"validation": other})
+    for name, seed in (("b.nii", 1), ("c.nii", 2)):
+        noise = np.random.default_rng(seed).random((16, 16, 16)).astype(np.float32)
+        write_image(tmp_path / name, noise, np.eye(4), "float32")
+    found = load_real(path, train=fine)
+    assert {name: case.training for name, case in found.items()} == {"a": True, "other": True, "c": False}
+    same = read_volume(tmp_path / "train" / "a.nii").data[::-1].astype(np.float64) * 3
+    nib.save(nib.Nifti1Image(same, np.eye(4)), tmp_path / "a.nii")
+    path.write_text(json.dumps({"validation": [{"case": "a", "image": "a.nii"}]}))
+    assert load_real(path, train=fine)["a"].training, "the same scan in another file"
 
 
 # ---- whose scan it is

@@ -166,6 +166,16 @@ def test_weights_without_a_card_or_with_that_of_another_file_are_unknown(weights
         read_card(weights.with_name("gone.json"))
 
 
+def test_a_smaller_file_of_weights_with_anothers_card_stays_unknown(weights, entries, tmp_path):
+    card_of(weights, training_cases(entries))
+    torch.save({"w": torch.zeros(2)}, weights)
+    extract_weights(weights, tmp_path / "small.pt", mantissa_bits=8)
+    assert not Seen.of(tmp_path / "small.pt").known and Seen.of(tmp_path / "small.pt").gaps == ("model.pt",)
+    weights.with_suffix(".json").write_text("[]")
+    with pytest.raises(InputError, match="not a model card"):
+        extract_weights(weights, tmp_path / "small.pt", mantissa_bits=8)
+
+
 def test_cases_without_an_image_are_all_listed(entries):
     bad = [entries[0], {"case": "gone", "image": "gone.nii.gz"}, {"case": "none"}]
     with pytest.raises(InputError, match=r"(?s)needs an image that can be read.*- gone: .*- none: no image") as error:

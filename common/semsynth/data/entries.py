@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,10 +26,12 @@ from .datalists import (
 )
 from .findings import Finding, Report
 from .geometry import TrainedGrid
-from .identity import is_image, patient_of, shared_files, shared_patients, use_of
+from .identity import SOURCE, is_image, patient_of, shared_files, shared_patients, use_of
 from .voxels import hash_file
 
 logger = logging.getLogger(__name__)
+PREPARED = "prepare.json"
+"""What a preparation writes beside the files of a case."""
 SOURCE_VOXELS = "source_voxels"
 """Key of a prepared entry: role → hash of the voxels of the raw file that it was made from."""
 VOXELS = "voxels"
@@ -139,6 +142,7 @@ def load_training_images(
             {"image": file} if (file := Path(entry["image"])).is_file() else {},
             split,
             patient=patient_in(entry),
+            source=source_of(entry),
         )
         for split in SPLITS[1:]
         for entry in _absolute_entries(path, [e for e in content.get(split) or [] if "image" in e], ("image",))
@@ -282,8 +286,20 @@ def load_label_maps(
         report = with_vocabulary(report, {}, metadata, pattern, key=vocabulary)
     report.raise_for_errors()
     report.log_warnings(logger)
-    maps = [{"case": name, "image": str(path), VOXELS: dict(report.voxels.get(name, {}))} for name, path in found]
+    maps = [
+        {"case": name, "image": str(path), VOXELS: _source_beside(path) | dict(report.voxels.get(name, {}))}
+        for name, path in found
+    ]
     return _compared(maps, grid, num_samples)
+
+
+def _source_beside(path: Path) -> dict[str, str]:
+    """The hashes of the raw files that a prepared map came from, where its record still lies beside it."""
+    try:
+        record = json.loads(path.with_name(PREPARED).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return {f"{SOURCE}{role}": value for role, value in source_of(record).items()} if isinstance(record, dict) else {}
 
 
 def load_images(

@@ -192,7 +192,9 @@ class TrainedGrid:
     """
 
     def __init__(self, weights: str | Path, metadata: str | Path, resample: bool = False) -> None:
-        self.weights, self.metadata, self.resample = Path(weights), Path(metadata), bool(resample)
+        if not isinstance(resample, bool):
+            raise InputError(f"resample must be True or False, got {resample!r}")
+        self.weights, self.metadata, self.resample = Path(weights), Path(metadata), resample
 
     @cached_property
     def geometry(self) -> Geometry | None:

@@ -37,7 +37,7 @@ def patient_of(case: Checkable, pattern: str | None = None) -> str:
 
     Args:
         case: the case.
-        pattern: its first group, or its whole match, is the patient.
+        pattern: its first group that matches, or its whole match, is the patient.
 
     Raises:
         InputError: for a pattern that is not valid or does not match.
@@ -51,7 +51,7 @@ def patient_of(case: Checkable, pattern: str | None = None) -> str:
         raise InputError(f"--patient-regex {pattern!r} is not a valid pattern: {reason}") from reason
     if match is None:
         raise InputError(f"--patient-regex {pattern!r} does not match the case name {case.name!r}")
-    return str(match.group(1) if match.groups() else match.group(0))
+    return next((str(group) for group in match.groups() if group is not None), str(match.group(0)))
 
 
 def use_of(split: str | None) -> str | None:

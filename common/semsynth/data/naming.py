@@ -61,7 +61,7 @@ def case_name(path: str | Path) -> str:
     - A mere number (LiTS: ``volume-7``, ``segmentation-7``) or a name without one (``anna``): with the folder in front,
       ``batch1_7``, ``clinic_anna``, unless that is a folder such as ``imagesTr`` or ``maps``.
     """
-    path = Path(path).absolute()
+    path = Path(os.path.abspath(path))  # noqa: PTH100 - without "..", but a link by its own name
     name, folder = stem(path), path.parent
     if _BIDS.fullmatch(name):
         return _bids(name)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
+from ..data.voxels import hash_file
 from ..files import sha256
 from .sources import RealCase
 from .systems import System
@@ -28,8 +30,7 @@ def as_trained(cases: Mapping[str, RealCase], systems: Sequence[System]) -> dict
 
 def _said(case: RealCase, systems: Sequence[System]) -> set[bool | None]:
     """What the systems' records, or the split for those that have none, say of a case."""
-    records = [system.trained_on(case.case) for system in systems]
-    return {case.training if record is None else record for record in records}
+    return {system.says(case.case, case.training) for system in systems}
 
 
 def group_cases(
@@ -67,13 +68,20 @@ def group_cases(
 def other_maps(cases: Mapping[str, RealCase], systems: Sequence[System], scored: Sequence[str]) -> list[str]:
     """Systems whose volumes were made from other label maps than those that they are scored with."""
     found = []
-    hashes = {case: sha256(label) for case in scored if (label := cases[case].label) is not None}
+    files = {case: label for case in scored if (label := cases[case].label) is not None}
+    hashes = {case: (sha256(label), hash_file(label)) for case, label in files.items()}
     for system in systems:
-        stated = {case: system.records.get(case, {}).get("label_sha256") for case in hashes}
-        different = [case for case, value in stated.items() if value is not None and value != hashes[case]]
+        different = [case for case, own in hashes.items() if _other_map(system.records.get(case, {}), *own)]
         if different:
             found.append(system.name)
             logger.warning("%s: %d of %d cases were made from other label maps than --real has: painting does not know "
                            "what it knows, and faithfulness is to another map", system.name, len(different),
                            len(hashes))  # fmt: skip
     return found
+
+
+def _other_map(record: Mapping[str, Any], file: str, voxels: str | None) -> bool:
+    """Whether a record speaks of another map than this one: by its voxels, or by its file where it has no more."""
+    if record.get("label_voxels") is not None:
+        return bool(record["label_voxels"] != voxels)
+    return record.get("label_sha256") is not None and bool(record["label_sha256"] != file)

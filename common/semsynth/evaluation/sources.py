@@ -18,8 +18,8 @@ from ..data.entries import check_volumes, source_of
 from ..data.identity import SOURCE, patient_of
 from ..data.naming import case_name, volumes_below
 from ..data.volumes import Volume, read_volume, same_affine, scale_intensity, stem
+from ..data.voxels import hash_file
 from ..errors import InputError
-from ..files import sha256
 from ..vocabulary import SPLITS
 
 logger = logging.getLogger(__name__)
@@ -144,8 +144,9 @@ def load_real(source: str | Path, *, train: str | Path | None = None, labels: st
     if train is not None:
         seen = _read_cases(train, "training")
         _check_same(cases, seen, source, train)
+        scans = {value for case in seen.values() for value in _scans(case)}
         cases = {name: replace(case, training=True) for name, case in seen.items()} | {
-            name: replace(case, training=bool(case.training) or name in seen,
+            name: replace(case, training=bool(case.training) or name in seen or bool(scans & _scans(case)),
                           patient=seen[name].patient if case.patient is None and name in seen else case.patient)
             for name, case in cases.items()
         }  # fmt: skip
@@ -182,10 +183,16 @@ def _check_same(
     other = [
         f"{name}: {cases[name].image} and {case.image}"
         for name, case in seen.items()
-        if name in cases and sha256(cases[name].image) != sha256(case.image)
+        if name in cases and hash_file(cases[name].image) != hash_file(case.image)
     ]
     if other:
         raise InputError(f"{source} and {train} have different images under one name; rename the cases", other)
+
+
+def _scans(case: RealCase) -> set[str]:
+    """Hashes of the voxels of a case's image, and of the scan that it was prepared from."""
+    known = (hash_file(case.image), case.source.get(f"{SOURCE}image"))
+    return {value for value in known if value is not None}
 
 
 def _read_cases(source: str | Path, wanted: str | None) -> dict[str, RealCase]:

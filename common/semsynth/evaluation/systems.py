@@ -51,6 +51,15 @@ class System:
         value = self.records.get(case, {}).get("trained_on")
         return None if value is None else bool(value)
 
+    def says(self, case: str, split: bool | None) -> bool | None:
+        """What holds of a case that is in a split for training or not: its record, and without one the split.
+
+        A record that says that nobody knows (``"trained_on": null``) makes no case unseen.
+        """
+        own = self.trained_on(case)
+        unknown = "trained_on" in self.records.get(case, {}) and own is None
+        return (split or None) if unknown else split if own is None else own
+
     def was_guided_by(self, *names: str) -> bool:
         """Whether a network of this name or SHA-256 was in its loss."""
         return bool(set(names) & set(self.in_loss))

@@ -104,10 +104,10 @@ class SyntheticWriter:
             entries = [e for value in content.values() if isinstance(value, list) for e in value]
             if not all(isinstance(e, dict) and e.get("synthetic") for e in entries):
                 raise InputError(f"{listed}: lists real cases and would be replaced; give another output_dir")
-            if rank() == 0:
-                listed.unlink(missing_ok=True)
         _ = self._origin  # whether the weights are there, before any work
         self._refuse_other_maps()
+        if rank() == 0:
+            listed.unlink(missing_ok=True)
 
     def _refuse_other_maps(self) -> None:
         """Volumes that stand here under the names of these cases have to be of the same maps, or of the same files."""
@@ -120,13 +120,15 @@ class SyntheticWriter:
                 found = json.loads(described.read_text(encoding="utf-8"))
             except ValueError:
                 continue
+            if not isinstance(found, dict):
+                continue
             label = Path(entry[Keys.IMAGE])
-            other = found.get("label") != label.name and found.get("label_sha256") != self._sha256(label)
-            place = found.get("label_from", self._relative(label))
-            if other or (
-                place != self._relative(label) and found.get("label_voxels") != self._voxels(entry).get("label")
-            ):
-                problems.append(f"{image.name}: was made from {place}, not from {self._relative(label)}")
+            own, place = self._relative(label), found.get("label_from", found.get("label"))
+            voxels = self._voxels(entry).get("label")
+            same_map = voxels is not None and voxels == found.get("label_voxels")
+            # the same file with another map was prepared anew: its volume is made again
+            if place not in (own, label.name) and not same_map and found.get("label_sha256") != self._sha256(label):
+                problems.append(f"{image.name}: was made from {place}, not from {own}")
         if problems:
             raise InputError(
                 f"{self.output_dir}: holds volumes of other label maps under the same case names; give another "
@@ -146,6 +148,8 @@ class SyntheticWriter:
         try:
             found = json.loads(described.read_text(encoding="utf-8"))
         except ValueError:
+            return False
+        if not isinstance(found, dict):
             return False
         wanted = json.loads(json.dumps(self._record(entry)))
         return bool({**found, "label_from": None} == {**wanted, "label_from": None})  # folders may be moved together

@@ -223,7 +223,6 @@ def prepare(
     output = Path(output)
     patient_regex = patient_regex or stated_regex(source)
     cases = find_cases(source, endo=endo, wall=wall)
-    cases = group_patients(cases, output, patient_regex) if find_patients else cases
     drawn = not splits_are_given(cases, fractions)
     cases = [replace(case, split=None) for case in cases] if drawn else cases
     check_output(output, cases)
@@ -232,6 +231,7 @@ def prepare(
     )
     report.raise_for_errors()
     report.log_warnings(logger)
+    cases = group_patients(cases, output, patient_regex) if find_patients else cases
     if drawn:
         cases = with_splits(cases, fractions, seed, patient_regex, report.voxels)
     if frozen_centers:

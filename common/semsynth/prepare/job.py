@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from .. import __version__
 from ..data.check import Checkable, Entry
-from ..data.entries import SOURCE_VOXELS
+from ..data.entries import PREPARED, SOURCE_VOXELS
 from ..data.identity import Voxels, is_image, is_map, joined
 from ..data.raw import Case
 from ..data.volumes import StorageType, Volume, write_image, write_label
@@ -35,7 +35,7 @@ from .composite import IntensityHistogram, fit_histogram, smooth
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 AnyCase = TypeVar("AnyCase", Case, Entry)
-RECORD = "prepare.json"
+RECORD = PREPARED
 
 
 def check_form(spacing: Sequence[float] | None, size: Sequence[int] | None, dtype: str) -> None:

@@ -319,7 +319,6 @@ def prepare_maps(
     output = Path(output)
     patient_regex = patient_regex or stated_regex(source)
     cases = find_maps(source, label=label, unlabelled=unlabelled)
-    cases = group_patients(cases, output, patient_regex) if find_patients else cases
     given = [case for case in cases if "label" in case.files]
     bare = [case for case in cases if "label" not in case.files]
     drawn = not splits_are_given(given, fractions)
@@ -330,6 +329,9 @@ def prepare_maps(
     report = check_cases(cases, rules, patient_regex=patient_regex, jobs=jobs)
     report.raise_for_errors()
     report.log_warnings(logger)
+    if find_patients:
+        cases = group_patients(cases, output, patient_regex)
+        given, bare = (cases[: len(given)], cases[len(given) :])
     if drawn:
         given = with_splits(given, fractions, seed, patient_regex, report.voxels)
         # images without maps are for training, and so are their patients

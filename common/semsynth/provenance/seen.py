@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..data.entries import SOURCE_VOXELS, VOXELS
+from ..data.entries import VOXELS, source_of
 from ..data.identity import SOURCE, is_image, is_map
 from ..data.voxels import hash_file
 from ..errors import InputError
@@ -106,7 +106,7 @@ class Seen:
     def of_entry(self, entry: Mapping[str, Any]) -> list[str]:
         """:meth:`reasons` of an entry of a datalist, also one that has not been loaded yet."""
         files = {role: entry[role] for role in _FILES if isinstance(entry.get(role), str | Path)}
-        source = {f"{SOURCE}{role}": value for role, value in dict(entry.get(SOURCE_VOXELS) or {}).items()}
+        source = {f"{SOURCE}{role}": value for role, value in source_of(entry).items()}
         return self.reasons(str(entry.get("case", "")), files, source | dict(entry.get(VOXELS) or {}))
 
     def _by_name(self, name: str) -> bool:
@@ -169,7 +169,7 @@ def training_cases(entries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]
 
 def entry_voxels(entry: Mapping[str, Any]) -> dict[str, str]:
     """Role → hash of an entry's voxels and of those that it was made from; files are read where they are not said."""
-    known = {f"{SOURCE}{role}": value for role, value in dict(entry.get(SOURCE_VOXELS) or {}).items()}
+    known = {f"{SOURCE}{role}": value for role, value in source_of(entry).items()}
     known |= dict(entry.get(VOXELS) or {})
     for role in _FILES:
         if role not in known and isinstance(entry.get(role), str | Path):

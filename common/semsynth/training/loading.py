@@ -16,8 +16,8 @@ from monai.transforms import RandomizableTrait, Transform
 from torch.utils.data.distributed import DistributedSampler
 
 from ..data.datalists import read_datalist
-from ..data.entries import VOXELS, load_datalist
-from ..data.identity import is_image, is_map
+from ..data.entries import VOXELS, case_of, load_datalist
+from ..data.identity import is_image, is_map, patient_of
 from ..distributed import rank, world_size
 from ..errors import InputError
 from ..provenance.seen import Seen, entry_voxels, refuse_seen_cases
@@ -58,10 +58,13 @@ def load_sources(
 
 def _refuse_held_out(entries: Sequence[Mapping[str, Any]], validation: Path, paths: Sequence[Path]) -> None:
     known: dict[tuple[str, str], str] = {}
+    content = read_datalist(validation)
     for split in SPLITS[1:]:
-        if read_datalist(validation).get(split):
-            for held_out in load_datalist(validation, split, needs=("image",), check=False):
-                known |= dict.fromkeys(_marks(held_out), f"{held_out['case']}, in {split} of {validation}")
+        if content.get(split):
+            for held_out in load_datalist(validation, split, needs=(), check=False):
+                patient = patient_of(case_of(held_out, []), content.get("patient_regex"))
+                marks = _marks(held_out | {"patient": patient})
+                known |= dict.fromkeys(marks, f"{held_out['case']}, in {split} of {validation}")
     leaks = []
     for entry in entries:
         # within one list load_datalist has compared the splits
@@ -80,8 +83,9 @@ def _refuse_held_out(entries: Sequence[Mapping[str, Any]], validation: Path, pat
 
 def _marks(entry: Mapping[str, Any]) -> list[tuple[str, str]]:
     """By what a case is recognised in another list: names, patient, voxels of its scan and of its map or mask."""
-    marks = [("name", str(entry[key])) for key in ("case", "source_case") if key in entry]
-    marks += [("patient", str(entry["patient"]))] if entry.get("patient") is not None else []
+    names = [str(entry[key]) for key in ("case", "source_case") if key in entry]
+    # a case that states no patient is one of its own, by its name
+    marks = [("name", name) for name in names] + [("patient", str(entry.get("patient") or names[-1]))]
     for role, value in entry_voxels(entry).items():
         marks += [("image", value)] if is_image(role) else [("label map", value)] if is_map(role) else []
     return marks

@@ -14,7 +14,7 @@ from torch import nn
 from ..errors import InputError
 from ..files import sha256, write_text
 from ..provenance.cards import TrainingRecord, write_model_card
-from ..provenance.seen import UNKNOWN_PARENTS
+from ..provenance.seen import UNKNOWN_PARENTS, Seen, read_card
 from .checkpoints import newest_checkpoint, not_finite, rounded, save_atomically
 
 logger = logging.getLogger(__name__)
@@ -156,7 +156,9 @@ def _write(weights: Mapping[str, torch.Tensor], path: Path, mantissa_bits: int |
 def _smaller(source: Path, output: Path, mantissa_bits: int | None) -> Path:
     """A file of weights once more, compressed, with its card."""
     weights = load_weights(source)
-    card = json.loads(source.with_suffix(".json").read_text(encoding="utf-8"))
+    card = read_card(source.with_suffix(".json"))
+    if not Seen.of(source).known:  # the card of another file: what it says of cases is not of these weights
+        card |= {"training_cases": [], UNKNOWN_PARENTS: [source.name]}
     half = {key: t.half() if t.is_floating_point() else t for key, t in weights.items()}
     broken = not_finite(half)
     if broken:

@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ...data.findings import Finding
-from ...data.identity import patient_of
+from ...data.findings import Finding, Report
+from ...data.identity import patient_of, shared_patients
 from ...errors import InputError
 from ...files import write_text
 from ...vocabulary import UNLABELLED
@@ -112,12 +112,16 @@ def group_patients(cases: Sequence[AnyCase], output: str | Path, patient_regex: 
         The same cases, in the same order.
 
     Raises:
-        InputError: as :func:`semsynth.prepare.patients.screening.screen`.
+        InputError: as :func:`semsynth.prepare.patients.screening.screen`; for a patient in two of the splits that the
+            cases have.
     """
     cases = told_by_names(cases, patient_regex)
     screening = screen(cases)
     groups, refused = grouped(cases, screening.links)
     save(screening, cases, groups, refused, output)
+    marked = with_patients(cases, groups)
+    leaks = shared_patients(marked, None)  # type: ignore[arg-type]
+    Report(tuple(leaks), len(marked)).raise_for_errors()
     found = findings(screening, cases, refused, output)
     for finding in found:
         if finding.finding in (TWICE, TWO_NAMES, TO_LOOK_AT):
@@ -125,7 +129,7 @@ def group_patients(cases: Sequence[AnyCase], output: str | Path, patient_regex: 
     count = sum(len(group.cases) for group in groups)
     logger.info("%d of %d cases are of %d patients with two or more scans: see %s", count, len(cases), len(groups),
                 Path(output) / SHEET)  # fmt: skip
-    return with_patients(cases, groups)
+    return marked
 
 
 def check_patients(cases: Sequence[Screened], patient_regex: str | None = None, *, output: str | Path) -> list[Finding]:
