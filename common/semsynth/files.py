@@ -21,6 +21,12 @@ def sha256(path: str | Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def relative_to(path: str | Path, folder: str | Path) -> str:
+    """Where a file is, from a folder; a link keeps its own name."""
+    path = Path(path)
+    return os.path.relpath(path.parent.resolve() / path.name, Path(folder).resolve())
+
+
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """A temporary path beside ``path`` (same suffixes), renamed to it when the block ends well, removed otherwise."""

@@ -23,7 +23,7 @@ def bundle_classes(bundle: str | Path, *, key: str = "classes") -> dict[int, str
     """
     path = Path(bundle)
     path = path if path.suffix == ".json" else path / "configs" / "metadata.json"
-    classes = class_table(_read(path).get(key), path)
+    classes = class_table(read_object(path).get(key), path)
     if not classes:
         raise InputError(
             f'{path}: does not say which classes the weights know; add "{key}": {{"0": "background", "1": …}}'
@@ -32,7 +32,7 @@ def bundle_classes(bundle: str | Path, *, key: str = "classes") -> dict[int, str
         return classes
     for name in ("train.json", "inference.json"):
         config = path.with_name(name)
-        count = _read(config).get("num_classes") if config.is_file() else None
+        count = read_object(config).get("num_classes") if config.is_file() else None
         if isinstance(count, int) and count != len(classes):
             raise InputError(f"{path}: lists {len(classes)} classes, but num_classes of {name} is {count}; correct one")
     return classes
@@ -47,7 +47,9 @@ def vocabulary_of(bundle: str | Path, count: int) -> str:
     """
     path = Path(bundle)
     path = path if path.suffix == ".json" else path / "configs" / "metadata.json"
-    tables = {key: value for key, value in _read(path).items() if key.startswith("classes") and isinstance(value, dict)}
+    tables = {
+        key: value for key, value in read_object(path).items() if key.startswith("classes") and isinstance(value, dict)
+    }
     fitting = [key for key, table in tables.items() if len(table) == count]
     return "classes" if "classes" in fitting or not fitting else fitting[0]
 
@@ -122,7 +124,12 @@ def _known(maps: Mapping[int, str], index: int, name: str) -> bool:
     return any(plain_name(other) == plain_name(name) if other else i == index for i, other in maps.items())
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_object(path: Path) -> dict[str, Any]:
+    """A file that holds one JSON object.
+
+    Raises:
+        InputError: for anything else.
+    """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..errors import InputError
+from .classes import read_object
 from .findings import Finding, FindingError, Report, of_case, warning
 from .headers import Header, read_header
 
@@ -277,8 +277,8 @@ def geometry_of(weights: Path, metadata: Path) -> Geometry | None:
     card, stated = weights.with_suffix(".json"), dict[str, Any]()
     own = weights.resolve().parent == metadata.resolve().parent.parent / "models"
     if own and metadata.is_file():
-        stated = _json(metadata).get("trained_on", {}).get(weights.name) or {}
-    if card.is_file() and (said := _json(card).get("geometry")) is not None:
+        stated = read_object(metadata).get("trained_on", {}).get(weights.name) or {}
+    if card.is_file() and (said := read_object(card).get("geometry")) is not None:
         stated, metadata = {**stated, **said}, card
     return Geometry.from_json(stated, metadata) if stated else None
 
@@ -287,7 +287,7 @@ def bundle_grid(bundle: str | Path, vocabulary: str = "classes") -> TrainedGrid 
     """Of those of a bundle's weights that know the classes which its metadata has under ``vocabulary``."""
     path = Path(bundle)
     path = path if path.suffix == ".json" else path / "configs" / "metadata.json"
-    stated = _json(path).get("trained_on", {})
+    stated = read_object(path).get("trained_on", {})
     names = [name for name, about in stated.items() if about.get("classes", "classes") == vocabulary]
     names += ["model.pt"] if vocabulary == "classes" else []
     return TrainedGrid(path.parent.parent / "models" / names[0], path) if names else None
@@ -306,7 +306,7 @@ def training_geometry(
         spacing: that training resamples to; None: it does not.
     """
     paths = [datalists] if isinstance(datalists, str | Path) else datalists
-    windows = {tuple(w) for path in paths if (w := (_json(Path(path)).get("settings") or {}).get("window"))}
+    windows = {tuple(w) for path in paths if (w := (read_object(Path(path)).get("settings") or {}).get("window"))}
     prepared = [f"{low:g} to {high:g} in the files became 0 to 1; then " for low, high in sorted(windows)]
     found = Geometry.of_entries(entries, spacing=spacing, intensity="".join(prepared) + INTENSITY)
     return None if found is None else found.to_json()
@@ -325,16 +325,6 @@ def resampled_shape(shape: Sequence[int], spacing: Sequence[float], target: Sequ
     No further: what lies beyond would be the outermost slice again and again.
     """
     return tuple(round((n - 1) * own / new) + 1 for n, own, new in zip(shape, spacing, target, strict=True))
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as reason:
-        raise InputError(f"{path}: not valid JSON ({reason})") from reason
-    return content if isinstance(content, dict) else {}
 
 
 def _outside(values: ArrayLike, low: ArrayLike, high: ArrayLike) -> bool:

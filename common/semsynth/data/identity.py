@@ -42,9 +42,8 @@ def patient_of(case: Checkable, pattern: str | None = None) -> str:
     Raises:
         InputError: for a pattern that is not valid or does not match.
     """
-    stated = getattr(case, "patient", None)
-    if stated is not None or pattern is None:
-        return case.name if stated is None else str(stated)
+    if case.patient is not None or pattern is None:
+        return case.name if case.patient is None else case.patient
     try:
         match = re.search(str(pattern), case.name)
     except re.error as reason:

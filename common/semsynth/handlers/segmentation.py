@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from .. import __version__
 from ..data.volumes import read_volume, same_affine, write_label
 from ..data.voxels import voxel_hash
 from ..errors import InputError
-from ..files import sha256, write_text
+from ..files import relative_to, sha256, write_text
 
 logger = logging.getLogger(__name__)
 
@@ -89,14 +88,10 @@ class SegmentationWriter:
                 self.names.get(i, f"class {i}"): round(float(n) * voxel_ml, 2) for i, n in enumerate(counts) if i > 0
             }
             path = write_label(self.output_dir / f"{case}_seg.nii.gz", label, source.affine)
-            about = {"case": case, "image": image.name, "image_from": self._relative(image), "image_voxels": voxels}
-            record = self.origin | about | {"volume_ml": volumes}
+            about = {"case": case, "image": image.name, "image_from": relative_to(image, self.output_dir)}
+            record = self.origin | about | {"image_voxels": voxels, "volume_ml": volumes}
             write_text(path.with_name(f"{case}_seg.json"), json.dumps(record, indent=1))
             logger.info("%s: %s ml", path, ", ".join(f"{name} {value:g}" for name, value in volumes.items()))
-
-    def _relative(self, image: Path) -> str:
-        """Where an image is, from the output folder."""
-        return os.path.relpath(image.parent.resolve() / image.name, self.output_dir.resolve())
 
     def _refuse_other_image(self, case: str, image: Path, voxels: str | None) -> None:
         described = self.output_dir / f"{case}_seg.json"
@@ -104,7 +99,9 @@ class SegmentationWriter:
             found = json.loads(described.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return
-        own, other = self._relative(image), found.get("image_from")
+        if not isinstance(found, dict):
+            return
+        own, other = relative_to(image, self.output_dir), found.get("image_from")
         if found.get("image_voxels", voxels) != voxels and other != own:
             raise InputError(
                 f"case {case}: {self.output_dir / f'{case}_seg.nii.gz'} is the segmentation of {other}, not of {own}; "

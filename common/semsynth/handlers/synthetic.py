@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +23,7 @@ from ..data.volumes import StorageType, Volume, write_image
 from ..data.voxels import hash_file
 from ..distributed import rank
 from ..errors import InputError
-from ..files import sha256, write_text
+from ..files import relative_to, sha256, write_text
 from ..provenance.seen import Seen
 from ..vocabulary import OWN_STYLE, class_names
 
@@ -123,7 +122,7 @@ class SyntheticWriter:
             if not isinstance(found, dict):
                 continue
             label = Path(entry[Keys.IMAGE])
-            own, place = self._relative(label), found.get("label_from", found.get("label"))
+            own, place = relative_to(label, self.output_dir), found.get("label_from", found.get("label"))
             voxels = self._voxels(entry).get("label")
             same_map = voxels is not None and voxels == found.get("label_voxels")
             # the same file with another map was prepared anew: its volume is made again
@@ -135,10 +134,6 @@ class SyntheticWriter:
                 "output_dir, or set 'case' in the datalist",
                 problems,
             )
-
-    def _relative(self, label: Path) -> str:
-        """Where a label map is, from the output folder; a link keeps its own name."""
-        return os.path.relpath(label.parent.resolve() / label.name, self.output_dir.resolve())
 
     def finished(self, entry: Mapping[str, Any]) -> bool:
         """Whether an entry's volume is there, of the same map, weights, seed, style, settings and versions."""
@@ -226,7 +221,7 @@ class SyntheticWriter:
             "seed": None if self.seed is None else self.seed + sample,
             "trained_on": True if reasons else False if self._seen.complete else None,
             "label": label.name,
-            "label_from": self._relative(label),
+            "label_from": relative_to(label, self.output_dir),
             "label_sha256": self._sha256(label),
             "label_voxels": voxels.get("label"),
         }  # fmt: skip
@@ -285,7 +280,7 @@ class SyntheticWriter:
         # the scan itself is no source of the volume; the anatomy is, and its patient's for every draw
         return drawn | {
             "image": self._paths(entry)[0].name,
-            "label": self._relative(Path(entry[Keys.IMAGE])),
+            "label": relative_to(Path(entry[Keys.IMAGE]), self.output_dir),
             "patient": str(entry.get("patient") or record.get("source_case", record["case"])),
             "synthetic": True,
             **({SOURCE_VOXELS: source} if source else {}),

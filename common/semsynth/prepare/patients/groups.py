@@ -12,18 +12,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ...data.check import Checkable
 from ...data.findings import Finding, Report
 from ...data.identity import patient_of, shared_patients
 from ...errors import InputError
 from ...files import write_text
 from ...vocabulary import UNLABELLED
 from .null import LIKELY, STATED, SURE, WEAK
-from .scans import Screened
 from .screening import Link, Screening, screen
 from .sheet import save_sheet
 
 logger = logging.getLogger(__name__)
-AnyCase = TypeVar("AnyCase", bound=Screened)
+AnyCase = TypeVar("AnyCase", bound=Checkable)
 PAIRS, SUMMARY, SHEET = "pairs.csv", "same_patient.json", "pairs.png"
 COLUMNS = ("first", "second", "first_split", "second_split", "kind", "sureness", "expected_false_links", "similarity",
            "correlation", "intensity_correlation", "mask_dice", "degrees", "mm", "stored", "patient")  # fmt: skip
@@ -44,20 +44,14 @@ class Group:
     links: tuple[Link, ...]
 
 
-def patient_stated(case: Screened) -> str | None:
-    """Whose scan the data set says it is."""
-    stated = getattr(case, "patient", None)
-    return None if stated is None else str(stated)
-
-
-def grouped(cases: Sequence[Screened], links: Sequence[Link]) -> tuple[list[Group], list[Link]]:
+def grouped(cases: Sequence[Checkable], links: Sequence[Link]) -> tuple[list[Group], list[Link]]:
     """Groups of two or more cases by sure and likely links, the surest first, and by what the cases state.
 
     Returns:
         The groups, and the links between cases that are stated to be of two patients, which are not followed.
     """
     member = {case.name: [case.name] for case in cases}
-    name = {case.name: patient_stated(case) for case in cases}
+    name = {case.name: case.patient for case in cases}
     used: dict[str, list[Link]] = {case.name: [] for case in cases}
     first: dict[str, str] = {}
 
@@ -96,7 +90,7 @@ def told_by_names(cases: Sequence[AnyCase], pattern: str | None) -> list[AnyCase
     """The cases with the patients that a pattern finds in their names, where they state none themselves."""
     if pattern is None:
         return list(cases)
-    told = [patient_of(case, pattern) for case in cases]  # type: ignore[arg-type]
+    told = [patient_of(case, pattern) for case in cases]
     return [replace(case, patient=patient) for case, patient in zip(cases, told, strict=True)]  # type: ignore[type-var]
 
 
@@ -120,8 +114,7 @@ def group_patients(cases: Sequence[AnyCase], output: str | Path, patient_regex: 
     groups, refused = grouped(cases, screening.links)
     save(screening, cases, groups, refused, output)
     marked = with_patients(cases, groups)
-    leaks = shared_patients(marked, None)  # type: ignore[arg-type]
-    Report(tuple(leaks), len(marked)).raise_for_errors()
+    Report(tuple(shared_patients(marked, None)), len(marked)).raise_for_errors()
     found = findings(screening, cases, refused, output)
     for finding in found:
         if finding.finding in (TWICE, TWO_NAMES, TO_LOOK_AT):
@@ -132,7 +125,9 @@ def group_patients(cases: Sequence[AnyCase], output: str | Path, patient_regex: 
     return marked
 
 
-def check_patients(cases: Sequence[Screened], patient_regex: str | None = None, *, output: str | Path) -> list[Finding]:
+def check_patients(
+    cases: Sequence[Checkable], patient_regex: str | None = None, *, output: str | Path
+) -> list[Finding]:
     """Search a data set for scans of one patient, write what was found, and say it as findings.
 
     Args:
@@ -157,7 +152,7 @@ ONE_PATIENT, TO_LOOK_AT = "scans of one patient", "pairs to look at"
 
 
 def findings(
-    screening: Screening, cases: Sequence[Screened], refused: Sequence[Link], output: str | Path
+    screening: Screening, cases: Sequence[Checkable], refused: Sequence[Link], output: str | Path
 ) -> list[Finding]:
     """One finding per sure or likely link, and one for all weak ones together."""
     by_name = {case.name: case for case in cases}
@@ -172,7 +167,7 @@ def findings(
     return found
 
 
-def _finding(link: Link, first: Screened, second: Screened, refused: bool, sheet: Path) -> Finding:
+def _finding(link: Link, first: Checkable, second: Checkable, refused: bool, sheet: Path) -> Finding:
     splits = [_split(case) for case in (first, second)]
     apart = None not in splits and splits[0] != splits[1]
     stored = f", stored {_stored(link)}" if link.turned else ""
@@ -199,7 +194,7 @@ def _in(splits: Sequence[str | None]) -> str:
     return "" if None in splits else f" ({splits[1]}, {splits[0]})"
 
 
-def _split(case: Screened) -> str | None:
+def _split(case: Checkable) -> str | None:
     return "training" if case.split == UNLABELLED else case.split
 
 
@@ -212,7 +207,7 @@ def _stored(link: Link) -> str:
 
 def save(
     screening: Screening,
-    cases: Sequence[Screened],
+    cases: Sequence[Checkable],
     groups: Sequence[Group],
     refused: Sequence[Link],
     output: str | Path,

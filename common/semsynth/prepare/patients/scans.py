@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -13,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from ...data.check import Checkable
 from ...data.headers import read_header
 from ...data.volumes import Volume, read_volume
 from ...errors import InputError
@@ -25,22 +25,6 @@ LEAST_CONTRAST = 0.1
 """Local contrast, as a share of the whole scan's, below which a region counts for nothing (air, padding)."""
 POINTS = 5000
 SMALLEST = 8
-
-
-class Screened(Protocol):
-    """What is searched: a :class:`semsynth.data.raw.Case`, a :class:`semsynth.data.check.Entry`, or the like."""
-
-    @property
-    def name(self) -> str:
-        """Name of the case."""
-
-    @property
-    def files(self) -> Mapping[str, Path]:
-        """Role (``image``, ``label``, ``endo``, ``wall``) → file."""
-
-    @property
-    def split(self) -> str | None:
-        """``training``, ``validation``, ``testing``, or None."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +58,7 @@ class Scan:
         return result
 
 
-def common_spacing(cases: Sequence[Screened]) -> float:
+def common_spacing(cases: Sequence[Checkable]) -> float:
     """Mm per voxel at which scans like these are compared: 2, more where that would be more than 300 000 voxels."""
     volumes = []
     for case in cases:
@@ -83,7 +67,7 @@ def common_spacing(cases: Sequence[Screened]) -> float:
     return max(FINEST_MM, float((np.median(volumes) / MOST_VOXELS) ** (1 / 3)))
 
 
-def read_scan(case: Screened, spacing: float) -> Scan:
+def read_scan(case: Checkable, spacing: float) -> Scan:
     """Read a case's image and masks and bring them to the common grid.
 
     Raises:

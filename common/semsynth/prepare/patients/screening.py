@@ -13,10 +13,11 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from ...data.check import Checkable
 from ...errors import InputError
 from .null import SAME_SCAN, Null, fit_null, similarities
 from .registration import Pose, register, sample
-from .scans import Scan, Screened, common_spacing, oriented, read_scan
+from .scans import Scan, common_spacing, oriented, read_scan
 from .shifts import AS_STORED, Orientation, OtherStorage, Shifts, shift_turned
 
 ALL_PAIRS = 12_000
@@ -93,7 +94,7 @@ class _Pair:
     orientation: Orientation = AS_STORED
 
 
-def screen(cases: Sequence[Screened]) -> Screening:
+def screen(cases: Sequence[Checkable]) -> Screening:
     """Search a data set for scans of one patient.
 
     Scans that state the same ``patient`` are not compared with each other.
@@ -112,7 +113,7 @@ def screen(cases: Sequence[Screened]) -> Screening:
         torch.set_num_threads(threads)
 
 
-def _screen(cases: Sequence[Screened], start: float) -> Screening:
+def _screen(cases: Sequence[Checkable], start: float) -> Screening:
     bare = [f"case {case.name}: has no image" for case in cases if "image" not in case.files]
     if bare:
         raise InputError("scans of one patient are found by their images:", bare)
@@ -145,7 +146,7 @@ def _bar(items: Iterable, total: int, title: str, unit: str) -> tqdm:
     return tqdm(items, total=total, desc=title, unit=unit, leave=False, delay=2.0, mininterval=quiet)
 
 
-def _read(cases: Sequence[Screened], spacing: float) -> list[Scan]:
+def _read(cases: Sequence[Checkable], spacing: float) -> list[Scan]:
     scans, problems = [], []
     for case in _bar(cases, len(cases), "reading scans", "case"):
         try:
