@@ -9,7 +9,12 @@ from semsynth.data.datalists import named_files
 from semsynth.data.naming import case_name, entry_name, volumes_below, walk
 
 NAMES = {
-    "la_000": ["imagesTr/la_000_0000.nii.gz", "labelsTr/la_000.nii.gz", "out/la_000_synthetic.nii.gz"],
+    "la_000": [
+        "imagesTr/la_000_0000.nii.gz",
+        "flat/la_000_0000.nii",
+        "labelsTr/la_000.nii.gz",
+        "out/la_000_synthetic.nii.gz",
+    ],
     "anna": ["imagesTr/anna_0000.nii.gz", "labelsTr/anna.nii.gz", "maps/anna.nii"],
     "HEART_001_0001": ["imagesTr/HEART_001_0001.nii.gz"],
     "patient_0000": ["x/patient_0000.nii.gz", "x/patient_0000_seg.nrrd"],
