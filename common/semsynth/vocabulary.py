@@ -10,6 +10,8 @@ FIRST_TISSUE = 3
 SPLITS = ("training", "validation", "testing")
 UNLABELLED = "unlabelled"
 """Key of a datalist's images that have no label map: an autoencoder's training takes them too."""
+PREPARED = "prepare.json"
+"""What a preparation writes beside the files of a case."""
 OWN_STYLE = "own"
 """``style_from`` of an inference that gives each volume the style of the very image that its label map belongs to."""
 PLANES = ("sagittal", "coronal", "axial")

@@ -437,7 +437,6 @@ VALID = {
     "float32 image": lambda d: d.put("image", (image_of("bad") / 1000 - 0.5).astype(np.float32)),
     "float64 image": lambda d: d.put("image", image_of("bad") * 1e-300),
     "very large numbers": lambda d: d.put("image", image_of("bad") * 1e305),
-    "two values": lambda d: d.put("image", (image_of("bad") > 500).astype(np.uint8)),
     "scaled": scaled,
     "float mask": lambda d: d.put("endo", masks()[0].astype(np.float32)),
     "mask of 0 and 255": lambda d: d.put("endo", masks()[0] * np.uint8(255)),

@@ -81,11 +81,12 @@ def test_a_data_set_is_measured_in_the_order_of_the_network_s_axes(tmp_path: Pat
 def test_a_training_that_resamples_has_its_own_voxel_size_and_names_the_window(tmp_path: Path) -> None:
     entries = [{"image": str(put(tmp_path / "a.nii.gz", (0.5, 0.5, 2.0), (40, 36, 32)))}]
     listed = tmp_path / "datalist.json"
-    listed.write_text(json.dumps({"training": [], "settings": {"window": [24, 2024]}}))
+    listed.write_text(json.dumps({"training": [], "settings": {"window": [24, 2024], "dtype": "uint8"}}))
     found = training_geometry(entries, [listed], (1.0, 1.0, 1.0))
     assert found is not None and found["spacing_range"] == [[1.0] * 3] * 2
     assert found["field_of_view"] == [20.0, 18.0, 64.0] and found["shape_range"] == [[20, 18, 64]] * 2
-    assert found["intensity"].startswith("24 to 2024 in the files became 0 to 1; then each volume's minimum")
+    assert found["intensity"] == "24 to 0, 2024 to 1, clipped beyond"
+    assert found["scaling"] == {"scale": "window", "window": [24.0, 2024.0]}
     assert training_geometry([], listed) is None
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from ..errors import InputError
-from .options import lines_or_words, number, numbers, whole
+from .options import lines_or_words, number, numbers, two_numbers, whole
 
 
 class FailedCheck(Exception):  # noqa: N818 - a result, not a mistake
@@ -54,6 +54,9 @@ def prepare(
     background: str = "auto",
     centers: str | Sequence[float] | None = None,
     wall_mm: float = 2.5,
+    scale: str | None = None,
+    percentiles: Sequence[float] | None = None,
+    window: Sequence[float] | None = None,
     dtype: str = "int16",
     fractions: Sequence[float] | None = None,
     patient_regex: str | None = None,
@@ -80,6 +83,10 @@ def prepare(
         centers: 'dataset' fits the cluster centres once over the training cases; numbers in [0, 1] give them; without
             it each volume has its own.
         wall_mm: width of the wall derived where no mask is given (0: no wall).
+        scale: percentiles, min-max or window: how intensities become [0, 1]; without it percentiles, or what the
+            input's datalist states. With min-max one defective voxel can set the scale of its volume.
+        percentiles: of each volume's non-zero voxels, 0,99.9 unless said otherwise; 0 is the minimum of all voxels.
+        window: intensities of the files that become 0 and 1, the same for all volumes.
         dtype: uint8, int16 or float32: how intensities are stored.
         fractions: shares of training, validation and (optionally) testing, 0.8,0.2 unless said otherwise; for input
             without splits, or with all its cases in one.
@@ -104,6 +111,9 @@ def prepare(
         background=background,  # type: ignore[arg-type]
         centers=None if centers is None or fit_once else numbers("centers", centers, float),
         wall_mm=number("wall-mm", wall_mm),
+        scale=scale,
+        percentiles=None if percentiles is None else two_numbers("percentiles", percentiles),
+        window=None if window is None else two_numbers("window", window),
         dtype=dtype,  # type: ignore[arg-type]
     )
     shares = None if fractions is None else numbers("fractions", fractions, float)
@@ -123,7 +133,10 @@ def prepare_maps(
     classes: str | Sequence[str] | None = None,
     spacing: Sequence[float] | None = None,
     size: Sequence[int] | None = None,
+    scale: str | None = None,
+    percentiles: Sequence[float] | None = None,
     window: Sequence[float] | None = None,
+    hu_offset: float | None = None,
     k: int = 0,
     centers: str | Sequence[float] | None = None,
     sigma: float = 1.0,
@@ -152,8 +165,12 @@ def prepare_maps(
             the datalist states.
         spacing: mm per voxel along right, anterior, superior; without it each case keeps its own.
         size: voxels to crop and pad to around the classes, for example 256,256,32; without it each case keeps its own.
-        window: intensities of the files that become 0 and 1 (CT), for example -1000,1000; without it each volume's
-            own minimum and maximum.
+        scale: percentiles, min-max or window: how intensities become [0, 1]; without it percentiles, or what the
+            input's datalist states. With min-max one defective voxel can set the scale of its volume.
+        percentiles: of each volume's non-zero voxels, 0,99.9 unless said otherwise; 0 is the minimum of all voxels.
+        window: intensities of the files that become 0 and 1 (CT), for example -1000,1000, the same for all volumes.
+        hu_offset: number to add to the files' values to get Hounsfield units (CT), for example -1024 where they hold
+            HU + 1024; without it 0 for CT. Synthetic CT is then written in Hounsfield units.
         k: clusters of the intensities outside the classes: the darkest is background, the others become tissue 1,
             tissue 2, … behind the classes (0: none).
         centers: 'dataset' fits the clusters once over the training cases; numbers in [0, 1] give them; without it each
@@ -177,11 +194,16 @@ def prepare_maps(
     from ..prepare.maps import prepare_maps as run
 
     fit_once = centers == "dataset"
+    offset = None if hu_offset is None else number("hu-offset", hu_offset)
+    offset = 0.0 if offset is None and window is not None and str(modality).upper() == "CT" else offset
     settings = MapSettings(
         classes=tuple(stated_names(str(input)) if classes is None else lines_or_words(classes)),
         spacing=None if spacing is None else numbers("spacing", spacing, float),  # type: ignore[arg-type]
         size=None if size is None else numbers("size", size, int),  # type: ignore[arg-type]
-        window=None if window is None else numbers("window", window, float),  # type: ignore[arg-type]
+        scale=scale,
+        percentiles=None if percentiles is None else two_numbers("percentiles", percentiles),
+        window=None if window is None else two_numbers("window", window),
+        hu_offset=offset,
         k=whole("k", k),
         centers=None if centers is None or fit_once else numbers("centers", centers, float),
         sigma=number("sigma", sigma),

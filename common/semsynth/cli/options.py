@@ -46,6 +46,18 @@ def numbers(name: str, value: Any, kind: type[int] | type[float]) -> tuple[Any, 
         raise InputError(f"--{name} must be numbers with commas, such as {example}, got {value!r}") from None
 
 
+def two_numbers(name: str, value: Any) -> tuple[float, float]:
+    """Two numbers with a comma.
+
+    Raises:
+        InputError: naming the option, for anything else.
+    """
+    found = numbers(name, value, float)
+    if len(found) != 2:
+        raise InputError(f"--{name} must be two numbers with a comma, such as -1000,1000, got {value!r}")
+    return found[0], found[1]
+
+
 def one_or_more(name: str, value: Any) -> int | list[int] | None:
     """A whole number, or several with commas, or None.
 

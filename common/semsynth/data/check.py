@@ -17,7 +17,9 @@ from ..errors import InputError
 from ..files import stamp
 from .findings import Finding, FindingError, Report, of_case
 from .headers import Header, read_header, unreadable
+from .histograms import check_histogram, check_maxima, span
 from .identity import SOURCE, is_image, is_map, same_names, shared_patients, shared_voxels
+from .intensity import Intensity
 from .rules import (
     EXPERTS,
     check_axes,
@@ -86,12 +88,14 @@ class Rules:
         experts: classes of which a label map needs at least one where it has tissue clusters; empty for other maps.
         patch_size: voxels along right, anterior, superior that training crops.
         spacing: mm per voxel that training resamples to before; None if it does not.
+        intensity: what the datalist says that image files hold; None where it says nothing.
     """
 
     num_classes: int | None = None
     experts: Collection[int] = EXPERTS
     patch_size: Sequence[int] | None = None
     spacing: Sequence[float] | None = None
+    intensity: Intensity | None = field(default=None, compare=False)  # only warnings depend on it
 
     def __post_init__(self) -> None:
         if self.patch_size is not None and (len(self.patch_size) != 3 or min(self.patch_size) < 1):
@@ -145,11 +149,12 @@ def check_cases(
     rules = rules or Rules()
     found = [*same_names(cases), *shared_patients(cases, patient_regex)]
     voxels: dict[str, dict[str, str]] = {}
+    maxima: dict[str, tuple[str, float]] = {}
     classes: dict[int, int] = {}
 
     sound: dict[str, dict[Path, tuple[int, int]]] = {}
 
-    def work(case: Checkable) -> tuple[list[Finding], dict[str, str], list[int]]:
+    def work(case: Checkable) -> tuple[list[Finding], dict[str, str], list[int], float | None]:
         stamps = {path: stamp(path) for path in case.files.values() if path.is_file()}  # before anything is read
         seen = examine(case, rules)
         if also is not None and seen.usable:
@@ -158,7 +163,8 @@ def check_cases(
         present = values_of(label.data).tolist() if label is not None and seen.usable else []
         if seen.usable:
             sound[case.name] = stamps
-        return seen.findings, _hashes(case, seen), present
+        image = seen.volumes.get(IMAGE) if seen.usable else None
+        return seen.findings, _hashes(case, seen), present, None if image is None else span(image.data)
 
     with ThreadPoolExecutor(jobs or min(os.cpu_count() or 1, MOST_THREADS)) as pool:
         try:
@@ -171,15 +177,16 @@ def check_cases(
                 delay=SECONDS_UNTIL_BAR,
                 mininterval=0.1 if sys.stderr.isatty() else 30.0,
             )
-            for case, (findings, hashes, present) in zip(cases, bar, strict=True):
+            for case, (findings, hashes, present, largest) in zip(cases, bar, strict=True):
                 found += findings
+                maxima |= {} if largest is None else {case.name: (str(case.files[IMAGE]), largest)}
                 voxels[case.name] = hashes
                 for index in present:
                     classes[index] = classes.get(index, 0) + 1
         except BaseException:
             pool.shutdown(cancel_futures=True)  # Ctrl-C ends after the cases under way, not after all of them
             raise
-    found += shared_voxels(cases, voxels)
+    found += [*shared_voxels(cases, voxels), *check_maxima(maxima)]
     order = {name: i for i, name in enumerate(dict.fromkeys(case.name for case in cases))}
     return Report(tuple(sorted(found, key=lambda f: order.get(f.case, -1))), len(cases), dict(sorted(classes.items())),
                   sound, rules, voxels)  # fmt: skip
@@ -256,7 +263,8 @@ def _compare_headers(case: Checkable, seen: Examined, rules: Rules) -> None:
 
 def _check_voxels(role: str, header: Header, data: NDArray[Any], rules: Rules, image: Volume | None) -> list[Finding]:
     if role == IMAGE:
-        return check_intensities(header.path, data)
+        found = check_intensities(header.path, data)
+        return found or check_histogram(header.path, data, rules.intensity)
     is_mask = role in MASKS
     found = (
         check_mask(header.path, data, role) if is_mask else check_label(header, data, rules.num_classes, rules.experts)

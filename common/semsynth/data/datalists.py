@@ -14,7 +14,7 @@ from ..vocabulary import ENDO, SPLITS, UNLABELLED, WALL, class_names
 from .classes import class_table
 from .naming import case_name, entry_name
 
-NAMES = ("case", "source_case", "patient")  # texts of an entry that are no paths
+NAMES = ("case", "source_case", "patient", "intensity")  # texts of an entry that are no paths
 
 
 def check_names(names: Sequence[str], source: str | Path) -> None:

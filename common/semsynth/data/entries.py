@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from ..vocabulary import OWN_STYLE, SPLITS, UNLABELLED
+from ..vocabulary import OWN_STYLE, PREPARED, SPLITS, UNLABELLED
 from .check import ROLES, Entry, Rules, check_cases
 from .classes import bundle_classes, compare_classes
 from .datalists import (
@@ -27,11 +27,10 @@ from .datalists import (
 from .findings import Finding, Report
 from .geometry import TrainedGrid
 from .identity import SOURCE, is_image, patient_of, shared_files, shared_patients, use_of
+from .intensity import INTENSITY, entry_intensity, intensity_beside, stated_intensity
 from .voxels import hash_file
 
 logger = logging.getLogger(__name__)
-PREPARED = "prepare.json"
-"""What a preparation writes beside the files of a case."""
 SOURCE_VOXELS = "source_voxels"
 """Key of a prepared entry: role → hash of the voxels of the raw file that it was made from."""
 VOXELS = "voxels"
@@ -85,11 +84,13 @@ def load_datalist(
     if "label" in needs:
         _check_count(path, content, num_classes)
     resolved = _absolute_entries(path, content[split], needs)
+    resolved = _with_intensity(path, content, resolved)
     if not check:
         _check_present(path, resolved, needs)
         return resolved
     found = [case_of(entry, roles_of(entry, needs, also), split) for entry in resolved]
-    report = check_cases(found, Rules(num_classes, expert_classes(path, content), patch_size, spacing))
+    held = stated_intensity(content, path)
+    report = check_cases(found, Rules(num_classes, expert_classes(path, content), patch_size, spacing, held))
     held_out = _held_out_scans(path, content, split, report) if "image" in needs else []
     report = replace(report, findings=(*_leaks(path, content), *held_out, *report.findings))
     told = None if metadata is None or vocabulary is None or "label" not in needs else (metadata, vocabulary)
@@ -98,6 +99,19 @@ def load_datalist(
     report.raise_for_errors()
     report.log_warnings(logger)
     return _recognisable(resolved, report, content.get("patient_regex"))
+
+
+def _with_intensity(
+    path: Path, content: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """The entries with what their image files hold under ``intensity``, as a text, where it is stated."""
+    stated = stated_intensity(content, path)
+    result = []
+    for entry in entries:
+        held = entry_intensity(entry, stated, path)
+        kept = {key: value for key, value in entry.items() if key != INTENSITY}
+        result.append(kept | ({} if held is None else {INTENSITY: json.dumps(held.to_json())}))
+    return result
 
 
 def _recognisable(entries: Sequence[Mapping[str, Any]], report: Report, pattern: str | None) -> list[dict[str, Any]]:
@@ -122,7 +136,8 @@ def load_training_images(
         patch_size: voxels that training crops.
 
     Returns:
-        Entries with ``case``, ``image`` and ``voxels``, and ``content`` where an image was padded.
+        Entries with ``case``, ``image`` and ``voxels``, ``content`` where an image was padded, and ``intensity`` where
+        it is stated.
 
     Raises:
         InputError: as :func:`load_datalist`; also for an unlabelled image whose patient is held out for validation or
@@ -148,11 +163,13 @@ def load_training_images(
         for entry in _absolute_entries(path, [e for e in content.get(split) or [] if "image" in e], ("image",))
     ]
     check_names([case.name for case in cases], path)
-    report = check_cases([*cases, *held_out], Rules(patch_size=patch_size), patient_regex=content.get("patient_regex"))
+    training, further = (_with_intensity(path, content, part) for part in (training, further))
+    rules = Rules(patch_size=patch_size, intensity=stated_intensity(content, path))
+    report = check_cases([*cases, *held_out], rules, patient_regex=content.get("patient_regex"))
     report.raise_for_errors()
     report.log_warnings(logger)
     loaded = _recognisable([*training, *further], report, content.get("patient_regex"))
-    return [{k: e[k] for k in ("case", "image", "content", VOXELS) if k in e} for e in loaded]
+    return [{k: e[k] for k in ("case", "image", "content", VOXELS, INTENSITY) if k in e} for e in loaded]
 
 
 def roles_of(entry: Mapping[str, Any], needs: Sequence[str] = ROLES, also: Sequence[str] | None = None) -> list[str]:
@@ -242,7 +259,8 @@ def load_label_maps(
         num_samples: how many volumes to draw per map. From two on, each map stands in the list as often, as case
             ``<case>_s0``, ``<case>_s1`` …, with the map's name under ``source_case`` and the number under ``sample``.
         style_from: ``"own"`` adds each case's own image under ``style_from``; anything else is passed over.
-        grid: that the weights were trained on: maps of another voxel size or field of view are warned of.
+        grid: that the weights were trained on: maps of another voxel size or field of view, and a data set whose images
+            were scaled by another rule, are warned of.
 
     Raises:
         InputError: no label maps, two cases of one name, or maps that cannot be used, all listed; with ``"own"``, a
@@ -272,11 +290,13 @@ def load_label_maps(
             )
         ]
         check_names([entry["case"] for entry in entries], path)
+        if grid is not None:
+            grid.warn_of_scaling(stated_intensity(read_datalist(path), path), path)
         kept = ("patient", VOXELS)
         maps = [
             {"case": e["case"], "image": e["label"]}
             | ({"style_from": e["image"]} if own else {})
-            | {key: e[key] for key in kept if key in e}
+            | {key: e[key] for key in (*kept, *((INTENSITY,) if own else ())) if key in e}
             for e in entries
         ]
         return _compared(maps, grid, num_samples)
@@ -319,9 +339,16 @@ def load_images(
         entries = load_datalist(
             Path(dataset_dir) / "datalist.json", ("testing", "validation"), needs=("image",), also=()
         )
-        found = [{"case": entry["case"], "image": entry["image"]} for entry in entries]
+        found = [{k: entry[k] for k in ("case", "image", INTENSITY) if k in entry} for entry in entries]
+        if grid is not None:
+            path = Path(dataset_dir) / "datalist.json"
+            grid.warn_of_scaling(stated_intensity(read_datalist(path), path), path)
     else:
-        found = [{"case": name, "image": str(path)} for name, path in named_files(pattern, "images")]
+        found = [
+            {"case": name, "image": str(path)}
+            | ({} if (held := intensity_beside(path)) is None else {INTENSITY: json.dumps(held.to_json())})
+            for name, path in named_files(pattern, "images")
+        ]
         check_volumes(found, None)
     if grid is not None:
         grid.warn({entry["case"]: entry["image"] for entry in found}, voxel_size=False)

@@ -18,13 +18,13 @@ from ..errors import InputError
 from .classes import read_object
 from .findings import Finding, FindingError, Report, of_case, warning
 from .headers import Header, read_header
+from .intensity import MIN_MAX, Intensity, Scaling, stated_intensity
 
 logger = logging.getLogger(__name__)
 
 Triple: TypeAlias = tuple[float, float, float]
 Voxels: TypeAlias = tuple[int, ...]
 AXES = "RAS"
-INTENSITY = "each volume's minimum to 0, its maximum to 1"
 TOLERANCE = 0.2
 """A voxel size up to this share outside the trained range is not warned of."""
 EXACT = 0.01
@@ -45,9 +45,10 @@ class Geometry:
         field_of_view: mm, the median.
         field_of_view_range: smallest and largest.
         shape_range: fewest and most voxels.
-        intensity: how intensities were scaled.
+        intensity: how intensities were scaled, in words.
         axes: where the axes point that the network sees.
         field_of_view_limit: mm up to which volumes were seen to come out well, where that was tried; None: it was not.
+        trained: the rule by which intensities became [0, 1], and their unit; None: nobody says.
     """
 
     spacing: Triple
@@ -55,9 +56,10 @@ class Geometry:
     field_of_view: Triple
     field_of_view_range: tuple[Triple, Triple]
     shape_range: tuple[Voxels, Voxels]
-    intensity: str = INTENSITY
+    intensity: str = str(MIN_MAX)
     axes: str = AXES
     field_of_view_limit: Triple | None = None
+    trained: Intensity | None = None
 
     @classmethod
     def of_grids(
@@ -65,14 +67,14 @@ class Geometry:
         grids: Iterable[tuple[Sequence[float], Sequence[int]]],
         *,
         spacing: Sequence[float] | None = None,
-        intensity: str = INTENSITY,
+        trained: Intensity | None = None,
     ) -> Geometry:
         """Of voxel sizes and shapes in order right, anterior, superior, one pair or more.
 
         Args:
             grids: of the volumes.
             spacing: that training resamples them to; None: it does not.
-            intensity: the rule in words.
+            trained: the rule of intensities, and their unit.
         """
         sizes, shapes = (np.asarray(part, dtype=np.float64) for part in zip(*grids, strict=True))
         fields = sizes * shapes
@@ -81,7 +83,7 @@ class Geometry:
             shapes = np.maximum(np.rint(fields / sizes), 1)
         return cls(
             _triple(np.median(sizes, axis=0)), _range(sizes), _triple(np.median(fields, axis=0)), _range(fields),
-            _voxels(_range(shapes)), intensity,
+            _voxels(_range(shapes)), str(MIN_MAX if trained is None else trained.scaling), trained=trained,
         )  # fmt: skip
 
     @classmethod
@@ -91,14 +93,14 @@ class Geometry:
         key: str = "image",
         *,
         spacing: Sequence[float] | None = None,
-        intensity: str = INTENSITY,
+        trained: Intensity | None = None,
     ) -> Geometry | None:
         """Of a datalist's entries, from their headers; without the zeros that ``content`` says are padding.
 
         Args:
             entries: with the files' paths under ``key``.
             key: where.
-            spacing, intensity: as of :meth:`of_grids`.
+            spacing, trained: as of :meth:`of_grids`.
 
         Returns:
             None where no header can be read; those that cannot are passed over.
@@ -114,11 +116,12 @@ class Geometry:
 
         with ThreadPoolExecutor() as pool:
             found = [grid for grid in pool.map(grid, entries) if grid is not None]
-        return cls.of_grids(found, spacing=spacing, intensity=intensity) if found else None
+        return cls.of_grids(found, spacing=spacing, trained=trained) if found else None
 
     def to_json(self) -> dict[str, Any]:
         """As a model's card and a bundle's metadata hold it."""
-        return {key: _plain(value) for key, value in asdict(self).items() if value is not None}
+        found = {key: _plain(value) for key, value in asdict(self).items() if value is not None and key != "trained"}
+        return found | ({} if self.trained is None else self.trained.to_json())
 
     @classmethod
     def from_json(cls, content: Any, source: str | Path) -> Geometry:
@@ -130,11 +133,14 @@ class Geometry:
         try:
             spacing, field = _numbers(content["spacing"]), _numbers(content["field_of_view"])
             limit = content.get("field_of_view_limit")
+            stated = {key: content[key] for key in ("scaling", "unit", "unit_range") if key in content}
+            trained = Intensity.from_json({"window": None, **stated}, source) if stated else None
             return cls(
                 spacing, _pair(content.get("spacing_range", [spacing, spacing])), field,
                 _pair(content.get("field_of_view_range", [field, field])),
                 _voxels(_pair(content.get("shape_range", [np.divide(field, spacing)] * 2))),
-                str(content.get("intensity", INTENSITY)), str(content.get("axes", AXES)), limit and _numbers(limit),
+                str(content.get("intensity", MIN_MAX)), str(content.get("axes", AXES)), limit and _numbers(limit),
+                trained,
             )  # fmt: skip
         except (AttributeError, KeyError, TypeError, ValueError) as reason:
             raise InputError(
@@ -206,6 +212,41 @@ class TrainedGrid:
                 "states no geometry; prepare the maps at that voxel size instead and leave resample out"
             )
         return found
+
+    @property
+    def trained(self) -> Intensity | None:
+        """The rule of intensities that the weights were trained with, and the unit; None where nobody says."""
+        return None if self.geometry is None else self.geometry.trained
+
+    @property
+    def scaling(self) -> Scaling:
+        """The rule for images of which nothing is stated: the weights' own; minimum to maximum where nobody says.
+
+        Where the weights know a unit, the images have to be in it.
+        """
+        trained = self.trained
+        if trained is not None and trained.unit_range is not None:
+            return Scaling("window", trained.unit_range)
+        return MIN_MAX if trained is None or trained.scaling is None else trained.scaling
+
+    def warn_of_scaling(self, stated: Intensity | None, source: str | Path) -> None:
+        """Log where a data set's images were scaled by another rule than those that the weights were trained on.
+
+        Args:
+            stated: what the data set's datalist says.
+            source: the datalist.
+        """
+        trained = self.trained
+        if stated is None or trained is None or stated.scaling is None or trained.scaling is None:
+            return
+        units = stated.unit_range, trained.unit_range
+        same = units[0] == units[1] if None not in units else stated.scaling == trained.scaling
+        if not same:
+            logger.warning(
+                "%s: its images were scaled by another rule (%s) than those that the weights were trained on (%s), so "
+                "that the two differ in brightness; prepare them with --scale %s, or train weights on them",
+                source, stated.scaling, trained.scaling, trained.scaling.scale,
+            )  # fmt: skip
 
     def target(self, spacing: Sequence[float]) -> Triple | None:
         """The voxel size that a map is to be resampled to, None for its own."""
@@ -302,13 +343,15 @@ def training_geometry(
 
     Args:
         entries: that it was trained on.
-        datalists: where they come from; a window of intensities that they were prepared with is named.
+        datalists: where they come from; the first that states a rule of intensities tells it.
         spacing: that training resamples to; None: it does not.
     """
     paths = [datalists] if isinstance(datalists, str | Path) else datalists
-    windows = {tuple(w) for path in paths if (w := (read_object(Path(path)).get("settings") or {}).get("window"))}
-    prepared = [f"{low:g} to {high:g} in the files became 0 to 1; then " for low, high in sorted(windows)]
-    found = Geometry.of_entries(entries, spacing=spacing, intensity="".join(prepared) + INTENSITY)
+    stated = [stated_intensity(read_object(Path(path)), path) for path in paths]
+    known = [found for found in stated if found is not None and found.scaling is not None]
+    first = known[0] if known else Intensity(None, Scaling())  # of raw images, see LoadIntensityd
+    trained = Intensity(None, first.scaling, first.unit, first.unit_range)
+    found = Geometry.of_entries(entries, spacing=spacing, trained=trained)
     return None if found is None else found.to_json()
 
 

@@ -28,6 +28,8 @@ from .datalists import (
 from .entries import case_of, roles_of, source_of, with_vocabulary
 from .findings import Finding, Report
 from .geometry import bundle_grid
+from .histograms import check_modality
+from .intensity import stated_intensity
 from .naming import case_name, entry_name, walk
 from .rules import check_mask
 from .volumes import Volume
@@ -205,17 +207,23 @@ def check_input(
     if path is None or endo or wall:
         found: list[Checkable] = list(_find(Path(source), endo, wall))
         rules, names, early = Rules(num_classes, patch_size=patch_size), dict[int, str](), list[Finding]()
+        of_list = list[Finding]()
     else:
         content = read_datalist(path)
         found, early = _entries(path, content)
+        stated = stated_intensity(content, path)
+        of_list = check_modality(path, content, stated)
         names = stated_classes(path, content)
-        rules = Rules(num_classes or content.get("num_classes"), expert_classes(path, content), patch_size)
+        rules = Rules(
+            num_classes or content.get("num_classes"), expert_classes(path, content), patch_size,
+            intensity=stated,
+        )  # fmt: skip
         patient_regex = patient_regex or content.get("patient_regex")
     if not found and not early:
         raise InputError(f"{source}: no cases found; give a datalist, a folder of cases or a quoted pattern of images")
     report = check_cases(found, rules, patient_regex=patient_regex, jobs=jobs)
     late = search([case for case in found if case.name in report.sound], patient_regex) if search else []
-    report = replace(report, findings=(*early, *report.findings, *late), cases=report.cases + len(early))
+    report = replace(report, findings=(*of_list, *early, *report.findings, *late), cases=report.cases + len(early))
     if bundle is None:
         return report
     if not any("label" in case.files for case in found):

@@ -14,8 +14,13 @@ from monai.transforms import Compose, MapTransform, RandomizableTransform, Spati
 from ..errors import InputError
 from ..labels import check_range
 from ..vocabulary import ENDO, WALL
+from .geometry import TrainedGrid
+from .intensity import HU, INTENSITY, Intensity, Scaling
 from .raw import binary_mask
-from .volumes import read_volume, same_affine, scale_intensity
+from .volumes import read_volume, same_affine
+
+AIR = -200.0
+"""CT holds air, within the body too: a volume without a value below this one is not in Hounsfield units."""
 
 
 class Chain(Compose):
@@ -34,22 +39,64 @@ class Chain(Compose):
 
 
 class LoadIntensityd(MapTransform):
-    """Image file → MetaTensor ``(1, H, W, D)``, float32, minimum scaled to 0 and maximum to 1.
+    """Image file → MetaTensor ``(1, H, W, D)``, float32 in [0, 1].
+
+    What the entry states under ``intensity`` (see :class:`semsynth.data.intensity.Intensity`;
+    :func:`semsynth.data.entries.load_datalist` adds it) decides which values become 0 and 1: prepared and synthetic
+    images are never stretched again. Of other images the weights' own rule decides, or ``scaling``.
+
+    Args:
+        keys: where the paths are.
+        grid: what the weights were trained on, whose rule holds for images of which nothing is stated.
+        scaling: the rule without ``grid``; None: :class:`semsynth.data.intensity.Scaling` as it is made without values.
+        allow_missing_keys: pass over keys that the data does not have.
 
     Raises:
         InputError: for a file that cannot be used (see :func:`semsynth.data.volumes.read_volume`), NaN, or a constant
             image.
     """
 
+    def __init__(
+        self,
+        keys: KeysCollection,
+        grid: TrainedGrid | None = None,
+        scaling: Scaling | None = None,
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.grid, self.rule = grid, scaling
+
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:  # noqa: D102
         result = dict(data)
+        said = result.pop(INTENSITY, None)
         for key in self.key_iterator(result):
             path = result[key]
             volume = read_volume(path)
             if not np.isfinite(volume.data.sum(dtype=np.float64)):
                 raise InputError(f"{path}: image must be finite, found NaN or infinite voxels; repair them")
-            result[key] = _tensor(scale_intensity(volume.data), volume.affine, str(path))
+            stated = Intensity(None) if said is None else Intensity.from_json(said, path)
+            if stated.window is None:
+                self._check_unit(path, volume.data)
+            try:
+                scaled = stated.read(volume.data, self.scaling)
+            except InputError as reason:
+                raise InputError(f"{path}: {reason}") from reason
+            result[key] = _tensor(scaled, volume.affine, str(path))
         return result
+
+    def _check_unit(self, path: Any, data: np.ndarray) -> None:
+        trained = None if self.grid is None else self.grid.trained
+        if trained is not None and trained.unit == HU and (data.min() > AIR or data.max() < -AIR):
+            raise InputError(
+                f"{path}: the weights need Hounsfield units (air about -1000), found {data.min():g} to {data.max():g}; "
+                f"prepare the image with 'semsynth prepare-maps --window … --hu-offset …', or state in a datalist "
+                'which of its values are 0 and 1, such as "intensity": {"window": [24, 2024]} for HU + 1024'
+            )
+
+    @property
+    def scaling(self) -> Scaling:
+        """The rule for images of which nothing is stated."""
+        return self.grid.scaling if self.grid is not None else self.rule or Scaling()
 
 
 class LoadLabelMapd(MapTransform):
@@ -199,7 +246,11 @@ class CropContentd(MapTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:  # noqa: D102
         result = dict(data)
         content = result.pop("content", None)
-        for said in ("patient", "voxels"):  # of the case, not for a network: entries may differ in having them
+        for said in (
+            "patient",
+            "voxels",
+            INTENSITY,
+        ):  # of the case, not for a network: entries may differ in having them
             result.pop(said, None)
         if content is None:
             return result

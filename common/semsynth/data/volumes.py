@@ -127,19 +127,59 @@ def _write(path: str | Path, image: Any) -> Path:
     return Path(path)
 
 
-def write_image(path: str | Path, data: NDArray[np.floating], affine: NDArray[np.float64], dtype: StorageType) -> Path:
-    """Write intensities in [0, 1] as NIfTI, whole or not at all; integer types store a scale factor, so that readers
-    get [0, 1] back (to within half a step: 1/510 for uint8, 1/65534 for int16)."""
-    steps = {"uint8": 255, "int16": 32767}
+def write_image(
+    path: str | Path,
+    data: NDArray[np.floating],
+    affine: NDArray[np.float64],
+    dtype: StorageType,
+    window: tuple[float, float] | None = None,
+) -> Path:
+    """Write intensities in [0, 1] as NIfTI, whole or not at all.
+
+    Args:
+        path: the file.
+        data: ``(H, W, D)``.
+        affine: voxel indices → mm, RAS+.
+        dtype: how the values are stored. Without ``window`` integer types have a scale factor, so that readers get
+            [0, 1] back (to within half a step: 1/510 for uint8, 1/65534 for int16).
+        window: values of the file for 0 and 1, such as -1000 and 1000 HU; integer types are rounded to whole numbers.
+
+    Raises:
+        InputError: another type, or a window that the type cannot hold.
+    """
+    check_storage(dtype, window)
+    if window is not None:
+        low, high = window
+        values = low + np.clip(data, 0.0, 1.0).astype(np.float64) * (high - low)
+        return _write(path, nib.Nifti1Image((values if dtype == "float32" else np.rint(values)).astype(dtype), affine))
     if dtype == "float32":
         return _write(path, nib.Nifti1Image(np.asarray(data, dtype=np.float32), affine))
-    if dtype not in steps:
-        raise InputError(f"dtype must be uint8, int16 or float32, got {dtype!r}")
+    steps = {"uint8": 255, "int16": 32767}
     # with a slope in the header nibabel writes the array as it is: it has to be in steps already
     raw = np.rint(np.clip(data, 0.0, 1.0) * steps[dtype]).astype(dtype)
     image = nib.Nifti1Image(raw, affine)
     image.header.set_slope_inter(1.0 / steps[dtype], 0.0)
     return _write(path, image)
+
+
+def check_storage(dtype: str, window: tuple[float, float] | None = None) -> None:
+    """Raise unless intensities can be stored in this way.
+
+    Raises:
+        InputError: for another type than uint8, int16 and float32, or a window that an integer type cannot hold, or of
+            which it would keep fewer than 100 steps.
+    """
+    if dtype not in ("uint8", "int16", "float32"):
+        raise InputError(f"dtype must be uint8, int16 or float32, got {dtype!r}")
+    if window is None or dtype == "float32":
+        return
+    low, high = window
+    limits = np.iinfo(dtype)
+    if low < limits.min or high > limits.max or high - low < 100:
+        raise InputError(
+            f"intensities from {low:g} to {high:g} cannot be stored as {dtype}, which holds whole numbers from "
+            f"{limits.min} to {limits.max} (at least 100 steps are needed); use dtype float32, or another range"
+        )
 
 
 def write_label(path: str | Path, data: NDArray[np.integer], affine: NDArray[np.float64]) -> Path:

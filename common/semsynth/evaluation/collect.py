@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from ..data.intensity import MIN_MAX
 from ..data.volumes import Volume
 from ..files import sha256
 from .measure import Measurer, similarities
@@ -49,7 +50,9 @@ def training_means(cases: Mapping[str, RealCase]) -> NDArray[np.float64] | None:
 
 
 def _key(case: RealCase) -> list[Any]:
-    return [sha256(case.image), None if case.label is None else sha256(case.label), case.content]
+    rule = case.scaling if case.intensity is None or case.intensity.window is None else case.intensity
+    known = [] if rule == MIN_MAX else [rule.to_json()]  # so that measurements of before are found again
+    return [sha256(case.image), None if case.label is None else sha256(case.label), case.content, *known]
 
 
 def _score_case(
@@ -63,7 +66,7 @@ def _score_case(
     image, label, key = truth
 
     def add(row: str, name: list[Any], volume: Volume) -> None:
-        values = {} if row == FLOOR else measurer.paired([*key, *name], volume, image)
+        values = {} if row == FLOOR else in_unit(measurer.paired([*key, *name], volume, image), case)
         if label is not None:
             values |= measurer.faithfulness([*key, *name], volume, label)
         found.values.setdefault(row, {}).setdefault(case.case, []).append(values)
@@ -80,21 +83,31 @@ def _score_case(
     for system in found.systems:
         samples = []
         for path in system.volumes[case.case]:
-            volume = case.read_synthetic(path, image)
+            held = system.held.get(path)
+            volume = case.read_synthetic(path, image, held)
             samples.append(volume.data)
-            add(system.name, [sha256(path)], volume)
+            add(system.name, [sha256(path), *([] if held is None else [held.to_json()["window"]])], volume)
             bar.update()
         if len(samples) > 1:
-            _several(found, system.name, case.case, np.stack(samples), image)
+            _several(found, system.name, case, np.stack(samples), image)
 
 
-def _several(found: Collected, row: str, case: str, samples: NDArray[np.floating], image: Volume) -> None:
+def in_unit(values: dict[str, float], case: RealCase) -> dict[str, float]:
+    """The values, and the mean absolute error in the unit of the data set, where it has one."""
+    if case.unit_range is None or "mae" not in values:
+        return values
+    low, high = case.unit_range
+    return values | {"mae_hu": values["mae"] * (high - low)}
+
+
+def _several(found: Collected, row: str, case: RealCase, samples: NDArray[np.floating], image: Volume) -> None:
     """What several samples of one map say together."""
     distances = {name: pairwise_distance(samples, block=block) for name, block in DIVERSE_BLOCKS.items()}
-    found.diversity.setdefault(row, {})[case] = distances
+    found.diversity.setdefault(row, {})[case.case] = distances
     if len(samples) < MIN_SAMPLES:
         return
     mean = torch.from_numpy(samples.mean(axis=0, dtype=np.float32))[None, None]
     truth = torch.from_numpy(np.ascontiguousarray(image.data))[None, None]
     values = {name: float(v) for name, v in similarities(mean, truth).items() if name not in ("psnr", "rmse")}
-    found.conditional.setdefault(row, {})[case] = values | {"mse": conditional_mse(samples, image.data)[0]}
+    values = in_unit(values, case) | {"mse": conditional_mse(samples, image.data)[0]}
+    found.conditional.setdefault(row, {})[case.case] = values

@@ -155,7 +155,8 @@ def worst_pictures(found: Collected, cases: Mapping[str, RealCase], limit: int) 
             psnr = {case: found.mean(system.name, case).get("psnr", math.inf) for case in members}
             for case in sorted(members, key=psnr.__getitem__)[:limit]:
                 image, label = cases[case].read()
-                synthetic = cases[case].read_synthetic(system.volumes[case][0], image)
+                path = system.volumes[case][0]
+                synthetic = cases[case].read_synthetic(path, image, system.held.get(path))
                 centre = centre_of(label) if label is not None else tuple(size // 2 for size in image.data.shape)
                 yield CasePicture(
                     case=case, system=system.name, group=group, synthetic=synthetic.data, real=image.data, label=label,

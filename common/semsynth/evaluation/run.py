@@ -24,7 +24,7 @@ from .measure import MeasurementStore, Measurer
 from .scores import ROWS, Collected, all_scores, differences
 from .seen import judge_has_seen
 from .sources import RealCase, load_names, load_real
-from .systems import check_grids, load_system, pair
+from .systems import check_grids, load_system, pair, with_scaling
 
 logger = logging.getLogger(__name__)
 DEFAULT_EXTRACTORS = ("medicalnet_resnet34", "efficientnet_lite0", "la_unet_judge")
@@ -129,6 +129,7 @@ def evaluate(
         for system, src in synthetic.items()
     ]
     scored = pair(systems, cases)
+    cases = with_scaling(cases, systems)
     check_grids(systems, cases, scored)
     names = load_names(real)
     judge, pairs, off = fitting(judge, names, targets)

@@ -46,6 +46,7 @@ PAIRED = {
         "samples and of the conditional mean in one unit",
     ),
     "mae": Column("MAE", "lower", "mean absolute error, intensities in [0, 1]"),
+    "mae_hu": Column("MAE (HU)", "lower", "the same in Hounsfield units, clipped to the window of the preparation"),
     "lpips": Column("LPIPS", "lower", "AlexNet, slice by slice"),
 }
 FAITHFUL = {
@@ -71,7 +72,7 @@ DISTRIBUTION: Mapping[str, tuple[Column, Callable[..., Any]]] = {
     "kid": (Column("KID", "lower", "MMD² with the cubic polynomial kernel, unbiased: may be negative"), kid),
     "mmd2": (Column("MMD²", "lower", "dot-product kernel (paper 1, eq. 4): squared distance of mean features"), mmd2),
 }
-DIGITS = {"psnr": 2, "mse": 5, "hd95": 1, "asd": 2}
+DIGITS = {"psnr": 2, "mse": 5, "mae_hu": 1, "hd95": 1, "asd": 2}
 
 
 @dataclass

@@ -16,8 +16,9 @@ from ..data.check import Entry
 from ..data.datalists import absolute, check_names, datalist_path, patient_in, read_datalist, root_of, stated_classes
 from ..data.entries import check_volumes, source_of
 from ..data.identity import SOURCE, patient_of
+from ..data.intensity import MIN_MAX, Intensity, Scaling, entry_intensity, intensity_beside, stated_intensity
 from ..data.naming import case_name, volumes_below
-from ..data.volumes import Volume, read_volume, same_affine, scale_intensity, stem
+from ..data.volumes import Volume, read_volume, same_affine, stem
 from ..data.voxels import hash_file
 from ..errors import InputError
 from ..vocabulary import SPLITS
@@ -39,6 +40,8 @@ class RealCase:
         patient: whose scan it is, as the datalist says; None if it does not: then the case is a patient of its own.
         split: of the datalist, or None.
         source: ``source_<role>`` → hash of the voxels of the raw file that the prepared one was made from.
+        intensity: what the image's file holds; None where nobody says.
+        scaling: the rule for an image of which nobody says it.
     """
 
     case: str
@@ -49,6 +52,8 @@ class RealCase:
     patient: str | None = None
     split: str | None = None
     source: Mapping[str, str] = field(default_factory=dict)
+    intensity: Intensity | None = None
+    scaling: Scaling = MIN_MAX
 
     @property
     def person(self) -> str:
@@ -56,21 +61,29 @@ class RealCase:
         return self.case if self.patient is None else self.patient
 
     def read(self) -> tuple[Volume, NDArray[np.int64] | None]:
-        """Image scaled to [0, 1] (minimum to 0, maximum to 1, padding left out) and class indices, in RAS order.
+        """Image in [0, 1] and class indices, without padding, in RAS order.
+
+        The image is scaled by what is stated of its file, and by ``scaling`` where nothing is.
 
         Raises:
             InputError: for a file that cannot be used, or a label map on another grid.
         """
         image = self._part(read_volume(self.image)).canonical()
-        image = Volume(scale_intensity(image.data), image.affine)
+        held = self.intensity or Intensity(None)
+        image = Volume(held.read(image.data, self.scaling), image.affine)
         if self.label is None:
             return image, None
         label = self._part(read_volume(self.label)).canonical()
         check_grid(self.case, self.image, image, self.label, label)
         return image, np.rint(label.data).astype(np.int64)
 
-    def read_synthetic(self, path: Path, real: Volume) -> Volume:
+    def read_synthetic(self, path: Path, real: Volume, held: Intensity | None = None) -> Volume:
         """A synthetic volume of this case on the real one's grid, ``(H, W, D)`` in [0, 1].
+
+        Args:
+            path: its file.
+            real: the real image.
+            held: what the file holds; None where nobody says: [0, 1], or the unit of the real image.
 
         Raises:
             InputError: for another grid, other intensities than [0, 1], or voxels that are no numbers.
@@ -83,12 +96,21 @@ class RealCase:
         if not np.isfinite(data).all():
             raise InputError(f"{self.case}: {path} has NaN or infinite voxels; synthesise this case again")
         low, high = float(data.min()), float(data.max())
-        if low < -RANGE_TOLERANCE or high > 1 + RANGE_TOLERANCE:
+        inside = low >= -RANGE_TOLERANCE and high <= 1 + RANGE_TOLERANCE
+        if held is None and not inside and self.unit_range is not None:
+            held = Intensity(self.unit_range)  # made by other tools, in the unit of the data set
+        if held is None and not inside:
             raise InputError(
-                f"{self.case}: {path} has intensities from {low:.4g} to {high:.4g}; synthetic volumes need [0, 1] "
-                "(real ones are scaled by minimum and maximum): scale them in the way that the system was trained with"
+                f"{self.case}: {path} has intensities from {low:.4g} to {high:.4g}; synthetic volumes need [0, 1], or "
+                'a datalist beside them that states what their values are, such as "intensity": {"window": [-1000, '
+                '1000], "unit": "HU"}: scale them in the way that the system was trained with'
             )
-        return Volume(data.clip(0, 1), volume.affine)
+        return Volume(data.clip(0, 1) if held is None else held.read(data), volume.affine)
+
+    @property
+    def unit_range(self) -> tuple[float, float] | None:
+        """What 0 and 1 are in the unit of the data set; None where it has none."""
+        return None if self.intensity is None else self.intensity.unit_range
 
     def _part(self, volume: Volume) -> Volume:
         if self.content is None:
@@ -199,12 +221,16 @@ def _read_cases(source: str | Path, wanted: str | None) -> dict[str, RealCase]:
     path = Path(source)
     listed = path / "datalist.json" if path.is_dir() else path
     if listed.suffix != ".json" or (path.is_dir() and not listed.is_file()):
-        return {name: RealCase(name, file) for name, file in named_volumes(str(source), "images")}
+        return {
+            name: RealCase(name, file, intensity=intensity_beside(file))
+            for name, file in named_volumes(str(source), "images")
+        }
     content = read_datalist(listed)
     present = [split for split in SPLITS if content.get(split)]
     splits = [wanted] if wanted in present and len(present) > 1 else present
     known = len(present) > 1
     root = root_of(listed)
+    stated = stated_intensity(content, listed)
     cases = []
     for split in splits:
         problems = [
@@ -221,6 +247,7 @@ def _read_cases(source: str | Path, wanted: str | None) -> dict[str, RealCase]:
                 item["case"], Path(item["image"]), label, (split == "training") if known else None,
                 item.get("content"), _patient(item, content.get("patient_regex")), split,
                 {f"{SOURCE}{role}": value for role, value in source_of(item).items()},
+                entry_intensity(item, stated, listed),
             ))  # fmt: skip
     check_names([case.case for case in cases], listed)
     return {case.case: case for case in cases}

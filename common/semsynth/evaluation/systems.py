@@ -7,14 +7,16 @@ import json
 import logging
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from nibabel.orientations import aff2axcodes
 
-from ..data.datalists import read_datalist
+from ..data.datalists import datalist_path, read_datalist
 from ..data.headers import read_header
+from ..data.intensity import INTENSITY, MIN_MAX, Intensity, Scaling, entry_intensity, stated_intensity
 from ..data.volumes import same_affine, stem
 from ..errors import InputError
 from ..vocabulary import SPLITS
@@ -33,6 +35,7 @@ class System:
         records: what the generator says of itself, the JSON beside a case's first sample.
         in_loss: names or SHA-256 of networks that were in the generator's own loss.
         weights: SHA-256 of its weights, or None.
+        held: file → what it holds, where a record or a datalist says it.
     """
 
     name: str
@@ -40,6 +43,7 @@ class System:
     records: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     in_loss: tuple[str, ...] = ()
     weights: str | None = None
+    held: Mapping[Path, Intensity] = field(default_factory=dict)
 
     def samples(self, cases: Iterable[str]) -> tuple[int, int]:
         """Fewest and most samples of these cases."""
@@ -59,6 +63,11 @@ class System:
         own = self.trained_on(case)
         unknown = "trained_on" in self.records.get(case, {}) and own is None
         return (split or None) if unknown else split if own is None else own
+
+    @property
+    def scaling(self) -> Scaling | None:
+        """The rule by which the images that it was trained on became [0, 1]; None where nobody says."""
+        return next((held.scaling for held in self.held.values() if held.scaling is not None), None)
 
     def was_guided_by(self, *names: str) -> bool:
         """Whether a network of this name or SHA-256 was in its loss."""
@@ -85,9 +94,12 @@ def load_system(
     records: dict[str, Mapping[str, Any]] = {}
     weights: dict[str, Path] = {}
     in_losses = set(in_loss)
+    held: dict[Path, Intensity] = {}
     for number, source in enumerate(_folders([sources] if isinstance(sources, str) else sources)):
         for case, path, sample in _synthetic_files(source, known):
             record = _record(path)
+            said = entry_intensity(record, None, path) if INTENSITY in record else _listed_intensity(source)
+            held |= {} if said is None else {path: said}
             samples.setdefault(case, []).append((number * 10**6 + sample, path))
             records.setdefault(case, record)
             if "weights_sha256" in record:
@@ -102,7 +114,14 @@ def load_system(
     twice = [f"{case}: {p}" for case, files in volumes.items() for p in set(files) if files.count(p) > 1]
     if twice:
         raise InputError(f"{name}: files that are given twice would count as two samples", sorted(twice))
-    return System(name, volumes, records, tuple(sorted(in_losses)), next(iter(weights), None))
+    return System(name, volumes, records, tuple(sorted(in_losses)), next(iter(weights), None), held)
+
+
+@lru_cache(maxsize=64)
+def _listed_intensity(source: str) -> Intensity | None:
+    """What the datalist that a folder holds, or that ``source`` is, says of its volumes."""
+    listed = datalist_path(source)
+    return None if listed is None or not listed.is_file() else stated_intensity(read_datalist(listed), listed)
 
 
 def _folders(patterns: Sequence[str]) -> list[str]:
@@ -186,6 +205,25 @@ def pair(systems: Sequence[System], real: Mapping[str, RealCase]) -> list[str]:
         if left:
             logger.warning("%s: %d cases that other systems lack are left out (%s…)", system.name, len(left), left[0])
     return sorted(shared)
+
+
+def with_scaling(real: Mapping[str, RealCase], systems: Sequence[System]) -> dict[str, RealCase]:
+    """Real images of which nobody says what they hold are scaled as those that the generators were trained on.
+
+    Where somebody says it and a generator was trained otherwise, a warning says that brightness will differ.
+    """
+    rules = {system.name: system.scaling for system in systems if system.scaling is not None}
+    stated = {case.intensity.scaling for case in real.values() if case.intensity and case.intensity.scaling}
+    for name, rule in rules.items():
+        other = [known for known in stated if known != rule]
+        if other:
+            logger.warning(
+                "%s was trained on images scaled in another way (%s) than the real ones here (%s), so that its volumes "
+                "are brighter or darker; prepare the real ones in that way (--scale, --percentiles or --window)",
+                name, rule, other[0],
+            )  # fmt: skip
+    rule = next(iter(rules.values()), MIN_MAX)
+    return {name: case if case.intensity else replace(case, scaling=rule) for name, case in real.items()}
 
 
 def check_grids(systems: Sequence[System], real: Mapping[str, RealCase], cases: Sequence[str]) -> None:

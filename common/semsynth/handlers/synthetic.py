@@ -17,9 +17,11 @@ from .. import __version__
 from ..data.classes import bundle_classes
 from ..data.datalists import read_datalist
 from ..data.entries import SOURCE_VOXELS, VOXELS
+from ..data.geometry import TrainedGrid
 from ..data.headers import read_header
 from ..data.identity import SOURCE, is_map
-from ..data.volumes import StorageType, Volume, write_image
+from ..data.intensity import INTENSITY, UNIT, Stored
+from ..data.volumes import StorageType, Volume, check_storage, write_image
 from ..data.voxels import hash_file
 from ..distributed import rank
 from ..errors import InputError
@@ -35,9 +37,9 @@ class SyntheticWriter:
 
     Per case ``<output_dir>/<case>_synthetic.nii.gz`` and a JSON beside it that marks it as synthetic (bundle, version,
     SHA-256 of the weights, seed, label map; from the card beside the weights whether they were trained on the case,
-    null where nobody knows, and which networks were in their losses); at the end ``datalist.json``, image and map per
-    entry, ready to train a segmentation network on. Each file is written whole or not at all, and a volume is never
-    beside a record of another.
+    null where nobody knows, which networks were in their losses, and what the values of the file are); at the end
+    ``datalist.json``, image and map per entry, ready to train a segmentation network on. Each file is written whole or
+    not at all, and a volume is never beside a record of another.
 
     Args:
         output_dir: where to write.
@@ -47,6 +49,9 @@ class SyntheticWriter:
         vocabulary: where in the metadata the names are; None where it does not have them.
         seed: what sample 0 was drawn with (sample i with seed + i), or None for a deterministic network.
         dtype: how intensities are stored.
+        grid: what the weights were trained on; where they know a unit (CT: Hounsfield units), volumes are written in
+            it, as whole numbers. None: intensities in [0, 1].
+        intensity_range: values of the files for the intensities 0 and 1, in place of that; None: as ``grid`` says.
         style_from: the image whose style all volumes have, or ``"own"`` for that which the batch has under
             ``style_from``; it goes into their records.
         style_map: the label map of that image, where the style is told by class.
@@ -69,6 +74,8 @@ class SyntheticWriter:
         vocabulary: str | None = "classes",
         seed: int | None = None,
         dtype: StorageType = "int16",
+        grid: TrainedGrid | None = None,
+        intensity_range: Sequence[float] | None = None,
         style_from: str | Path | None = None,
         style_map: str | Path | None = None,
         settings: Mapping[str, Any] | None = None,
@@ -77,6 +84,7 @@ class SyntheticWriter:
         self.output_dir, self.weights = Path(output_dir), Path(weights)
         self.metadata, self.num_classes, self.seed, self.dtype = Path(metadata), num_classes, seed, dtype
         self.vocabulary = vocabulary
+        self.grid, self.intensity_range = grid, intensity_range
         self.style_from, self.style_map = style_from, style_map
         self.settings, self.entries = dict(settings or {}), entries
         self.written: list[dict[str, Any]] = []
@@ -104,6 +112,7 @@ class SyntheticWriter:
             if not all(isinstance(e, dict) and e.get("synthetic") for e in entries):
                 raise InputError(f"{listed}: lists real cases and would be replaced; give another output_dir")
         _ = self._origin  # whether the weights are there, before any work
+        check_storage(self.dtype, self._stored.window)
         self._refuse_other_maps()
         if rank() == 0:
             listed.unlink(missing_ok=True)
@@ -164,6 +173,7 @@ class SyntheticWriter:
             "weights_sha256": sha256(self.weights),
             "in_loss": self._card.get("in_loss", []),
             "stored_as": self.dtype,
+            INTENSITY: self._stored.about.to_json(),
         }
         if self.settings:
             origin["settings"] = self.settings
@@ -172,6 +182,10 @@ class SyntheticWriter:
             if self.style_map is not None:
                 origin["style_map_sha256"] = self._sha256(Path(self.style_map))
         return origin
+
+    @cached_property
+    def _stored(self) -> Stored:
+        return Stored.of(None if self.grid is None else self.grid.trained, self.intensity_range)
 
     @cached_property
     def _listed_voxels(self) -> dict[str, Any]:
@@ -206,7 +220,7 @@ class SyntheticWriter:
             # an older volume goes and the record comes first: no volume is ever without its own
             image.unlink(missing_ok=True)
             write_text(described, json.dumps(self._record(source), indent=1))
-            write_image(image, volume.data, volume.affine, self.dtype)
+            write_image(image, volume.data, volume.affine, self.dtype, self._stored.window)
             self.written.append(source)
 
     def _record(self, entry: Mapping[str, Any]) -> dict[str, Any]:
@@ -259,6 +273,7 @@ class SyntheticWriter:
             "modality": {"0": "synthetic"},
             "num_classes": self.num_classes,
             "classes": {str(i): name for i, name in self._names().items()},
+            INTENSITY: self._stored.about.to_json(),
             "training": [listed[case] for case in sorted(listed)],
         }
         path = write_text(self.output_dir / "datalist.json", json.dumps(content, indent=1))
@@ -283,5 +298,7 @@ class SyntheticWriter:
             "label": relative_to(Path(entry[Keys.IMAGE]), self.output_dir),
             "patient": str(entry.get("patient") or record.get("source_case", record["case"])),
             "synthetic": True,
+            # lists of several origins are put together by hand: other values than [0, 1] are said of each volume
+            **({} if self._stored.window in (None, UNIT) else {INTENSITY: self._stored.about.to_json()}),
             **({SOURCE_VOXELS: source} if source else {}),
         }

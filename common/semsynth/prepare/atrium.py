@@ -15,9 +15,10 @@ from scipy import ndimage
 
 from ..data.check import check_cases
 from ..data.findings import Finding, Report, error
+from ..data.intensity import Ends, Intensity, Scaling, chosen_scaling
 from ..data.raw import Case, LoadedCase, find_cases, load_case, stated_regex
 from ..data.rules import values_of
-from ..data.volumes import StorageType, Volume, scale_intensity
+from ..data.volumes import StorageType, Volume
 from ..errors import InputError
 from ..report.pictures import Panel, Row, centre_of, overlay_edges
 from ..vocabulary import ENDO, class_names, num_classes
@@ -32,7 +33,9 @@ from .job import (
     prepare_missing,
     resample,
     shifted,
+    source_intensity,
     splits_are_given,
+    with_source_scaling,
     with_splits,
     write_datalist,
 )
@@ -52,6 +55,8 @@ class Settings:
         centers: frozen cluster centres in scaled intensities [0, 1], or None for a fit to each volume.
         wall_mm: width of the derived wall where no wall mask is given; 0 derives none.
         dtype: how intensities are stored.
+        scale, percentiles, window: the rule by which intensities become [0, 1], see
+            :class:`semsynth.data.intensity.Scaling`; None where it is not said.
     """
 
     spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)
@@ -62,9 +67,13 @@ class Settings:
     centers: tuple[float, ...] | None = None
     wall_mm: float = 2.5
     dtype: StorageType = "int16"
+    scale: str | None = None
+    percentiles: Ends | None = None
+    window: Ends | None = None
 
     def __post_init__(self) -> None:
         check_form(self.spacing, self.size, self.dtype)
+        _ = self.scaling  # raises for a rule that is none
         if not 0 <= self.wall_mm <= 20:
             raise InputError(f"--wall-mm must lie in 0…20 mm, got {self.wall_mm}")
         if self.sigma < 0:
@@ -73,6 +82,15 @@ class Settings:
             raise InputError(f"--k must lie in 0…{MAX_K}, got {self.k}")
         if self.background not in BACKGROUNDS:
             raise InputError(f"--background must be one of {', '.join(BACKGROUNDS)}, got {self.background!r}")
+
+    @property
+    def scaling(self) -> Scaling | None:
+        """The rule of intensities that is asked for; None where none is."""
+        return chosen_scaling(self.scale, self.percentiles, self.window)
+
+    @property
+    def unit_range(self) -> None:
+        """Magnitudes of MRI have no unit."""
 
     @property
     def num_classes(self) -> int:
@@ -140,7 +158,9 @@ def _crop(grid: Grid, size: Sequence[int]) -> Grid:
     return Grid(grid.image[box], grid.endo[box], grid.wall[box], grid.zeros[box], shifted(grid.affine, start))
 
 
-def prepare_atrium_case(case: Case, settings: Settings, folder: Path, report: Report | None = None) -> dict[str, Any]:
+def prepare_atrium_case(
+    case: Case, settings: Settings, folder: Path, report: Report | None = None, intensity: Intensity | None = None
+) -> dict[str, Any]:
     """Prepare one case into ``folder`` (written beside, then renamed): image, label map, record and picture.
 
     Args:
@@ -148,20 +168,21 @@ def prepare_atrium_case(case: Case, settings: Settings, folder: Path, report: Re
         settings: settings of the preparation.
         folder: folder to write.
         report: report of an earlier check; a case that it vouches for is not checked again.
+        intensity: what the prepared image will hold; None: what follows from the settings.
 
     Returns:
         The record that was written as ``prepare.json``.
     """
     loaded = load_case(case, report)
     grid = atrium_grid(loaded, settings)
-    image = scale_intensity(grid.image)
+    image, ends = scaled(loaded, grid, settings)
     composite = CompositeLabel(settings.k, settings.sigma, settings.background, settings.centers)
     label, centers = composite.with_centers(image, grid.endo, grid.wall, grid.zeros)
     made = Prepared.of(image, label, grid.affine, settings.size)
     wall = "given" if loaded.wall is not None else (f"derived, {settings.wall_mm:g} mm" if settings.wall_mm else "none")
     record = made.record(
-        case, settings, wall=wall, centers=[round(float(c), 6) for c in centers],
-        intensity_range=[float(grid.image.min()), float(grid.image.max())],
+        case, settings, intensity, wall=wall, centers=[round(float(c), 6) for c in centers],
+        intensity_range=[round(value, 6) for value in ends],
         zero_voxels=int(np.count_nonzero(loaded.image.data == 0)),
         endo_ml=round(float(np.count_nonzero(label == ENDO) * np.prod(settings.spacing) / 1000), 2),
     )  # fmt: skip
@@ -174,6 +195,17 @@ def prepare_atrium_case(case: Case, settings: Settings, folder: Path, report: Re
     row = Row(folder.name, panels, settings.spacing, centre_of(made.label))
     commit_case(folder, made, record, settings.dtype, row, title=f"{folder.name}: wall {wall}, k = {settings.k}")
     return record
+
+
+def scaled(case: LoadedCase, grid: Grid, settings: Settings) -> tuple[NDArray[np.float32], Ends]:
+    """The image on the target grid in [0, 1], and the intensities of the files that became 0 and 1.
+
+    Percentiles are those of the whole source volume on its own grid, so that neither the target's voxel size nor a crop
+    changes them; minimum and maximum are those of what is kept.
+    """
+    rule = settings.scaling or Scaling()
+    ends = rule.window(grid.image if rule.scale == "min-max" else case.image.data)
+    return rule(grid.image, None if rule.scale == "min-max" else ends), ends
 
 
 def unsuitable(case: Case, volumes: Mapping[str, Volume], settings: Settings) -> list[Finding]:
@@ -221,6 +253,7 @@ def prepare(
     if jobs < 1:
         raise InputError(f"--jobs must be 1 or more, got {jobs}")
     output = Path(output)
+    settings, intensity = with_source_scaling(settings, source_intensity(source))
     patient_regex = patient_regex or stated_regex(source)
     cases = find_cases(source, endo=endo, wall=wall)
     drawn = not splits_are_given(cases, fractions)
@@ -240,10 +273,12 @@ def prepare(
             training, settings.k, settings.sigma, lambda case: _scaled(case, settings, report), jobs=jobs
         )
         settings = replace(settings, centers=fitted)
-    prepare_missing(cases, settings, output, partial(prepare_atrium_case, report=report), jobs=jobs,
-                    overwrite=overwrite)  # fmt: skip
-    return write_datalist(output, cases, settings, class_names(settings.num_classes), patient_regex=patient_regex)
+    work = partial(prepare_atrium_case, report=report, intensity=intensity)
+    prepare_missing(cases, settings, output, work, jobs=jobs, overwrite=overwrite)
+    names = class_names(settings.num_classes)
+    return write_datalist(output, cases, settings, names, intensity=intensity, patient_regex=patient_regex)
 
 
 def _scaled(case: Case, settings: Settings, report: Report) -> NDArray[np.float32]:
-    return scale_intensity(atrium_grid(load_case(case, report), settings).image)
+    loaded = load_case(case, report)
+    return scaled(loaded, atrium_grid(loaded, settings), settings)[0]

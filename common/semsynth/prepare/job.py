@@ -21,20 +21,23 @@ from tqdm import tqdm
 
 from .. import __version__
 from ..data.check import Checkable, Entry
-from ..data.entries import PREPARED, SOURCE_VOXELS
+from ..data.datalists import datalist_path, read_datalist
+from ..data.entries import SOURCE_VOXELS
 from ..data.identity import Voxels, is_image, is_map, joined
+from ..data.intensity import HU, INTENSITY, UNIT, Intensity, Scaling, entry_intensity, stated_intensity
 from ..data.raw import Case
 from ..data.volumes import StorageType, Volume, write_image, write_label
 from ..data.voxels import hash_file
 from ..errors import InputError
 from ..files import sha256, write_text
 from ..report.pictures import Row, save_planes
-from ..vocabulary import SPLITS, UNLABELLED
+from ..vocabulary import PREPARED, SPLITS, UNLABELLED
 from .composite import IntensityHistogram, fit_histogram, smooth
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 AnyCase = TypeVar("AnyCase", Case, Entry)
+S = TypeVar("S", bound=Any)
 RECORD = PREPARED
 
 
@@ -75,6 +78,46 @@ def first_voxel(middle: int, size: int, low: int, high: int) -> int:
     return int(np.clip(middle - size // 2, low, max(high - size, low)))
 
 
+def source_intensity(source: str | Path) -> Intensity | None:
+    """What the datalist that is to be prepared says of its image files; None where it, or another source, says nothing.
+
+    Raises:
+        InputError: where entries say otherwise than the datalist.
+    """
+    path = datalist_path(source)
+    if path is None or not path.is_file():
+        return None
+    content = read_datalist(path)
+    stated = stated_intensity(content, path)
+    entries = [entry for split in (*SPLITS, UNLABELLED) for entry in content.get(split) or []]
+    other = [str(e.get("case", "?")) for e in entries if entry_intensity(e, stated, path) != stated]
+    if other:
+        raise InputError(
+            f"{path}: entries whose files hold other intensities than the datalist says; prepare them from a datalist "
+            "of their own", other,
+        )  # fmt: skip
+    return stated
+
+
+def with_source_scaling(settings: S, stated: Intensity | None) -> tuple[S, Intensity]:
+    """The settings with the rule of intensities that is in force, and what the prepared images will hold by it.
+
+    In force is the rule that the settings ask for; without one the window that the source states, so that what was
+    prepared before, or is in a unit, is not stretched again; and without that the default.
+
+    Args:
+        settings: of a preparation, with ``scale``, ``percentiles`` and ``window``, and ``scaling``, ``unit_range``.
+        stated: what the source's datalist says of its files.
+    """
+    if settings.scaling is None and stated is not None and stated.window is not None:
+        held = Intensity(UNIT, stated.scaling or Scaling("window", stated.window), stated.unit, stated.unit_range)
+        return replace(settings, scale="window", window=stated.window), held
+    rule = settings.scaling or Scaling()
+    resolved = replace(settings, scale=rule.scale, **({} if rule.ends is None else {rule.scale: rule.ends}))
+    span = resolved.unit_range
+    return resolved, Intensity(UNIT, rule, "" if span is None else HU, span)
+
+
 @dataclass(frozen=True)
 class Prepared:
     """A case as its files hold it: ``(H, W, D)`` arrays of one shape, and where the case stands in the padding.
@@ -108,14 +151,16 @@ class Prepared:
         content = {"start": before, "shape": list(image.shape)}
         return Prepared(np.pad(image, width), map_, shifted(affine, [-b for b in before]), content)
 
-    def record(self, case: Checkable, settings: Any, **more: Any) -> dict[str, Any]:
-        """What stands beside the files: their sources, the settings and their geometry."""
+    def record(self, case: Checkable, settings: Any, intensity: Intensity | None, **more: Any) -> dict[str, Any]:
+        """What stands beside the files: their sources, the settings, what intensities they hold, and their geometry."""
+        held = intensity or with_source_scaling(settings, None)[1]
         return {
             "case": case.name,
             "semsynth": __version__,
             "sources": fingerprints(case),
             SOURCE_VOXELS: source_voxels(case),
             "settings": asdict(settings),
+            INTENSITY: held.to_json(),
             **more,
             "shape": list(self.image.shape),
             "content": self.content,
@@ -324,6 +369,7 @@ def write_datalist(
     settings: Any,
     names: Mapping[int, str],
     *,
+    intensity: Intensity,
     modality: str = "MRI",
     patient_regex: str | None = None,
 ) -> Path:
@@ -334,6 +380,7 @@ def write_datalist(
         cases: with their splits; those under ``unlabelled`` have no label map.
         settings: that the cases were prepared with.
         names: index → name of all classes.
+        intensity: what the images hold.
         modality: of the images.
         patient_regex: by which names tell the patient, where they do.
     """
@@ -342,6 +389,7 @@ def write_datalist(
         "modality": {"0": modality},
         "num_classes": len(names),
         "classes": {str(i): name for i, name in names.items()},
+        INTENSITY: intensity.to_json(),
         "settings": asdict(settings),
     }
     if patient_regex is not None:

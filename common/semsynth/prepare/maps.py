@@ -26,8 +26,9 @@ from ..data.datalists import absolute, datalist_path, named_files, patient_in, r
 from ..data.entries import source_of
 from ..data.findings import Report
 from ..data.identity import joined
+from ..data.intensity import Ends, Intensity, Scaling, chosen_scaling
 from ..data.raw import find_cases, stated_regex
-from ..data.volumes import StorageType, Volume, scale_intensity
+from ..data.volumes import StorageType, Volume
 from ..errors import InputError
 from ..report.pictures import Panel, Row, centre_of
 from ..vocabulary import SPLITS, UNLABELLED
@@ -42,7 +43,9 @@ from .job import (
     prepare_missing,
     resample,
     shifted,
+    source_intensity,
     splits_are_given,
+    with_source_scaling,
     with_splits,
     write_datalist,
 )
@@ -51,6 +54,7 @@ from .patients.groups import group_patients
 logger = logging.getLogger(__name__)
 MAX_CLASSES = 255
 TRAINING = SPLITS[0]
+CT = "CT"
 AXES = {letter: axis for axis in ("RL", "AP", "SI") for letter in axis}
 
 
@@ -62,8 +66,9 @@ class MapSettings:
         classes: names of the classes of the given maps from 1 on.
         spacing: mm per voxel along right, anterior, superior; None keeps each case's own.
         size: matrix to crop and pad to around the map's classes, or None.
-        window: intensities of the files that become 0 and 1, all beyond them too (CT: a window in its units); None
-            scales each volume from its own minimum to its own maximum.
+        scale, percentiles, window: the rule by which intensities become [0, 1], see
+            :class:`semsynth.data.intensity.Scaling`; None where it is not said. The window is in the files' values.
+        hu_offset: what is added to the files' values to get Hounsfield units (CT); None: they have no unit.
         k: number of clusters of the intensities outside the given classes; the darkest is background, the others are
             tissue 1, tissue 2, … behind the classes. 0 or 1 make none.
         centers: of the clusters in scaled intensities [0, 1]; None: fitted to each volume.
@@ -81,7 +86,10 @@ class MapSettings:
     classes: tuple[str, ...]
     spacing: tuple[float, float, float] | None = None
     size: tuple[int, int, int] | None = None
-    window: tuple[float, float] | None = None
+    scale: str | None = None
+    percentiles: Ends | None = None
+    window: Ends | None = None
+    hu_offset: float | None = None
     k: int = 0
     centers: tuple[float, ...] | None = None
     sigma: float = 1.0
@@ -91,8 +99,9 @@ class MapSettings:
 
     def __post_init__(self) -> None:
         check_form(self.spacing, self.size, self.dtype)
-        if self.window is not None and (len(self.window) != 2 or self.window[0] >= self.window[1]):
-            raise InputError(f"--window must be two rising intensities, got {self.window}")
+        if self.hu_offset is not None and self.window is None and self.scale is not None:
+            raise InputError(f"--hu-offset goes with --window, got --scale {self.scale}")
+        _ = self.scaling  # raises for a rule that is none
         if self.k < 0 or self.sigma < 0 or (self.margin is not None and self.margin < 0):
             raise InputError(f"--k, --sigma and --margin must be 0 or more, got {self.k}, {self.sigma}, {self.margin}")
         if not self.classes:
@@ -105,6 +114,18 @@ class MapSettings:
             raise InputError(f"--centers must be --k {self.k} rising intensities in [0, 1], got {self.centers}")
         if self.axes is not None and sorted(AXES.get(letter, "?") for letter in self.axes) != ["AP", "RL", "SI"]:
             raise InputError(f"--axes must be three of R or L, A or P, S or I, such as PLI, got {self.axes!r}")
+
+    @property
+    def scaling(self) -> Scaling | None:
+        """The rule of intensities that is asked for; None where none is."""
+        return chosen_scaling(self.scale, self.percentiles, self.window)
+
+    @property
+    def unit_range(self) -> Ends | None:
+        """The window in Hounsfield units; None without them."""
+        if self.hu_offset is None or self.window is None:
+            return None
+        return self.window[0] + self.hu_offset, self.window[1] + self.hu_offset
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -175,13 +196,13 @@ def map_grid(case: Entry, settings: MapSettings, report: Report | None = None) -
         InputError: whatever is wrong with the files.
     """
     read = read_case(case, Rules(len(settings.classes) + 1, experts=()), report)
+    rule = settings.scaling or Scaling()
+    ends = None if rule.scale == "min-max" else rule.window(read["image"].data)  # of the whole source volume
     volumes = {role: redirected(volume, settings.axes).canonical() for role, volume in read.items()}
     if settings.spacing is not None:
         volumes = {role: resample(v, settings.spacing, nearest=role == "label") for role, v in volumes.items()}
     image, label = volumes["image"], volumes.get("label")
-    return MapGrid(
-        scaled(image.data, settings.window), None if label is None else label.data.astype(np.uint8), image.affine
-    )
+    return MapGrid(rule(image.data, ends), None if label is None else label.data.astype(np.uint8), image.affine)
 
 
 def redirected(volume: Volume, axes: str | None) -> Volume:
@@ -191,15 +212,6 @@ def redirected(volume: Volume, axes: str | None) -> Volume:
     orientation = nib.orientations.axcodes2ornt(tuple(axes))
     turned = np.linalg.inv(nib.orientations.inv_ornt_aff(orientation, volume.data.shape))  # array to canonical
     return Volume(volume.data, turned @ np.diag([*volume.spacing, 1.0]))
-
-
-def scaled(image: NDArray[Any], window: Sequence[float] | None) -> NDArray[np.float32]:
-    """Intensities ``(H, W, D)`` → [0, 1]: a window of the files' units, or the volume's own minimum to maximum."""
-    if window is None:
-        return scale_intensity(image)
-    low, high = window
-    result: NDArray[np.float32] = np.clip((image.astype(np.float32) - low) / (high - low), 0.0, 1.0)
-    return result
 
 
 def tissue_map(grid: MapGrid, settings: MapSettings) -> NDArray[np.uint8]:
@@ -231,7 +243,9 @@ def largest_part(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return result
 
 
-def prepare_map_case(case: Entry, settings: MapSettings, folder: Path, report: Report | None = None) -> dict[str, Any]:
+def prepare_map_case(
+    case: Entry, settings: MapSettings, folder: Path, report: Report | None = None, intensity: Intensity | None = None
+) -> dict[str, Any]:
     """Prepare one case into ``folder`` (written beside, then renamed): image, label map, record and picture.
 
     Args:
@@ -239,6 +253,7 @@ def prepare_map_case(case: Entry, settings: MapSettings, folder: Path, report: R
         settings: settings of the preparation.
         folder: folder to write.
         report: report of an earlier check; a case that it vouches for is not checked again.
+        intensity: what the prepared image will hold; None: what follows from the settings.
 
     Returns:
         The record that was written as ``prepare.json``.
@@ -248,19 +263,13 @@ def prepare_map_case(case: Entry, settings: MapSettings, folder: Path, report: R
     start, stop = _box(grid, label, settings)
     box = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
     image, label = grid.image[box], label[box]
-    low, high = float(image.min()), float(image.max())
-    if settings.window is not None and (low > 0.0 or high < 1.0):
-        logger.warning(
-            "case %s: reaches from %.3f to %.3f of the window; trainings scale each volume from its minimum to its "
-            "maximum, so that it will be brighter or darker than others", case.name, low, high,
-        )  # fmt: skip
     shown = Prepared.of(image, label, shifted(grid.affine, start), settings.size)
     made = shown if grid.label is not None else replace(shown, label=None)
     assert shown.label is not None
     voxels = {str(i): int(n) for i, n in enumerate(np.bincount(shown.label.ravel())) if n}
     panels = [Panel("image", shown.image), Panel("label map", shown.label, is_label=True)]
     row = Row(folder.name, panels, Volume(shown.image, shown.affine).spacing, centre_of(shown.label))
-    record = made.record(case, settings, voxels=voxels)
+    record = made.record(case, settings, intensity, voxels=voxels)
     commit_case(folder, made, record, settings.dtype, row, title=folder.name)
     return record
 
@@ -317,6 +326,9 @@ def prepare_maps(
     if jobs < 1:
         raise InputError(f"--jobs must be 1 or more, got {jobs}")
     output = Path(output)
+    stated = source_intensity(source)
+    _check_modality(modality, settings, stated)
+    settings, intensity = with_source_scaling(settings, stated)
     patient_regex = patient_regex or stated_regex(source)
     cases = find_maps(source, label=label, unlabelled=unlabelled)
     given = [case for case in cases if "label" in case.files]
@@ -325,7 +337,7 @@ def prepare_maps(
     given = [replace(case, split=None) for case in given] if drawn else given
     cases = [*given, *bare]
     check_output(output, cases)
-    rules = Rules(len(settings.classes) + 1, experts=())
+    rules = Rules(len(settings.classes) + 1, experts=(), intensity=stated or Intensity(settings.window))
     report = check_cases(cases, rules, patient_regex=patient_regex, jobs=jobs)
     report.raise_for_errors()
     report.log_warnings(logger)
@@ -344,10 +356,29 @@ def prepare_maps(
             training, settings.k, settings.sigma, lambda case: map_grid(case, settings, report).image, jobs=jobs
         )
         settings = replace(settings, centers=fitted)
-    prepare_missing(cases, settings, output, partial(prepare_map_case, report=report), jobs=jobs,
-                    overwrite=overwrite)  # fmt: skip
+    work = partial(prepare_map_case, report=report, intensity=intensity)
+    prepare_missing(cases, settings, output, work, jobs=jobs, overwrite=overwrite)
     names = dict(enumerate(settings.names))
-    return write_datalist(output, cases, settings, names, modality=modality, patient_regex=patient_regex)
+    return write_datalist(
+        output, cases, settings, names, intensity=intensity, modality=modality, patient_regex=patient_regex
+    )
+
+
+def _check_modality(modality: str, settings: MapSettings, stated: Intensity | None) -> None:
+    """CT is quantitative: its window has to be said, in Hounsfield units or with what makes them of the files' values.
+
+    Raises:
+        InputError: for CT without a window.
+    """
+    windowed = settings.window is not None or (stated is not None and stated.window is not None)
+    if settings.hu_offset is not None and not windowed:
+        raise InputError("--hu-offset goes with --window, the values of the files that become 0 and 1")
+    if modality.strip().upper() == CT and settings.scaling is None and not windowed:
+        raise InputError(
+            "CT needs the window of intensities that becomes 0 to 1, the same for all cases: give --window -1000,1000, "
+            "with --hu-offset (such as -1024) and a window in the files' values where these are not Hounsfield units; "
+            "or --scale percentiles, if the units are not to be kept"
+        )
 
 
 def stated_names(source: str | Path) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 import torch
 from monai.transforms import CropForeground, CropForegroundd, ScaleIntensity, Spacingd
 
+from ..data.geometry import TrainedGrid
+from ..data.intensity import INTENSITY, MIN_MAX, intensity_beside
 from ..data.transforms import LoadIntensityd, LoadLabelMapd, SameGridd
 from ..errors import InputError
 from ..networks.features.extractor import at_spacing
@@ -24,8 +27,9 @@ class StyleSource:
     One image for all volumes is encoded once, when the first batch comes (the weights are loaded by then), and kept:
     for other weights make another source. With ``"own"`` each label map has the style of its own image, which the batch
     has under ``style_from`` (see :func:`semsynth.data.entries.load_label_maps`). What is left to the seed is the noise.
-    The image is prepared as training images are: RAS axes, ``spacing``, zeros around the content cut off, minimum to 0
-    and maximum to 1.
+    The image is prepared as training images are: RAS axes, ``spacing``, zeros around the content cut off, and the
+    intensity rule of the weights, unless a record beside it or its datalist says what it holds: prepared and synthetic
+    images are not stretched again.
 
     Args:
         network: has ``encode(image) -> (mean, log σ²)``, or ``encode(image, label map)`` and ``style_needs_labels``
@@ -33,6 +37,7 @@ class StyleSource:
         image: file of the image; ``"own"``; or None to draw styles by their seeds.
         label_map: the image's, for networks whose style is told by class; with ``"own"`` it is the map itself.
         spacing: mm per voxel that the network was trained at.
+        grid: what the weights were trained on, whose intensity rule holds; None: minimum to 0, maximum to 1.
 
     Raises:
         InputError: for a network without styles, or one that needs a label map and has none, when there is an image;
@@ -46,6 +51,7 @@ class StyleSource:
         *,
         label_map: str | Path | None = None,
         spacing: Sequence[float] = (1.0, 1.0, 1.0),
+        grid: TrainedGrid | None = None,
     ) -> None:
         if image is not None and not hasattr(network, "encode"):
             raise InputError(f"style_from {image}: {type(network).__name__} has no styles; leave style_from at null")
@@ -56,7 +62,7 @@ class StyleSource:
                 "style_map"
             )
         self.network, self.image, self.spacing = network, image, tuple(spacing)
-        self.label_map = label_map
+        self.label_map, self.scaling = label_map, MIN_MAX if grid is None else grid.scaling
         self._one: torch.Tensor | None = None
 
     def __call__(self, batch: Mapping[str, Any]) -> torch.Tensor | None:
@@ -68,26 +74,37 @@ class StyleSource:
             if len(images) > 1:
                 raise InputError("several cases in one batch would share a style: set batch_size to 1")
             (label_map,) = set(batch["image"].meta["filename_or_obj"]) if self.by_class else (None,)
-            return self.encode(images.pop(), label_map)
+            return self.encode(images.pop(), label_map, next(iter(batch.get(INTENSITY, [])), None))
         if self._one is None:
             self._one = self.encode(str(self.image), self.label_map)
             logger.info("style of %s: %d values of spread %.2f", self.image, self._one.shape[1], float(self._one.std()))
         return self._one
 
     @torch.no_grad()
-    def encode(self, image: str, label_map: str | Path | None = None) -> torch.Tensor:
-        """The style ``(1, Z)`` of an image, with its label map for networks whose style is told by class."""
+    def encode(self, image: str, label_map: str | Path | None = None, held: str | None = None) -> torch.Tensor:
+        """The style ``(1, Z)`` of an image, with its label map for networks whose style is told by class.
+
+        Args:
+            image: its file.
+            label_map: its label map's file.
+            held: what the file holds, as its datalist states; None: what the record beside it says.
+        """
         device = next(self.network.parameters()).device
-        item: Any = LoadIntensityd("image")({"image": image})
+        beside = intensity_beside(image) if held is None else None
+        said = held if beside is None else json.dumps(beside.to_json())
+        entry: dict[Any, Any] = {"image": image} | ({INTENSITY: said} if said else {})
+        item: Any = LoadIntensityd("image", scaling=self.scaling)(entry)
+        # resampled edges are a little lower than the maximum, which was 1 in training
+        whole: Any = (lambda x: x) if said or self.scaling != MIN_MAX else ScaleIntensity()
         if not self.by_class:
             content: Any = CropForeground()(item["image"])
-            content = ScaleIntensity()(at_spacing(content, self.spacing).float())
+            content = whole(at_spacing(content, self.spacing).float())
             style: torch.Tensor = self.network.encode(content[None].to(device))[0]
             return style
         keys = ["image", "label"]
         item = LoadLabelMapd("label", self.network.num_classes)(item | {"label": str(label_map)})
         item = CropForegroundd(keys, source_key="image")(SameGridd(keys)(item))
         item = Spacingd(keys, self.spacing, mode=("bilinear", "nearest"), padding_mode="border")(item)
-        content = ScaleIntensity()(item["image"].float())
+        content = whole(item["image"].float())
         style = self.network.encode(content[None].to(device), item["label"][None].to(device))[0]
         return style

@@ -1,0 +1,132 @@
+"""What the intensities of an image give away: defective voxels, padding, CT without a window, lost grey levels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .findings import Finding, of_case, warning
+from .intensity import PERCENTILES, Intensity
+
+FAR = 4.0
+"""A maximum so many times as far above the minimum as percentile 99.9 is an outlier (la2018: 2.4 at most)."""
+FAR_FROM_OTHERS = 20.0
+"""A maximum so many times the median of the data set's, or so small a part of it, is an outlier."""
+FEWEST_OTHERS = 4
+PADDING = -1100.0
+"""CT has no values below air, -1000 HU and noise; scanners and converters write -2000 or -3024 outside the field."""
+FEWEST_LEVELS = 20
+"""An image of fewer grey levels was scaled badly before (la2018 as published has 38 or more)."""
+SAMPLE = 1 << 20
+
+
+def check_histogram(path: str | Path, data: NDArray[Any], stated: Intensity | None = None) -> list[Finding]:
+    """Warnings on the intensities of one finite image with more than one value.
+
+    Args:
+        path: its file.
+        data: its voxels.
+        stated: what its datalist says that it holds: a window leaves only the count of grey levels to look at.
+    """
+    least, most = float(data.min()), float(data.max())
+    part = _sample(data)
+    inside = part
+    found = []
+    if stated is None or stated.window is None:
+        body = part[part != 0]
+        usual = float(np.percentile(body, PERCENTILES[1])) if body.size else most
+        if usual > least and most - least > FAR * (usual - least):
+            inside = part[part <= usual]
+            found.append(warning(
+                path, "maximum far above all else", found=f"{most:.6g}, with 99.9 % of the voxels below {usual:.6g}",
+                expected="a maximum that belongs to the tissue",
+                fix="look at the brightest voxels; 'semsynth prepare' clips them unless --scale min-max is given",
+            ))  # fmt: skip
+        found += _of_ct(path, part, least, most)
+    else:
+        inside = np.clip(part, *stated.window)
+    levels = len(np.unique(inside))
+    if levels < FEWEST_LEVELS:
+        found.append(warning(
+            path, "few grey levels", found=f"{levels} distinct intensities below the brightest voxels",
+            expected=f"{FEWEST_LEVELS} or more",
+            fix="convert the source again without scaling it to its maximum, or prepare it without --scale min-max",
+        ))  # fmt: skip
+    return found
+
+
+def _of_ct(path: str | Path, part: NDArray[Any], least: float, most: float) -> list[Finding]:
+    """Padding, and values that look like Hounsfield units without a window."""
+    found = []
+    padded = least < PADDING and most > 0
+    if padded:
+        share = float(np.mean(part == least))
+        found.append(warning(
+            path, "padding below air", found=f"{least:g} in {share:.1%} of the voxels",
+            expected=f"no intensity below {PADDING:g} (CT)",
+            fix="give 'semsynth prepare-maps' a --window such as -1000,1000: what lies below becomes 0",
+        ))  # fmt: skip
+    air = -1500 < float(np.percentile(part[part >= PADDING], 1)) < -500 if (part >= PADDING).any() else False
+    if air and most > 200:
+        found.append(warning(
+            path, "looks like CT without a window", found=f"intensities from {least:g} to {most:g}",
+            expected="a window, the same for all cases",
+            fix="prepare it with --modality CT --window -1000,1000 (prepare-maps), so that units are kept",
+        ))  # fmt: skip
+    return found
+
+
+def check_modality(path: str | Path, content: Mapping[str, Any], stated: Intensity | None) -> list[Finding]:
+    """A warning on a datalist that says that its images are CT, and not which intensities are 0 and 1.
+
+    Args:
+        path: the datalist.
+        content: of it.
+        stated: what it says that its files hold.
+    """
+    modality = content.get("modality")
+    said = [str(name).strip().upper() for name in modality.values()] if isinstance(modality, Mapping) else []
+    if "CT" not in said or (stated is not None and stated.unit_range is not None):
+        return []
+    return [warning(
+        path, "CT without a window", found='modality CT, and no unit under "intensity"',
+        expected="a window, the same for all cases, in Hounsfield units",
+        fix="prepare it with 'semsynth prepare-maps --modality CT --window -1000,1000', with --hu-offset where the "
+        'files hold something else, or state "intensity": {"window": [-1000, 1000], "unit": "HU"}',
+    )]  # fmt: skip
+
+
+def check_maxima(maxima: Mapping[str, tuple[str, float]]) -> list[Finding]:
+    """Warnings on cases whose maximum is far from those of the data set's other cases.
+
+    Args:
+        maxima: case → file, and the largest intensity above the smallest.
+    """
+    if len(maxima) < FEWEST_OTHERS:
+        return []
+    middle = float(np.median([value for _, value in maxima.values()]))
+    return [
+        finding
+        for case, (path, value) in maxima.items()
+        if middle > 0 and not middle / FAR_FROM_OTHERS <= value <= middle * FAR_FROM_OTHERS
+        for finding in of_case(case, [warning(
+            path, "another range of intensities than the other cases", found=f"{value:.4g} from minimum to maximum",
+            expected=f"about {middle:.4g}, the median of the data set",
+            fix="check its unit, its rescale slope, and its brightest voxels",
+        )])
+    ]  # fmt: skip
+
+
+def _sample(data: NDArray[Any]) -> NDArray[Any]:
+    """Up to about a million voxels, evenly from the whole volume."""
+    flat: NDArray[Any] = data.ravel(order="K")
+    return flat[:: max(flat.size // SAMPLE, 1)]
+
+
+def span(data: NDArray[Any]) -> float:
+    """The largest intensity above the smallest."""
+    return float(data.max()) - float(data.min())
