@@ -92,9 +92,10 @@ def check_modality(path: str | Path, content: Mapping[str, Any], stated: Intensi
     said = [str(name).strip().upper() for name in modality.values()] if isinstance(modality, Mapping) else []
     if "CT" not in said or (stated is not None and stated.unit_range is not None):
         return []
+    windowed = stated is not None and stated.scaling is not None and stated.scaling.scale == "window"
+    kind, found = ("unit", "a window without a unit") if windowed else ("window", "modality CT, and no window")
     return [warning(
-        path, "CT without a window", found='modality CT, and no unit under "intensity"',
-        expected="a window, the same for all cases, in Hounsfield units",
+        path, f"CT without a {kind}", found=found, expected="a window in Hounsfield units, the same for all cases",
         fix="prepare it with 'semsynth prepare-maps --modality CT --window -1000,1000', with --hu-offset where the "
         'files hold something else, or state "intensity": {"window": [-1000, 1000], "unit": "HU"}',
     )]  # fmt: skip

@@ -16,7 +16,7 @@ from ..data.volumes import Volume
 from ..files import sha256
 from .measure import Measurer, similarities
 from .painting import average_means, class_means, paint
-from .scores import DIVERSE_BLOCKS, FLOOR, MIN_SAMPLES, PAINTING_OWN, PAINTING_TRAINING, Collected
+from .scores import DIVERSE_BLOCKS, FLOOR, IN_UNIT, MIN_SAMPLES, PAINTING_OWN, PAINTING_TRAINING, Collected
 from .sources import RealCase
 from .uncertainty import conditional_mse, pairwise_distance
 
@@ -97,7 +97,7 @@ def in_unit(values: dict[str, float], case: RealCase) -> dict[str, float]:
     if case.unit_range is None or "mae" not in values:
         return values
     low, high = case.unit_range
-    return values | {"mae_hu": values["mae"] * (high - low)}
+    return values | {IN_UNIT: values["mae"] * (high - low)}
 
 
 def _several(found: Collected, row: str, case: RealCase, samples: NDArray[np.floating], image: Volume) -> None:

@@ -34,6 +34,7 @@ from .scores import (
     FAITHFUL,
     FLOOR,
     FLOOR_TRAINING,
+    IN_UNIT,
     PAINTING_OWN,
     PAINTING_TRAINING,
     PAIRED,
@@ -153,11 +154,13 @@ class Layout:
     def paired(self, group: str) -> Table:
         """Paired metrics, painting first."""
         rows = []
+        has_unit = any(metric == IN_UNIT for _, _, metric, _ in self.index)
+        columns = {name: column for name, column in PAIRED.items() if has_unit or name != IN_UNIT}
         for row in [*self.painters(), *self.systems()]:
-            rows.append([Cell(self.title(group, row)), *(self._mean(group, row, metric) for metric in PAIRED)])
+            rows.append([Cell(self.title(group, row)), *(self._mean(group, row, metric) for metric in columns)])
             if (group, f"{row}, {CONDITIONAL}", "mse", "") in self.index:
                 name = f"{row}, {CONDITIONAL}"
-                rows.append([Cell(name), *(self._mean(group, name, metric) for metric in PAIRED)])
+                rows.append([Cell(name), *(self._mean(group, name, metric) for metric in columns)])
         notes = [
             f"{OVER_CASES}; what a system adds to the painting rows is what counts",
             "painting: every class filled with one value, its mean over the training cases, or its mean in the very "
@@ -172,7 +175,7 @@ class Layout:
         notes += [f"{PAIRED[metric].title}: {NOTHING} because {why}" for metric, why in self.facts.reasons.items()
                   if metric in PAIRED]  # fmt: skip
         notes.append(which(self.found, group))
-        return Table(f"Similarity to the real image, {self._group(group)}", [Column("system"), *PAIRED.values()], rows,
+        return Table(f"Similarity to the real image, {self._group(group)}", [Column("system"), *columns.values()], rows,
                      tuple(notes))  # fmt: skip
 
     def _missing_paintings(self, group: str) -> list[str]:

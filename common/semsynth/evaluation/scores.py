@@ -33,6 +33,8 @@ CONDITIONAL = "conditional mean"
 ROWS = (FLOOR, FLOOR_TRAINING, PAINTING_TRAINING, PAINTING_OWN)  # that are no systems
 MIN_SAMPLES = 4  # of every label map: fewer say too little of their own spread for a conditional mean
 
+IN_UNIT = "mae_hu"
+
 PAIRED = {
     "psnr": Column("PSNR (dB)", "higher", "10 log10(1 / mean squared error), intensities in [0, 1] (paper 1, eq. 5)"),
     "ms_ssim": Column("MS-SSIM", "higher", "three scales, weights 0.0448, 0.2856, 0.3001 as printed (paper 1, eq. 6)"),
@@ -46,7 +48,7 @@ PAIRED = {
         "samples and of the conditional mean in one unit",
     ),
     "mae": Column("MAE", "lower", "mean absolute error, intensities in [0, 1]"),
-    "mae_hu": Column("MAE (HU)", "lower", "the same in Hounsfield units, clipped to the window of the preparation"),
+    IN_UNIT: Column("MAE (HU)", "lower", "the same in Hounsfield units, clipped to the window of the preparation"),
     "lpips": Column("LPIPS", "lower", "AlexNet, slice by slice"),
 }
 FAITHFUL = {
@@ -72,7 +74,7 @@ DISTRIBUTION: Mapping[str, tuple[Column, Callable[..., Any]]] = {
     "kid": (Column("KID", "lower", "MMD² with the cubic polynomial kernel, unbiased: may be negative"), kid),
     "mmd2": (Column("MMD²", "lower", "dot-product kernel (paper 1, eq. 4): squared distance of mean features"), mmd2),
 }
-DIGITS = {"psnr": 2, "mse": 5, "mae_hu": 1, "hd95": 1, "asd": 2}
+DIGITS = {"psnr": 2, "mse": 5, IN_UNIT: 1, "hd95": 1, "asd": 2}
 
 
 @dataclass
