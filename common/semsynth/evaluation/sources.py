@@ -13,10 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..data.check import Entry
+from ..data.classes import class_table
 from ..data.datalists import absolute, check_names, datalist_path, patient_in, read_datalist, root_of, stated_classes
 from ..data.entries import check_volumes, source_of
+from ..data.headers import named_segments
 from ..data.identity import SOURCE, patient_of
 from ..data.naming import case_name, volumes_below
+from ..data.segments import same_segments
 from ..data.volumes import Volume, read_volume, same_affine, scale_intensity, stem
 from ..data.voxels import hash_file
 from ..errors import InputError
@@ -223,6 +226,10 @@ def _read_cases(source: str | Path, wanted: str | None) -> dict[str, RealCase]:
                 {f"{SOURCE}{role}": value for role, value in source_of(item).items()},
             ))  # fmt: skip
     check_names([case.case for case in cases], listed)
+    stated = list(class_table(content.get("classes"), listed).values())[1:]
+    differ = same_segments(named_segments({case.case: case.label for case in cases if case.label}), stated)
+    if differ:
+        raise InputError(f"{listed}: label maps whose segments are not its classes", [str(found) for found in differ])
     return {case.case: case for case in cases}
 
 

@@ -21,12 +21,12 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from ..data.check import Entry, Rules, check_cases, read_case
-from ..data.classes import class_table
 from ..data.datalists import absolute, datalist_path, named_files, patient_in, read_datalist, root_of
 from ..data.entries import source_of
 from ..data.findings import Report
 from ..data.identity import joined
 from ..data.raw import find_cases, stated_regex
+from ..data.segments import Selection
 from ..data.volumes import StorageType, Volume, scale_intensity
 from ..errors import InputError
 from ..report.pictures import Panel, Row, centre_of
@@ -73,6 +73,8 @@ class MapSettings:
         axes: the directions in which the files' axes really run, such as ``"PLI"``, where their headers say otherwise;
             None believes the headers.
         dtype: how intensities are stored.
+        original_values: of the files' voxels that become classes 1, 2, …; None takes the values as they are. Files with
+            named segments are read by the classes' names.
 
     Raises:
         InputError: for values out of range.
@@ -88,6 +90,7 @@ class MapSettings:
     margin: float | None = None
     axes: str | None = None
     dtype: StorageType = "int16"
+    original_values: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         check_form(self.spacing, self.size, self.dtype)
@@ -105,6 +108,18 @@ class MapSettings:
             raise InputError(f"--centers must be --k {self.k} rising intensities in [0, 1], got {self.centers}")
         if self.axes is not None and sorted(AXES.get(letter, "?") for letter in self.axes) != ["AP", "RL", "SI"]:
             raise InputError(f"--axes must be three of R or L, A or P, S or I, such as PLI, got {self.axes!r}")
+
+    @property
+    def selection(self) -> Selection:
+        """What is taken of a label map."""
+        return Selection(self.classes, self.original_values or ())
+
+    @property
+    def value_table(self) -> dict[str, Any]:
+        """For datalist and records: class → value in the source files, where values were changed."""
+        if self.original_values is None:
+            return {}
+        return {"original_values": {str(i): value for i, value in enumerate(self.original_values, 1)}}
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -260,7 +275,7 @@ def prepare_map_case(case: Entry, settings: MapSettings, folder: Path, report: R
     voxels = {str(i): int(n) for i, n in enumerate(np.bincount(shown.label.ravel())) if n}
     panels = [Panel("image", shown.image), Panel("label map", shown.label, is_label=True)]
     row = Row(folder.name, panels, Volume(shown.image, shown.affine).spacing, centre_of(shown.label))
-    record = made.record(case, settings, voxels=voxels)
+    record = made.record(case, settings, voxels=voxels, **settings.value_table)
     commit_case(folder, made, record, settings.dtype, row, title=folder.name)
     return record
 
@@ -318,7 +333,10 @@ def prepare_maps(
         raise InputError(f"--jobs must be 1 or more, got {jobs}")
     output = Path(output)
     patient_regex = patient_regex or stated_regex(source)
-    cases = find_maps(source, label=label, unlabelled=unlabelled)
+    cases = [
+        replace(case, selections={"label": settings.selection})
+        for case in find_maps(source, label=label, unlabelled=unlabelled)
+    ]
     given = [case for case in cases if "label" in case.files]
     bare = [case for case in cases if "label" not in case.files]
     drawn = not splits_are_given(given, fractions)
@@ -347,19 +365,6 @@ def prepare_maps(
     prepare_missing(cases, settings, output, partial(prepare_map_case, report=report), jobs=jobs,
                     overwrite=overwrite)  # fmt: skip
     names = dict(enumerate(settings.names))
-    return write_datalist(output, cases, settings, names, modality=modality, patient_regex=patient_regex)
-
-
-def stated_names(source: str | Path) -> list[str]:
-    """The classes from 1 on that a datalist states, in order; empty where it states none.
-
-    Raises:
-        InputError: for indices that leave one out.
-    """
-    path = datalist_path(source)
-    if path is None or not path.is_file():
-        return []
-    table = class_table(read_datalist(path).get("classes"), path)
-    if table and sorted(table) != list(range(len(table))):
-        raise InputError(f"{path}: classes must be numbered from 0 without gaps, found {sorted(table)}")
-    return [table[i] for i in range(1, len(table))]
+    return write_datalist(
+        output, cases, settings, names, modality=modality, patient_regex=patient_regex, more=settings.value_table
+    )
