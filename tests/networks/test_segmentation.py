@@ -6,6 +6,7 @@ import json
 import math
 
 import nibabel as nib
+import nrrd
 import numpy as np
 import pytest
 import torch
@@ -15,6 +16,7 @@ from monai.networks.nets import UNet
 from monai.networks.utils import pixelunshuffle
 from monai.transforms import KeepLargestConnectedComponent
 from semsynth.data.transforms import LoadTargetd
+from semsynth.data.volumes import read_volume
 from semsynth.errors import InputError
 from semsynth.handlers import EvaluationHandler, InitWeights, RankedSegmentations, SegmentationWriter
 from semsynth.metrics import AverageSurfaceDistanceMm, HausdorffDistanceMm
@@ -247,6 +249,30 @@ def test_a_segmentation_is_written_on_the_scans_grid_with_its_volume(tmp_path, b
     engine.state.output = [{"image": image, "pred": MetaTensor(mask[:, :3], affine=torch.from_numpy(affine))}]
     with pytest.raises(InputError, match=r"case a: the result has shape \(3, 5, 6\)"):
         writer._write(engine)
+
+
+def test_a_segmentation_can_be_written_for_3d_slicer_and_nifti_has_tables_of_names(tmp_path, bundle_files):
+    affine = np.diag([-0.5, -0.5, 2.0, 1.0])
+    path = write(tmp_path / "scan.nii.gz", np.arange(120, dtype=np.int16).reshape(4, 5, 6), affine)
+    mask = torch.zeros(1, 4, 5, 6)
+    mask[0, :2], mask[0, 3] = 1, 2
+    item = {
+        "image": MetaTensor(torch.zeros(1, 4, 5, 6), meta={"filename_or_obj": path}),
+        "pred": MetaTensor(mask, affine=torch.from_numpy(affine)),
+    }
+    for label_format, name in (("nifti", "a_seg.nii.gz"), ("seg.nrrd", "a_seg.seg.nrrd")):
+        out = tmp_path / label_format
+        writer = SegmentationWriter(out, **bundle_files, class_names={"1": "endo"}, label_format=label_format)
+        engine = engine_with(batch=[{"case": "a"}], output=[item])
+        writer._start(engine)
+        writer._write(engine)
+        written = read_volume(out / name)
+        assert np.array_equal(written.data, mask[0]) and np.allclose(written.affine, affine)
+        assert json.loads((out / "a_seg.json").read_text())["file"] == name
+        assert (out / "labels.ctbl").is_file() == (label_format == "nifti")
+    assert nrrd.read_header(str(tmp_path / "seg.nrrd" / "a_seg.seg.nrrd"))["Segment1_Name"] == "class 2"
+    with pytest.raises(InputError, match="label_format must be"):
+        SegmentationWriter(tmp_path, **bundle_files, label_format="mha")
 
 
 def test_a_segmentation_of_another_image_of_the_same_name_stays(tmp_path, bundle_files):

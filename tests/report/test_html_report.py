@@ -16,12 +16,13 @@ import zlib
 
 import numpy as np
 import pytest
+from semsynth.data.label_files import LABEL_COLOURS
 from semsynth.errors import InputError
 from semsynth.prepare.composite import CompositeLabel
 from semsynth.prepare.phantom import make_phantom
 from semsynth.report.html import CaseValues, write_html
 from semsynth.report.html_pictures import CasePicture
-from semsynth.report.pictures import LABEL_COLOURS, centre_of, plane
+from semsynth.report.pictures import centre_of, plane
 from semsynth.report.tables import Cell, Column, Table
 
 ODD = '<b>&"x"</b><script>alert(1)</script>'

@@ -73,7 +73,8 @@ def prepare(
     Args:
         input: a datalist (or its folder), a folder of the 2018 challenge's case folders, or a quoted pattern of images.
         output: folder to write; made if it is not there.
-        endo: for a pattern of images: the cavity masks' pattern with the same stars.
+        endo: for a pattern of images: the cavity masks' pattern with the same stars; one segment of a .seg.nrrd file by
+            its name: 'scans/*/seg.seg.nrrd#cavity'.
         wall: for a pattern of images: the wall masks' pattern with the same stars.
         spacing: mm per voxel along right, anterior, superior.
         size: voxels to crop and pad to around the cavity, for example 256,256,64; without it each case keeps its own.
@@ -131,6 +132,7 @@ def prepare_maps(
     label: str | None = None,
     unlabelled: str | None = None,
     classes: str | Sequence[str] | None = None,
+    relabel: bool = False,
     spacing: Sequence[float] | None = None,
     size: Sequence[int] | None = None,
     scale: str | None = None,
@@ -153,16 +155,19 @@ def prepare_maps(
 ) -> str:
     """Images with label maps of any classes to training data: one grid, intensities in [0, 1], datalist, pictures.
 
-    The classes keep their indices. Images without a map (a datalist's "unlabelled") are prepared for the training of
-    autoencoders. An interrupted run goes on where it was when the same command is started again.
+    The classes keep their indices, but with --relabel. Images without a map (a datalist's "unlabelled") are prepared
+    for the training of autoencoders. An interrupted run goes on where it was when the same command is started again.
 
     Args:
         input: a datalist (or its folder), or a quoted pattern of images.
         output: folder to write; made if it is not there.
-        label: for a pattern of images: the label maps' pattern with the same stars.
+        label: for a pattern of images: the label maps' pattern with the same stars (.nii.gz, .nrrd, .seg.nrrd).
         unlabelled: pattern of further images, without label maps.
         classes: names of the classes from 1 on, with commas, or a text file with one per line; without it those that
-            the datalist states.
+            the datalist states, or those of the segments. Segments of .seg.nrrd files are found by these names, in
+            whatever order they stand. 'totalsegmentator' gives the 117 names of that tool.
+        relabel: makes classes 1, 2, … of the values that the label maps hold, the same in all cases; --classes names
+            them by rising value. The datalist holds the table back ("original_values").
         spacing: mm per voxel along right, anterior, superior; without it each case keeps its own.
         size: voxels to crop and pad to around the classes, for example 256,256,32; without it each case keeps its own.
         scale: percentiles, min-max or window: how intensities become [0, 1]; without it percentiles, or what the
@@ -190,14 +195,20 @@ def prepare_maps(
         jobs: cases at the same time.
         overwrite: replace cases that were prepared with other settings or from other files.
     """
-    from ..prepare.maps import MapSettings, stated_names
+    from ..prepare.maps import MapSettings, find_maps
     from ..prepare.maps import prepare_maps as run
+    from ..prepare.relabel import classes_of
 
     fit_once = centers == "dataset"
     offset = None if hu_offset is None else number("hu-offset", hu_offset)
     offset = 0.0 if offset is None and window is not None and str(modality).upper() == "CT" else offset
+    cases = find_maps(str(input), label=label, unlabelled=unlabelled)
+    names, values = classes_of(
+        str(input), cases, None if classes is None else lines_or_words(classes), relabel=bool(relabel),
+        jobs=max(whole("jobs", jobs), 1),
+    )  # fmt: skip
     settings = MapSettings(
-        classes=tuple(stated_names(str(input)) if classes is None else lines_or_words(classes)),
+        classes=names,
         spacing=None if spacing is None else numbers("spacing", spacing, float),  # type: ignore[arg-type]
         size=None if size is None else numbers("size", size, int),  # type: ignore[arg-type]
         scale=scale,
@@ -210,6 +221,7 @@ def prepare_maps(
         margin=None if margin is None else number("margin", margin),
         axes=None if axes is None else str(axes),
         dtype=dtype,  # type: ignore[arg-type]
+        original_values=values or None,
     )
     shares = None if fractions is None else numbers("fractions", fractions, float)
     return str(run(
@@ -239,7 +251,8 @@ def check(
 
     Args:
         input: a datalist (or its folder), a folder of the 2018 challenge's case folders, or a quoted pattern of images.
-        endo: for a pattern of images: the cavity masks' pattern with the same stars.
+        endo: for a pattern of images: the cavity masks' pattern with the same stars; one segment of a .seg.nrrd file by
+            its name: 'scans/*/seg.seg.nrrd#cavity'.
         wall: for a pattern of images: the wall masks' pattern with the same stars.
         num_classes: number of classes of the label maps; without it what the datalist states.
         patch_size: voxels that training will crop, for example 128,96,64; smaller cases are named.

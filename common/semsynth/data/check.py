@@ -16,7 +16,7 @@ from tqdm import tqdm
 from ..errors import InputError
 from ..files import stamp
 from .findings import Finding, FindingError, Report, of_case
-from .headers import Header, read_header, unreadable
+from .headers import Header, on_grid, read_header, unreadable
 from .histograms import check_histogram, check_maxima, span
 from .identity import SOURCE, is_image, is_map, same_names, shared_patients, shared_voxels
 from .intensity import Intensity
@@ -34,6 +34,7 @@ from .rules import (
     swapped,
     values_of,
 )
+from .segments import EVERYTHING, MASK, Selection, same_segments
 from .volumes import Volume, read_volume
 from .voxels import voxel_hash
 
@@ -68,7 +69,7 @@ class Entry:
     """One entry of a datalist: what is checked of it.
 
     ``shape`` is the case's own where its files were padded; ``source`` the hashes of the voxels of the raw files that a
-    prepared case was made from, by their roles.
+    prepared case was made from, by their roles; ``selections`` what is taken of files of labels, by their roles.
     """
 
     name: str
@@ -77,6 +78,7 @@ class Entry:
     shape: tuple[int, ...] | None = None
     patient: str | None = None
     source: Mapping[str, str] = field(default_factory=dict)
+    selections: Mapping[str, Selection] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,9 @@ class Rules:
         patch_size: voxels along right, anterior, superior that training crops.
         spacing: mm per voxel that training resamples to before; None if it does not.
         intensity: what the datalist says that image files hold; None where it says nothing.
+        names: of the classes from 1 on, which files that are read in the order of their segments have to have; empty
+            compares these files with each other.
+        pad: whether segmentations that 3D Slicer has cropped are put on the image's grid.
     """
 
     num_classes: int | None = None
@@ -96,6 +101,8 @@ class Rules:
     patch_size: Sequence[int] | None = None
     spacing: Sequence[float] | None = None
     intensity: Intensity | None = field(default=None, compare=False)  # only warnings depend on it
+    names: Sequence[str] = ()
+    pad: bool = True
 
     def __post_init__(self) -> None:
         if self.patch_size is not None and (len(self.patch_size) != 3 or min(self.patch_size) < 1):
@@ -153,8 +160,9 @@ def check_cases(
     classes: dict[int, int] = {}
 
     sound: dict[str, dict[Path, tuple[int, int]]] = {}
+    named: dict[str, tuple[Path, tuple[str, ...]]] = {}
 
-    def work(case: Checkable) -> tuple[list[Finding], dict[str, str], list[int], float | None]:
+    def work(case: Checkable) -> tuple[list[Finding], dict[str, str], list[int], Header | None, float | None]:
         stamps = {path: stamp(path) for path in case.files.values() if path.is_file()}  # before anything is read
         seen = examine(case, rules)
         if also is not None and seen.usable:
@@ -164,7 +172,8 @@ def check_cases(
         if seen.usable:
             sound[case.name] = stamps
         image = seen.volumes.get(IMAGE) if seen.usable else None
-        return seen.findings, _hashes(case, seen), present, None if image is None else span(image.data)
+        largest = None if image is None else span(image.data)
+        return seen.findings, _hashes(case, seen), present, seen.headers.get(LABEL), largest
 
     with ThreadPoolExecutor(jobs or min(os.cpu_count() or 1, MOST_THREADS)) as pool:
         try:
@@ -177,19 +186,24 @@ def check_cases(
                 delay=SECONDS_UNTIL_BAR,
                 mininterval=0.1 if sys.stderr.isatty() else 30.0,
             )
-            for case, (findings, hashes, present, largest) in zip(cases, bar, strict=True):
+            for case, (findings, hashes, present, header, largest) in zip(cases, bar, strict=True):
                 found += findings
                 maxima |= {} if largest is None else {case.name: (str(case.files[IMAGE]), largest)}
                 voxels[case.name] = hashes
+                if header is not None and header.segments is not None and not header.selection.names:
+                    named[case.name] = header.path, header.segments.names
                 for index in present:
                     classes[index] = classes.get(index, 0) + 1
         except BaseException:
             pool.shutdown(cancel_futures=True)  # Ctrl-C ends after the cases under way, not after all of them
             raise
-    found += [*shared_voxels(cases, voxels), *check_maxima(maxima)]
+    differ = same_segments(named, rules.names)
+    found += [*differ, *shared_voxels(cases, voxels), *check_maxima(maxima)]
+    labelled = sum(LABEL in case.files for case in cases)
+    names = () if differ or not named or len(named) < labelled else next(iter(named.values()))[1]
     order = {name: i for i, name in enumerate(dict.fromkeys(case.name for case in cases))}
     return Report(tuple(sorted(found, key=lambda f: order.get(f.case, -1))), len(cases), dict(sorted(classes.items())),
-                  sound, rules, voxels)  # fmt: skip
+                  sound, rules, voxels, dict(enumerate(("background", *names))) if names else {})  # fmt: skip
 
 
 def examine(case: Checkable, rules: Rules | None = None) -> Examined:
@@ -198,7 +212,8 @@ def examine(case: Checkable, rules: Rules | None = None) -> Examined:
     seen = Examined()
     for role, path in case.files.items():
         try:
-            header = seen.headers[role] = read_header(path)
+            header = read_header(path, selection_of(case, role))
+            header = seen.headers[role] = on_grid(header, seen.headers.get(IMAGE) if rules.pad else None)
             seen.findings += [*check_grid(header), *header.notes]
         except FindingError as reason:
             seen.findings.append(reason.finding)
@@ -206,6 +221,7 @@ def examine(case: Checkable, rules: Rules | None = None) -> Examined:
     for role, header in seen.headers.items():
         try:
             volume = read_volume(header.path, header)
+            seen.findings += volume.notes
             seen.findings += _check_voxels(role, header, volume.data, rules, seen.volumes.get(IMAGE))
             seen.volumes[role] = volume
         except Exception as reason:  # whatever a file does, the others are still checked
@@ -241,12 +257,33 @@ def read_case(case: Checkable, rules: Rules | None = None, report: Report | None
     """
     rules = rules or Rules()
     if report is not None and report.vouches_for(case.name, case.files.values(), rules):
-        return {role: read_volume(path) for role, path in case.files.items()}
+        return {role: read_role(case, role) for role in case.files}
     seen = examine(case, rules)
     if not seen.usable:
         problems = [str(replace(finding, case="")) for finding in seen.findings if finding.severity == "error"]
         raise InputError(f"case {case.name}", problems)
     return seen.volumes
+
+
+def selection_of(case: Checkable, role: str) -> Selection:
+    """What is taken of the file of a role: what the case says, else one mask, or everything."""
+    chosen: Selection | None = getattr(case, "selections", {}).get(role)
+    return chosen if chosen is not None else MASK if role in MASKS else EVERYTHING
+
+
+def read_role(case: Checkable, role: str) -> Volume:
+    """One file of a case as a check reads it: the segments that are meant, on the image's grid.
+
+    Raises:
+        InputError: as :func:`semsynth.data.volumes.read_volume`.
+    """
+    path, image = case.files[role], case.files.get(IMAGE)
+    if role == IMAGE:
+        return read_volume(path)
+    header = read_header(path, selection_of(case, role))
+    if header.segments is None or image is None:
+        return read_volume(path, header)
+    return read_volume(path, on_grid(header, read_header(image)))
 
 
 def _compare_headers(case: Checkable, seen: Examined, rules: Rules) -> None:

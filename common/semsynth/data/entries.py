@@ -13,7 +13,7 @@ from typing import Any
 from ..errors import InputError
 from ..vocabulary import OWN_STYLE, PREPARED, SPLITS, UNLABELLED
 from .check import ROLES, Entry, Rules, check_cases
-from .classes import bundle_classes, compare_classes
+from .classes import bundle_classes, class_table, compare_classes
 from .datalists import (
     absolute,
     check_names,
@@ -28,6 +28,7 @@ from .findings import Finding, Report
 from .geometry import TrainedGrid
 from .identity import SOURCE, is_image, patient_of, shared_files, shared_patients, use_of
 from .intensity import INTENSITY, entry_intensity, intensity_beside, stated_intensity
+from .segments import Selection, mask_file
 from .voxels import hash_file
 
 logger = logging.getLogger(__name__)
@@ -89,13 +90,17 @@ def load_datalist(
         _check_present(path, resolved, needs)
         return resolved
     found = [case_of(entry, roles_of(entry, needs, also), split) for entry in resolved]
+    names = tuple(class_table(content.get("classes"), path).values())[1:]
     held = stated_intensity(content, path)
-    report = check_cases(found, Rules(num_classes, expert_classes(path, content), patch_size, spacing, held))
+    # trainings read files as they are: segments in the order of the classes, on the image's own grid
+    rules = Rules(num_classes, expert_classes(path, content), patch_size, spacing, held, names, pad=False)
+    report = check_cases(found, rules)
     held_out = _held_out_scans(path, content, split, report) if "image" in needs else []
     report = replace(report, findings=(*_leaks(path, content), *held_out, *report.findings))
     told = None if metadata is None or vocabulary is None or "label" not in needs else (metadata, vocabulary)
     if told is not None and _speaks_of(told[0], num_classes, told[1]):
-        report = with_vocabulary(report, stated_classes(path, content), told[0], path, key=told[1])
+        stated = stated_classes(path, content) or report.names
+        report = with_vocabulary(report, stated, told[0], path, key=told[1])
     report.raise_for_errors()
     report.log_warnings(logger)
     return _recognisable(resolved, report, content.get("patient_regex"))
@@ -182,13 +187,25 @@ def roles_of(entry: Mapping[str, Any], needs: Sequence[str] = ROLES, also: Seque
     return [role for role in ROLES if role in wanted and isinstance(entry.get(role), str)]
 
 
-def case_of(entry: Mapping[str, Any], roles: Sequence[str], split: str | None = None) -> Entry:
-    """An entry with absolute paths as what :func:`semsynth.data.check.check_cases` takes."""
+def case_of(
+    entry: Mapping[str, Any], roles: Sequence[str], split: str | None = None, names: Sequence[str] = ()
+) -> Entry:
+    """An entry with absolute paths as what :func:`semsynth.data.check.check_cases` takes.
+
+    Args:
+        entry: the entry.
+        roles: the keys of its files.
+        split: where it stands.
+        names: of the classes from 1 on, by which the segments of a label map are found; empty takes the file's order.
+    """
     content = entry.get("content")
     shape = content.get("shape") if isinstance(content, Mapping) else None
     own = tuple(shape) if isinstance(shape, list) and len(shape) == 3 else None
-    files = {role: Path(entry[role]) for role in roles}
-    return Entry(str(entry["case"]), files, split, own, patient_in(entry), source_of(entry))
+    files, selections = {}, {"label": Selection(tuple(names))} if names else {}
+    for role in roles:
+        files[role], chosen = mask_file(entry[role])
+        selections |= {role: chosen} if chosen.names else {}
+    return Entry(str(entry["case"]), files, split, own, patient_in(entry), source_of(entry), selections)
 
 
 def source_of(entry: Mapping[str, Any]) -> dict[str, str]:
@@ -303,7 +320,7 @@ def load_label_maps(
     found = named_files(pattern, "label maps")
     report = check_cases([Entry(name, {"label": path}) for name, path in found], Rules(num_classes))
     if metadata is not None and vocabulary is not None and _speaks_of(metadata, num_classes, vocabulary):
-        report = with_vocabulary(report, {}, metadata, pattern, key=vocabulary)
+        report = with_vocabulary(report, report.names, metadata, pattern, key=vocabulary)
     report.raise_for_errors()
     report.log_warnings(logger)
     maps = [

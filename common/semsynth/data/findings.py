@@ -78,6 +78,7 @@ class Report:
         sound: case without an error → file → its size and time of change just before it was read.
         rules: what the cases were checked against.
         voxels: case → role → hash of the voxels, see :func:`semsynth.data.voxels.voxel_hash`.
+        names: index → name of the classes, where all label maps name their segments, and in one order.
     """
 
     findings: tuple[Finding, ...]
@@ -86,6 +87,7 @@ class Report:
     sound: Mapping[str, Mapping[Path, tuple[int, int]]] = field(default_factory=dict, repr=False)
     rules: object = field(default=None, repr=False)
     voxels: Mapping[str, Mapping[str, str]] = field(default_factory=dict, repr=False)
+    names: Mapping[int, str] = field(default_factory=dict, repr=False)
 
     def vouches_for(self, case: str, files: Iterable[Path], rules: object) -> bool:
         """Whether the case was found without an error by these rules, and none of its files has changed since."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import gzip
 import math
 import zlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -17,13 +18,14 @@ from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
 from .findings import Finding, FindingError, error, warning
+from .segments import EVERYTHING, Placement, Segmentation, Selection, layers_axis, mask_file, placement, segmentation_of
 
 SUFFIXES = (".nii.gz", ".nii", ".nrrd")
 _DAMAGE = (ImageFileError, HeaderDataError, nrrd.NRRDError, gzip.BadGzipFile, EOFError, ValueError, zlib.error)
 HEAD_BYTES = 1 << 16
 FLATNESS = 1e-6
 """A transform whose voxel has less than this share of the volume of a right-angled one is singular."""
-_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,9 @@ class Header:
         affine: ``(4, 4)`` voxel indices → mm, RAS+ (NIfTI: the sform, without one the qform).
         size: bytes that the uncompressed file needs, or None where the format checks that itself.
         notes: warnings on what had to be decided to read it.
+        segments: of an NRRD file that names them; its voxels are read as classes then.
+        selection: what is taken of a file of labels.
+        placement: where the file's own grid lies in this one, where they are not the same.
     """
 
     path: Path
@@ -43,6 +48,9 @@ class Header:
     affine: NDArray[np.float64]
     size: int | None = None
     notes: tuple[Finding, ...] = ()
+    segments: Segmentation | None = None
+    selection: Selection = EVERYTHING
+    placement: Placement | None = None
 
     @property
     def spacing(self) -> tuple[float, float, float]:
@@ -77,22 +85,50 @@ def unreadable(path: str | Path, reason: Exception) -> FindingError:
                               fix="check its permissions, copy it again, or convert the source again"))  # fmt: skip
 
 
-def read_header(path: str | Path) -> Header:
+def read_header(path: str | Path, selection: Selection = EVERYTHING) -> Header:
     """Read the header of a ``.nii``, ``.nii.gz`` or ``.nrrd`` file and nothing of its voxels.
+
+    Args:
+        path: the file; ``seg.seg.nrrd#cavity`` means one of its segments.
+        selection: what is taken of a file of labels.
 
     Raises:
         FindingError: missing, empty, truncated, of another format; not one 3D volume; colour, structured or complex
-            voxels; a voxel size of 0; a transform that is singular or not finite.
+            voxels; a voxel size of 0; a transform that is singular or not finite; segments that are wanted and missing.
     """
-    path = Path(path)
+    file, named = mask_file(path)
+    path, selection = file, named if named.names else selection
     _check_file(path)
-    reader = _nrrd_header if path.name.lower().endswith(".nrrd") else _nifti_header
     try:
-        header = reader(path)
+        header = _nrrd_header(path, selection) if path.name.lower().endswith(".nrrd") else _nifti_header(path)
     except Exception as reason:  # the libraries raise all kinds of errors on malformed bytes
         raise unreadable(path, reason) from reason
     _check_transform(path, header.affine)
-    return header
+    return replace(header, selection=selection)
+
+
+def on_grid(header: Header, image: Header | None) -> Header:
+    """A file with named segments on the grid of its image, which 3D Slicer may have cropped away; others as they are.
+
+    Where the voxels of the two grids do not coincide the header stays as it is.
+    """
+    if image is None or header.segments is None:
+        return header
+    found = placement(header.shape, header.affine, image.shape, image.affine)
+    return header if found is None else replace(header, shape=image.shape, affine=image.affine, placement=found)
+
+
+def named_segments(maps: Mapping[str, Path]) -> dict[str, tuple[Path, tuple[str, ...]]]:
+    """Case → file and names of its segments, of those label maps that name them; what cannot be read is passed over."""
+    found = {}
+    for case, path in maps.items():
+        try:
+            header = read_header(path)
+        except FindingError:
+            continue
+        if header.segments is not None:
+            found[case] = (header.path, header.segments.names)
+    return found
 
 
 def _check_file(path: Path) -> None:
@@ -195,19 +231,22 @@ def _check_transform(path: Path, affine: NDArray[np.floating], name: str = "voxe
              expected="three independent axes", fix="repair the header, or convert the source again")  # fmt: skip
 
 
-def _nrrd_header(path: Path) -> Header:
+def _nrrd_header(path: Path, selection: Selection) -> Header:
     with path.open("rb") as stream:
         magic = stream.read(4)
     if magic != b"NRRD":
         fail(path, "not an image", found="no NRRD header", expected="what the name says", fix="copy it again")
     header = nrrd.read_header(str(path))
-    shape = _volume_shape(path, tuple(header["sizes"]))
+    segments, notes = segmentation_of(path, header, selection)
+    layers = layers_axis(header) if segments is not None else None
+    shape = _volume_shape(path, tuple(int(n) for axis, n in enumerate(header["sizes"]) if axis != layers))
     directions = header.get("space directions")
     if directions is None:
         fail(path, "no voxel size", found="no 'space directions' in the NRRD header", expected="them",
              fix="add them, or convert the source again")  # fmt: skip
     affine = np.eye(4)
     rows = np.asarray(directions, dtype=float)
+    rows = rows if layers is None or len(rows) != 4 else np.delete(rows, layers, axis=0)
     if rows.shape != (3, 3):  # pynrrd gives a bare NaN for an axis without numbers
         fail(path, "unusable voxel-to-mm transform", found=f"space directions {directions}",
              expected="three finite vectors", fix="repair the header, or convert the source again")  # fmt: skip
@@ -215,11 +254,11 @@ def _nrrd_header(path: Path) -> Header:
     affine[:3, 3] = np.asarray(header.get("space origin", np.zeros(3)), dtype=float)
     space = str(header.get("space", "left-posterior-superior")).lower()
     if space in ("left-posterior-superior", "lps"):
-        affine = _LPS_TO_RAS @ affine
+        affine = LPS_TO_RAS @ affine
     elif space not in ("right-anterior-superior", "ras"):
         fail(path, "unknown NRRD space", found=space, expected="left-posterior-superior or right-anterior-superior",
              fix="write it as left-posterior-superior")  # fmt: skip
-    return Header(path, shape, affine)
+    return Header(path, shape, affine, notes=notes, segments=segments)
 
 
 def _numbers(values: tuple[float, ...]) -> str:

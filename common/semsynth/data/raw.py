@@ -14,7 +14,7 @@ import numpy as np
 from ..errors import InputError
 from ..vocabulary import SPLITS, UNLABELLED
 from .check import ROLES, Checkable, Rules, check_cases, read_case
-from .classes import vocabulary_of
+from .classes import class_table, vocabulary_of
 from .datalists import (
     absolute,
     check_names,
@@ -32,6 +32,7 @@ from .histograms import check_modality
 from .intensity import stated_intensity
 from .naming import case_name, entry_name, walk
 from .rules import check_mask
+from .segments import Selection, mask_file
 from .volumes import Volume
 
 Search = Callable[[Sequence[Checkable], str | None], list[Finding]]
@@ -42,7 +43,8 @@ CHALLENGE_FILES = {"image": "lgemri", "endo": "laendo", "wall": "lawall"}
 class Case:
     """Where the files of one case are. ``split`` is None until it is given or drawn, ``patient`` where nobody says.
 
-    ``source`` holds the hashes of the voxels of raw files that these ones were made from, by role, where it is known.
+    ``source`` holds the hashes of the voxels of raw files that these ones were made from, by role, where it is known;
+    ``selections`` which segment of a file is the mask, by role.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Case:
     split: str | None = None
     patient: str | None = None
     source: Mapping[str, str] = field(default_factory=dict)
+    selections: Mapping[str, Selection] = field(default_factory=dict)
 
     @property
     def files(self) -> dict[str, Path]:
@@ -75,7 +78,8 @@ def find_cases(source: str | Path, *, endo: str | None = None, wall: str | None 
         source: a datalist (``.json``, or a folder that holds ``datalist.json``) with ``image`` and ``endo`` (or a 0/1
             ``label``) and, where present, ``wall`` and ``case`` per entry; a folder of the 2018 challenge's case
             folders (``lgemri``, ``laendo``, ``lawall`` as ``.nrrd`` or ``.nii.gz``); or a pattern of image files.
-        endo, wall: for a pattern: the paths of the masks with the same stars, which stand for the same text.
+        endo, wall: for a pattern: the paths of the masks with the same stars, which stand for the same text;
+            ``…/seg.seg.nrrd#cavity`` is the segment of that name.
 
     Raises:
         InputError: nothing found, an entry without its files' names, or two cases of one name.
@@ -111,18 +115,29 @@ def _from_datalist(path: Path) -> list[Case]:
     if missing:
         raise InputError(f"{path}: entries without their files", missing)
     root = root_of(path)
-    return [
-        Case(
-            name=entry_name(entry, root),
-            image=root / entry["image"],
-            endo=root / entry.get("endo", entry.get("label")),
-            wall=root / entry["wall"] if entry.get("wall") else None,
-            split=split,
-            patient=patient_in(entry),
-            source=source_of(entry),
+    found = []
+    for split, _, entry in entries:
+        masks = {"endo": entry.get("endo", entry.get("label")), "wall": entry.get("wall")}
+        files, selections = _masks({role: root / mask for role, mask in masks.items() if mask})
+        found.append(
+            Case(
+                name=entry_name(entry, root),
+                image=root / entry["image"],
+                endo=files["endo"],
+                wall=files.get("wall"),
+                split=split,
+                patient=patient_in(entry),
+                source=source_of(entry),
+                selections=selections,
+            )
         )
-        for split, _, entry in entries
-    ]
+    return found
+
+
+def _masks(named: Mapping[str, str | Path]) -> tuple[dict[str, Path], dict[str, Selection]]:
+    """Role → file, and role → the segment that is meant of it where one is named."""
+    found = {role: mask_file(mask) for role, mask in named.items()}
+    return {r: file for r, (file, _) in found.items()}, {r: chosen for r, (_, chosen) in found.items() if chosen.names}
 
 
 def _from_challenge(folder: Path) -> list[Case]:
@@ -152,20 +167,22 @@ def _from_pattern(pattern: str, endo: str | None, wall: str | None) -> list[Case
     images = [Path(path) for path in sorted(glob.glob(pattern, recursive=True))]
     matcher = re.compile("".join("(.*)" if part == "*" else re.escape(part) for part in re.split(r"(\*)", pattern)))
 
-    def partner(image: Path, other: str) -> Path:
+    def partner(image: Path, other: str) -> str:
         match = matcher.fullmatch(str(image))
         parts = list(match.groups()) if match else []
         if other.count("*") > len(parts):
             raise InputError(f"{other}: has more stars than {pattern}; each star stands for the same text in both")
         for part in parts[: other.count("*")]:
             other = other.replace("*", part, 1)
-        return Path(other)
+        return other
 
-    def optional(image: Path) -> Path | None:
-        path = partner(image, wall) if wall else None
-        return path if path and path.is_file() else None
+    def case(image: Path) -> Case:
+        files, selections = _masks({role: partner(image, mask) for role, mask in masks.items()})
+        walls = files["wall"] if "wall" in files and files["wall"].is_file() else None
+        return Case(case_name(image), image, files["endo"], walls, selections=selections)
 
-    return [Case(case_name(image), image, partner(image, endo), optional(image)) for image in images]
+    masks = {"endo": endo} | ({"wall": wall} if wall else {})
+    return [case(image) for image in images]
 
 
 def stated_regex(source: str | Path) -> str | None:
@@ -210,10 +227,10 @@ def check_input(
         of_list = list[Finding]()
     else:
         content = read_datalist(path)
+        names = stated_classes(path, content)
         found, early = _entries(path, content)
         stated = stated_intensity(content, path)
         of_list = check_modality(path, content, stated)
-        names = stated_classes(path, content)
         rules = Rules(
             num_classes or content.get("num_classes"), expert_classes(path, content), patch_size,
             intensity=stated,
@@ -230,14 +247,18 @@ def check_input(
         raise InputError(f"{source}: has no label maps to compare with {bundle}; prepare them with 'semsynth prepare'")
     count = rules.num_classes or (max(report.classes) + 1 if report.classes else 0)
     key = vocabulary_of(bundle, count)
-    report = with_vocabulary(report, names, bundle, source, key=key)
+    report = with_vocabulary(report, names or report.names, bundle, source, key=key)
     grid = bundle_grid(bundle, key)
     maps = {case.name: case.files["label"] for case in found if "label" in case.files}
     return report if grid is None else replace(report, findings=(*report.findings, *grid.check(maps)))
 
 
 def _entries(path: Path, content: dict[str, Any]) -> tuple[list[Checkable], list[Finding]]:
-    """All entries of a datalist as cases to check, and findings on those that name no image and no label map."""
+    """All entries of a datalist as cases to check, and findings on those that name no image and no label map.
+
+    Label maps with named segments are read by the names of the classes, where the datalist states them.
+    """
+    names = list(class_table(content.get("classes"), path).values())[1:]
     listed = [(split, entry) for split in (*SPLITS, UNLABELLED) for entry in content.get(split) or []]
     cases: list[Checkable] = []
     early = []
@@ -249,7 +270,7 @@ def _entries(path: Path, content: dict[str, Any]) -> tuple[list[Checkable], list
             early.append(Finding(entry["case"], str(path), "missing", f"an entry under {split} without files",
                                  "'image' and 'label' or 'endo'", "complete the datalist"))  # fmt: skip
         else:
-            cases.append(case_of(entry, roles, split))
+            cases.append(case_of(entry, roles, split, names))
     return cases, early
 
 

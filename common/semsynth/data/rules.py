@@ -77,6 +77,8 @@ def check_patch(
 def check_same_grid(header: Header, image: Header) -> list[Finding]:
     """Label map or mask against the image: shape, then voxel size, then the rest of the affine."""
     fix = "resample it to the image's grid, with nearest neighbours"
+    if header.segments is not None:
+        fix += "; if it was only cropped, 'semsynth prepare-maps' puts it back where it was"
     if header.shape != image.shape:
         return [error(header.path, "shape differs from the image's", found=str(header.shape),
                       expected=str(image.shape), fix=fix)]  # fmt: skip
@@ -126,7 +128,7 @@ def check_label(
     outside = found[(found < 0) | (found > last)]
     if len(outside):
         return [error(header.path, "label values out of range", found=_list(outside), expected=f"0…{last}",
-                      fix=suggest_mapping(found, last))]  # fmt: skip
+                      fix=suggest_mapping(found, last, composite=bool(experts)))]  # fmt: skip
     if found[-1] == 0:
         return [warning(header.path, "label map is empty", found="0 everywhere", expected="labelled voxels",
                         fix="leave the case out or give its label map")]  # fmt: skip
@@ -137,16 +139,25 @@ def check_label(
     return []
 
 
-def suggest_mapping(values: NDArray[Any], last: int) -> str:
-    """What to do about the class indices ``values`` of which some are larger than ``last`` or negative."""
+def suggest_mapping(values: NDArray[Any], last: int, *, composite: bool = True) -> str:
+    """What to do about the class indices ``values`` of which some are larger than ``last`` or negative.
+
+    Args:
+        values: that were found.
+        last: the largest index.
+        composite: whether the map is one of ``semsynth prepare``, with tissues behind the classes of experts.
+    """
     kept = values[(values > 0) & (values <= last)]
     if set(values.tolist()) <= {0, CHALLENGE_MASK}:
         return "map 255 → 1 (8-bit masks write 1 as 255)"
     if set(values[(values < 0) | (values > last)].tolist()) == {CHALLENGE_MASK}:
         return f"map 255 → 0 if it marks voxels to ignore, otherwise to its class in 0…{last}"
+    relabel = "'semsynth prepare-maps --relabel' makes 1, 2, … of the values that there are"
     if len(kept) == 0 or values[0] < 0 or values[-1] > 254:
-        return f"map every value to its class in 0…{last}"
-    return f"set num_classes to {int(values[-1]) + 1}, or prepare the maps with another --k"
+        return f"map every value to its class in 0…{last}; {relabel}"
+    if composite:
+        return f"set num_classes to {int(values[-1]) + 1}, or prepare the maps with another --k"
+    return f"name every class up to {int(values[-1])} (--classes, num_classes {int(values[-1]) + 1}); or {relabel}"
 
 
 def check_mask(path: str | Path, data: NDArray[Any], role: str) -> list[Finding]:

@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 
 from ..errors import InputError
 from ..files import atomic_path
+from .findings import Finding
 from .headers import SUFFIXES, Header, damaged, read_header, unreadable
+from .segments import relabelled
 
 StorageType: TypeAlias = Literal["uint8", "int16", "float32"]
 AFFINE_TOLERANCE = 1e-3
@@ -28,10 +30,12 @@ class Volume:
     Attributes:
         data: ``(H, W, D)`` intensities or class indices, in the file's own type where it has no scaling.
         affine: ``(4, 4)`` voxel indices → mm, RAS+.
+        notes: warnings on what had to be decided of its voxels.
     """
 
     data: NDArray[Any]
     affine: NDArray[np.float64]
+    notes: tuple[Finding, ...] = ()
 
     @cached_property
     def spacing(self) -> tuple[float, float, float]:
@@ -52,7 +56,7 @@ class Volume:
 
 
 def read_volume(path: str | Path, header: Header | None = None) -> Volume:
-    """Read a ``.nii``, ``.nii.gz`` or ``.nrrd`` file.
+    """Read a ``.nii``, ``.nii.gz`` or ``.nrrd`` file; one with named segments as class indices.
 
     Where qform and sform disagree the sform is taken, and where a file has neither, nibabel's default (LAS);
     :func:`semsynth.data.check.check_cases` warns of both.
@@ -63,16 +67,23 @@ def read_volume(path: str | Path, header: Header | None = None) -> Volume:
 
     Raises:
         InputError: missing, empty, truncated or of another format; not one 3D volume of real numbers; no usable
-            voxel-to-mm transform (a voxel size of 0, a singular or non-finite matrix).
+            voxel-to-mm transform (a voxel size of 0, a singular or non-finite matrix); segments that are missing.
     """
     header = header or read_header(path)
     reader = _nrrd_voxels if header.path.name.lower().endswith(".nrrd") else _nifti_voxels
+    notes: tuple[Finding, ...] = ()
     try:
         data = reader(header)
+        if header.segments is not None:
+            data, notes = header.segments.class_map(data, header.path)
+        elif header.selection.values:
+            data = relabelled(data, header.selection.values)
+        if header.placement is not None:
+            data = header.placement.place(data, header.shape, header.path)
     except Exception as reason:  # the libraries raise all kinds of errors on malformed bytes
         raise unreadable(header.path, reason) from reason
     native = data.astype(data.dtype.newbyteorder("="), copy=False)
-    return Volume(native.reshape(header.shape, order="F"), header.affine)
+    return Volume(native.reshape(header.shape, order="F"), header.affine, notes)
 
 
 def _nifti_voxels(header: Header) -> NDArray[Any]:

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 from ..errors import InputError
 from ..files import stamp
+from .headers import on_grid, read_header
+from .segments import EVERYTHING, Selection
 from .volumes import read_volume
 
 MOST_RANKS = 1 << 16
@@ -40,23 +42,31 @@ def voxel_hash(data: NDArray[Any]) -> str | None:
     return digest.hexdigest()
 
 
-def hash_file(path: str | Path) -> str | None:
+def hash_file(path: str | Path, selection: Selection = EVERYTHING, image: str | Path | None = None) -> str | None:
     """:func:`voxel_hash` of a file; read once as long as it does not change.
+
+    Args:
+        path: the file.
+        selection: what is taken of a file of labels.
+        image: on whose grid a file with named segments is put.
 
     Returns:
         None for a file that cannot be read as a volume, too: whoever checks it says why.
     """
     path = Path(path)
     try:
-        return _hash_file(path, stamp(path))
+        return _hash_file(path, stamp(path), selection, image and Path(image))
     except OSError:
         return None
 
 
 @lru_cache(maxsize=1 << 14)
-def _hash_file(path: Path, _stamp: tuple[int, int]) -> str | None:
+def _hash_file(path: Path, _stamp: tuple[int, int], selection: Selection, image: Path | None) -> str | None:
     try:
-        data = read_volume(path).data
+        header = read_header(path, selection)
+        if header.segments is not None and image is not None:
+            header = on_grid(header, read_header(image))
+        data = read_volume(path, header).data
     except InputError:
         return None
     finite = data.dtype.kind != "f" or bool(np.isfinite(data).all())

@@ -13,11 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..data.check import Entry
+from ..data.classes import class_table
 from ..data.datalists import absolute, check_names, datalist_path, patient_in, read_datalist, root_of, stated_classes
 from ..data.entries import check_volumes, source_of
+from ..data.headers import named_segments
 from ..data.identity import SOURCE, patient_of
 from ..data.intensity import MIN_MAX, Intensity, Scaling, entry_intensity, intensity_beside, stated_intensity
 from ..data.naming import case_name, volumes_below
+from ..data.segments import same_segments
 from ..data.volumes import Volume, read_volume, same_affine, stem
 from ..data.voxels import hash_file
 from ..errors import InputError
@@ -250,6 +253,10 @@ def _read_cases(source: str | Path, wanted: str | None) -> dict[str, RealCase]:
                 entry_intensity(item, stated, listed),
             ))  # fmt: skip
     check_names([case.case for case in cases], listed)
+    names = list(class_table(content.get("classes"), listed).values())[1:]
+    differ = same_segments(named_segments({case.case: case.label for case in cases if case.label}), names)
+    if differ:
+        raise InputError(f"{listed}: label maps whose segments are not its classes", [str(found) for found in differ])
     return {case.case: case for case in cases}
 
 

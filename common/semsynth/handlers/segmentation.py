@@ -13,7 +13,8 @@ from ignite.engine import Engine, Events
 from monai.utils.enums import CommonKeys as Keys
 
 from .. import __version__
-from ..data.volumes import read_volume, same_affine, write_label
+from ..data.label_files import LabelFormat, check_format, write_label_tables, write_labels
+from ..data.volumes import read_volume, same_affine
 from ..data.voxels import voxel_hash
 from ..errors import InputError
 from ..files import relative_to, sha256, write_text
@@ -22,21 +23,23 @@ logger = logging.getLogger(__name__)
 
 
 class SegmentationWriter:
-    """Attached to an inference engine: writes ``<output_dir>/<case>_seg.nii.gz`` for each case.
+    """Attached to an inference engine: writes ``<output_dir>/<case>_seg.nii.gz`` (or ``.seg.nrrd``) for each case.
 
     Each file has the shape and affine of the image that was given, and a JSON beside it with what made it (bundle,
     version, SHA-256 of the weights), the hash of the image's voxels and each class's volume in ml. Each file is written
-    whole or not at all, and never over that of another image.
+    whole or not at all, and never over that of another image. Beside NIfTI, which cannot name classes, stand tables of
+    their names and colours (see :func:`semsynth.data.label_files.write_label_tables`).
 
     Args:
         output_dir: where to write.
         metadata: the bundle's ``metadata.json``.
         weights: the file that the network's weights came from.
         class_names: class index, as text → name, for the volumes; classes that it does not name are called by number.
+        label_format: ``nifti``, or ``seg.nrrd`` for segments with names and colours as 3D Slicer has them.
 
     Raises:
-        InputError: (at the start) when the weights are not there; (per case) when a result is not on its image's grid,
-            or when the folder holds the segmentation of another image under the same case name.
+        InputError: for another format; (at the start) when the weights are not there; (per case) when a result is not
+            on its image's grid, or when the folder holds the segmentation of another image under the same case name.
     """
 
     def __init__(
@@ -46,7 +49,10 @@ class SegmentationWriter:
         metadata: str | Path,
         weights: str | Path,
         class_names: Mapping[str, str] | None = None,
+        label_format: LabelFormat = "nifti",
     ) -> None:
+        check_format(label_format)
+        self.label_format = label_format
         self.output_dir, self.metadata, self.weights = Path(output_dir), Path(metadata), Path(weights)
         self.names = {int(index): name for index, name in (class_names or {}).items()}
 
@@ -66,6 +72,8 @@ class SegmentationWriter:
             "weights": self.weights.name,
             "weights_sha256": sha256(self.weights),
         }
+        if self.label_format == "nifti" and self.names:
+            write_label_tables(self.output_dir, self.names)
 
     def _write(self, engine: Engine) -> None:
         batch: Any = engine.state.batch  # decollated by MONAI's engine together with the output
@@ -87,8 +95,13 @@ class SegmentationWriter:
             volumes = {
                 self.names.get(i, f"class {i}"): round(float(n) * voxel_ml, 2) for i, n in enumerate(counts) if i > 0
             }
-            path = write_label(self.output_dir / f"{case}_seg.nii.gz", label, source.affine)
-            about = {"case": case, "image": image.name, "image_from": relative_to(image, self.output_dir)}
+            path = write_labels(self.output_dir / f"{case}_seg", label, source.affine, self.names, self.label_format)
+            about = {
+                "case": case,
+                "file": path.name,
+                "image": image.name,
+                "image_from": relative_to(image, self.output_dir),
+            }
             record = self.origin | about | {"image_voxels": voxels, "volume_ml": volumes}
             write_text(path.with_name(f"{case}_seg.json"), json.dumps(record, indent=1))
             logger.info("%s: %s ml", path, ", ".join(f"{name} {value:g}" for name, value in volumes.items()))
@@ -103,7 +116,8 @@ class SegmentationWriter:
             return
         own, other = relative_to(image, self.output_dir), found.get("image_from")
         if found.get("image_voxels", voxels) != voxels and other != own:
+            file = self.output_dir / str(found.get("file", f"{case}_seg.nii.gz"))
             raise InputError(
-                f"case {case}: {self.output_dir / f'{case}_seg.nii.gz'} is the segmentation of {other}, not of {own}; "
+                f"case {case}: {file} is the segmentation of {other}, not of {own}; "
                 "give another output_dir, or set 'case' in the datalist"
             )

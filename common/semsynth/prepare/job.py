@@ -20,11 +20,12 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from .. import __version__
-from ..data.check import Checkable, Entry
+from ..data.check import IMAGE, Checkable, Entry, selection_of
 from ..data.datalists import datalist_path, read_datalist
 from ..data.entries import SOURCE_VOXELS
 from ..data.identity import Voxels, is_image, is_map, joined
 from ..data.intensity import HU, INTENSITY, UNIT, Intensity, Scaling, entry_intensity, stated_intensity
+from ..data.label_files import write_label_tables
 from ..data.raw import Case
 from ..data.volumes import StorageType, Volume, write_image, write_label
 from ..data.voxels import hash_file
@@ -183,8 +184,14 @@ def commit_case(
 
 
 def fingerprints(case: Checkable) -> dict[str, dict[str, str]]:
-    """Role → name and SHA-256 of the case's files."""
-    return {role: {"file": path.name, "sha256": sha256(path)} for role, path in case.files.items()}
+    """Role → name and SHA-256 of the case's files, and the segment that a mask is of them."""
+
+    def one(role: str, path: Path) -> dict[str, str]:
+        chosen = selection_of(case, role)
+        segment = {"segment": chosen.names[0]} if chosen.mask and chosen.names else {}
+        return {"file": path.name, "sha256": sha256(path)} | segment
+
+    return {role: one(role, path) for role, path in case.files.items()}
 
 
 def source_voxels(case: Checkable) -> dict[str, str]:
@@ -192,7 +199,11 @@ def source_voxels(case: Checkable) -> dict[str, str]:
 
     A case that was prepared from prepared files keeps the hashes of the raw ones.
     """
-    own = {role: hash_file(path) for role, path in case.files.items() if is_image(role) or is_map(role)}
+    own = {
+        role: hash_file(path, selection_of(case, role), None if role == IMAGE else case.files.get(IMAGE))
+        for role, path in case.files.items()
+        if is_image(role) or is_map(role)
+    }
     return {role: value for role, value in own.items() if value} | dict(getattr(case, "source", {}))
 
 
@@ -206,6 +217,9 @@ def already_prepared(case: Checkable, settings: Any, folder: Path, overwrite: bo
         return False
     record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
     wanted = json.loads(json.dumps({"settings": asdict(settings), "sources": fingerprints(case)}))
+    if "original_values" not in record.get("settings", {}):  # a record of before has none
+        record["settings"] = {**record.get("settings", {}), "original_values": None}
+        wanted["settings"].setdefault("original_values", None)
     different = [key for key, value in wanted.items() if record.get(key) != value]
     if different and not overwrite:
         raise InputError(
@@ -372,8 +386,11 @@ def write_datalist(
     intensity: Intensity,
     modality: str = "MRI",
     patient_regex: str | None = None,
+    more: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write ``datalist.json`` in MONAI's form, with the classes, the settings, and whose scan each case is.
+
+    Beside it the classes' names and colours are written for ITK-SNAP and 3D Slicer.
 
     Args:
         output: folder of the prepared cases.
@@ -383,6 +400,7 @@ def write_datalist(
         intensity: what the images hold.
         modality: of the images.
         patient_regex: by which names tell the patient, where they do.
+        more: what else the datalist says.
     """
     content: dict[str, Any] = {
         "name": "prepared by semsynth",
@@ -390,6 +408,7 @@ def write_datalist(
         "num_classes": len(names),
         "classes": {str(i): name for i, name in names.items()},
         INTENSITY: intensity.to_json(),
+        **(more or {}),
         "settings": asdict(settings),
     }
     if patient_regex is not None:
@@ -398,6 +417,7 @@ def write_datalist(
         chosen = sorted((case for case in cases if case.split == split), key=lambda case: case.name)
         if chosen or split != UNLABELLED:
             content[split] = [_listed(output, case, labelled=split != UNLABELLED) for case in chosen]
+    write_label_tables(output, names)
     return write_text(output / "datalist.json", json.dumps(content, indent=1))
 
 

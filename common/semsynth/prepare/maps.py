@@ -21,13 +21,13 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from ..data.check import Entry, Rules, check_cases, read_case
-from ..data.classes import class_table
 from ..data.datalists import absolute, datalist_path, named_files, patient_in, read_datalist, root_of
 from ..data.entries import source_of
 from ..data.findings import Report
 from ..data.identity import joined
 from ..data.intensity import Ends, Intensity, Scaling, chosen_scaling
 from ..data.raw import find_cases, stated_regex
+from ..data.segments import Selection
 from ..data.volumes import StorageType, Volume
 from ..errors import InputError
 from ..report.pictures import Panel, Row, centre_of
@@ -78,6 +78,8 @@ class MapSettings:
         axes: the directions in which the files' axes really run, such as ``"PLI"``, where their headers say otherwise;
             None believes the headers.
         dtype: how intensities are stored.
+        original_values: of the files' voxels that become classes 1, 2, …; None takes the values as they are. Files with
+            named segments are read by the classes' names.
 
     Raises:
         InputError: for values out of range.
@@ -96,6 +98,7 @@ class MapSettings:
     margin: float | None = None
     axes: str | None = None
     dtype: StorageType = "int16"
+    original_values: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         check_form(self.spacing, self.size, self.dtype)
@@ -126,6 +129,18 @@ class MapSettings:
         if self.hu_offset is None or self.window is None:
             return None
         return self.window[0] + self.hu_offset, self.window[1] + self.hu_offset
+
+    @property
+    def selection(self) -> Selection:
+        """What is taken of a label map."""
+        return Selection(self.classes, self.original_values or ())
+
+    @property
+    def value_table(self) -> dict[str, Any]:
+        """For datalist and records: class → value in the source files, where values were changed."""
+        if self.original_values is None:
+            return {}
+        return {"original_values": {str(i): value for i, value in enumerate(self.original_values, 1)}}
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -269,7 +284,7 @@ def prepare_map_case(
     voxels = {str(i): int(n) for i, n in enumerate(np.bincount(shown.label.ravel())) if n}
     panels = [Panel("image", shown.image), Panel("label map", shown.label, is_label=True)]
     row = Row(folder.name, panels, Volume(shown.image, shown.affine).spacing, centre_of(shown.label))
-    record = made.record(case, settings, intensity, voxels=voxels)
+    record = made.record(case, settings, intensity, voxels=voxels, **settings.value_table)
     commit_case(folder, made, record, settings.dtype, row, title=folder.name)
     return record
 
@@ -330,7 +345,10 @@ def prepare_maps(
     _check_modality(modality, settings, stated)
     settings, intensity = with_source_scaling(settings, stated)
     patient_regex = patient_regex or stated_regex(source)
-    cases = find_maps(source, label=label, unlabelled=unlabelled)
+    cases = [
+        replace(case, selections={"label": settings.selection})
+        for case in find_maps(source, label=label, unlabelled=unlabelled)
+    ]
     given = [case for case in cases if "label" in case.files]
     bare = [case for case in cases if "label" not in case.files]
     drawn = not splits_are_given(given, fractions)
@@ -360,8 +378,9 @@ def prepare_maps(
     prepare_missing(cases, settings, output, work, jobs=jobs, overwrite=overwrite)
     names = dict(enumerate(settings.names))
     return write_datalist(
-        output, cases, settings, names, intensity=intensity, modality=modality, patient_regex=patient_regex
-    )
+        output, cases, settings, names, intensity=intensity, modality=modality, patient_regex=patient_regex,
+        more=settings.value_table,
+    )  # fmt: skip
 
 
 def _check_modality(modality: str, settings: MapSettings, stated: Intensity | None) -> None:
@@ -379,18 +398,3 @@ def _check_modality(modality: str, settings: MapSettings, stated: Intensity | No
             "with --hu-offset (such as -1024) and a window in the files' values where these are not Hounsfield units; "
             "or --scale percentiles, if the units are not to be kept"
         )
-
-
-def stated_names(source: str | Path) -> list[str]:
-    """The classes from 1 on that a datalist states, in order; empty where it states none.
-
-    Raises:
-        InputError: for indices that leave one out.
-    """
-    path = datalist_path(source)
-    if path is None or not path.is_file():
-        return []
-    table = class_table(read_datalist(path).get("classes"), path)
-    if table and sorted(table) != list(range(len(table))):
-        raise InputError(f"{path}: classes must be numbered from 0 without gaps, found {sorted(table)}")
-    return [table[i] for i in range(1, len(table))]

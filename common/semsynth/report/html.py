@@ -23,10 +23,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from ..data.label_files import LABEL_COLOURS
 from ..errors import InputError
 from ..files import atomic_path
 from .html_pictures import CasePicture, PictureWriter
-from .pictures import LABEL_COLOURS
 from .tables import NOTHING, Column, Table
 
 _LONG = 110  # characters of a fact beyond which it is folded

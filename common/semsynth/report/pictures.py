@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from ..data.datalists import read_datalist
 from ..data.entries import load_datalist
+from ..data.label_files import LABEL_COLOURS
 from ..data.volumes import read_volume
 from ..errors import InputError
 from ..files import atomic_path
@@ -25,8 +26,6 @@ SHOWN_PLANES = PLANES[::-1]
 """In the order in which they are read: axial first."""
 _AXES = {"axial": (0, 1), "coronal": (0, 2), "sagittal": (1, 2)}
 # background, endo, wall, then tissue from dark to bright
-LABEL_COLOURS = ("#000000", "#d62728", "#ffd92f", "#7f9fbf", "#b8cbe0", "#dce6f0", "#4c7a5a", "#8cb89a", "#c5dccb",
-                 "#8f6fae", "#bfa8d4", "#e2d7ec", "#a0764a")  # fmt: skip
 _lock = threading.Lock()  # matplotlib's font and text caches are shared by all threads
 
 

@@ -34,6 +34,7 @@ from monai.data import MetaTensor
 from monai.utils import TraceKeys
 
 from .. import __version__
+from ..data.segments import split_segment
 from ..files import sha256
 
 logger = logging.getLogger(__name__)
@@ -159,8 +160,9 @@ def _sources(entry: Mapping[str, Any]) -> dict[str, list[int]]:
         for name in value if isinstance(value, list | tuple) else [value]:
             if isinstance(name, str | PurePath):
                 with suppress(OSError, ValueError):  # a text that is no file name
-                    if Path(name).is_file():
-                        stat = Path(name).stat()
+                    file = Path(split_segment(name)[0])
+                    if file.is_file():
+                        stat = file.stat()
                         sources[str(name)] = [stat.st_size, stat.st_mtime_ns]
     return sources
 

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from ...data.check import Checkable
+from ...data.check import Checkable, read_role
 from ...data.headers import read_header
 from ...data.volumes import Volume, read_volume
 from ...errors import InputError
@@ -74,7 +74,7 @@ def read_scan(case: Checkable, spacing: float) -> Scan:
         InputError: for files that cannot be read, a constant image, or a scan of less than 8 voxels at this spacing.
     """
     volume = read_volume(case.files["image"]).canonical()
-    masks = [read_volume(case.files[role]).canonical() for role in ("endo", "label") if role in case.files][:1]
+    masks = [read_role(case, role).canonical() for role in ("endo", "label") if role in case.files][:1]
     return make_scan(case.name, volume, masks[0] if masks else None, spacing)
 
 
