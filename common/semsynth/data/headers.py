@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import math
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -16,6 +17,7 @@ from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
+from ..files import split_part
 from .findings import Finding, FindingError, error, warning
 
 SUFFIXES = (".nii.gz", ".nii", ".nrrd")
@@ -31,7 +33,7 @@ class Header:
     """The header of one 3D volume.
 
     Attributes:
-        path: the file.
+        path: the file, or the folder of a DICOM series, with the part that is meant behind a ``#``.
         shape: voxels along the three axes.
         affine: ``(4, 4)`` voxel indices → mm, RAS+ (NIfTI: the sform, without one the qform).
         size: bytes that the uncompressed file needs, or None where the format checks that itself.
@@ -78,15 +80,19 @@ def unreadable(path: str | Path, reason: Exception) -> FindingError:
 
 
 def read_header(path: str | Path) -> Header:
-    """Read the header of a ``.nii``, ``.nii.gz`` or ``.nrrd`` file and nothing of its voxels.
+    """Read the header of a ``.nii``, ``.nii.gz`` or ``.nrrd`` file or a DICOM series, and nothing of its voxels.
 
     Raises:
         FindingError: missing, empty, truncated, of another format; not one 3D volume; colour, structured or complex
             voxels; a voxel size of 0; a transform that is singular or not finite.
     """
+    from .dicom import is_dicom, read_dicom_header  # which builds on this module
+
     path = Path(path)
-    _check_file(path)
-    reader = _nrrd_header if path.name.lower().endswith(".nrrd") else _nifti_header
+    reader: Callable[[Path], Header] = read_dicom_header
+    if not is_dicom(path):
+        _check_file(path)
+        reader = _nrrd_header if path.name.lower().endswith(".nrrd") else _nifti_header
     try:
         header = reader(path)
     except Exception as reason:  # the libraries raise all kinds of errors on malformed bytes
@@ -97,8 +103,9 @@ def read_header(path: str | Path) -> Header:
 
 def _check_file(path: Path) -> None:
     if not path.is_file():
-        found = "a folder" if path.is_dir() else "no such file"
-        fail(path, "missing", found=found, expected="a file", fix="check the path in the datalist or pattern")
+        found = "a folder without DICOM files" if split_part(path)[0].is_dir() else "no such file"
+        fail(path, "missing", found=found, expected="a file, or a folder with a DICOM series",
+             fix="check the path in the datalist or pattern")  # fmt: skip
     if not path.name.lower().endswith(SUFFIXES):
         fail(path, "not an image", found=f"the name {path.name}", expected=f"one that ends in {', '.join(SUFFIXES)}",
              fix="convert it: it is not a format that is read here")  # fmt: skip

@@ -16,7 +16,7 @@ from .. import __version__
 from ..data.volumes import read_volume, same_affine, write_label
 from ..data.voxels import voxel_hash
 from ..errors import InputError
-from ..files import relative_to, sha256, write_text
+from ..files import relative_to, sha256, shown_name, write_text
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +88,7 @@ class SegmentationWriter:
                 self.names.get(i, f"class {i}"): round(float(n) * voxel_ml, 2) for i, n in enumerate(counts) if i > 0
             }
             path = write_label(self.output_dir / f"{case}_seg.nii.gz", label, source.affine)
-            about = {"case": case, "image": image.name, "image_from": relative_to(image, self.output_dir)}
+            about = {"case": case, "image": shown_name(image), "image_from": relative_to(image, self.output_dir)}
             record = self.origin | about | {"image_voxels": voxels, "volume_ml": volumes}
             write_text(path.with_name(f"{case}_seg.json"), json.dumps(record, indent=1))
             logger.info("%s: %s ml", path, ", ".join(f"{name} {value:g}" for name, value in volumes.items()))

@@ -27,7 +27,7 @@ from ..data.raw import Case
 from ..data.volumes import StorageType, Volume, write_image, write_label
 from ..data.voxels import hash_file
 from ..errors import InputError
-from ..files import sha256, write_text
+from ..files import sha256, shown_name, write_text
 from ..report.pictures import Row, save_planes
 from ..vocabulary import SPLITS, UNLABELLED
 from .composite import IntensityHistogram, fit_histogram, smooth
@@ -139,7 +139,7 @@ def commit_case(
 
 def fingerprints(case: Checkable) -> dict[str, dict[str, str]]:
     """Role → name and SHA-256 of the case's files."""
-    return {role: {"file": path.name, "sha256": sha256(path)} for role, path in case.files.items()}
+    return {role: {"file": shown_name(path), "sha256": sha256(path)} for role, path in case.files.items()}
 
 
 def source_voxels(case: Checkable) -> dict[str, str]:
