@@ -17,6 +17,7 @@ def test_a_part_is_what_stands_behind_the_hash_of_a_file_or_folder(tmp_path):
     assert split_part(tmp_path / "a#b" / "c#d.nii") == (tmp_path / "a#b" / "c#d.nii", None)
     assert split_part(f"{tmp_path}/a#b#LGE") == (tmp_path / "a#b", "LGE")
     assert split_part(tmp_path / "none#LGE") == (tmp_path / "none#LGE", None)
+    assert split_part(f"{tmp_path}/a::b::LGE") == (tmp_path / "a#b", "LGE")  # as MONAI hands it on
     assert is_there(f"{tmp_path}/seg.dcm#x") and not is_there(tmp_path / "none#LGE")
 
 
@@ -26,6 +27,7 @@ def test_a_glob_finds_folders_and_keeps_the_part(tmp_path):
     both = [str(tmp_path / "p1"), str(tmp_path / "p2")]
     assert matching(f"{tmp_path}/p*") == matching(f"{tmp_path}/p*/") == both
     assert matching(f"{tmp_path}/p*#LGE 3D") == [f"{path}#LGE 3D" for path in both]
+    assert matching(f"{tmp_path}/p*::LGE 3D") == matching(f"{tmp_path}/p*#LGE 3D")
     assert matching(f"{tmp_path}/q*#LGE") == []
 
 

@@ -10,17 +10,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+_PART = re.compile("#|::")
+
 
 def split_part(path: str | Path) -> tuple[Path, str | None]:
     """A file or folder, and the part of it that is meant: ``seg.dcm#left atrium``, ``patient1#LGE``.
+
+    MONAI turns every ``#`` of a bundle's options into ``::``, which is understood as well.
 
     Returns:
         The path before the ``#`` and what stands behind it; the whole path and None where it has no ``#``, where the
         ``#`` belongs to a name that exists, or where nothing exists.
     """
     text = str(path)
-    if "#" not in text or os.path.exists(text):  # noqa: PTH110 - False, not an error, for what is no path
+    if not _PART.search(text) or os.path.exists(text):  # noqa: PTH110 - False, not an error, for what is no path
         return Path(path), None
+    text = text.replace("::", "#")
     for cut in reversed([match.start() for match in re.finditer("#", text)]):
         if cut and os.path.exists(text[:cut]):  # noqa: PTH110
             return Path(text[:cut]), text[cut + 1 :]
@@ -33,12 +38,13 @@ def is_there(path: str | Path) -> bool:
 
 
 def matching(pattern: str) -> list[str]:
-    """What a glob finds, by path; a part behind a ``#`` (``data/*#LGE``) is put behind each path found."""
+    """What a glob finds, by path; a part behind a ``#`` or ``::`` (``data/*#LGE``) is put behind each path found."""
     pattern = pattern.rstrip("/") or pattern
-    for cut in [len(pattern), *reversed([match.start() for match in re.finditer("#", pattern)])]:
-        found = sorted(glob.glob(pattern[:cut], recursive=True)) if cut else []
-        if found:
-            return [path + pattern[cut:] for path in found]
+    for text in dict.fromkeys((pattern, pattern.replace("::", "#"))):
+        for cut in [len(text), *reversed([match.start() for match in re.finditer("#", text)])]:
+            found = sorted(glob.glob(text[:cut], recursive=True)) if cut else []
+            if found:
+                return [path + text[cut:] for path in found]
     return []
 
 

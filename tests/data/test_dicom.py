@@ -308,13 +308,15 @@ def test_an_roi_is_filled_in_its_slices_and_a_contour_within_one_is_a_hole(tmp_p
     affine = turned()
     write_series(tmp_path / "p" / "LGE", values((20, 18, 8)), affine)
     rt = write_rtstruct(tmp_path / "p" / "rt" / "RS1", tmp_path / "p" / "LGE", {
-        "GTV": [square(2.5, 10.5, 3, affine), square(4.5, 6.5, 3, affine), square(3, 7, 5, affine)],
+        "GTV": [square(2.5, 10.5, 3, affine), square(4.5, 6.5, 3, affine), square(3, 7, 5, affine),
+                square(14, 14, 5, affine)[:1], square(12, 13, 5, affine)[:2]],
         "body": [square(-5, 40, 2, affine)],
         "nothing": [],
     })  # fmt: skip
     expected = np.zeros((20, 18, 8))
     expected[3:11, 3:11, 3], expected[5:7, 5:7, 3] = 1, 0
     expected[3:8, 3:8, 5] = 1  # on the contour counts as inside
+    expected[14, 14, 5] = expected[12:14, 12, 5] = 1  # a contour of one point, and of two
     for path in (f"{rt}#gtv", f"{tmp_path}/p#GTV"):
         assert np.array_equal(read_volume(path).data, expected)
         assert np.allclose(read_volume(path).affine, affine, atol=1e-6)

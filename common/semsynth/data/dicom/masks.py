@@ -6,6 +6,7 @@ pydicom 2, and ``dcmrtstruct2nii`` calls what pydicom 3 no longer has.
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from functools import lru_cache
 from pathlib import Path
@@ -19,7 +20,7 @@ from ...files import stamp
 from ..findings import Finding, FindingError, error, warning
 from ..headers import Header, fail
 from .files import RTSTRUCT, Instance, scan
-from .series import Item, Stack, stack_of
+from .series import Item, Stack, called, stack_of
 
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 GRID_TOLERANCE = 1e-3
@@ -72,7 +73,7 @@ def _numbers(path: Path, mask: Instance, names: dict[int, str], wanted: str | No
     """The numbers of the segments of a name; without one all, or the only one."""
     same = [
         number for number, name in names.items()
-        if wanted is None or name.strip().casefold() == wanted.strip().casefold()
+        if wanted is None or called(name) == called(wanted)
     ]  # fmt: skip
     if len(same) == 1 or (wanted is None and same and not one):
         return same
@@ -153,7 +154,7 @@ def _contours(
         for roi in tags.get("ROIContourSequence") or []
         if int(roi.ReferencedROINumber) == number
         for contour in roi.get("ContourSequence") or []
-        if str(contour.get("ContourGeometricType", "")).startswith("CLOSED_PLANAR") and len(contour.ContourData) >= 9
+        if str(contour.get("ContourGeometricType", "")).startswith("CLOSED_PLANAR") and len(contour.ContourData) >= 3
     ]
     if not contours:
         fail(path, "no contours", found=f"ROI {names[number]!r} without closed contours", expected="some",
@@ -176,15 +177,30 @@ def _filled(polygons: list[NDArray[np.float64]], shape: tuple[int, int]) -> NDAr
     """Inside of an odd number of the polygons (one within another is a hole), or on an edge of any."""
     inside, edge = np.zeros(shape, dtype=bool), np.zeros(shape, dtype=bool)
     for polygon in polygons:
+        _mark_outline(edge, polygon)
         low = np.clip(np.floor(polygon.min(axis=0)).astype(int), 0, shape)
         high = np.clip(np.ceil(polygon.max(axis=0)).astype(int) + 1, 0, shape)
-        if (high <= low).any():
+        if len(polygon) < 3 or (high <= low).any():
             continue
         box = (slice(low[0], high[0]), slice(low[1], high[1]))
         kind = grid_points_in_poly(tuple(high - low), polygon - low, binarize=False)
         inside[box] ^= kind == 1
         edge[box] |= kind > 1
     return inside | edge
+
+
+def _mark_outline(edge: NDArray[np.bool_], polygon: NDArray[np.float64]) -> None:
+    """Mark voxels along sides that go from centre to centre, as programs write that turn masks into contours.
+
+    Those may be single voxels or lines there and back, which have no inside.
+    """
+    for start, end in zip(polygon, np.roll(polygon, -1, axis=0), strict=True):
+        if (start % 1).any() or (end % 1).any():
+            continue
+        first, way = start.astype(int), (end - start).astype(int)
+        count = max(math.gcd(*map(int, way)), 1)
+        points = first + np.arange(count + 1)[:, None] * (way // count)
+        edge[tuple(points[((points >= 0) & (points < edge.shape)).all(axis=1)].T)] = True
 
 
 def _beside(path: Path, name: str, points: NDArray[np.float64], images: Stack) -> Finding:

@@ -96,14 +96,19 @@ def _refuse_choice(
              fix=f"name the file that is meant: {masks[0].path}#{part or masks[0].names[0]}")  # fmt: skip
     groups = list(images or found.series.values())
     lines = _lines(groups, () if images else found.masks, place)
-    called = [group[0].description for group in groups]
-    example = called[0] if called and called[0] and called.count(called[0]) == 1 else "UID"
+    names = [group[0].description for group in groups]
+    example = names[0] if names and names[0] and names.count(names[0]) == 1 else "UID"
     fail(path, "several DICOM series" if images else "no such DICOM series or segment", found="; ".join(lines),
          expected=expected, fix=f"put its description or UID behind a #, such as {place}#{example}")  # fmt: skip
 
 
 def _same(part: str | None, name: str) -> bool:
-    return part is not None and part.strip().casefold() == name.strip().casefold()
+    return part is not None and called(part) == called(name)
+
+
+def called(name: str) -> str:
+    """A name as it is compared: upper and lower case are the same, and so is ``#`` with what MONAI makes of it."""
+    return name.strip().casefold().replace("::", "#")
 
 
 def _refuse_single_file(path: Path, image: Instance) -> NoReturn:
