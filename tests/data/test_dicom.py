@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -82,6 +83,57 @@ def test_large_and_negative_stored_values_survive(tmp_path):
     signed = values().astype(np.int16) - 2000
     write_series(tmp_path / "b", signed, AXIAL)
     assert np.array_equal(read_volume(tmp_path / "b").data, signed)
+
+
+@pytest.mark.parametrize("syntax", ["RLELossless", "JPEGLSLossless", "DeflatedExplicitVRLittleEndian"])
+def test_compressed_files_are_read(tmp_path, syntax):
+    import pydicom
+
+    data = values((32, 30, 5))
+    write_series(tmp_path / "s", data, AXIAL)
+    for file in (tmp_path / "s").iterdir():
+        ds = pydicom.dcmread(file)
+        if syntax.startswith("Deflated"):
+            ds.file_meta.TransferSyntaxUID = getattr(pydicom.uid, syntax)
+        else:
+            ds.compress(getattr(pydicom.uid, syntax))
+        ds.save_as(file)
+    assert np.array_equal(read_volume(tmp_path / "s").data, data)
+
+
+def test_slices_that_simpleitk_writes_are_read(tmp_path):
+    import SimpleITK as sitk  # noqa: N813 - its usual name
+
+    data = values((32, 30, 5))
+    writer = sitk.ImageFileWriter()
+    writer.KeepOriginalImageUIDOn()
+    for k in range(5):
+        image = sitk.GetImageFromArray(data[:, :, k].T)
+        image.SetSpacing((0.7, 0.9))
+        tags = {"0008|0060": "MR", "0020|000e": "1.2.3", "0020|0032": f"0\\0\\{2.5 * k}", "0028|1052": "-10",
+                "0020|0037": "1\\0\\0\\0\\1\\0", "0028|1053": "1"}  # fmt: skip
+        for tag, value in tags.items():
+            image.SetMetaData(tag, value)
+        writer.SetUseCompression(k % 2 == 1)  # JPEG 2000
+        writer.SetFileName(str(tmp_path / f"{k}.dcm"))
+        writer.Execute(image)
+    volume = read_volume(tmp_path)
+    assert np.array_equal(volume.data, data) and volume.spacing == pytest.approx((0.7, 0.9, 2.5))
+
+
+def test_real_series_of_a_scanner_are_told_apart():
+    """A CT study that pydicom brings: a localiser of two directions, and five slices of a volume."""
+    from pydicom.data import get_testdata_file
+
+    disc = get_testdata_file("DICOMDIR")
+    if disc is None:
+        pytest.skip("pydicom brings no test files")
+    study = Path(disc).parent / "98892001"
+    with pytest.raises(FindingError, match=r"'Scout' \(CT, 2 images: slices of different dir.*5 slices of 16 × 16"):
+        read_header(study)
+    assert read_header(f"{study}#smartscore - gated 0.5 sec").spacing == pytest.approx((0.488281, 0.488281, 2.5))
+    with pytest.raises(FindingError, match=r"gap between slices: found 202\.5 mm"):
+        read_header(study.parent / "77654033" / "CT2")
 
 
 def test_names_of_files_and_other_files_do_not_matter(tmp_path):
@@ -226,6 +278,9 @@ def test_what_holds_no_images_is_refused(tmp_path):
         read_header(tmp_path / "empty")
     with pytest.raises(FindingError, match="no such file"):
         read_header(tmp_path / "s#LGE")
+    (tmp_path / "text.dcm").write_text("no DICOM")
+    with pytest.raises(FindingError, match="no DICOM file"):
+        read_header(tmp_path / "text.dcm")
     write_series(tmp_path / "pr", values(), AXIAL, change=replaced(Modality="PR"))
     with pytest.raises(FindingError, match="DICOM files without an image or segments"):
         read_header(tmp_path / "pr")

@@ -106,6 +106,9 @@ def _check_file(path: Path) -> None:
         found = "a folder without DICOM files" if split_part(path)[0].is_dir() else "no such file"
         fail(path, "missing", found=found, expected="a file, or a folder with a DICOM series",
              fix="check the path in the datalist or pattern")  # fmt: skip
+    if path.name.lower().endswith((".dcm", ".dicom", ".ima")):
+        fail(path, "not an image", found="no DICOM file (DICM behind the first 128 bytes)",
+             expected="what the name says", fix="copy it again, or export it as a DICOM file")  # fmt: skip
     if not path.name.lower().endswith(SUFFIXES):
         fail(path, "not an image", found=f"the name {path.name}", expected=f"one that ends in {', '.join(SUFFIXES)}",
              fix="convert it: it is not a format that is read here")  # fmt: skip

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import os
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -208,7 +207,8 @@ def _instance(file: Path) -> Instance:
     stored = getattr(pixels, "length", 0xFFFFFFFF)
     if instance.is_image and stored != 0xFFFFFFFF:  # of undefined length: compressed, pydicom has found its end
         needed = rows * columns * instance.samples * instance.frames * get("BitsAllocated", int, 16) // 8
-        there = min(stored, os.path.getsize(file) - pixels.value_tell)  # noqa: PTH202
+        deflated = tags.file_meta.TransferSyntaxUID.is_deflated  # then places are not those of the file
+        there = stored if deflated else min(stored, file.stat().st_size - pixels.value_tell)
         if stored > 0 and there < needed and "YBR_FULL_422" not in instance.photometric:
             raise damaged(file, f"{there} of {needed} bytes of pixel data")
     return instance

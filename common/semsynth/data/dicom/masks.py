@@ -51,10 +51,14 @@ def read_mask(path: Path, item: Item) -> Mask:
 @lru_cache(maxsize=4)
 def _read(path: Path, mask: Instance, name: str | None, _own: tuple[int, int], _images: tuple[Any, ...]) -> Mask:
     images = _images_of(mask)
-    if mask.kind == RTSTRUCT:
-        data, affine, notes = _contours(path, mask, name, images)
-    else:
-        data, affine, notes = _segments(path, mask, name, images)
+    try:
+        data, affine, notes = (_contours if mask.kind == RTSTRUCT else _segments)(path, mask, name, images)
+    except FindingError:
+        raise
+    except Exception as reason:  # highdicom and pydicom raise all kinds of errors on what they do not take
+        fail(path, f"{mask.modality} cannot be read", found=f"{type(reason).__name__}: {reason}",
+             expected=f"a {mask.modality} as highdicom and pydicom read it",
+             fix="export it again, or convert it to NIfTI or .seg.nrrd with 3D Slicer")  # fmt: skip
     data.flags.writeable = False  # shared by all who ask for it
     return Header(path, data.shape, affine, notes=notes), data  # type: ignore[arg-type]
 

@@ -143,7 +143,7 @@ def _line(images: Sequence[Instance], root: Path) -> str:
     try:
         stack = stack_of(root, Item(tuple(images)))
     except FindingError as reason:
-        size = f"{len(images)} images, {reason.finding.finding}"
+        size = f"{len(images)} image{'s' * (len(images) > 1)}: {reason.finding.finding}"
     else:
         mm = np.linalg.norm(stack.affine[:3, :3], axis=0)
         size = f"{stack.shape[2]} slices of {stack.shape[0]} × {stack.shape[1]}, {_mm(mm)} mm"
