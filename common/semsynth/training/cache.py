@@ -159,9 +159,9 @@ def _sources(entry: Mapping[str, Any]) -> dict[str, list[int]]:
         for name in value if isinstance(value, list | tuple) else [value]:
             if isinstance(name, str | PurePath):
                 with suppress(OSError, ValueError):  # a text that is no file name
-                    place, _ = split_part(name)
+                    place, _ = split_part(str(name))
                     if place.is_file() or (place.is_absolute() and place.is_dir()):  # a case may be called as a folder
-                        sources[str(name)] = list(stamp(name))
+                        sources[str(name)] = list(stamp(str(name)))
     return sources
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ _TAGS = (
     "ReferencedFrameOfReferenceSequence", "PixelData",
 )  # fmt: skip
 PIXEL_DATA = 0x7FE00010
+_UNDEFINED = 0xFFFFFFFF
 VARYING = (
     "TemporalPositionIdentifier", "TriggerTime", "EchoTime", "InversionTime", "DiffusionBValue", "ImageType",
     "AcquisitionNumber", "AcquisitionTime",
@@ -169,7 +171,7 @@ def _instance(file: Path) -> Instance:
     import pydicom
 
     tags = pydicom.dcmread(file, specific_tags=list(_TAGS), defer_size=4096)
-    pixels = tags.get_item(PIXEL_DATA, keep_deferred=True) if PIXEL_DATA in tags else None
+    pixels: Any = tags.get_item(PIXEL_DATA, keep_deferred=True) if PIXEL_DATA in tags else None
 
     def get(name: str, kind: Callable[[Any], Any], default: Any = None) -> Any:
         value = tags.get(name)
@@ -197,21 +199,28 @@ def _instance(file: Path) -> Instance:
         samples=get("SamplesPerPixel", int, 1),
         photometric=get("PhotometricInterpretation", str, ""),
         table=bool(tags.get("ModalityLUTSequence")),
-        pixels=pixels is not None and pixels.length != 0 if hasattr(pixels, "length") else pixels is not None,
+        pixels=pixels is not None and getattr(pixels, "length", 1) != 0,
         varying=tuple(get(name, str, "") for name in VARYING),
         names=_names(tags),
         refers_to=_refers_to(tags),
     )
-    if instance.shape is None and pydicom.uid.UID(instance.kind).name.endswith("Image Storage"):
+    if instance.is_image:
+        _check_length(instance, pixels, get("BitsAllocated", int, 16), tags.file_meta.TransferSyntaxUID)
+    elif instance.shape is None and pydicom.uid.UID(instance.kind).name.endswith("Image Storage"):
         raise damaged(file, "its header ends before the size of the image")
-    stored = getattr(pixels, "length", 0xFFFFFFFF)
-    if instance.is_image and stored != 0xFFFFFFFF:  # of undefined length: compressed, pydicom has found its end
-        needed = rows * columns * instance.samples * instance.frames * get("BitsAllocated", int, 16) // 8
-        deflated = tags.file_meta.TransferSyntaxUID.is_deflated  # then places are not those of the file
-        there = stored if deflated else min(stored, file.stat().st_size - pixels.value_tell)
-        if stored > 0 and there < needed and "YBR_FULL_422" not in instance.photometric:
-            raise damaged(file, f"{there} of {needed} bytes of pixel data")
     return instance
+
+
+def _check_length(image: Instance, pixels: Any, bits: int, syntax: Any) -> None:
+    """Raise where the pixel data end early; compressed ones, of undefined length, pydicom has read to their end."""
+    stored = getattr(pixels, "length", _UNDEFINED)
+    if stored in (0, _UNDEFINED) or image.shape is None or "YBR_FULL_422" in image.photometric:
+        return
+    needed = math.prod(image.shape) * image.samples * image.frames * bits // 8
+    # in a deflated file places are not those of the file
+    there = stored if syntax.is_deflated else min(stored, image.path.stat().st_size - pixels.value_tell)
+    if there < needed:
+        raise damaged(image.path, f"{there} of {needed} bytes of pixel data")
 
 
 def _names(tags: Any) -> tuple[str, ...]:

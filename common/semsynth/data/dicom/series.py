@@ -229,7 +229,7 @@ def _check_numbers(image: Instance) -> None:
     """Positions, directions and scaling are finite, and the directions unit vectors at a right angle."""
     assert image.position is not None and image.directions is not None and image.spacing is not None
     numbers = [*image.position, *image.directions, *image.spacing, image.slope, image.intercept]
-    right = len(image.position) == 3 and len(image.directions) == 6 and np.isfinite(numbers).all()
+    right = len(image.position) == 3 and len(image.directions) == 6 and bool(np.isfinite(numbers).all())
     if right:
         axes = np.array(image.directions).reshape(2, 3)
         right = bool(np.abs(axes @ axes.T - np.eye(2)).max() < 1e-2) and min(image.spacing) > 0 and image.slope != 0
