@@ -19,7 +19,7 @@ from skimage.measure import grid_points_in_poly
 from ...files import stamp
 from ..findings import Finding, FindingError, error, warning
 from ..headers import Header, fail
-from .files import RTSTRUCT, Instance, scan
+from .files import RTSTRUCT, Instance, scan, whole
 from .series import Item, Stack, called, stack_of
 
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -45,7 +45,7 @@ def read_mask(path: Path, item: Item) -> Mask:
     images = _images_of(item.mask)
     stamps = tuple(stamp(image.path) for image in images.slices) if images else ()
     header, data = _read(path, item.mask, item.name, stamp(item.mask.path), stamps)
-    return header, data
+    return header, data.copy()  # the kept one is for the next who asks
 
 
 @lru_cache(maxsize=4)
@@ -59,7 +59,6 @@ def _read(path: Path, mask: Instance, name: str | None, _own: tuple[int, int], _
         fail(path, f"{mask.modality} cannot be read", found=f"{type(reason).__name__}: {reason}",
              expected=f"a {mask.modality} as highdicom and pydicom read it",
              fix="export it again, or convert it to NIfTI or .seg.nrrd with 3D Slicer")  # fmt: skip
-    data.flags.writeable = False  # shared by all who ask for it
     return Header(path, data.shape, affine, notes=notes), data  # type: ignore[arg-type]
 
 
@@ -67,8 +66,10 @@ def _images_of(mask: Instance) -> Stack | None:
     """The series that a file of segments refers to, from its folder or the one above."""
     folder = mask.path.absolute().parent
     for place in (folder, folder.parent) if mask.refers_to else ():
-        images = scan(place).series.get(str(mask.refers_to))
+        found = scan(place)
+        images = found.series.get(str(mask.refers_to))
         if images:
+            whole(found)
             return stack_of(images[0].path.parent, Item(images))
     return None
 
