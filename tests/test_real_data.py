@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from dicom_files import write_seg, write_series
 from semsynth.data.raw import find_cases, load_case
 from semsynth.data.volumes import read_volume
 from semsynth.prepare.atrium import Settings, derive_wall, prepare
@@ -39,3 +40,19 @@ def test_a_given_wall_stays_as_it_is_and_scar_and_all(tmp_path):
     label = read_volume(tmp_path / content["training"][0]["label"])
     expected = read_volume(DATA / "la_wall_scar" / "lawall.nii.gz").canonical()
     assert np.array_equal(label.data == 2, expected.data == 1) and label.data.max() == 3
+
+
+@needs_data
+@pytest.mark.parametrize("case", ["la2018/1MHBF3G6DCPWHSKG7XCP", "la_wall_scar"])
+def test_a_scan_and_its_masks_as_dicom_are_the_same_voxels(tmp_path, case):
+    names = {"laendo": "left atrium", "lawall": "wall"}
+    files = {name: DATA / case / f"{name}.nii.gz" for name in ("lgemri", *names)}
+    image, *masks = [read_volume(path) for path in files.values() if path.is_file()]
+    write_series(tmp_path / "p" / "LGE", image.data.astype(np.uint16), image.affine)
+    found = read_volume(tmp_path / "p" / "LGE")
+    drawn = {name: mask.oriented_as(found.affine).data > 0 for name, mask in zip(names.values(), masks, strict=False)}
+    write_seg(tmp_path / "p" / "seg", tmp_path / "p" / "LGE", drawn)
+    read = [found, *(read_volume(f"{tmp_path}/p#{name}") for name in drawn)]
+    for ours, source in zip(read, (image, *masks), strict=True):
+        ours, source = ours.canonical(), source.canonical()
+        assert np.array_equal(ours.data, source.data) and np.allclose(ours.affine, source.affine, atol=1e-5)

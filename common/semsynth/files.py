@@ -1,30 +1,107 @@
-"""Files whole or not at all, and what identifies one."""
+"""Files whole or not at all, folders that stand for one volume, a part of either, and what identifies one."""
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+_PART = re.compile("#|::")
+
+
+def split_part(path: str | Path) -> tuple[Path, str | None]:
+    """A file or folder, and the part of it that is meant: ``seg.dcm#left atrium``, ``patient1#LGE``.
+
+    MONAI turns every ``#`` of a bundle's options into ``::``, which is understood as well.
+
+    Returns:
+        The path before the ``#`` and what stands behind it; the whole path and None where it has no ``#``, where the
+        ``#`` belongs to a name that exists, or where nothing exists.
+    """
+    text = str(path)
+    if not _PART.search(text) or os.path.exists(text):  # noqa: PTH110 - False, not an error, for what is no path
+        return Path(path), None
+    text = text.replace("::", "#")
+    for cut in reversed([match.start() for match in re.finditer("#", text)]):
+        if cut and os.path.exists(text[:cut]):  # noqa: PTH110
+            return Path(text[:cut]), text[cut + 1 :]
+    return Path(path), None
+
+
+def is_there(path: str | Path) -> bool:
+    """Whether there is a file or folder that may hold a volume; a part behind a ``#`` is not looked for."""
+    return split_part(path)[0].exists()
+
+
+def matching(pattern: str) -> list[str]:
+    """What a glob finds, by path; a part behind a ``#`` or ``::`` (``data/*#LGE``) is put behind each path found."""
+    pattern = pattern.rstrip("/") or pattern
+    for text in dict.fromkeys((pattern, pattern.replace("::", "#"))):
+        for cut in [len(text), *reversed([match.start() for match in re.finditer("#", text)])]:
+            found = sorted(glob.glob(text[:cut], recursive=True)) if cut else []
+            if found:
+                return [path + text[cut:] for path in found]
+    return []
+
+
+def walk(folder: str | Path) -> Iterator[Path]:
+    """All files below a folder by path; linked folders are entered, each real folder once."""
+    entered: set[str] = set()
+    for place, inner, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        if real in entered:  # a link that leads back up
+            inner.clear()
+            continue
+        entered.add(real)
+        inner.sort()
+        yield from (Path(place) / name for name in sorted(files))
+
 
 def stamp(path: str | Path) -> tuple[int, int]:
-    """Size and time of the last change (ns) of a file, by which one is known not to have changed meanwhile."""
-    found = Path(path).stat()
-    return found.st_size, found.st_mtime_ns
+    """Size and time of the last change (ns) of a file, by which one is known not to have changed meanwhile.
+
+    Of a folder: the size of all files below, and a number that changes with any of their names, sizes and times.
+    """
+    place, _ = split_part(path)
+    if not place.is_dir():
+        found = place.stat()
+        return found.st_size, found.st_mtime_ns
+    seen = [(str(file.relative_to(place)), *stamp(file)) for file in walk(place) if file.is_file()]
+    digest = hashlib.sha256(repr(seen).encode("utf-8", "surrogatepass")).digest()
+    return sum(size for _, size, _ in seen), int.from_bytes(digest[:7])
 
 
 def sha256(path: str | Path) -> str:
-    """SHA-256 of a file, as hex."""
-    with Path(path).open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    """SHA-256 as hex: of a file; of names and contents of all files below a folder; of either and its part."""
+    place, part = split_part(path)
+    if place.is_dir():
+        lines = [f"{file.relative_to(place).as_posix()} {sha256(file)}" for file in walk(place) if file.is_file()]
+        found = hashlib.sha256("\n".join(lines).encode("utf-8", "surrogatepass")).hexdigest()
+    else:
+        with place.open("rb") as stream:
+            found = hashlib.file_digest(stream, "sha256").hexdigest()
+    return found if part is None else hashlib.sha256(f"{found}#{part}".encode()).hexdigest()
+
+
+def shown_name(path: str | Path) -> str:
+    """The name of a file or folder, and its part, as records show it.
+
+    A DICOM UID, by which a scanner's archive finds the patient, is replaced by twelve digits of its hash.
+    """
+    place, part = split_part(path)
+    if part is not None and re.fullmatch(r"[0-9]+(\.[0-9]+)+", part):
+        part = hashlib.sha256(part.encode()).hexdigest()[:12]
+    return place.name if part is None else f"{place.name}#{part}"
 
 
 def relative_to(path: str | Path, folder: str | Path) -> str:
     """Where a file is, from a folder; a link keeps its own name."""
-    path = Path(path)
-    return os.path.relpath(path.parent.resolve() / path.name, Path(folder).resolve())
+    place, _ = split_part(path)
+    return os.path.relpath(place.parent.resolve() / shown_name(path), Path(folder).resolve())
 
 
 @contextmanager

@@ -71,7 +71,8 @@ def prepare(
     command is started again.
 
     Args:
-        input: a datalist (or its folder), a folder of the 2018 challenge's case folders, or a quoted pattern of images.
+        input: a datalist (or its folder), a folder of the 2018 challenge's case folders, or a quoted pattern of images
+            or of DICOM folders (docs/dicom.md).
         output: folder to write; made if it is not there.
         endo: for a pattern of images: the cavity masks' pattern with the same stars; one segment of a .seg.nrrd file by
             its name: 'scans/*/seg.seg.nrrd#cavity'.
@@ -159,7 +160,7 @@ def prepare_maps(
     for the training of autoencoders. An interrupted run goes on where it was when the same command is started again.
 
     Args:
-        input: a datalist (or its folder), or a quoted pattern of images.
+        input: a datalist (or its folder), or a quoted pattern of images or of DICOM folders (docs/dicom.md).
         output: folder to write; made if it is not there.
         label: for a pattern of images: the label maps' pattern with the same stars (.nii.gz, .nrrd, .seg.nrrd).
         unlabelled: pattern of further images, without label maps.
@@ -250,7 +251,8 @@ def check(
     The same checks run before every preparation, training and synthesis. Nothing is written, but by --same-patient.
 
     Args:
-        input: a datalist (or its folder), a folder of the 2018 challenge's case folders, or a quoted pattern of images.
+        input: a datalist (or its folder), a folder of the 2018 challenge's case folders, or a quoted pattern of images
+            or of DICOM folders (docs/dicom.md).
         endo: for a pattern of images: the cavity masks' pattern with the same stars; one segment of a .seg.nrrd file by
             its name: 'scans/*/seg.seg.nrrd#cavity'.
         wall: for a pattern of images: the wall masks' pattern with the same stars.

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from ..errors import InputError
-from ..files import stamp
+from ..files import is_there, stamp
 from .findings import Finding, FindingError, Report, of_case
 from .headers import Header, on_grid, read_header, unreadable
 from .histograms import check_histogram, check_maxima, span
@@ -163,7 +163,7 @@ def check_cases(
     named: dict[str, tuple[Path, tuple[str, ...]]] = {}
 
     def work(case: Checkable) -> tuple[list[Finding], dict[str, str], list[int], Header | None, float | None]:
-        stamps = {path: stamp(path) for path in case.files.values() if path.is_file()}  # before anything is read
+        stamps = {path: stamp(path) for path in case.files.values() if is_there(path)}  # before anything is read
         seen = examine(case, rules)
         if also is not None and seen.usable:
             seen.findings += of_case(case.name, also(case, seen.volumes))

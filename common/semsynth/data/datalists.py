@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
+from ..files import matching
 from ..vocabulary import ENDO, SPLITS, UNLABELLED, WALL, class_names
 from .classes import class_table
 from .naming import case_name, entry_name
@@ -96,7 +96,7 @@ def named_files(pattern: str, what: str) -> list[tuple[str, Path]]:
     Raises:
         InputError: nothing found, or two cases of one name.
     """
-    paths = [Path(path).absolute() for path in sorted(glob.glob(pattern, recursive=True))]
+    paths = [Path(path).absolute() for path in matching(pattern)]
     if not paths:
         raise InputError(f"{pattern}: no {what} found; quote the pattern and check the folder")
     names = [case_name(path) for path in paths]

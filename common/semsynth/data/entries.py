@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
+from ..files import is_there
 from ..vocabulary import OWN_STYLE, PREPARED, SPLITS, UNLABELLED
 from .check import ROLES, Entry, Rules, check_cases
 from .classes import bundle_classes, class_table, compare_classes
@@ -159,7 +160,7 @@ def load_training_images(
     held_out = [
         Entry(
             entry["case"],
-            {"image": file} if (file := Path(entry["image"])).is_file() else {},
+            {"image": file} if is_there(file := Path(entry["image"])) else {},
             split,
             patient=patient_in(entry),
             source=source_of(entry),
@@ -458,6 +459,6 @@ def _absolute_entries(path: Path, entries: list[Mapping[str, Any]], needs: Seque
 
 
 def _check_present(path: Path, entries: Sequence[Mapping[str, Any]], needs: Sequence[str]) -> None:
-    problems = [f"{e['case']}: no such file {e[k]}" for e in entries for k in needs if not Path(e[k]).is_file()]
+    problems = [f"{e['case']}: no such file {e[k]}" for e in entries for k in needs if not is_there(e[k])]
     if problems:
         raise InputError(f"{path}: files that are not there", problems)

@@ -17,6 +17,7 @@ from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
+from ..files import split_part
 from .findings import Finding, FindingError, error, warning
 from .segments import EVERYTHING, Placement, Segmentation, Selection, layers_axis, mask_file, placement, segmentation_of
 
@@ -33,7 +34,7 @@ class Header:
     """The header of one 3D volume.
 
     Attributes:
-        path: the file.
+        path: the file, or the folder of a DICOM series, with the part that is meant behind a ``#``.
         shape: voxels along the three axes.
         affine: ``(4, 4)`` voxel indices → mm, RAS+ (NIfTI: the sform, without one the qform).
         size: bytes that the uncompressed file needs, or None where the format checks that itself.
@@ -86,7 +87,7 @@ def unreadable(path: str | Path, reason: Exception) -> FindingError:
 
 
 def read_header(path: str | Path, selection: Selection = EVERYTHING) -> Header:
-    """Read the header of a ``.nii``, ``.nii.gz`` or ``.nrrd`` file and nothing of its voxels.
+    """Read the header of a ``.nii``, ``.nii.gz`` or ``.nrrd`` file or a DICOM series, and nothing of its voxels.
 
     Args:
         path: the file; ``seg.seg.nrrd#cavity`` means one of its segments.
@@ -96,6 +97,16 @@ def read_header(path: str | Path, selection: Selection = EVERYTHING) -> Header:
         FindingError: missing, empty, truncated, of another format; not one 3D volume; colour, structured or complex
             voxels; a voxel size of 0; a transform that is singular or not finite; segments that are wanted and missing.
     """
+    from .dicom import is_dicom, read_dicom_header  # which builds on this module
+
+    path = Path(path)
+    if is_dicom(path):
+        try:
+            header = read_dicom_header(path)
+        except Exception as reason:  # as below
+            raise unreadable(path, reason) from reason
+        _check_transform(path, header.affine)
+        return header
     file, named = mask_file(path)
     path, selection = file, named if named.names else selection
     _check_file(path)
@@ -133,8 +144,12 @@ def named_segments(maps: Mapping[str, Path]) -> dict[str, tuple[Path, tuple[str,
 
 def _check_file(path: Path) -> None:
     if not path.is_file():
-        found = "a folder" if path.is_dir() else "no such file"
-        fail(path, "missing", found=found, expected="a file", fix="check the path in the datalist or pattern")
+        found = "a folder without DICOM files" if split_part(path)[0].is_dir() else "no such file"
+        fail(path, "missing", found=found, expected="a file, or a folder with a DICOM series",
+             fix="check the path in the datalist or pattern")  # fmt: skip
+    if path.name.lower().endswith((".dcm", ".dicom", ".ima")):
+        fail(path, "not an image", found="no DICOM file (DICM behind the first 128 bytes)",
+             expected="what the name says", fix="copy it again, or export it as a DICOM file")  # fmt: skip
     if not path.name.lower().endswith(SUFFIXES):
         fail(path, "not an image", found=f"the name {path.name}", expected=f"one that ends in {', '.join(SUFFIXES)}",
              fix="convert it: it is not a format that is read here")  # fmt: skip

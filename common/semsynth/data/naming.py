@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..files import split_part, walk
 from .headers import SUFFIXES
 from .volumes import stem
 
@@ -58,14 +59,18 @@ def case_name(path: str | Path) -> str:
     - BIDS: ``sub-01_ses-2_LGE`` and ``sub-01_ses-2_desc-endo_mask`` give ``sub-01_ses-2``.
     - A name of nothing but such words (``lge``, ``label``): the first folder above that does not only say what kind of
       files it holds; a visit's folder (``ses-2``, ``post``) together with the one above.
+    - A folder of DICOM files: by its own name, as a file; of a series' or a visit's (``LGE_series``, ``series_3``)
+      together with the one above.
     - A mere number (LiTS: ``volume-7``, ``segmentation-7``) or a name without one (``anna``): with the folder in front,
       ``batch1_7``, ``clinic_anna``, unless that is a folder such as ``imagesTr`` or ``maps``.
     """
-    path = Path(os.path.abspath(path))  # noqa: PTH100 - without "..", but a link by its own name
+    path = Path(os.path.abspath(split_part(path)[0]))  # noqa: PTH100 - without "..", but a link by its own name
     name, folder = stem(path), path.parent
     if _BIDS.fullmatch(name):
         return _bids(name)
     bare = _without_roles(_without_channel(name, folder))
+    if path.is_dir() and _VISIT.fullmatch(bare):  # a series or a visit: whose it is says the folder above
+        return f"{_folder_name(folder)}_{bare}".lstrip("_")
     if not bare:
         return _folder_name(folder) or name
     tells = any(letter.isdigit() for letter in bare) and not bare.isdigit()
@@ -111,19 +116,6 @@ def _folder_name(folder: Path) -> str:
     if folder.name and _VISIT.fullmatch(folder.name) and _folder_name(above):
         return f"{_folder_name(above)}_{folder.name}"
     return folder.name
-
-
-def walk(folder: str | Path) -> Iterator[Path]:
-    """All files below a folder by path; linked folders are entered, each real folder once."""
-    entered: set[str] = set()
-    for place, inner, files in os.walk(folder, followlinks=True):
-        real = os.path.realpath(place)
-        if real in entered:  # a link that leads back up
-            inner.clear()
-            continue
-        entered.add(real)
-        inner.sort()
-        yield from (Path(place) / name for name in sorted(files))
 
 
 def volumes_below(folder: str | Path) -> list[Path]:

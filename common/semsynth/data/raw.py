@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError
+from ..files import is_there, matching
 from ..vocabulary import SPLITS, UNLABELLED
 from .check import ROLES, Checkable, Rules, check_cases, read_case
 from .classes import class_table, vocabulary_of
@@ -25,6 +26,7 @@ from .datalists import (
     root_of,
     stated_classes,
 )
+from .dicom import is_dicom, listing, needs
 from .entries import case_of, roles_of, source_of, with_vocabulary
 from .findings import Finding, Report
 from .geometry import bundle_grid
@@ -77,7 +79,8 @@ def find_cases(source: str | Path, *, endo: str | None = None, wall: str | None 
     Args:
         source: a datalist (``.json``, or a folder that holds ``datalist.json``) with ``image`` and ``endo`` (or a 0/1
             ``label``) and, where present, ``wall`` and ``case`` per entry; a folder of the 2018 challenge's case
-            folders (``lgemri``, ``laendo``, ``lawall`` as ``.nrrd`` or ``.nii.gz``); or a pattern of image files.
+            folders (``lgemri``, ``laendo``, ``lawall`` as ``.nrrd`` or ``.nii.gz``); or a pattern of image files, or
+            of folders of DICOM series.
         endo, wall: for a pattern: the paths of the masks with the same stars, which stand for the same text;
             ``…/seg.seg.nrrd#cavity`` is the segment of that name.
 
@@ -100,7 +103,9 @@ def _find(source: Path, endo: str | None, wall: str | None) -> list[Case]:
     if path is not None:
         return _from_datalist(path)
     if source.is_dir():
-        return _from_challenge(source)
+        return _from_challenge(source) or _refuse_dicom(source)
+    if is_dicom(source):
+        _refuse_dicom(source)
     raise InputError(f"{source}: no such file or folder; give a datalist, a folder of cases or a quoted pattern")
 
 
@@ -140,6 +145,20 @@ def _masks(named: Mapping[str, str | Path]) -> tuple[dict[str, Path], dict[str, 
     return {r: file for r, (file, _) in found.items()}, {r: chosen for r, (_, chosen) in found.items() if chosen.names}
 
 
+def _refuse_dicom(source: Path) -> list[Case]:
+    """No cases for a folder without DICOM files; else an error that lists its series and says how to give them."""
+    if not is_dicom(source):
+        return []
+    needs(source)
+    folder = source if source.is_dir() else source.parent
+    raise InputError(
+        f"{source}: holds DICOM files, and nothing that says which of them are cases; give a quoted pattern of the "
+        f"patients' folders, such as --input '{folder}/*#DESCRIPTION' (with a # where a folder holds several series), "
+        "and the pattern of their masks as --endo; or a datalist whose 'image' is such a folder. Found:",
+        listing(folder),
+    )
+
+
 def _from_challenge(folder: Path) -> list[Case]:
     def find(case: Path, role: str) -> Path | None:
         found = [
@@ -164,7 +183,8 @@ def _from_pattern(pattern: str, endo: str | None, wall: str | None) -> list[Case
         raise InputError(f"--input {pattern}: only stars are understood in patterns, not ? or [...]")
     if not endo:
         raise InputError(f"--input {pattern}: a pattern of images needs --endo, the masks' pattern with the same stars")
-    images = [Path(path) for path in sorted(glob.glob(pattern, recursive=True))]
+    images = [Path(path) for path in matching(pattern)]
+    pattern = pattern.rstrip("/")
     matcher = re.compile("".join("(.*)" if part == "*" else re.escape(part) for part in re.split(r"(\*)", pattern)))
 
     def partner(image: Path, other: str) -> str:
@@ -178,7 +198,7 @@ def _from_pattern(pattern: str, endo: str | None, wall: str | None) -> list[Case
 
     def case(image: Path) -> Case:
         files, selections = _masks({role: partner(image, mask) for role, mask in masks.items()})
-        walls = files["wall"] if "wall" in files and files["wall"].is_file() else None
+        walls = files["wall"] if "wall" in files and is_there(files["wall"]) else None
         return Case(case_name(image), image, files["endo"], walls, selections=selections)
 
     masks = {"endo": endo} | ({"wall": wall} if wall else {})

@@ -1,4 +1,4 @@
-"""Reading and writing one volume: NIfTI and NRRD in, NIfTI out, header traps refused with a reason."""
+"""Reading and writing one volume: NIfTI, NRRD and DICOM in, NIfTI out, header traps refused with a reason."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
-from ..files import atomic_path
+from ..files import atomic_path, split_part
+from .dicom import is_dicom, read_dicom_voxels
 from .findings import Finding
 from .headers import SUFFIXES, Header, damaged, read_header, unreadable
 from .segments import relabelled
@@ -56,13 +57,15 @@ class Volume:
 
 
 def read_volume(path: str | Path, header: Header | None = None) -> Volume:
-    """Read a ``.nii``, ``.nii.gz`` or ``.nrrd`` file; one with named segments as class indices.
+    """Read a ``.nii``, ``.nii.gz`` or ``.nrrd`` file, one with named segments as class indices, or DICOM.
+
+    What may be DICOM: see :mod:`semsynth.data.dicom`.
 
     Where qform and sform disagree the sform is taken, and where a file has neither, nibabel's default (LAS);
     :func:`semsynth.data.check.check_cases` warns of both.
 
     Args:
-        path: the file.
+        path: the file, or the folder of a DICOM series, with the part that is meant behind a ``#``.
         header: what :func:`semsynth.data.headers.read_header` gave for it, where it has been read already.
 
     Raises:
@@ -70,10 +73,9 @@ def read_volume(path: str | Path, header: Header | None = None) -> Volume:
             voxel-to-mm transform (a voxel size of 0, a singular or non-finite matrix); segments that are missing.
     """
     header = header or read_header(path)
-    reader = _nrrd_voxels if header.path.name.lower().endswith(".nrrd") else _nifti_voxels
     notes: tuple[Finding, ...] = ()
     try:
-        data = reader(header)
+        data = _voxels(header)
         if header.segments is not None:
             data, notes = header.segments.class_map(data, header.path)
         elif header.selection.values:
@@ -84,6 +86,12 @@ def read_volume(path: str | Path, header: Header | None = None) -> Volume:
         raise unreadable(header.path, reason) from reason
     native = data.astype(data.dtype.newbyteorder("="), copy=False)
     return Volume(native.reshape(header.shape, order="F"), header.affine, notes)
+
+
+def _voxels(header: Header) -> NDArray[Any]:
+    if is_dicom(header.path):
+        return read_dicom_voxels(header.path)
+    return _nrrd_voxels(header) if header.path.name.lower().endswith(".nrrd") else _nifti_voxels(header)
 
 
 def _nifti_voxels(header: Header) -> NDArray[Any]:
@@ -119,8 +127,11 @@ def same_affine(a: NDArray[np.float64], b: NDArray[np.float64]) -> bool:
 
 
 def stem(path: str | Path) -> str:
-    """The file's name without folders and without ``.nii.gz`` or another suffix."""
-    name = Path(path).name
+    """The file's name without folders and without ``.nii.gz`` or another suffix; the whole name of a folder."""
+    place, _ = split_part(path)
+    name = place.name
+    if place.is_dir():
+        return name
     for suffix in SUFFIXES:
         if name.lower().endswith(suffix):
             return name[: -len(suffix)]

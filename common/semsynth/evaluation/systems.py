@@ -19,6 +19,7 @@ from ..data.headers import read_header
 from ..data.intensity import INTENSITY, MIN_MAX, Intensity, Scaling, entry_intensity, stated_intensity
 from ..data.volumes import same_affine, stem
 from ..errors import InputError
+from ..files import is_there
 from ..vocabulary import SPLITS
 from .sources import RealCase, named_volumes
 
@@ -177,7 +178,7 @@ def _synthetic_files(source: str, known: Collection[str]) -> list[tuple[str, Pat
         (_case_of(entry), (listed.parent / entry["image"]).absolute(), _whole(listed, entry.get("sample", 0)))
         for entry in entries
     ]
-    missing = [f"{case}: no such file {path}" for case, path, _ in files if not path.is_file()]
+    missing = [f"{case}: no such file {path}" for case, path, _ in files if not is_there(path)]
     if missing:
         raise InputError(f"{listed}: files that are not there", missing)
     return files

@@ -17,7 +17,7 @@ from ..data.label_files import LabelFormat, check_format, write_label_tables, wr
 from ..data.volumes import read_volume, same_affine
 from ..data.voxels import voxel_hash
 from ..errors import InputError
-from ..files import relative_to, sha256, write_text
+from ..files import relative_to, sha256, shown_name, write_text
 
 logger = logging.getLogger(__name__)
 
@@ -99,7 +99,7 @@ class SegmentationWriter:
             about = {
                 "case": case,
                 "file": path.name,
-                "image": image.name,
+                "image": shown_name(image),
                 "image_from": relative_to(image, self.output_dir),
             }
             record = self.origin | about | {"image_voxels": voxels, "volume_ml": volumes}

@@ -25,7 +25,7 @@ from ..data.volumes import StorageType, Volume, check_storage, write_image
 from ..data.voxels import hash_file
 from ..distributed import rank
 from ..errors import InputError
-from ..files import relative_to, sha256, write_text
+from ..files import relative_to, sha256, shown_name, write_text
 from ..provenance.seen import Seen
 from ..vocabulary import OWN_STYLE, class_names
 
@@ -252,7 +252,7 @@ class SyntheticWriter:
         return self._known[case]
 
     def _style_record(self, image: str | Path) -> dict[str, str]:
-        return {"style_from": Path(image).name, "style_from_sha256": self._sha256(Path(image))}
+        return {"style_from": shown_name(image), "style_from_sha256": self._sha256(Path(image))}
 
     def _sha256(self, path: Path) -> str:
         """Of a file that many volumes have in common."""

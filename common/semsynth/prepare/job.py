@@ -30,7 +30,7 @@ from ..data.raw import Case
 from ..data.volumes import StorageType, Volume, write_image, write_label
 from ..data.voxels import hash_file
 from ..errors import InputError
-from ..files import sha256, write_text
+from ..files import sha256, shown_name, write_text
 from ..report.pictures import Row, save_planes
 from ..vocabulary import PREPARED, SPLITS, UNLABELLED
 from .composite import IntensityHistogram, fit_histogram, smooth
@@ -189,7 +189,7 @@ def fingerprints(case: Checkable) -> dict[str, dict[str, str]]:
     def one(role: str, path: Path) -> dict[str, str]:
         chosen = selection_of(case, role)
         segment = {"segment": chosen.names[0]} if chosen.mask and chosen.names else {}
-        return {"file": path.name, "sha256": sha256(path)} | segment
+        return {"file": shown_name(path), "sha256": sha256(path)} | segment
 
     return {role: one(role, path) for role, path in case.files.items()}
 

@@ -34,8 +34,7 @@ from monai.data import MetaTensor
 from monai.utils import TraceKeys
 
 from .. import __version__
-from ..data.segments import split_segment
-from ..files import sha256
+from ..files import sha256, split_part, stamp
 
 logger = logging.getLogger(__name__)
 
@@ -154,16 +153,15 @@ def file_name(entry: Mapping[str, Any]) -> str:
 
 
 def _sources(entry: Mapping[str, Any]) -> dict[str, list[int]]:
-    """Size and modification time (ns) of every value that names a file, alone or in a list."""
+    """The stamp of every value that names a file, or a folder by its whole path, alone or in a list."""
     sources = {}
     for value in entry.values():
         for name in value if isinstance(value, list | tuple) else [value]:
             if isinstance(name, str | PurePath):
                 with suppress(OSError, ValueError):  # a text that is no file name
-                    file = Path(split_segment(name)[0])
-                    if file.is_file():
-                        stat = file.stat()
-                        sources[str(name)] = [stat.st_size, stat.st_mtime_ns]
+                    place, _ = split_part(str(name))
+                    if place.is_file() or (place.is_absolute() and place.is_dir()):  # a case may be called as a folder
+                        sources[str(name)] = list(stamp(str(name)))
     return sources
 
 
