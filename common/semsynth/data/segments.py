@@ -23,7 +23,7 @@ from .findings import Finding, FindingError, error, warning
 
 _KEY = re.compile(r"Segment(\d+)_(ID|Name|LabelValue|Layer)")
 _LISTS = ("list", "vector")
-_CHOSEN = re.compile(r"(.*\.nrrd)(?:#|::)(.+)", re.IGNORECASE)  # MONAI turns the # of a bundle's options into ::
+_CHOSEN = re.compile(r"(.+\.nrrd)(?:#|::)([^/]+)", re.IGNORECASE)  # MONAI turns the # of a bundle's options into ::
 SAME_PLACE = 0.01
 """Grids whose voxels lie apart by less than this share of a voxel are one."""
 
