@@ -54,6 +54,7 @@ def prepare(
     background: str = "auto",
     centers: str | Sequence[float] | None = None,
     wall_mm: float = 2.5,
+    wall_plane: str = "axial",
     dtype: str = "int16",
     fractions: Sequence[float] | None = None,
     patient_regex: str | None = None,
@@ -80,6 +81,8 @@ def prepare(
         centers: 'dataset' fits the cluster centres once over the training cases; numbers in [0, 1] give them; without
             it each volume has its own.
         wall_mm: width of the wall derived where no mask is given (0: no wall).
+        wall_plane: axial, acquisition or 3d: whether that width is measured in the patient's axial plane, in the plane
+            of the stack's slices, or in space.
         dtype: uint8, int16 or float32: how intensities are stored.
         fractions: shares of training, validation and (optionally) testing, 0.8,0.2 unless said otherwise; for input
             without splits, or with all its cases in one.
@@ -104,6 +107,7 @@ def prepare(
         background=background,  # type: ignore[arg-type]
         centers=None if centers is None or fit_once else numbers("centers", centers, float),
         wall_mm=number("wall-mm", wall_mm),
+        wall_plane=wall_plane,  # type: ignore[arg-type]
         dtype=dtype,  # type: ignore[arg-type]
     )
     shares = None if fractions is None else numbers("fractions", fractions, float)

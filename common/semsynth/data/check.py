@@ -18,6 +18,7 @@ from ..files import stamp
 from .findings import Finding, FindingError, Report, of_case
 from .headers import Header, read_header, unreadable
 from .identity import SOURCE, is_image, is_map, same_names, shared_patients, shared_voxels
+from .label_values import rounded
 from .rules import (
     EXPERTS,
     check_axes,
@@ -32,7 +33,7 @@ from .rules import (
     swapped,
     values_of,
 )
-from .volumes import Volume, read_volume
+from .volumes import Volume, read_label, read_volume
 from .voxels import voxel_hash
 
 IMAGE, LABEL, MASKS = "image", "label", ("endo", "wall")
@@ -102,7 +103,10 @@ class Rules:
 
 @dataclass
 class Examined:
-    """One case after its examination: what was found, and the volumes that could be read, by role."""
+    """One case after its examination: what was found, and the volumes that could be read, by role.
+
+    Label maps and masks have whole numbers where their files have nearly so, and the image's voxel order and affine.
+    """
 
     findings: list[Finding] = field(default_factory=list)
     headers: dict[str, Header] = field(default_factory=dict)
@@ -200,7 +204,7 @@ def examine(case: Checkable, rules: Rules | None = None) -> Examined:
         try:
             volume = read_volume(header.path, header)
             seen.findings += _check_voxels(role, header, volume.data, rules, seen.volumes.get(IMAGE))
-            seen.volumes[role] = volume
+            seen.volumes[role] = volume if role == IMAGE else _as_image(volume, seen.headers.get(IMAGE))
         except Exception as reason:  # whatever a file does, the others are still checked
             seen.findings.append(unreadable(header.path, reason).finding)
     if seen.usable and set(MASKS) <= seen.volumes.keys():
@@ -224,6 +228,8 @@ def _hashes(case: Checkable, seen: Examined) -> dict[str, str]:
 def read_case(case: Checkable, rules: Rules | None = None, report: Report | None = None) -> dict[str, Volume]:
     """The volumes of one case by role, each file checked first, unless ``report`` vouches for it.
 
+    Label maps and masks have whole numbers, and the image's voxel order and affine.
+
     Args:
         case: case to read.
         rules: rules to check against.
@@ -234,12 +240,23 @@ def read_case(case: Checkable, rules: Rules | None = None, report: Report | None
     """
     rules = rules or Rules()
     if report is not None and report.vouches_for(case.name, case.files.values(), rules):
-        return {role: read_volume(path) for role, path in case.files.items()}
+        image = read_header(case.files[IMAGE]) if IMAGE in case.files else None
+        return {
+            role: read_volume(path) if role == IMAGE else _as_image(read_label(path), image)
+            for role, path in case.files.items()
+        }
     seen = examine(case, rules)
     if not seen.usable:
         problems = [str(replace(finding, case="")) for finding in seen.findings if finding.severity == "error"]
         raise InputError(f"case {case.name}", problems)
     return seen.volumes
+
+
+def _as_image(volume: Volume, image: Header | None) -> Volume:
+    """A label map or mask with whole numbers, in the image's voxel order; on another grid (an error) as it is."""
+    whole = Volume(rounded(volume.data), volume.affine)
+    placed = None if image is None else whole.on_grid(image.affine, image.shape)
+    return whole if placed is None else placed
 
 
 def _compare_headers(case: Checkable, seen: Examined, rules: Rules) -> None:
@@ -261,6 +278,6 @@ def _check_voxels(role: str, header: Header, data: NDArray[Any], rules: Rules, i
     found = (
         check_mask(header.path, data, role) if is_mask else check_label(header, data, rules.num_classes, rules.experts)
     )
-    if any(finding.severity == "error" for finding in found) and image and looks_swapped(image.data, data):
+    if any(finding.severity == "error" for finding in found) and image and looks_swapped(image.data, rounded(data)):
         return [swapped(header, role)]
     return found

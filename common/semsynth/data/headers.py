@@ -36,6 +36,7 @@ class Header:
         affine: ``(4, 4)`` voxel indices → mm, RAS+ (NIfTI: the sform, without one the qform).
         size: bytes that the uncompressed file needs, or None where the format checks that itself.
         notes: warnings on what had to be decided to read it.
+        oriented: whether the file says where the axes point (NIfTI: qform or sform).
     """
 
     path: Path
@@ -43,6 +44,7 @@ class Header:
     affine: NDArray[np.float64]
     size: int | None = None
     notes: tuple[Finding, ...] = ()
+    oriented: bool = True
 
     @property
     def spacing(self) -> tuple[float, float, float]:
@@ -142,7 +144,8 @@ def _nifti_header(path: Path) -> Header:
     header = kind(block, check=True)
     notes = _transforms(path, header, shape)
     size = int(header.get_data_offset()) + math.prod(shape) * dtype.itemsize
-    return Header(path, shape, np.asarray(header.get_best_affine(), dtype=np.float64), size, notes)
+    oriented = int(header["qform_code"]) > 0 or int(header["sform_code"]) > 0
+    return Header(path, shape, np.asarray(header.get_best_affine(), dtype=np.float64), size, notes, oriented)
 
 
 def _volume_shape(path: Path, shape: tuple[int, ...]) -> tuple[int, int, int]:

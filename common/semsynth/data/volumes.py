@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,10 +16,11 @@ from numpy.typing import NDArray
 
 from ..errors import InputError
 from ..files import atomic_path
+from .grids import place, same_affine
 from .headers import SUFFIXES, Header, damaged, read_header, unreadable
+from .label_values import rounded
 
 StorageType: TypeAlias = Literal["uint8", "int16", "float32"]
-AFFINE_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -45,10 +47,17 @@ class Volume:
 
     def oriented_as(self, affine: NDArray[np.float64]) -> Volume:
         """The same voxels with the order and direction of axes that ``affine`` has (lossless)."""
-        wanted, own = nib.io_orientation(affine), nib.io_orientation(self.affine)
-        change = nib.orientations.ornt_transform(own, wanted)
-        data = nib.orientations.apply_orientation(self.data, change)
-        return Volume(data, self.affine @ nib.orientations.inv_ornt_aff(change, self.data.shape))
+        placed = place(self.affine, self.data.shape, affine, self.data.shape)
+        return Volume(placed.apply(self.data), placed.affine)
+
+    def on_grid(self, affine: NDArray[np.float64], shape: Sequence[int]) -> Volume | None:
+        """The same voxels in the order of another volume, and with its affine (lossless).
+
+        Returns:
+            None where the other volume lies on another grid, see :mod:`semsynth.data.grids`.
+        """
+        placed = place(self.affine, self.data.shape, affine, shape)
+        return Volume(placed.apply(self.data), affine) if placed.one_grid else None
 
 
 def read_volume(path: str | Path, header: Header | None = None) -> Volume:
@@ -73,6 +82,15 @@ def read_volume(path: str | Path, header: Header | None = None) -> Volume:
         raise unreadable(header.path, reason) from reason
     native = data.astype(data.dtype.newbyteorder("="), copy=False)
     return Volume(native.reshape(header.shape, order="F"), header.affine)
+
+
+def read_label(path: str | Path, header: Header | None = None) -> Volume:
+    """As :func:`read_volume`, for a label map or mask: values within 1e-3 of whole numbers become whole numbers.
+
+    :func:`semsynth.data.check.check_cases` warns of them.
+    """
+    volume = read_volume(path, header)
+    return Volume(rounded(volume.data), volume.affine)
 
 
 def _nifti_voxels(header: Header) -> NDArray[Any]:
@@ -102,11 +120,6 @@ def scale_intensity(image: NDArray[np.floating]) -> NDArray[np.float32]:
     return ((image - low) / (high - low)).astype(np.float32)
 
 
-def same_affine(a: NDArray[np.float64], b: NDArray[np.float64]) -> bool:
-    """Whether two affines agree within 1e-3 mm per entry."""
-    return bool(np.abs(a - b).max() <= AFFINE_TOLERANCE)
-
-
 def stem(path: str | Path) -> str:
     """The file's name without folders and without ``.nii.gz`` or another suffix."""
     name = Path(path).name
@@ -120,7 +133,7 @@ def _write(path: str | Path, image: Any) -> Path:
     image.header.set_xyzt_units("mm")
     image.set_sform(image.affine, code=1)
     image.set_qform(image.affine, code=1)
-    if not same_affine(image.get_qform(), image.affine):
+    if not same_affine(image.get_qform(), image.affine, image.shape):
         image.set_qform(None, code=0)  # a qform cannot hold shear: better none than one that disagrees
     with atomic_path(path) as temporary:
         nib.save(image, temporary)

@@ -11,11 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nibabel.orientations import aff2axcodes
-
 from ..data.datalists import read_datalist
+from ..data.grids import place
 from ..data.headers import read_header
-from ..data.volumes import same_affine, stem
+from ..data.volumes import stem
 from ..errors import InputError
 from ..vocabulary import SPLITS
 from .sources import RealCase, named_volumes
@@ -200,12 +199,11 @@ def check_grids(systems: Sequence[System], real: Mapping[str, RealCase], cases: 
         for system in systems:
             for path in system.volumes[case]:
                 found = read_header(path)
-                if aff2axcodes(found.affine) != aff2axcodes(image.affine):
-                    continue  # axes in another order: compared when it has been read
-                whole = found.shape == image.shape and same_affine(found.affine, image.affine)
-                cropped = content is not None and list(found.shape) == list(content["shape"])
-                if not whole and not cropped:
-                    what = "another affine" if found.shape == image.shape else f"not {image.shape}"
+                placed = place(found.affine, found.shape, image.affine, image.shape)
+                cropped = content is not None and list(placed.shape) == list(content["shape"])
+                if not placed.one_grid and not cropped:
+                    apart = f"another affine (corners up to {placed.mm:.3g} mm apart)"
+                    what = apart if placed.shape == image.shape else f"not {image.shape}"
                     problems.append(f"{system.name}, {case}: {path} has {found.shape} voxels, {what}")
     if problems:
         raise InputError(

@@ -13,7 +13,8 @@ from ignite.engine import Engine, Events
 from monai.utils.enums import CommonKeys as Keys
 
 from .. import __version__
-from ..data.volumes import read_volume, same_affine, write_label
+from ..data.grids import same_affine
+from ..data.volumes import read_volume, write_label
 from ..data.voxels import voxel_hash
 from ..errors import InputError
 from ..files import relative_to, sha256, write_text
@@ -75,7 +76,7 @@ class SegmentationWriter:
             source = read_volume(image)
             label = item[Keys.PRED].detach().cpu().numpy()[0].astype(np.uint8)
             affine = np.asarray(item[Keys.PRED].affine.cpu().numpy(), dtype=np.float64)
-            if label.shape != source.data.shape or not same_affine(affine, source.affine):
+            if label.shape != source.data.shape or not same_affine(affine, source.affine, label.shape):
                 raise InputError(
                     f"case {case}: the result has shape {label.shape}, {image} has {source.data.shape}: it is not on "
                     "the image's grid; check that postprocessing inverts the preprocessing"

@@ -22,6 +22,8 @@ from tqdm import tqdm
 from .. import __version__
 from ..data.check import Checkable, Entry
 from ..data.entries import PREPARED, SOURCE_VOXELS
+from ..data.grids import place
+from ..data.headers import read_header
 from ..data.identity import Voxels, is_image, is_map, joined
 from ..data.raw import Case
 from ..data.volumes import StorageType, Volume, write_image, write_label
@@ -115,6 +117,7 @@ class Prepared:
             "semsynth": __version__,
             "sources": fingerprints(case),
             SOURCE_VOXELS: source_voxels(case),
+            **reordered(case),
             "settings": asdict(settings),
             **more,
             "shape": list(self.image.shape),
@@ -140,6 +143,19 @@ def commit_case(
 def fingerprints(case: Checkable) -> dict[str, dict[str, str]]:
     """Role → name and SHA-256 of the case's files."""
     return {role: {"file": path.name, "sha256": sha256(path)} for role, path in case.files.items()}
+
+
+def reordered(case: Checkable) -> dict[str, dict[str, str]]:
+    """``{"reordered": {role: "LPS to RAS"}}`` for label maps and masks whose voxels are stored in another order than
+    the image's; empty where there are none."""
+    headers = {role: read_header(path) for role, path in case.files.items()}
+    image = headers.pop("image")
+    found = {
+        role: f"{header.axes} to {image.axes}"
+        for role, header in headers.items()
+        if place(header.affine, header.shape, image.affine, image.shape).reordered
+    }
+    return {"reordered": found} if found else {}
 
 
 def source_voxels(case: Checkable) -> dict[str, str]:

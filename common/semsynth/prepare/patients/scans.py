@@ -14,7 +14,7 @@ from scipy import ndimage
 
 from ...data.check import Checkable
 from ...data.headers import read_header
-from ...data.volumes import Volume, read_volume
+from ...data.volumes import Volume, read_label, read_volume
 from ...errors import InputError
 
 FINEST_MM = 2.0
@@ -73,9 +73,10 @@ def read_scan(case: Checkable, spacing: float) -> Scan:
     Raises:
         InputError: for files that cannot be read, a constant image, or a scan of less than 8 voxels at this spacing.
     """
-    volume = read_volume(case.files["image"]).canonical()
-    masks = [read_volume(case.files[role]).canonical() for role in ("endo", "label") if role in case.files][:1]
-    return make_scan(case.name, volume, masks[0] if masks else None, spacing)
+    volume = read_volume(case.files["image"])
+    masks = [read_label(case.files[role]) for role in ("endo", "label") if role in case.files][:1]
+    placed = masks[0].on_grid(volume.affine, volume.data.shape) if masks else None
+    return make_scan(case.name, volume.canonical(), placed and placed.canonical(), spacing)
 
 
 def make_scan(name: str, volume: Volume, mask: Volume | None, spacing: float) -> Scan:
