@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -43,7 +44,7 @@ class Placement:
         """Whether the two are stored in different orders."""
         return not np.array_equal(self.change, [[0, 1], [1, 1], [2, 1]])
 
-    def apply(self, data: NDArray[np.generic]) -> NDArray[np.generic]:
+    def apply(self, data: NDArray[Any]) -> NDArray[Any]:
         """The array ``(H, W, D)`` in the other volume's order, no value changed."""
         return np.asarray(nib.orientations.apply_orientation(data, self.change)) if self.reordered else data
 

@@ -30,7 +30,7 @@ def rounded(data: NDArray[Any]) -> NDArray[Any]:
     whole = np.rint(data)
     if np.abs(data - whole).max() > WHOLE:
         return data
-    return whole.astype(np.int32)
+    return np.asarray(whole, dtype=np.int32)
 
 
 def off_whole(data: NDArray[Any]) -> NDArray[Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -97,9 +97,9 @@ def thickness(endo: NDArray[np.uint8], wall: NDArray[np.uint8], axes: Sequence[i
         border = found = 0
         for step in (1, -1):
             front = _moved(cavity, axis, step) & ~cavity
-            border += np.count_nonzero(front)
+            border += int(np.count_nonzero(front))
             while (front := front & shell).any():
-                found += np.count_nonzero(front)
+                found += int(np.count_nonzero(front))
                 front = _moved(front, axis, step)
         means.append(found / border if border else 0.0)
     return float(min(means))
@@ -171,14 +171,14 @@ def _finer(endo: Volume, width: float, axes: Sequence[int], *, in_world: bool) -
 
 
 def _sampled(
-    data: NDArray[np.generic],
+    data: NDArray[Any],
     affine: NDArray[np.float64],
     target: NDArray[np.float64],
     shape: Sequence[int],
     *,
     order: int,
     mode: str,
-) -> NDArray[np.generic]:
+) -> NDArray[Any]:
     """``data`` of one affine at the voxels of another grid."""
     change = np.linalg.inv(affine) @ target
     return np.asarray(
