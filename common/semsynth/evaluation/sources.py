@@ -113,7 +113,7 @@ def on_grid(case: str, first: Path, a: Volume, second: Path, b: Volume) -> Volum
     if placed.shape != a.data.shape:
         found = f"{a.data.shape} and {placed.shape} voxels"
     else:
-        found = f"affines by which a corner is {placed.mm:.3g} mm apart"
+        found = f"affines that differ by up to {placed.mm:.3g} mm at a corner"
     raise InputError(
         f"{case}: {first} and {second} must share one grid, found {found}; evaluate on the images that the label maps "
         "were prepared with (semsynth prepare writes both on one grid)"

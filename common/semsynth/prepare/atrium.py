@@ -145,9 +145,9 @@ def prepare_atrium_case(case: Case, settings: Settings, folder: Path, report: Re
     composite = CompositeLabel(settings.k, settings.sigma, settings.background, settings.centers)
     label, centers = composite.with_centers(image, grid.endo, grid.wall, grid.zeros)
     made = Prepared.of(image, label, grid.affine, settings.size)
-    wall, thick = wall_found(case, loaded, grid, settings)
+    wall = wall_found(case, loaded, grid, settings)
     record = made.record(
-        case, settings, wall=wall, wall_thickness_voxels=round(thick, 2), centers=[round(float(c), 6) for c in centers],
+        case, settings, **wall, centers=[round(float(c), 6) for c in centers],
         intensity_range=[float(grid.image.min()), float(grid.image.max())],
         zero_voxels=int(np.count_nonzero(loaded.image.data == 0)),
         endo_ml=round(float(np.count_nonzero(label == ENDO) * np.prod(settings.spacing) / 1000), 2),
@@ -159,39 +159,39 @@ def prepare_atrium_case(case: Case, settings: Settings, folder: Path, report: Re
         Panel("label map", made.label, is_label=True),
     ]
     row = Row(folder.name, panels, settings.spacing, centre_of(made.label))
-    commit_case(folder, made, record, settings.dtype, row, title=f"{folder.name}: wall {wall}, k = {settings.k}")
+    commit_case(
+        folder, made, record, settings.dtype, row, title=f"{folder.name}: wall {wall['wall']}, k = {settings.k}"
+    )
     return record
 
 
-def wall_found(case: Case, loaded: LoadedCase, grid: Grid, settings: Settings) -> tuple[str, float]:
-    """What the wall of a prepared case is, in words, and how many voxels it is thick.
+def wall_found(case: Case, loaded: LoadedCase, grid: Grid, settings: Settings) -> dict[str, Any]:
+    """What the record of a prepared case says of its wall: what it is, and how many voxels a derived one is thick.
 
     Raises:
         InputError: for a derived wall of which no voxel is left.
     """
-    endo = Volume(loaded.endo, loaded.image.affine).canonical()
-    given = loaded.wall is not None
-    plane = "3d" if given else settings.wall_plane
-    thick = thickness(grid.endo, grid.wall, measured_axes(grid.affine, endo, plane))
+    sizes = " × ".join(f"{mm:g}" for mm in settings.spacing)
     if loaded.wall is not None:
         if loaded.wall.any() and not grid.wall.any():
             logger.warning("case %s: no voxel of its wall mask is left at %s mm; use a smaller --spacing",
-                           case.name, " × ".join(f"{mm:g}" for mm in settings.spacing))  # fmt: skip
-        return "given", thick
+                           case.name, sizes)  # fmt: skip
+        return {"wall": "given"}
     if not settings.wall_mm:
-        return "none", 0.0
-    made = f"derived, {settings.wall_mm:g} mm, {IN_WORDS[plane]}"
-    sizes = " × ".join(f"{mm:g}" for mm in settings.spacing)
+        return {"wall": "none"}
+    made = f"derived, {settings.wall_mm:g} mm, {IN_WORDS[settings.wall_plane]}"
     ways = "use a smaller --spacing, another --wall-plane or a larger --wall-mm, or give a wall mask"
     if not grid.wall.any():
         raise InputError(
             f"case {case.name}: the wall ({made}) has no voxel at {sizes} mm; {ways}; --wall-mm 0 makes maps without "
             "a wall"
         )
+    endo = Volume(loaded.endo, loaded.image.affine).canonical()
+    thick = thickness(grid.endo, grid.wall, measured_axes(grid.affine, endo, settings.wall_plane))
     if thick < 1:
         logger.warning("case %s: the wall (%s) is %.2f voxels thick at %s mm, less than one, so that it has holes; %s",
                        case.name, made, math.floor(100 * thick) / 100, sizes, ways)  # fmt: skip
-    return made, thick
+    return {"wall": made, "wall_thickness_voxels": round(thick, 2)}
 
 
 def unsuitable(case: Case, volumes: Mapping[str, Volume], settings: Settings) -> list[Finding]:
