@@ -136,7 +136,7 @@ def test_the_record_says_what_was_made(coronal, tmp_path, plane, words, caplog):
 def test_a_wall_thinner_than_a_voxel_is_warned_of_and_none_at_all_is_an_error(coronal, tmp_path, caplog):
     prepare(coronal, tmp_path / "thin", Settings(spacing=(4, 4, 4)), fractions=(1.0, 0.0))
     assert "case a: the wall (derived, 2.5 mm, axial plane) is 0." in caplog.text
-    assert "voxels thick at 4 × 4 × 4 mm, less than one, so that it has holes; use a smaller --spacing" in caplog.text
+    assert "voxels thick at 4 × 4 × 4 mm, less than one, and may have holes; use a smaller --spacing" in caplog.text
     prepare(coronal, tmp_path / "without", Settings(wall_mm=0), fractions=(1.0, 0.0))
     endo = read_volume(coronal / "a" / "laendo.nii.gz")
     nib.save(nib.Nifti1Image(endo.data * 0 + 1, endo.affine), coronal / "a" / "laendo.nii.gz")  # nothing is around it

@@ -189,7 +189,7 @@ def wall_found(case: Case, loaded: LoadedCase, grid: Grid, settings: Settings) -
     endo = Volume(loaded.endo, loaded.image.affine).canonical()
     thick = thickness(grid.endo, grid.wall, measured_axes(grid.affine, endo, settings.wall_plane))
     if thick < 1:
-        logger.warning("case %s: the wall (%s) is %.2f voxels thick at %s mm, less than one, so that it has holes; %s",
+        logger.warning("case %s: the wall (%s) is %.2f voxels thick at %s mm, less than one, and may have holes; %s",
                        case.name, made, math.floor(100 * thick) / 100, sizes, ways)  # fmt: skip
     return {"wall": made, "wall_thickness_voxels": round(thick, 2)}
 
