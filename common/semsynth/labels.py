@@ -36,4 +36,8 @@ def check_range(label: torch.Tensor, count: int, *, source: str = "label map") -
             "set num_classes in the config to the datalist's, or prepare the maps with another --k"
         )
     if label.is_floating_point() and not torch.equal(label, label.round()):
-        raise InputError(f"{source}: class indices must be integers, found fractions; resample label maps with nearest")
+        broken = float(label[label != label.round()].flatten()[0])
+        raise InputError(
+            f"{source}: class indices must be integers, found fractions such as {broken:.9g}; resample label maps with "
+            "nearest neighbours"
+        )

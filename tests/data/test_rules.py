@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -71,18 +72,52 @@ def test_the_patch_is_compared_along_the_patients_axes(tmp_path):
 
 
 def test_shape_then_voxel_size_then_the_rest_of_the_affine(tmp_path):
-    image = header(tmp_path)
-    apart = np.eye(4)
-    apart[0, 3] = 0.0011
-    near = np.eye(4)
-    near[0, 3] = 0.0009
-    assert check_same_grid(header(tmp_path, affine=near, n="b"), image) == []
+    image = header(tmp_path, affine=np.diag([0.5, 1.0, 2.5, 1.0]))
+
+    def moved(**entries):
+        affine = image.affine.copy()
+        for entry, value in entries.items():
+            affine[int(entry[1]), int(entry[2])] += value
+        return affine
+
+    # 1 % of a voxel: 0.005 mm along the first axis, 0.025 mm along the third; sizes count at the far corner
+    for near in (moved(a03=0.0049), moved(a23=0.0249), moved(a22=0.0049)):
+        assert check_same_grid(header(tmp_path, affine=near, n="b"), image) == []
     for shape, affine, kind in (
-        ((8, 7, 5), np.eye(4), "shape differs from the image's"),
-        ((8, 7, 6), np.diag([1.0, 1.0, 1.0011, 1.0]), "voxel size differs from the image's"),
-        ((8, 7, 6), apart, "affine differs from the image's"),
+        ((8, 7, 5), image.affine, "shape differs from the image's"),
+        ((8, 7, 6), moved(a22=0.0051), "voxel size differs from the image's"),
+        ((8, 7, 6), moved(a03=0.0051), "affine differs from the image's"),
+        ((8, 7, 6), moved(a01=0.001), "affine differs from the image's"),
     ):
         assert kinds(check_same_grid(header(tmp_path, shape, affine, n="b"), image)) == [("error", kind)]
+    (found,) = check_same_grid(header(tmp_path, affine=moved(a22=0.0051), n="b"), image)
+    assert found.found == "0.5 × 1 × 2.5051 mm", "as many digits as show the difference"
+    assert "if both show the same voxels, copy the image's header" in found.fix
+
+
+def test_another_voxel_order_on_the_images_grid_is_a_warning(tmp_path):
+    image = header(tmp_path, affine=np.diag([0.5, 1.0, 2.5, 1.0]))
+    flipped = image.affine @ np.array([[-1.0, 0, 0, 7], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+    (found,) = check_same_grid(header(tmp_path, affine=flipped, n="b"), image)
+    assert (found.severity, found.found, found.expected) == ("warning", "LAS", "RAS")
+    turned = image.affine @ np.eye(4)[[1, 2, 0, 3]].T  # its axes are the image's third, first and second
+    assert kinds(
+        check_same_grid(header(tmp_path, (6, 8, 7), image.affine @ np.eye(4)[:, [2, 0, 1, 3]], n="b"), image)
+    ) == [("warning", "voxel order differs from the image's")]
+    assert kinds(check_same_grid(header(tmp_path, (8, 7, 6), turned, n="b"), image)) == [
+        ("error", "shape differs from the image's")
+    ]
+
+
+def test_where_one_file_says_nothing_of_orientation_it_is_never_to_be_resampled(tmp_path):
+    image, mask = header(tmp_path), header(tmp_path, affine=np.diag([-1.0, 1, 1, 1]), n="b")
+    bare = replace(image, oriented=False)
+    for pair in ((mask, bare), (replace(mask, oriented=False), image)):
+        (found,) = check_same_grid(*pair)
+        assert found.severity == "error" and found.finding == "no orientation, but the other file has one"
+        assert "copy the header of" in found.fix and "do not resample" in found.fix
+    assert found.file.endswith("b.nii.gz") and "header of a.nii.gz" in found.fix
+    assert check_same_grid(replace(image, oriented=False), bare) == []
 
 
 def test_an_image_is_finite_and_not_constant():
@@ -106,6 +141,9 @@ def test_an_image_is_finite_and_not_constant():
         ([0.0, np.nan], 4, "NaN or infinite voxels in the label map"),
         ([0, 0], 4, "label map is empty"),
         ([0, 3], 4, "all clusters but no expert class"),
+        ([0, 0.9995, 2.9999999], 4, "label values are not quite whole numbers"),
+        (np.float32([0, 1.0000001]), 4, "label values are not quite whole numbers"),
+        ([0, 0.99], 4, "label values are not whole numbers"),
         ([0, 2, 3], 4, None),
         ([0, 2], 4, None),
     ],
@@ -138,6 +176,10 @@ def test_masks():
     for values in ([0, 1], [0, 255], [1, 1], [0.0, 1.0]):
         assert check_mask("a", np.array(values), "endo") == []
     assert kinds(check_mask("a", np.zeros(3), "wall")) == [("warning", "wall mask is empty")]
+    for values in ([0, 0.9999], [1e-4, 1], [0, 255.0001]):
+        assert kinds(check_mask("a", np.array(values), "endo")) == [
+            ("warning", "label values are not quite whole numbers")
+        ]
     for values in ([0, 1, 255], [0, 2], [0, 0.5], [-1, 0]):
         assert kinds(check_mask("a", np.array(values), "endo")) == [("error", "endo mask must hold only 0 and 1")]
     assert kinds(check_mask("a", np.array([np.inf]), "endo")) == [("error", "NaN or infinite voxels in the endo mask")]

@@ -10,13 +10,14 @@ import nibabel as nib
 import nrrd
 import numpy as np
 import pytest
+from scipy import ndimage
 from semsynth.data.check import Rules, check_cases
 from semsynth.data.entries import load_datalist, load_label_maps
 from semsynth.data.raw import find_cases, load_case
 from semsynth.data.volumes import read_volume
 from semsynth.errors import InputError
 from semsynth.files import stamp
-from semsynth.prepare.atrium import Settings, derive_wall, prepare, prepare_atrium_case
+from semsynth.prepare.atrium import Settings, prepare, prepare_atrium_case
 from semsynth.prepare.job import prepare_missing, split_cases
 
 AFFINE = np.diag([-1.0, -1.0, 2.0, 1.0])
@@ -61,7 +62,8 @@ def test_challenge_folders_become_images_maps_records_pictures_and_a_datalist(ra
         assert image.data.shape == label.data.shape and image.spacing == (1, 1, 1)
         assert set(np.unique(label.data)) == {0, 1, 2, 3}
     record = json.loads((tmp_path / "out" / "c0" / "prepare.json").read_text())
-    assert record["wall"] == "derived, 2.5 mm" and len(record["centers"]) == 2
+    assert record["wall"] == "derived, 2.5 mm, axial plane" and record["wall_thickness_voxels"] > 2
+    assert len(record["centers"]) == 2
     assert len(record["sources"]["image"]["sha256"]) == 64 and record["zero_voxels"] > 0
     assert (tmp_path / "out" / "c0" / "qc.png").stat().st_size > 1000
 
@@ -84,7 +86,7 @@ def test_the_cavity_stays_where_it_was_in_the_world(raw, tmp_path):
 
 def test_datalist_splits_and_given_walls_are_kept(raw, tmp_path):
     _, endo = volumes(0)
-    wall = (derive_wall(endo, (1, 1, 2), 1.5)).astype(np.uint8)
+    wall = ndimage.binary_dilation(endo, np.ones((3, 3, 1))).astype(np.uint8) - endo
     nib.save(nib.Nifti1Image(wall, AFFINE), raw / "c0" / "lawall.nii.gz")
     entries = [{"image": f"c{i}/lgemri.nii.gz", "endo": f"c{i}/laendo.nii.gz"} for i in range(3)]
     entries[0] |= {"wall": "c0/lawall.nii.gz", "case": "first"}
@@ -169,15 +171,6 @@ def test_a_codebook_fitted_once_gives_all_cases_the_same_centres(raw, tmp_path):
     prepare(raw, tmp_path / "out", Settings(k=2), fractions=(0.7, 0.3), frozen_centers=True)
     centers = [json.loads((tmp_path / "out" / f"c{i}" / "prepare.json").read_text())["centers"] for i in range(3)]
     assert centers[0] == centers[1] == centers[2] and len(centers[0]) == 2
-
-
-def test_the_derived_wall_is_a_ring_in_the_axial_plane():
-    endo = np.zeros((21, 21, 3), dtype=np.uint8)
-    endo[8:13, 8:13, 1] = 1
-    wall = derive_wall(endo, (1.0, 0.5, 3.0), 2.5)
-    assert not wall[:, :, 0].any() and not (wall & endo).any()
-    assert wall[:, 10, 1].nonzero()[0].tolist() == [6, 7, 13, 14]  # 2.5 mm at 1 mm
-    assert wall[10, :, 1].nonzero()[0].tolist() == [3, 4, 5, 6, 7, 13, 14, 15, 16, 17]  # 2.5 mm at 0.5 mm
 
 
 def test_all_bad_cases_are_listed_together_before_any_work(raw, tmp_path):

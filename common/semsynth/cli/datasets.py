@@ -54,6 +54,7 @@ def prepare(
     background: str = "auto",
     centers: str | Sequence[float] | None = None,
     wall_mm: float = 2.5,
+    wall_plane: str = "axial",
     scale: str | None = None,
     percentiles: Sequence[float] | None = None,
     window: Sequence[float] | None = None,
@@ -85,6 +86,8 @@ def prepare(
         centers: 'dataset' fits the cluster centres once over the training cases; numbers in [0, 1] give them; without
             it each volume has its own.
         wall_mm: width of the wall derived where no mask is given (0: no wall).
+        wall_plane: axial, acquisition or 3d: whether that width is measured in the patient's axial plane, in the plane
+            of the stack's slices, or in space.
         scale: percentiles, min-max or window: how intensities become [0, 1]; without it percentiles, or what the
             input's datalist states. With min-max one defective voxel can set the scale of its volume.
         percentiles: of each volume's non-zero voxels, 0,99.9 unless said otherwise; 0 is the minimum of all voxels.
@@ -113,6 +116,7 @@ def prepare(
         background=background,  # type: ignore[arg-type]
         centers=None if centers is None or fit_once else numbers("centers", centers, float),
         wall_mm=number("wall-mm", wall_mm),
+        wall_plane=wall_plane,  # type: ignore[arg-type]
         scale=scale,
         percentiles=None if percentiles is None else two_numbers("percentiles", percentiles),
         window=None if window is None else two_numbers("window", window),

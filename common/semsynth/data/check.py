@@ -20,6 +20,7 @@ from .headers import Header, on_grid, read_header, unreadable
 from .histograms import check_histogram, check_maxima, span
 from .identity import SOURCE, is_image, is_map, same_names, shared_patients, shared_voxels
 from .intensity import Intensity
+from .label_values import rounded
 from .rules import (
     EXPERTS,
     check_axes,
@@ -113,7 +114,10 @@ class Rules:
 
 @dataclass
 class Examined:
-    """One case after its examination: what was found, and the volumes that could be read, by role."""
+    """One case after its examination: what was found, and the volumes that could be read, by role.
+
+    Label maps and masks have whole numbers where their files have nearly so, and the image's voxel order and affine.
+    """
 
     findings: list[Finding] = field(default_factory=list)
     headers: dict[str, Header] = field(default_factory=dict)
@@ -223,7 +227,7 @@ def examine(case: Checkable, rules: Rules | None = None) -> Examined:
             volume = read_volume(header.path, header)
             seen.findings += volume.notes
             seen.findings += _check_voxels(role, header, volume.data, rules, seen.volumes.get(IMAGE))
-            seen.volumes[role] = volume
+            seen.volumes[role] = volume if role == IMAGE else _as_image(volume, seen.headers.get(IMAGE))
         except Exception as reason:  # whatever a file does, the others are still checked
             seen.findings.append(unreadable(header.path, reason).finding)
     if seen.usable and set(MASKS) <= seen.volumes.keys():
@@ -246,6 +250,8 @@ def _hashes(case: Checkable, seen: Examined) -> dict[str, str]:
 
 def read_case(case: Checkable, rules: Rules | None = None, report: Report | None = None) -> dict[str, Volume]:
     """The volumes of one case by role, each file checked first, unless ``report`` vouches for it.
+
+    Label maps and masks have whole numbers, and the image's voxel order and affine.
 
     Args:
         case: case to read.
@@ -272,18 +278,24 @@ def selection_of(case: Checkable, role: str) -> Selection:
 
 
 def read_role(case: Checkable, role: str) -> Volume:
-    """One file of a case as a check reads it: the segments that are meant, on the image's grid.
+    """One file of a case as a check reads it: of labels the segments that are meant, on the image's grid.
 
     Raises:
         InputError: as :func:`semsynth.data.volumes.read_volume`.
     """
-    path, image = case.files[role], case.files.get(IMAGE)
+    path = case.files[role]
     if role == IMAGE:
         return read_volume(path)
     header = read_header(path, selection_of(case, role))
-    if header.segments is None or image is None:
-        return read_volume(path, header)
-    return read_volume(path, on_grid(header, read_header(image)))
+    image = read_header(case.files[IMAGE]) if IMAGE in case.files else None
+    return _as_image(read_volume(path, on_grid(header, image)), image)
+
+
+def _as_image(volume: Volume, image: Header | None) -> Volume:
+    """A label map or mask with whole numbers, in the image's voxel order; on another grid (an error) as it is."""
+    whole = Volume(rounded(volume.data), volume.affine, volume.notes)
+    placed = None if image is None else whole.on_grid(image.affine, image.shape)
+    return whole if placed is None else placed
 
 
 def _compare_headers(case: Checkable, seen: Examined, rules: Rules) -> None:
@@ -306,6 +318,6 @@ def _check_voxels(role: str, header: Header, data: NDArray[Any], rules: Rules, i
     found = (
         check_mask(header.path, data, role) if is_mask else check_label(header, data, rules.num_classes, rules.experts)
     )
-    if any(finding.severity == "error" for finding in found) and image and looks_swapped(image.data, data):
+    if any(finding.severity == "error" for finding in found) and image and looks_swapped(image.data, rounded(data)):
         return [swapped(header, role)]
     return found

@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
+from ..vocabulary import WALL, class_names
 from .findings import Finding, error, warning
+
+WALL_NAME = class_names(3)[WALL]
 
 
 def bundle_classes(bundle: str | Path, *, key: str = "classes") -> dict[int, str]:
@@ -90,7 +93,8 @@ def compare_classes(
 
     Returns:
         One error that lists the classes that the weights never saw, one with the remap for those that they know under
-        another index; a warning for classes that the maps lack, and one where names are not known.
+        another index; a warning for classes that the maps lack, one for those that are stated and that no map holds,
+        and one where names are not known.
     """
     index_of = {plain_name(name): index for index, name in weights.items()}
     used = {i: name for i, name in maps.items() if counts is None or counts.get(i)}
@@ -98,6 +102,7 @@ def compare_classes(
     unseen = {i: name for i, name in used.items() if target[i] is None}
     moved = {i: name for i, name in used.items() if target[i] not in (None, i)}
     lacking = {i: name for i, name in weights.items() if i not in target.values() and not _known(maps, i, name)}
+    absent = {i: name for i, name in weights.items() if i not in target.values() and i not in lacking and counts}
     nameless = {i: name for i, name in used.items() if not name}
     known = f"{len(weights)} classes: {_table(weights)}"
     found = []
@@ -113,6 +118,14 @@ def compare_classes(
         found.append(warning(source, "classes that the maps lack", found=f"{len(used)} classes: {_table(used)}",
                              expected=f"also {_table(lacking)}", fix="nothing to do if they are not meant to be there",
                              ))  # fmt: skip
+    if absent:
+        remade = (
+            "; a derived wall that is empty needs another --wall-plane or a smaller --spacing of 'semsynth prepare'"
+        )
+        wall = any(plain_name(name) == WALL_NAME for name in absent.values())
+        found.append(warning(source, "classes that no case has", found=f"no voxel of {_table(absent)} in any map",
+                             expected=known, fix="nothing to do if they are not meant to be there"
+                             + (remade if wall else "")))  # fmt: skip
     if nameless:
         found.append(warning(source, "classes without names", found=_table(nameless, counts), expected=known,
                              fix='compared by index alone; state "classes" in the datalist'))  # fmt: skip

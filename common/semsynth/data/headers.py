@@ -42,6 +42,7 @@ class Header:
         segments: of an NRRD file that names them; its voxels are read as classes then.
         selection: what is taken of a file of labels.
         placement: where the file's own grid lies in this one, where they are not the same.
+        oriented: whether the file says where the axes point (NIfTI: qform or sform).
     """
 
     path: Path
@@ -52,6 +53,7 @@ class Header:
     segments: Segmentation | None = None
     selection: Selection = EVERYTHING
     placement: Placement | None = None
+    oriented: bool = True
 
     @property
     def spacing(self) -> tuple[float, float, float]:
@@ -193,7 +195,8 @@ def _nifti_header(path: Path) -> Header:
     header = kind(block, check=True)
     notes = _transforms(path, header, shape)
     size = int(header.get_data_offset()) + math.prod(shape) * dtype.itemsize
-    return Header(path, shape, np.asarray(header.get_best_affine(), dtype=np.float64), size, notes)
+    oriented = int(header["qform_code"]) > 0 or int(header["sform_code"]) > 0
+    return Header(path, shape, np.asarray(header.get_best_affine(), dtype=np.float64), size, notes, oriented=oriented)
 
 
 def _volume_shape(path: Path, shape: tuple[int, ...]) -> tuple[int, int, int]:

@@ -32,6 +32,7 @@ from .findings import Finding, Report
 from .geometry import bundle_grid
 from .histograms import check_modality
 from .intensity import stated_intensity
+from .label_values import rounded
 from .naming import case_name, entry_name, walk
 from .rules import check_mask
 from .segments import Selection, mask_file
@@ -315,11 +316,14 @@ def binary_mask(data: np.ndarray, role: str) -> np.ndarray:
     Raises:
         InputError: for other values, or an empty mask.
     """
-    found = [finding for finding in check_mask(role, data, role) if finding.severity == "error" or role != "wall"]
+    found = [finding for finding in check_mask(role, data, role) if finding.severity == "error"]
     if found:
         raise InputError(str(found[0]))
-    return _as_mask(data)
+    mask = _as_mask(data)
+    if role != "wall" and not mask.any():
+        raise InputError(f"{role} mask is empty: no voxel of it; leave the case out or give its mask")
+    return mask
 
 
 def _as_mask(data: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(data > 0, dtype=np.uint8)
+    return np.ascontiguousarray(rounded(data) > 0, dtype=np.uint8)

@@ -7,13 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from nibabel.affines import voxel_sizes
 from nibabel.orientations import io_orientation
 from numpy.typing import NDArray
 
 from ..vocabulary import ENDO, FIRST_TISSUE, WALL
 from .findings import Finding, error, warning
+from .grids import VOXEL_SHARE, apart, place
 from .headers import Header
-from .volumes import AFFINE_TOLERANCE, Volume, same_affine
+from .label_values import WHOLE, listed, off_whole, rounded
+from .volumes import Volume
 
 SMALLEST_MM, LARGEST_MM = 0.05, 20.0
 CHALLENGE_MASK = 255
@@ -75,21 +78,42 @@ def check_patch(
 
 
 def check_same_grid(header: Header, image: Header) -> list[Finding]:
-    """Label map or mask against the image: shape, then voxel size, then the rest of the affine."""
+    """Label map or mask against the image: orientation, shape, then voxel size, then the rest of the affine.
+
+    Voxels that are stored in another order are compared where they lie, and are worth a warning.
+    """
     fix = "resample it to the image's grid, with nearest neighbours"
     if header.segments is not None:
         fix += "; if it was only cropped, 'semsynth prepare-maps' puts it back where it was"
-    if header.shape != image.shape:
+    if header.oriented != image.oriented:
+        return [_without_orientation(header, image)]
+    placed = place(header.affine, header.shape, image.affine, image.shape)
+    if placed.shape != image.shape:
         return [error(header.path, "shape differs from the image's", found=str(header.shape),
                       expected=str(image.shape), fix=fix)]  # fmt: skip
-    if np.abs(np.subtract(header.spacing, image.spacing)).max() > AFFINE_TOLERANCE:
-        return [error(header.path, "voxel size differs from the image's", found=f"{_mm(header.spacing)} mm",
-                      expected=f"{_mm(image.spacing)} mm (tolerance {AFFINE_TOLERANCE:g})", fix=fix)]  # fmt: skip
-    if not same_affine(header.affine, image.affine):
-        apart = np.abs(header.affine - image.affine).max()
-        return [error(header.path, "affine differs from the image's", found=f"entries up to {apart:.4g} apart",
-                      expected=f"the image's affine (tolerance {AFFINE_TOLERANCE:g})", fix=fix)]  # fmt: skip
-    return []
+    if placed.one_grid:
+        if not placed.reordered:
+            return []
+        return [warning(header.path, "voxel order differs from the image's", found=header.axes, expected=image.axes,
+                        fix="nothing to do: its voxels are put into the image's order, without loss")]  # fmt: skip
+    fix = f"if both show the same voxels, copy the image's header into it; otherwise {fix}"
+    spacing = _spacing(placed.affine)
+    limit = f"(tolerance {VOXEL_SHARE:.0%} of a voxel at the volume's corners)"
+    if apart(np.diag([*spacing, 1.0]), np.diag([*image.spacing, 1.0]), image.shape)[0] > VOXEL_SHARE:
+        return [error(header.path, "voxel size differs from the image's", found=f"{_mm(spacing, 7)} mm",
+                      expected=f"{_mm(image.spacing, 7)} mm {limit}", fix=fix)]  # fmt: skip
+    found = f"a corner {placed.mm:.3g} mm ({placed.voxels:.2g} voxels) apart"
+    return [error(header.path, "affine differs from the image's", found=found, expected=f"the image's affine {limit}",
+                  fix=fix)]  # fmt: skip
+
+
+def _without_orientation(header: Header, image: Header) -> Finding:
+    """Of two files that belong together one says where its axes point and one does not."""
+    bare, other = (image, header) if header.oriented else (header, image)
+    return error(bare.path, "no orientation, but the other file has one", found="qform and sform codes both 0",
+                 expected=f"the orientation of {other.path.name}",
+                 fix=f"look at both, voxel on voxel: where they fit, copy the header of {other.path.name} into it; do "
+                 "not resample, as its place in the patient is unknown")  # fmt: skip
 
 
 def check_intensities(path: str | Path, data: NDArray[Any]) -> list[Finding]:
@@ -119,21 +143,37 @@ def check_label(
     if bad:
         return [error(header.path, "NaN or infinite voxels in the label map", found=f"{bad} of {data.size}",
                       expected="class indices", fix="resample label maps with nearest neighbours")]  # fmt: skip
-    found = values_of(data)
+    whole = rounded(data)
+    found = values_of(whole)
     if found.dtype.kind == "f":
         broken = found[found != np.rint(found)]
-        return [error(header.path, "label values are not whole numbers", found=_list(broken), expected="class indices",
+        return [error(header.path, "label values are not whole numbers", found=listed(broken), expected="class indices",
                       fix="resample label maps with nearest neighbours")]  # fmt: skip
+    return [*_check_rounding(header.path, data), *_check_indices(header, found, num_classes, experts)]
+
+
+def _check_rounding(path: str | Path, data: NDArray[Any]) -> list[Finding]:
+    """Values that are whole numbers up to what floats and scale factors lose: rounded wherever they are read."""
+    off = off_whole(data)
+    if not len(off):
+        return []
+    return [warning(path, "label values are not quite whole numbers", found=listed(off), expected="whole numbers",
+                    fix=f"nothing to do: rounded, as all are within {WHOLE:g} of one")]  # fmt: skip
+
+
+def _check_indices(
+    header: Header, found: NDArray[Any], num_classes: int | None, experts: Collection[int]
+) -> list[Finding]:
     last = 254 if num_classes is None else num_classes - 1
     outside = found[(found < 0) | (found > last)]
     if len(outside):
-        return [error(header.path, "label values out of range", found=_list(outside), expected=f"0…{last}",
+        return [error(header.path, "label values out of range", found=listed(outside), expected=f"0…{last}",
                       fix=suggest_mapping(found, last, composite=bool(experts)))]  # fmt: skip
     if found[-1] == 0:
         return [warning(header.path, "label map is empty", found="0 everywhere", expected="labelled voxels",
                         fix="leave the case out or give its label map")]  # fmt: skip
     if experts and found[-1] >= FIRST_TISSUE and not set(experts) & set(found.tolist()):
-        return [error(header.path, "all clusters but no expert class", found=f"classes {_list(found)}",
+        return [error(header.path, "all clusters but no expert class", found=f"classes {listed(found)}",
                       expected=f"class {' or '.join(map(str, experts))} (endo, wall) as well",
                       fix="make the map from the image and its masks, with 'semsynth prepare'")]  # fmt: skip
     return []
@@ -166,13 +206,13 @@ def check_mask(path: str | Path, data: NDArray[Any], role: str) -> list[Finding]
     if bad:
         return [error(path, f"NaN or infinite voxels in the {role} mask", found=f"{bad} of {data.size}",
                       expected="0 and 1", fix="resample masks with nearest neighbours")]  # fmt: skip
-    found = set(values_of(data).tolist())
+    found = set(values_of(rounded(data)).tolist())
     if found == {0}:
         return [warning(path, f"{role} mask is empty", found="no voxel of it", expected="some",
                         fix="leave the case out or give its mask")]  # fmt: skip
     if found <= {0, 1} or found <= {0, CHALLENGE_MASK}:
-        return []
-    return [error(path, f"{role} mask must hold only 0 and 1", found=_list(sorted(found)),
+        return _check_rounding(path, data)
+    return [error(path, f"{role} mask must hold only 0 and 1", found=listed(sorted(found)),
                   expected="0 and 1 (or 0 and 255)", fix="write the structure as 1 and all else as 0")]  # fmt: skip
 
 
@@ -252,14 +292,13 @@ def _plane(affine: NDArray[np.float64]) -> list[int]:
     return _world_axes(affine)[:2]
 
 
-def _mm(spacing: Sequence[float]) -> str:
-    return " × ".join(f"{size:.4g}" for size in spacing)
+def _mm(spacing: Sequence[float], places: int = 4) -> str:
+    return " × ".join(f"{size:.{places}g}" for size in spacing)
+
+
+def _spacing(affine: NDArray[np.float64]) -> tuple[float, ...]:
+    return tuple(float(size) for size in voxel_sizes(affine))
 
 
 def _voxels(shape: Sequence[int]) -> str:
     return " × ".join(str(n) for n in shape)
-
-
-def _list(values: Collection[Any]) -> str:
-    shown = [f"{value:g}" for value in list(values)[:6]]
-    return ", ".join(shown) + (", …" if len(values) > len(shown) else "")

@@ -15,9 +15,10 @@ from ..errors import InputError
 from ..labels import check_range
 from ..vocabulary import ENDO, WALL
 from .geometry import TrainedGrid
+from .grids import place
 from .intensity import HU, INTENSITY, Intensity, Scaling
 from .raw import binary_mask
-from .volumes import read_volume, same_affine
+from .volumes import Volume, read_label, read_volume
 
 AIR = -200.0
 """CT holds air, within the body too: a volume without a value below this one is not in Hounsfield units."""
@@ -102,6 +103,8 @@ class LoadIntensityd(MapTransform):
 class LoadLabelMapd(MapTransform):
     """Label map file → MetaTensor ``(1, H, W, D)``, uint8 class indices, checked against the network's classes.
 
+    Values within 1e-3 of whole numbers are rounded.
+
     Args:
         keys: where the paths are.
         num_classes: the number of classes that the network was built for.
@@ -119,7 +122,7 @@ class LoadLabelMapd(MapTransform):
         result = dict(data)
         for key in self.key_iterator(result):
             path = result[key]
-            volume = read_volume(path)
+            volume = read_label(path)
             check_range(torch.from_numpy(np.asarray(volume.data, dtype=np.float32)), self.num_classes, source=str(path))
             result[key] = _tensor(np.asarray(volume.data, dtype=np.uint8), volume.affine, str(path))
         return result
@@ -148,13 +151,13 @@ class LoadTargetd(Transform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:  # noqa: D102
         if "label" in data:
             path = str(data["label"])
-            volume = read_volume(path)
+            volume = read_label(path)
             check_range(torch.from_numpy(np.asarray(volume.data, dtype=np.float32)), 256, source=path)
             values = np.asarray(volume.data)
         elif "endo" in data:
             path = str(data["endo"])
-            volume = read_volume(path)
-            values = self._from_masks(data)
+            volume = self._from_masks(data)
+            values = volume.data
         else:
             raise InputError(f"case {data.get('case', '?')}: needs 'label' or 'endo'")
         target = np.zeros(values.shape, dtype=np.uint8)
@@ -162,7 +165,8 @@ class LoadTargetd(Transform):
             target[values == value] = index
         return dict(data) | {"label": _tensor(target, volume.affine, path)}
 
-    def _from_masks(self, data: Mapping[Hashable, Any]) -> np.ndarray:
+    def _from_masks(self, data: Mapping[Hashable, Any]) -> Volume:
+        """Class indices on the grid of ``endo``."""
         roles = {ENDO: "endo", WALL: "wall"}
         unknown = [str(c) for c in self.classes if c not in roles or roles[c] not in data]
         if unknown:
@@ -170,33 +174,52 @@ class LoadTargetd(Transform):
                 f"case {data.get('case', '?')}: its masks give no class {', '.join(unknown)}; prepare the data with "
                 "'semsynth prepare', which derives a wall, and train on the composite maps"
             )
-        values = np.zeros(read_volume(data["endo"]).data.shape, dtype=np.uint8)
+        endo = read_label(data["endo"])
+        values = np.zeros(endo.data.shape, dtype=np.uint8)
         for value in sorted(self.classes, reverse=True):  # the cavity last: it wins where masks overlap
-            values[binary_mask(read_volume(data[roles[value]]).data, roles[value]) > 0] = value
-        return values
+            mask = endo if value == ENDO else read_label(data[roles[value]])
+            placed = mask.on_grid(endo.affine, endo.data.shape)
+            if placed is None:
+                raise InputError(
+                    f"case {data.get('case', '?')}: {data[roles[value]]} and {data['endo']} must share one grid; "
+                    "semsynth check says how they differ"
+                )
+            values[binary_mask(placed.data, roles[value]) > 0] = value
+        return Volume(values, endo.affine)
 
 
 class SameGridd(MapTransform):
-    """Raise unless all keys share one shape and one affine (tolerance 1e-3).
+    """All keys on the grid of the first one: what is stored in another voxel order is reordered, without loss.
+
+    A grid is the same where no corner is further off than 1 % of a voxel; the others get the first one's affine.
 
     Raises:
         InputError: naming both files, with what to do.
     """
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:  # noqa: D102
-        volumes = [data[key] for key in self.key_iterator(dict(data))]
-        for other in volumes[1:]:
-            names = f"{volumes[0].meta['filename_or_obj']} and {other.meta['filename_or_obj']}"
-            if other.shape != volumes[0].shape:
+        result = dict(data)
+        keys = list(self.key_iterator(result))
+        first = result[keys[0]]
+        affine, shape = first.affine.numpy(), tuple(first.shape[1:])
+        for key in keys[1:]:
+            other = result[key]
+            placed = place(other.affine.numpy(), other.shape[1:], affine, shape)
+            names = f"{first.meta['filename_or_obj']} and {other.meta['filename_or_obj']}"
+            if placed.shape != shape:
                 raise InputError(
-                    f"{names} must share one shape, got {tuple(volumes[0].shape[1:])} and {tuple(other.shape[1:])}; "
+                    f"{names} must share one shape, got {shape} and {tuple(other.shape[1:])}; "
                     "prepare them with 'semsynth prepare'"
                 )
-            if not same_affine(other.affine.numpy(), volumes[0].affine.numpy()):
+            if not placed.one_grid:
                 raise InputError(
-                    f"{names} must share one affine (tolerance 1e-3); prepare them with 'semsynth prepare'"
+                    f"{names} must share one affine, their corners are up to {placed.mm:.3g} mm ({placed.voxels:.2g} "
+                    "voxels) apart; semsynth check says what to do"
                 )
-        return dict(data)
+            if placed.reordered or not np.array_equal(affine, other.affine.numpy()):
+                array = placed.apply(other.as_tensor().numpy()[0])
+                result[key] = _tensor(array, affine, str(other.meta["filename_or_obj"]))
+        return result
 
 
 class RandIntensityCurved(RandomizableTransform, MapTransform):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,11 +18,12 @@ from ..errors import InputError
 from ..files import atomic_path, split_part
 from .dicom import is_dicom, read_dicom_voxels
 from .findings import Finding
+from .grids import place, same_affine
 from .headers import SUFFIXES, Header, damaged, read_header, unreadable
+from .label_values import rounded
 from .segments import relabelled
 
 StorageType: TypeAlias = Literal["uint8", "int16", "float32"]
-AFFINE_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -50,10 +52,17 @@ class Volume:
 
     def oriented_as(self, affine: NDArray[np.float64]) -> Volume:
         """The same voxels with the order and direction of axes that ``affine`` has (lossless)."""
-        wanted, own = nib.io_orientation(affine), nib.io_orientation(self.affine)
-        change = nib.orientations.ornt_transform(own, wanted)
-        data = nib.orientations.apply_orientation(self.data, change)
-        return Volume(data, self.affine @ nib.orientations.inv_ornt_aff(change, self.data.shape))
+        placed = place(self.affine, self.data.shape, affine, self.data.shape)
+        return Volume(placed.apply(self.data), placed.affine)
+
+    def on_grid(self, affine: NDArray[np.float64], shape: Sequence[int]) -> Volume | None:
+        """The same voxels in the order of another volume, and with its affine (lossless).
+
+        Returns:
+            None where the other volume lies on another grid, see :mod:`semsynth.data.grids`.
+        """
+        placed = place(self.affine, self.data.shape, affine, shape)
+        return Volume(placed.apply(self.data), affine) if placed.one_grid else None
 
 
 def read_volume(path: str | Path, header: Header | None = None) -> Volume:
@@ -94,6 +103,15 @@ def _voxels(header: Header) -> NDArray[Any]:
     return _nrrd_voxels(header) if header.path.name.lower().endswith(".nrrd") else _nifti_voxels(header)
 
 
+def read_label(path: str | Path, header: Header | None = None) -> Volume:
+    """As :func:`read_volume`, for a label map or mask: values within 1e-3 of whole numbers become whole numbers.
+
+    :func:`semsynth.data.check.check_cases` warns of them.
+    """
+    volume = read_volume(path, header)
+    return Volume(rounded(volume.data), volume.affine)
+
+
 def _nifti_voxels(header: Header) -> NDArray[Any]:
     raw = header.path.read_bytes()
     if raw[:2] == b"\x1f\x8b":
@@ -121,11 +139,6 @@ def scale_intensity(image: NDArray[np.floating]) -> NDArray[np.float32]:
     return ((image - low) / (high - low)).astype(np.float32)
 
 
-def same_affine(a: NDArray[np.float64], b: NDArray[np.float64]) -> bool:
-    """Whether two affines agree within 1e-3 mm per entry."""
-    return bool(np.abs(a - b).max() <= AFFINE_TOLERANCE)
-
-
 def stem(path: str | Path) -> str:
     """The file's name without folders and without ``.nii.gz`` or another suffix; the whole name of a folder."""
     place, _ = split_part(path)
@@ -142,7 +155,7 @@ def _write(path: str | Path, image: Any) -> Path:
     image.header.set_xyzt_units("mm")
     image.set_sform(image.affine, code=1)
     image.set_qform(image.affine, code=1)
-    if not same_affine(image.get_qform(), image.affine):
+    if not same_affine(image.get_qform(), image.affine, image.shape):
         image.set_qform(None, code=0)  # a qform cannot hold shear: better none than one that disagrees
     with atomic_path(path) as temporary:
         nib.save(image, temporary)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from ..errors import InputError
 from ..files import stamp
 from .headers import on_grid, read_header
+from .label_values import rounded
 from .segments import EVERYTHING, Selection
 from .volumes import read_volume
 
@@ -77,6 +78,9 @@ def _ranks(data: NDArray[Any]) -> NDArray[Any] | None:
     low, high = data.min(), data.max()
     if low == high:
         return None
+    whole = rounded(data)
+    if whole is not data and whole.min() < whole.max():  # a mask that a float file holds is the same mask
+        data, low, high = whole, whole.min(), whole.max()
     if data.dtype.kind == "f" and float(high) - float(low) < MOST_RANKS and np.array_equal(data, np.rint(data)):
         data, low, high = data.astype(np.int64), int(low), int(high)
     if data.dtype.kind != "f" and int(high) - int(low) < MOST_RANKS:

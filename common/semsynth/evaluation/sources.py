@@ -16,12 +16,13 @@ from ..data.check import Entry
 from ..data.classes import class_table
 from ..data.datalists import absolute, check_names, datalist_path, patient_in, read_datalist, root_of, stated_classes
 from ..data.entries import check_volumes, source_of
-from ..data.headers import named_segments
+from ..data.grids import place
+from ..data.headers import named_segments, read_header
 from ..data.identity import SOURCE, patient_of
 from ..data.intensity import MIN_MAX, Intensity, Scaling, entry_intensity, intensity_beside, stated_intensity
 from ..data.naming import case_name, volumes_below
 from ..data.segments import same_segments
-from ..data.volumes import Volume, read_volume, same_affine, stem
+from ..data.volumes import Volume, read_label, read_volume, stem
 from ..data.voxels import hash_file
 from ..errors import InputError
 from ..vocabulary import SPLITS
@@ -71,14 +72,14 @@ class RealCase:
         Raises:
             InputError: for a file that cannot be used, or a label map on another grid.
         """
-        image = self._part(read_volume(self.image)).canonical()
+        whole = read_volume(self.image)
+        image = self._part(whole).canonical()
         held = self.intensity or Intensity(None)
         image = Volume(held.read(image.data, self.scaling), image.affine)
         if self.label is None:
             return image, None
-        label = self._part(read_volume(self.label)).canonical()
-        check_grid(self.case, self.image, image, self.label, label)
-        return image, np.rint(label.data).astype(np.int64)
+        label = on_grid(self.case, self.image, whole, self.label, read_label(self.label))
+        return image, self._part(label).canonical().data.astype(np.int64)
 
     def read_synthetic(self, path: Path, real: Volume, held: Intensity | None = None) -> Volume:
         """A synthetic volume of this case on the real one's grid, ``(H, W, D)`` in [0, 1].
@@ -91,10 +92,9 @@ class RealCase:
         Raises:
             InputError: for another grid, other intensities than [0, 1], or voxels that are no numbers.
         """
-        volume = read_volume(path)
+        volume = read_volume(path).oriented_as(read_header(self.image).affine)
         whole = self.content is not None and list(volume.data.shape) != list(self.content["shape"])
-        volume = (self._part(volume) if whole else volume).canonical()
-        check_grid(self.case, self.image, real, path, volume)
+        volume = on_grid(self.case, self.image, real, path, self._part(volume) if whole else volume)
         data = volume.data.astype(np.float32)
         if not np.isfinite(data).all():
             raise InputError(f"{self.case}: {path} has NaN or infinite voxels; synthesise this case again")
@@ -125,18 +125,19 @@ class RealCase:
         return Volume(data, affine)
 
 
-def check_grid(case: str, first: Path, a: Volume, second: Path, b: Volume) -> None:
-    """Raise where two volumes of a case do not share one grid.
+def on_grid(case: str, first: Path, a: Volume, second: Path, b: Volume) -> Volume:
+    """The second volume of a case in the voxel order of the first one, and with its affine.
 
     Raises:
-        InputError: naming both files and what differs.
+        InputError: naming both files and what differs, where they do not share one grid.
     """
-    if a.data.shape != b.data.shape:
-        found = f"{a.data.shape} and {b.data.shape} voxels"
-    elif not same_affine(a.affine, b.affine):
-        found = f"affines that differ by up to {np.abs(a.affine - b.affine).max():.3g} mm"
+    placed = place(b.affine, b.data.shape, a.affine, a.data.shape)
+    if placed.one_grid:
+        return Volume(placed.apply(b.data), a.affine)
+    if placed.shape != a.data.shape:
+        found = f"{a.data.shape} and {placed.shape} voxels"
     else:
-        return
+        found = f"affines that differ by up to {placed.mm:.3g} mm at a corner"
     raise InputError(
         f"{case}: {first} and {second} must share one grid, found {found}; evaluate on the images that the label maps "
         "were prepared with (semsynth prepare writes both on one grid)"

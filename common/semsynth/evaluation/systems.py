@@ -12,12 +12,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from nibabel.orientations import aff2axcodes
-
 from ..data.datalists import datalist_path, read_datalist
+from ..data.grids import place
 from ..data.headers import read_header
 from ..data.intensity import INTENSITY, MIN_MAX, Intensity, Scaling, entry_intensity, stated_intensity
-from ..data.volumes import same_affine, stem
+from ..data.volumes import stem
 from ..errors import InputError
 from ..files import is_there
 from ..vocabulary import SPLITS
@@ -239,12 +238,11 @@ def check_grids(systems: Sequence[System], real: Mapping[str, RealCase], cases: 
         for system in systems:
             for path in system.volumes[case]:
                 found = read_header(path)
-                if aff2axcodes(found.affine) != aff2axcodes(image.affine):
-                    continue  # axes in another order: compared when it has been read
-                whole = found.shape == image.shape and same_affine(found.affine, image.affine)
-                cropped = content is not None and list(found.shape) == list(content["shape"])
-                if not whole and not cropped:
-                    what = "another affine" if found.shape == image.shape else f"not {image.shape}"
+                placed = place(found.affine, found.shape, image.affine, image.shape)
+                cropped = content is not None and list(placed.shape) == list(content["shape"])
+                if not placed.one_grid and not cropped:
+                    apart = f"another affine (corners up to {placed.mm:.3g} mm apart)"
+                    what = apart if placed.shape == image.shape else f"not {image.shape}"
                     problems.append(f"{system.name}, {case}: {path} has {found.shape} voxels, {what}")
     if problems:
         raise InputError(

@@ -13,8 +13,9 @@ from ignite.engine import Engine, Events
 from monai.utils.enums import CommonKeys as Keys
 
 from .. import __version__
+from ..data.grids import same_affine
 from ..data.label_files import LabelFormat, check_format, write_label_tables, write_labels
-from ..data.volumes import read_volume, same_affine
+from ..data.volumes import read_volume
 from ..data.voxels import voxel_hash
 from ..errors import InputError
 from ..files import relative_to, sha256, shown_name, write_text
@@ -83,7 +84,7 @@ class SegmentationWriter:
             source = read_volume(image)
             label = item[Keys.PRED].detach().cpu().numpy()[0].astype(np.uint8)
             affine = np.asarray(item[Keys.PRED].affine.cpu().numpy(), dtype=np.float64)
-            if label.shape != source.data.shape or not same_affine(affine, source.affine):
+            if label.shape != source.data.shape or not same_affine(affine, source.affine, label.shape):
                 raise InputError(
                     f"case {case}: the result has shape {label.shape}, {image} has {source.data.shape}: it is not on "
                     "the image's grid; check that postprocessing inverts the preprocessing"

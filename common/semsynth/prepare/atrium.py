@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -11,7 +12,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from ..data.check import check_cases
 from ..data.findings import Finding, Report, error
@@ -40,6 +40,7 @@ from .job import (
     write_datalist,
 )
 from .patients.groups import group_patients
+from .wall import IN_WORDS, WALL_PLANES, WallPlane, measured_axes, thickness, wall_mask
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +55,7 @@ class Settings:
         k, sigma, background: as in :class:`semsynth.prepare.composite.CompositeLabel`.
         centers: frozen cluster centres in scaled intensities [0, 1], or None for a fit to each volume.
         wall_mm: width of the derived wall where no wall mask is given; 0 derives none.
+        wall_plane: where that width is measured, see :func:`semsynth.prepare.wall.derive_wall`.
         dtype: how intensities are stored.
         scale, percentiles, window: the rule by which intensities become [0, 1], see
             :class:`semsynth.data.intensity.Scaling`; None where it is not said.
@@ -66,6 +68,7 @@ class Settings:
     background: Background = "auto"
     centers: tuple[float, ...] | None = None
     wall_mm: float = 2.5
+    wall_plane: WallPlane = "axial"
     dtype: StorageType = "int16"
     scale: str | None = None
     percentiles: Ends | None = None
@@ -76,6 +79,8 @@ class Settings:
         _ = self.scaling  # raises for a rule that is none
         if not 0 <= self.wall_mm <= 20:
             raise InputError(f"--wall-mm must lie in 0…20 mm, got {self.wall_mm}")
+        if self.wall_plane not in WALL_PLANES:
+            raise InputError(f"--wall-plane must be one of {', '.join(WALL_PLANES)}, got {self.wall_plane!r}")
         if self.sigma < 0:
             raise InputError(f"--sigma must be 0 or more voxels, got {self.sigma}")
         if not 0 <= self.k <= MAX_K:
@@ -109,42 +114,24 @@ class Grid:
     affine: NDArray[np.float64]
 
 
-def derive_wall(endo: NDArray[np.uint8], spacing: Sequence[float], width: float) -> NDArray[np.uint8]:
-    """The accepted stand-in for a wall mask: in-plane dilation of the cavity by ``width`` mm, minus the cavity.
-
-    Args:
-        endo: ``(H, W, D)`` 0/1 mask, axial slices along D.
-        spacing: mm per voxel along H, W, D.
-        width: mm.
-
-    Returns:
-        ``(H, W, D)`` 0/1 mask, disjoint from ``endo``.
-    """
-    wall = np.zeros_like(endo)
-    for z in np.flatnonzero(endo.any(axis=(0, 1))):
-        distance = ndimage.distance_transform_edt(endo[:, :, z] == 0, sampling=spacing[:2])
-        wall[:, :, z] = (distance > 0) & (distance <= width + 1e-6)
-    return wall
-
-
 def atrium_grid(case: LoadedCase, settings: Settings) -> Grid:
     """Right–anterior–superior order, derived wall where none is given, resampling, crop around the cavity.
 
-    The wall is derived and zeros are looked for on the source's own grid: after resampling a thin ring is ragged and
-    exact zeros are rare.
+    The wall is derived and zeros are looked for on the source's own grid where its voxels allow it: after resampling a
+    thin ring is ragged and exact zeros are rare.
     """
     image = case.image.canonical()
     masks = {"endo": Volume(case.endo, case.image.affine).canonical()}
     if case.wall is not None:
         masks["wall"] = Volume(case.wall, case.image.affine).canonical()
-    else:
-        ring = derive_wall(masks["endo"].data, image.spacing, settings.wall_mm)
-        masks["wall"] = Volume(ring, image.affine)
     masks["zeros"] = Volume((image.data == 0).astype(np.uint8), image.affine)
     moved = resample(image, settings.spacing, nearest=False)
     arrays = {
         name: resample(mask, settings.spacing, nearest=True).data.astype(np.uint8) for name, mask in masks.items()
     }
+    if case.wall is None:
+        outer = wall_mask(masks["endo"], moved, settings.spacing, width=settings.wall_mm, plane=settings.wall_plane)
+        arrays["wall"] = outer * (arrays["endo"] == 0)
     grid = Grid(moved.data, affine=moved.affine, **arrays)
     return grid if settings.size is None else _crop(grid, settings.size)
 
@@ -179,9 +166,9 @@ def prepare_atrium_case(
     composite = CompositeLabel(settings.k, settings.sigma, settings.background, settings.centers)
     label, centers = composite.with_centers(image, grid.endo, grid.wall, grid.zeros)
     made = Prepared.of(image, label, grid.affine, settings.size)
-    wall = "given" if loaded.wall is not None else (f"derived, {settings.wall_mm:g} mm" if settings.wall_mm else "none")
+    wall = wall_found(case, loaded, grid, settings)
     record = made.record(
-        case, settings, intensity, wall=wall, centers=[round(float(c), 6) for c in centers],
+        case, settings, intensity, **wall, centers=[round(float(c), 6) for c in centers],
         intensity_range=[round(value, 6) for value in ends],
         zero_voxels=int(np.count_nonzero(loaded.image.data == 0)),
         endo_ml=round(float(np.count_nonzero(label == ENDO) * np.prod(settings.spacing) / 1000), 2),
@@ -193,7 +180,9 @@ def prepare_atrium_case(
         Panel("label map", made.label, is_label=True),
     ]
     row = Row(folder.name, panels, settings.spacing, centre_of(made.label))
-    commit_case(folder, made, record, settings.dtype, row, title=f"{folder.name}: wall {wall}, k = {settings.k}")
+    commit_case(
+        folder, made, record, settings.dtype, row, title=f"{folder.name}: wall {wall['wall']}, k = {settings.k}"
+    )
     return record
 
 
@@ -206,6 +195,35 @@ def scaled(case: LoadedCase, grid: Grid, settings: Settings) -> tuple[NDArray[np
     rule = settings.scaling or Scaling()
     ends = rule.window(grid.image if rule.scale == "min-max" else case.image.data)
     return rule(grid.image, None if rule.scale == "min-max" else ends), ends
+
+
+def wall_found(case: Case, loaded: LoadedCase, grid: Grid, settings: Settings) -> dict[str, Any]:
+    """What the record of a prepared case says of its wall: what it is, and how many voxels a derived one is thick.
+
+    Raises:
+        InputError: for a derived wall of which no voxel is left.
+    """
+    sizes = " × ".join(f"{mm:g}" for mm in settings.spacing)
+    if loaded.wall is not None:
+        if loaded.wall.any() and not grid.wall.any():
+            logger.warning("case %s: no voxel of its wall mask is left at %s mm; use a smaller --spacing",
+                           case.name, sizes)  # fmt: skip
+        return {"wall": "given"}
+    if not settings.wall_mm:
+        return {"wall": "none"}
+    made = f"derived, {settings.wall_mm:g} mm, {IN_WORDS[settings.wall_plane]}"
+    ways = "use a smaller --spacing, another --wall-plane or a larger --wall-mm, or give a wall mask"
+    if not grid.wall.any():
+        raise InputError(
+            f"case {case.name}: the wall ({made}) has no voxel at {sizes} mm; {ways}; --wall-mm 0 makes maps without "
+            "a wall"
+        )
+    endo = Volume(loaded.endo, loaded.image.affine).canonical()
+    thick = thickness(grid.endo, grid.wall, measured_axes(grid.affine, endo, settings.wall_plane))
+    if thick < 1:
+        logger.warning("case %s: the wall (%s) is %.2f voxels thick at %s mm, less than one, and may have holes; %s",
+                       case.name, made, math.floor(100 * thick) / 100, sizes, ways)  # fmt: skip
+    return {"wall": made, "wall_thickness_voxels": round(thick, 2)}
 
 
 def unsuitable(case: Case, volumes: Mapping[str, Volume], settings: Settings) -> list[Finding]:

@@ -21,6 +21,7 @@ from monai.utils import convert_to_dst_type
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
+from ..data.label_values import listed, rounded
 from ..errors import InputError
 from ..vocabulary import ENDO, FIRST_TISSUE, WALL
 
@@ -159,7 +160,7 @@ def _check_binary(mask: NDArray[Any], name: str, *, allow_empty: bool = False) -
     """
     low, high = mask.min(), mask.max()
     if not (low >= 0 and high <= 1 and np.count_nonzero(mask) == np.count_nonzero(mask == 1)):
-        found = ", ".join(f"{v:g}" for v in np.unique(mask)[:6])
+        found = listed(np.unique(mask))
         raise InputError(
             f"{name} mask must hold only 0 and 1, found {found}; write the structure as 1 and all else as 0"
         )
@@ -210,7 +211,7 @@ class CompositeLabel:
 
         Args:
             image: intensities, array or tensor, ``(H, W, D)`` or ``(1, H, W, D)``.
-            endo: 0/1 mask of the cavity, of the image's shape.
+            endo: 0/1 mask of the cavity, of the image's shape; values within 1e-3 of 0 and 1 are rounded in all masks.
             wall: 0/1 mask of the wall (optional); where it overlaps ``endo``, endo wins.
             zeros: mask of the voxels that are zero in the source, found before any resampling (optional; without it
                 the zeros of ``image`` count).
@@ -229,8 +230,8 @@ class CompositeLabel:
         self, image: Any, endo: Any, wall: Any = None, zeros: Any = None
     ) -> tuple[Any, NDArray[np.float64]]:
         """As calling it, and also the ``(k,)`` rising cluster centres in image units."""
-        arrays = {"image": _to_numpy(image), "endo": _to_numpy(endo)}
-        arrays |= {name: _to_numpy(x) for name, x in (("wall", wall), ("zeros", zeros)) if x is not None}
+        arrays = {"image": _to_numpy(image), "endo": rounded(_to_numpy(endo))}
+        arrays |= {name: rounded(_to_numpy(x)) for name, x in (("wall", wall), ("zeros", zeros)) if x is not None}
         _check_arrays(arrays)
         volume = arrays["image"]
         if self.k > 0:

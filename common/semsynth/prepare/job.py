@@ -23,6 +23,8 @@ from .. import __version__
 from ..data.check import IMAGE, Checkable, Entry, selection_of
 from ..data.datalists import datalist_path, read_datalist
 from ..data.entries import SOURCE_VOXELS
+from ..data.grids import place
+from ..data.headers import read_header
 from ..data.identity import Voxels, is_image, is_map, joined
 from ..data.intensity import HU, INTENSITY, UNIT, Intensity, Scaling, entry_intensity, stated_intensity
 from ..data.label_files import write_label_tables
@@ -160,6 +162,7 @@ class Prepared:
             "semsynth": __version__,
             "sources": fingerprints(case),
             SOURCE_VOXELS: source_voxels(case),
+            **reordered(case),
             "settings": asdict(settings),
             INTENSITY: held.to_json(),
             **more,
@@ -192,6 +195,19 @@ def fingerprints(case: Checkable) -> dict[str, dict[str, str]]:
         return {"file": shown_name(path), "sha256": sha256(path)} | segment
 
     return {role: one(role, path) for role, path in case.files.items()}
+
+
+def reordered(case: Checkable) -> dict[str, dict[str, str]]:
+    """``{"reordered": {role: "LPS to RAS"}}`` for label maps and masks whose voxels are stored in another order than
+    the image's; empty where there are none."""
+    image = read_header(case.files[IMAGE])
+    own = {role: read_header(path, selection_of(case, role)) for role, path in case.files.items() if role != IMAGE}
+    found = {
+        role: f"{header.axes} to {image.axes}"
+        for role, header in own.items()
+        if place(header.affine, header.shape, image.affine, image.shape).reordered
+    }
+    return {"reordered": found} if found else {}
 
 
 def source_voxels(case: Checkable) -> dict[str, str]:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ..data.datalists import read_datalist
 from ..data.entries import load_datalist
 from ..data.label_files import LABEL_COLOURS
-from ..data.volumes import read_volume
+from ..data.volumes import read_label, read_volume
 from ..errors import InputError
 from ..files import atomic_path
 from ..vocabulary import ENDO, PLANES, SPLITS
@@ -199,7 +199,7 @@ def _comparison(case: str, made: Mapping[str, Sequence[Mapping[str, Any]]], imag
     panels: list[Panel] = []
     first = shown = None
     for name, entries in made.items():
-        label = read_volume(entries[0]["label"]).canonical()
+        label = read_label(entries[0]["label"]).canonical()
         first = first or label
         if shown is None or not np.array_equal(shown, label.data):
             panels.append(Panel("label map", label.data, is_label=True))
