@@ -18,7 +18,7 @@ from semsynth.data.volumes import read_volume
 from semsynth.errors import InputError
 from semsynth.files import stamp
 from semsynth.prepare.atrium import Settings, prepare, prepare_atrium_case
-from semsynth.prepare.job import prepare_missing, split_cases
+from semsynth.prepare.job import prepare_missing, split_cases, with_source_scaling
 
 AFFINE = np.diag([-1.0, -1.0, 2.0, 1.0])
 
@@ -129,7 +129,8 @@ def test_interrupted_work_goes_on_where_it_was(raw, tmp_path, caplog):
 
     cases, out = find_cases(raw), tmp_path / "out"
     with pytest.raises(KeyboardInterrupt):
-        prepare_missing(cases, Settings(), out, stop_at_third, jobs=1, overwrite=False)
+        settings, _ = with_source_scaling(Settings(), None)
+        prepare_missing(cases, settings, out, stop_at_third, jobs=1, overwrite=False)
     assert sorted(path.name for path in out.iterdir()) == sorted(done) and len(done) == 2
     written = {path: path.stat().st_mtime_ns for path in out.rglob("*.*")}
     with caplog.at_level("INFO"):

@@ -15,6 +15,7 @@ from semsynth.data.volumes import read_volume, write_image, write_label
 from semsynth.errors import InputError
 from semsynth.evaluation import evaluate
 from semsynth.evaluation.sources import load_real
+from semsynth.report.pictures import comparison_rows
 from tiny_synthesis import random_weights, synthesise
 
 BUNDLE = Path(__file__).resolve().parents[2] / "bundles" / "pix2pix3d"
@@ -120,3 +121,22 @@ def test_a_generator_trained_by_another_rule_is_warned_of(prepared: Path, tmp_pa
         path.write_text(json.dumps(record))
     evaluate({"ours": str(folder)}, prepared, tmp_path / "out", extractors=[], draws=20, pictures=0)
     assert any("was trained on images scaled in another way" in record.getMessage() for record in caplog.records)
+
+
+def test_pictures_show_units_and_ranges_as_they_are(prepared: Path, tmp_path: Path) -> None:
+    folder = system(tmp_path / "s", prepared, 0.0, told=True)
+    entries = [
+        {
+            "case": case,
+            "image": f"{case}_synthetic.nii.gz",
+            "label": str(prepared / f"l{case[1]}.nii.gz"),
+            "synthetic": True,
+        }
+        for case in ("c2", "c3")
+    ]
+    stated = {"window": [-1000, 1000], "unit": "HU"}
+    (folder / "datalist.json").write_text(json.dumps({"training": entries, "intensity": stated}))
+    for row in comparison_rows(folder, real=prepared):
+        made, real = (panel.volume for panel in row.panels if not panel.is_label)
+        np.testing.assert_allclose(made, real, atol=1e-3)
+        assert real.min() > 0.1 and real.max() < 0.7  # 40 ± 30 HU and -700 HU of -1000 to 1000

@@ -14,7 +14,8 @@ from ignite.engine import Engine, Events
 from monai.utils.enums import CommonKeys as Keys
 from numpy.typing import NDArray
 
-from ..data.volumes import Volume, read_volume, scale_intensity
+from ..data.intensity import Scaling
+from ..data.volumes import Volume, read_volume
 from ..distributed import rank
 from ..report.pictures import Panel, Row, centre_of, save_planes
 
@@ -74,7 +75,7 @@ class RankedSegmentations:
         masks = {key: self._mask(case, key) for key in ("label", "pred")}
         image = read_volume(case["image"])
         label, pred = masks["label"], masks["pred"]
-        scan: NDArray[Any] = scale_intensity(image.canonical().data)
+        scan: NDArray[Any] = Scaling()(image.canonical().data)
         if scan.shape != label.data.shape:  # cropped to its content: the outlines alone
             scan = np.zeros(label.data.shape, dtype=np.float32)
         outlines = [(label.data, EXPERT), (pred.data, NETWORK)]

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from ..data.datalists import read_datalist
 from ..data.entries import load_datalist
+from ..data.intensity import INTENSITY, Intensity
 from ..data.label_files import LABEL_COLOURS
 from ..data.volumes import read_label, read_volume
 from ..errors import InputError
@@ -195,7 +196,7 @@ def _by_case(folder: Path) -> dict[str, list[dict[str, Any]]]:
     return {case: sorted(entries, key=lambda entry: entry.get("sample", 0)) for case, entries in found.items()}
 
 
-def _comparison(case: str, made: Mapping[str, Sequence[Mapping[str, Any]]], image: str | None) -> Row:
+def _comparison(case: str, made: Mapping[str, Sequence[Mapping[str, Any]]], image: Mapping[str, Any] | None) -> Row:
     panels: list[Panel] = []
     first = shown = None
     for name, entries in made.items():
@@ -206,16 +207,22 @@ def _comparison(case: str, made: Mapping[str, Sequence[Mapping[str, Any]]], imag
             shown = label.data
         for i, entry in enumerate(entries):
             title = f"{name} {i + 1}" if len(entries) > 1 else name
-            panels.append(Panel(title, read_volume(entry["image"]).canonical().data))
+            panels.append(Panel(title, _scaled(entry, Intensity())))
     if image is not None:
-        data = read_volume(image).canonical().data
-        panels.append(Panel("real", (data - data.min()) / max(float(np.ptp(data)), 1e-6)))
+        panels.append(Panel("real", _scaled(image, Intensity(None))))
     assert first is not None
     return Row(case, panels, first.spacing, centre_of(first.data))
 
 
-def _real_images(source: str | Path) -> dict[str, str]:
+def _scaled(entry: Mapping[str, Any], otherwise: Intensity) -> NDArray[np.float32]:
+    """An entry's image in [0, 1], by what is stated of its file; else by ``otherwise``."""
+    stated = entry.get(INTENSITY)
+    held = otherwise if stated is None else Intensity.from_json(stated, entry["image"])
+    return held.read(read_volume(entry["image"]).canonical().data)
+
+
+def _real_images(source: str | Path) -> dict[str, dict[str, Any]]:
     path = Path(source) if str(source).endswith(".json") else Path(source) / "datalist.json"
     content = read_datalist(path)
     found = [entry for split in SPLITS if content.get(split) for entry in load_datalist(path, split, needs=("image",))]
-    return {entry["case"]: entry["image"] for entry in found}
+    return {entry["case"]: entry for entry in found}
