@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
+from ..paths import as_path
 from ..vocabulary import OWN_STYLE, SPLITS, UNLABELLED
 from .check import ROLES, Entry, Rules, check_cases
 from .classes import bundle_classes, compare_classes
 from .datalists import (
     absolute,
-    check_names,
     expert_classes,
     named_files,
     patient_in,
@@ -27,6 +27,7 @@ from .datalists import (
 from .findings import Finding, Report
 from .geometry import TrainedGrid
 from .identity import SOURCE, is_image, patient_of, shared_files, shared_patients, use_of
+from .naming import check_names
 from .voxels import hash_file
 
 logger = logging.getLogger(__name__)
@@ -76,7 +77,7 @@ def load_datalist(
             be used (see :func:`semsynth.data.check.check_cases`), all listed; a patient, a scan or a label map that
             stands in two splits.
     """
-    path = Path(path)
+    path = as_path(path, "the datalist's path")
     content = read_datalist(path)
     keys = [key] if isinstance(key, str) else list(key)
     split = next((k for k in keys if content.get(k)), None)
@@ -128,7 +129,7 @@ def load_training_images(
         InputError: as :func:`load_datalist`; also for an unlabelled image whose patient is held out for validation or
             testing, by ``patient`` or ``patient_regex``.
     """
-    path = Path(path)
+    path = as_path(path, "the datalist's path")
     content = read_datalist(path)
     training = _absolute_entries(path, content.get(SPLITS[0]) or [], ("image",))
     further = _absolute_entries(path, content.get(unlabelled) or [], ("image",))
@@ -257,7 +258,7 @@ def load_label_maps(
             "maps alone; leave label_maps out, or give style_from a file"
         )
     if pattern is None:
-        path = Path(dataset_dir) / "datalist.json"
+        path = as_path(dataset_dir, "dataset_dir") / "datalist.json"
         wanted = [key for key in SPLITS if read_datalist(path).get(key)] if split == "all" else [split]
         entries = [
             entry
@@ -317,7 +318,7 @@ def load_images(
     """
     if pattern is None:
         entries = load_datalist(
-            Path(dataset_dir) / "datalist.json", ("testing", "validation"), needs=("image",), also=()
+            as_path(dataset_dir, "dataset_dir") / "datalist.json", ("testing", "validation"), needs=("image",), also=()
         )
         found = [{"case": entry["case"], "image": entry["image"]} for entry in entries]
     else:

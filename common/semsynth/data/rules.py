@@ -146,7 +146,9 @@ def suggest_mapping(values: NDArray[Any], last: int) -> str:
         return f"map 255 → 0 if it marks voxels to ignore, otherwise to its class in 0…{last}"
     if len(kept) == 0 or values[0] < 0 or values[-1] > 254:
         return f"map every value to its class in 0…{last}"
-    return f"set num_classes to {int(values[-1]) + 1}, or prepare the maps with another --k"
+    count, present = int(values[-1]) + 1, int((values > 0).sum())
+    other = "prepare the maps with another --k" if present == count - 1 else f"number the classes from 1 to {present}"
+    return f"set num_classes to {count} (for prepare-maps: {count - 1} names in --classes), or {other}"
 
 
 def check_mask(path: str | Path, data: NDArray[Any], role: str) -> list[Finding]:
