@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Sequence
 from types import TracebackType
+
+_PATHS = re.compile(r"(.*_(dir|root)|((?!class_).*_)?weights|label_maps|images|style_from|style_map|(.*_)?datalists?"
+                    r"|metadata)")  # fmt: skip
+"""Names of the bundles' options that are paths."""
 
 
 class InputError(ValueError):
@@ -25,9 +30,17 @@ def say_plainly() -> None:
 
     Bundles call this first: MONAI wraps an error in several others, one for each level of the config, and the message
     that says what to do stands far above the end. Every other error keeps its traceback.
+
+    Raises:
+        InputError: where a path was typed that MONAI's command line reads as a number or the like: see
+            :func:`refuse_misread_paths`.
     """
-    if getattr(sys.excepthook, "says_plainly", False):
-        return
+    if not getattr(sys.excepthook, "says_plainly", False):
+        _install_hook()
+    refuse_misread_paths(sys.argv[1:])
+
+
+def _install_hook() -> None:
     before = sys.excepthook
 
     def hook(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
@@ -43,6 +56,35 @@ def say_plainly() -> None:
 
     hook.says_plainly = True  # type: ignore[attr-defined]
     sys.excepthook = hook
+
+
+def refuse_misread_paths(arguments: Sequence[str]) -> None:
+    """Refuse paths that Fire, which reads MONAI's command line, takes for something else than text.
+
+    It reads ``2024_11_28`` as the number 20241128 and ``a,b`` as a tuple; what was typed is nowhere but here.
+
+    Args:
+        arguments: of the process, ``--output_dir x`` or ``--output_dir=x``.
+
+    Raises:
+        InputError: naming the option, and how to write it.
+    """
+    try:
+        from fire.parser import DefaultParseValue
+    except ImportError:  # then nothing was typed: MONAI's command line is Fire's
+        return
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        name, equals, typed = argument.removeprefix("--").partition("=")
+        typed = typed if equals else following
+        if not argument.startswith("--") or typed.startswith("--") or not _PATHS.fullmatch(re.split("#|::", name)[-1]):
+            continue
+        value = DefaultParseValue(typed)
+        if isinstance(value, str | list | dict | bool | None):
+            continue
+        raise InputError(
+            f"{name} must be text, but {typed} is read as {value!r} ({type(value).__name__}); write --{name} ./{typed}"
+            f" or --{name} \"'{typed}'\""
+        )
 
 
 def is_out_of_memory(error: BaseException) -> bool:

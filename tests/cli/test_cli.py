@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import subprocess
 import sys
@@ -28,7 +29,7 @@ def test_every_command_and_every_argument_has_help(command, capsys):
     assert main([command, "--help"]) == 0
     shown = capsys.readouterr()
     text = " ".join((shown.out + shown.err).split())
-    for name in COMMANDS[command].__kwdefaults__ or {}:
+    for name in inspect.signature(COMMANDS[command]).parameters:
         described = text.split(f"--{name}=")[1]
         assert len(described.split("--")[0].split()) > 6, f"--{name} is not explained"
 

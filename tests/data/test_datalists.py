@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 from semsynth.data.datalists import (
     absolute,
-    check_names,
     datalist_path,
     expert_classes,
     named_files,
     read_datalist,
     stated_classes,
 )
+from semsynth.data.naming import check_names
 from semsynth.errors import InputError
 
 

@@ -84,8 +84,10 @@ def test_stars_of_a_mask_stand_for_what_they_matched_in_the_image(tmp_path: Path
         find_cases(pattern, endo=str(tmp_path / "*/*/*.nii.gz"))
     with pytest.raises(InputError, match="a pattern of images needs --endo"):
         find_cases(pattern)
-    with pytest.raises(InputError, match="only stars are understood"):
+    with pytest.raises(InputError, match="has more stars than"):
         find_cases(str(tmp_path / "P?" / "lge_a.nii.gz"), endo=endo)
+    found = find_cases(str(tmp_path / "P[12]" / "lge_?.nii.gz"), endo=str(tmp_path / "masks" / "P[12]" / "e_?.nii.gz"))
+    assert found[2].endo == tmp_path / "masks" / "P2" / "e_a.nii.gz"
 
 
 def test_two_stars_stand_for_folders_within_folders(tmp_path: Path) -> None:
@@ -104,7 +106,7 @@ def test_two_stars_stand_for_folders_within_folders(tmp_path: Path) -> None:
         ("nowhere", {}, "no such file or folder"),
         (".", {}, "no cases found; give a datalist, a folder of cases or a quoted pattern"),
         (".", {"endo": "x"}, "--endo and --wall go with a pattern of image files"),
-        ("*.nii.gz", {"endo": "*.nii"}, "no cases found"),
+        ("*.nii.gz", {"endo": "*.nii"}, "no such file or folder, and as a pattern it finds nothing"),
     ],
 )
 def test_what_holds_no_cases_is_refused(tmp_path: Path, source: str, arguments: dict, message: str) -> None:

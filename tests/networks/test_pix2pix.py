@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from semsynth.errors import InputError
-from semsynth.networks.blocks.noise import gaussian_noise, white_noise
+from semsynth.networks.blocks.noise import gaussian_noise, white_noise, white_noises
 from semsynth.networks.blocks.normalization import VolumeInstanceNorm
 from semsynth.networks.discriminators import ConditionalPatchDiscriminator
 from semsynth.networks.pix2pix import Pix2PixGenerator
@@ -57,6 +57,20 @@ def test_noise_makes_one_volume_per_map_and_seed_and_a_new_one_in_every_training
     assert not torch.allclose(network(label), other(label), atol=1e-4)
     network.train()
     assert not torch.allclose(network(label), network(label), atol=1e-4)
+    twice = network(label.expand(2, -1, -1, -1, -1))
+    assert not torch.allclose(twice[0], twice[1], atol=1e-4), "the items of a training batch share their noise"
+
+
+def test_an_items_noise_is_that_of_its_seed_wherever_it_stands():
+    label, network = label_map(9, 8, 7), generator(noise=True)
+    maps = torch.cat([label, label.flip(2), label])
+    alone = [network(item[None], [seed]) for item, seed in zip(maps, (5, 6, 2**63 + 7), strict=True)]
+    assert torch.allclose(network(maps, [5, 6, 2**63 + 7]), torch.cat(alone), atol=1e-5)
+    assert torch.allclose(network(maps), torch.cat([network(item[None]) for item in maps]), atol=1e-5)
+    with pytest.raises(InputError, match=r"3 label maps need as many seeds, or one for all, got \[5, 6\]"):
+        network(maps, [5, 6])
+    noise = white_noises(torch.zeros(3, 2, 6, 5, 4), [5, 6, 5])
+    assert torch.equal(noise[0], noise[2]) and torch.equal(noise[1:2], white_noise(torch.zeros(1, 1, 6, 5, 4), 6))
 
 
 def test_white_noise_is_white_and_a_voxels_value_does_not_depend_on_the_size():
@@ -155,6 +169,9 @@ def test_windows_of_one_volume_share_its_noise():
     network = generator(noise=True, noise_seed=3)
     whole = NoisyWindowInferer(noise=True, noise_seed=3, roi_size=(24, 24, 24))(label, network)
     assert torch.allclose(whole, network(label), atol=1e-5)
+    maps, seeds = torch.cat([label, label.flip(3)]), [4, 9]
+    alone = torch.cat([windows(maps[i : i + 1], network, noise_seeds=[seeds[i]]) for i in range(2)])
+    assert torch.allclose(windows(maps, network, noise_seeds=seeds), alone, atol=1e-5)
 
 
 def test_windows_begin_at_multiples_where_a_network_takes_every_nth_voxel_of_the_noise():

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from ..errors import InputError
-from .options import lines_or_words, number, numbers, two_numbers, whole
+from .options import FilePath, Words, given, lines_or_words, number, numbers, numbers_or_text, two_numbers, whole
 
 
 class FailedCheck(Exception):  # noqa: N818 - a result, not a mistake
@@ -15,7 +15,7 @@ class FailedCheck(Exception):  # noqa: N818 - a result, not a mistake
 
 def phantom(
     *,
-    output: str,
+    output: FilePath,
     cases: int = 12,
     seed: int = 0,
     size: Sequence[int] = (128, 96, 64),
@@ -43,22 +43,23 @@ def phantom(
 
 def prepare(
     *,
-    input: str,  # the name that users type
-    output: str,
-    endo: str | None = None,
-    wall: str | None = None,
+    input: FilePath,  # the name that users type
+    output: FilePath,
+    endo: FilePath | None = None,
+    wall: FilePath | None = None,
     spacing: Sequence[float] = (1.0, 1.0, 1.0),
     size: Sequence[int] | None = None,
     k: int = 2,
     sigma: float = 1.0,
     background: str = "auto",
-    centers: str | Sequence[float] | None = None,
+    centers: FilePath | Sequence[float] | None = None,
     wall_mm: float = 2.5,
     wall_plane: str = "axial",
     scale: str | None = None,
     percentiles: Sequence[float] | None = None,
     window: Sequence[float] | None = None,
     dtype: str = "int16",
+    like: FilePath | None = None,
     fractions: Sequence[float] | None = None,
     patient_regex: str | None = None,
     group_patients: bool = False,
@@ -83,8 +84,8 @@ def prepare(
         k: number of intensity clusters, 0 to 10 (0: expert masks alone).
         sigma: Gaussian smoothing before clustering, in voxels.
         background: auto, zero, lowest or none: which cluster becomes class 0.
-        centers: 'dataset' fits the cluster centres once over the training cases; numbers in [0, 1] give them; without
-            it each volume has its own.
+        centers: 'dataset' fits the cluster centres once over the training cases; a folder of prepared data gives those
+            that it has; numbers in [0, 1] give them; without it each volume has its own.
         wall_mm: width of the wall derived where no mask is given (0: no wall).
         wall_plane: axial, acquisition or 3d: whether that width is measured in the patient's axial plane, in the plane
             of the stack's slices, or in space.
@@ -93,6 +94,8 @@ def prepare(
         percentiles: of each volume's non-zero voxels, 0,99.9 unless said otherwise; 0 is the minimum of all voxels.
         window: intensities of the files that become 0 and 1, the same for all volumes.
         dtype: uint8, int16 or float32: how intensities are stored.
+        like: folder of data prepared before, such as that of trained weights: all settings of its preparation, centres
+            too, are taken, but for those that are given.
         fractions: shares of training, validation and (optionally) testing, 0.8,0.2 unless said otherwise; for input
             without splits, or with all its cases in one.
         patient_regex: pattern whose first group in a case's name is the patient; no patient stands in two splits, and
@@ -106,22 +109,24 @@ def prepare(
     """
     from ..prepare.atrium import Settings
     from ..prepare.atrium import prepare as run
+    from ..prepare.like import settings_like
 
     fit_once = centers == "dataset"
-    settings = Settings(
-        spacing=numbers("spacing", spacing, float),  # type: ignore[arg-type]
-        size=None if size is None else numbers("size", size, int),  # type: ignore[arg-type]
+    settings = settings_like(
+        Settings, like, given(),
+        spacing=numbers("spacing", spacing, float),
+        size=None if size is None else numbers("size", size, int),
         k=whole("k", k),
         sigma=number("sigma", sigma),
-        background=background,  # type: ignore[arg-type]
-        centers=None if centers is None or fit_once else numbers("centers", centers, float),
+        background=background,
+        centers=_centers(centers, whole("k", k), like),
         wall_mm=number("wall-mm", wall_mm),
-        wall_plane=wall_plane,  # type: ignore[arg-type]
+        wall_plane=wall_plane,
         scale=scale,
         percentiles=None if percentiles is None else two_numbers("percentiles", percentiles),
         window=None if window is None else two_numbers("window", window),
-        dtype=dtype,  # type: ignore[arg-type]
-    )
+        dtype=dtype,
+    )  # fmt: skip
     shares = None if fractions is None else numbers("fractions", fractions, float)
     return str(run(
         str(input), str(output), settings, endo=endo, wall=wall, fractions=shares, patient_regex=patient_regex,
@@ -132,11 +137,11 @@ def prepare(
 
 def prepare_maps(
     *,
-    input: str,
-    output: str,
-    label: str | None = None,
-    unlabelled: str | None = None,
-    classes: str | Sequence[str] | None = None,
+    input: FilePath,
+    output: FilePath,
+    label: FilePath | None = None,
+    unlabelled: FilePath | None = None,
+    classes: Words | None = None,
     relabel: bool = False,
     spacing: Sequence[float] | None = None,
     size: Sequence[int] | None = None,
@@ -145,11 +150,12 @@ def prepare_maps(
     window: Sequence[float] | None = None,
     hu_offset: float | None = None,
     k: int = 0,
-    centers: str | Sequence[float] | None = None,
+    centers: FilePath | Sequence[float] | None = None,
     sigma: float = 1.0,
     margin: float | None = None,
     axes: str | None = None,
     dtype: str = "int16",
+    like: FilePath | None = None,
     modality: str = "MRI",
     fractions: Sequence[float] | None = None,
     patient_regex: str | None = None,
@@ -183,12 +189,14 @@ def prepare_maps(
             HU + 1024; without it 0 for CT. Synthetic CT is then written in Hounsfield units.
         k: clusters of the intensities outside the classes: the darkest is background, the others become tissue 1,
             tissue 2, … behind the classes (0: none).
-        centers: 'dataset' fits the clusters once over the training cases; numbers in [0, 1] give them; without it each
-            volume has its own.
+        centers: 'dataset' fits the clusters once over the training cases; a folder of prepared data gives those that it
+            has; numbers in [0, 1] give them; without it each volume has its own.
         sigma: Gaussian smoothing before clustering, in voxels.
         margin: crop to the body and the classes with so many mm around; without it nothing is cut.
         axes: the directions in which the files' axes really run, such as PLI, where their headers say otherwise.
         dtype: uint8, int16 or float32: how intensities are stored.
+        like: folder of data prepared before, such as that of trained weights: all settings of its preparation, centres
+            too, are taken, but for those that are given.
         modality: what the datalist says of the images.
         fractions: shares of training, validation and (optionally) testing, 0.8,0.2 unless said otherwise; for input
             without splits, or with all its cases in one.
@@ -200,34 +208,46 @@ def prepare_maps(
         jobs: cases at the same time.
         overwrite: replace cases that were prepared with other settings or from other files.
     """
+    from ..prepare.like import settings_like
     from ..prepare.maps import MapSettings, find_maps
     from ..prepare.maps import prepare_maps as run
     from ..prepare.relabel import classes_of
 
     fit_once = centers == "dataset"
     offset = None if hu_offset is None else number("hu-offset", hu_offset)
-    offset = 0.0 if offset is None and window is not None and str(modality).upper() == "CT" else offset
-    cases = find_maps(str(input), label=label, unlabelled=unlabelled)
+    offset = 0.0 if offset is None and window is not None and modality.upper() == "CT" else offset
+    cases = find_maps(input, label=label, unlabelled=unlabelled)
     names, values = classes_of(
-        str(input), cases, None if classes is None else lines_or_words(classes), relabel=bool(relabel),
+        input, cases, None if classes is None else lines_or_words(classes), relabel=bool(relabel),
         jobs=max(whole("jobs", jobs), 1),
     )  # fmt: skip
-    settings = MapSettings(
+    typed = {
+        *given(),
+        *(("classes", "original_values") if relabel else ()),
+        *(() if offset is None else ("hu_offset",)),
+    }
+    settings = settings_like(
+        MapSettings, like, typed,
         classes=names,
-        spacing=None if spacing is None else numbers("spacing", spacing, float),  # type: ignore[arg-type]
-        size=None if size is None else numbers("size", size, int),  # type: ignore[arg-type]
+        original_values=values or None,
+        spacing=None if spacing is None else numbers("spacing", spacing, float),
+        size=None if size is None else numbers("size", size, int),
         scale=scale,
         percentiles=None if percentiles is None else two_numbers("percentiles", percentiles),
         window=None if window is None else two_numbers("window", window),
         hu_offset=offset,
         k=whole("k", k),
-        centers=None if centers is None or fit_once else numbers("centers", centers, float),
+        centers=_centers(centers, whole("k", k), like),
         sigma=number("sigma", sigma),
         margin=None if margin is None else number("margin", margin),
-        axes=None if axes is None else str(axes),
-        dtype=dtype,  # type: ignore[arg-type]
-        original_values=values or None,
-    )
+        axes=axes,
+        dtype=dtype,
+    )  # fmt: skip
+    if "classes" not in typed and names and settings.classes != names:
+        raise InputError(
+            f"--like {like}: its classes are {', '.join(settings.classes)}, those of {input} are {', '.join(names)}; "
+            "give --classes if the numbers mean the same"
+        )
     shares = None if fractions is None else numbers("fractions", fractions, float)
     return str(run(
         str(input), str(output), settings, label=label, unlabelled=unlabelled, fractions=shares,
@@ -236,17 +256,30 @@ def prepare_maps(
     ))  # fmt: skip
 
 
+def _centers(typed: str | Sequence[float] | None, k: int, like: str | None) -> tuple[float, ...] | None:
+    """The centres that --centers gives: numbers, or those of data prepared before; None where they are to be fitted."""
+    from ..prepare.like import k_of, prepared_centers
+
+    if typed is None or typed == "dataset":
+        return None
+    found = numbers_or_text("centers", typed)
+    if not isinstance(found, str):
+        return found
+    return prepared_centers(found, k if like is None or "k" in given() else k_of(like, k))
+
+
 def check(
     *,
-    input: str,
-    endo: str | None = None,
-    wall: str | None = None,
+    input: FilePath | None = None,
+    endo: FilePath | None = None,
+    wall: FilePath | None = None,
+    label: FilePath | None = None,
     num_classes: int | None = None,
     patch_size: Sequence[int] | None = None,
     patient_regex: str | None = None,
-    bundle: str | None = None,
+    bundle: FilePath | None = None,
     same_patient: bool = False,
-    output: str | None = None,
+    output: FilePath | None = None,
     jobs: int | None = None,
     json: bool = False,
 ) -> str:
@@ -260,6 +293,8 @@ def check(
         endo: for a pattern of images: the cavity masks' pattern with the same stars; one segment of a .seg.nrrd file by
             its name: 'scans/*/seg.seg.nrrd#cavity'.
         wall: for a pattern of images: the wall masks' pattern with the same stars.
+        label: for a pattern of images: the pattern of their label maps of any classes, with the same stars; without
+            --input the label maps alone are checked.
         num_classes: number of classes of the label maps; without it what the datalist states.
         patch_size: voxels that training will crop, for example 128,96,64; smaller cases are named.
         patient_regex: pattern whose first group in a case's name is the patient; no patient may stand in two splits.
@@ -282,14 +317,16 @@ def check(
     threads = None if jobs is None else whole("jobs", jobs)
     try:
         report = check_input(
-            str(input), endo=endo, wall=wall, num_classes=count, patch_size=patch, patient_regex=patient_regex,
+            input, endo=endo, wall=wall, label=label, num_classes=count, patch_size=patch, patient_regex=patient_regex,
             bundle=None if bundle is None else str(bundle), jobs=threads,
             search=partial(check_patients, output=output or "same_patient") if same_patient else None,
         )  # fmt: skip
     except InputError as error:
         if not json:
             raise
-        problem = finding(input, "input cannot be used", found=str(error), expected="a data set", fix="see 'found'")
+        problem = finding(
+            input or label or "", "input cannot be used", found=str(error), expected="a data set", fix="see 'found'"
+        )
         report = Report((problem,), 0)
     text = report.json() if json else report.table()
     if report.errors:
@@ -299,9 +336,9 @@ def check(
 
 def choose_k(
     *,
-    input: str,
-    output: str | None = None,
-    endo: str | None = None,
+    input: FilePath,
+    output: FilePath | None = None,
+    endo: FilePath | None = None,
     k_max: int = 10,
     cases: int = 20,
     spacing: Sequence[float] = (1.0, 1.0, 1.0),

@@ -5,8 +5,10 @@ from __future__ import annotations
 import difflib
 import inspect
 import logging
+import os
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import fire
 import fire.core
@@ -14,19 +16,20 @@ import fire.core
 from .. import __version__
 from ..errors import InputError
 from .datasets import FailedCheck, check, choose_k, phantom, prepare, prepare_maps
+from .options import as_typed, texts_of
 from .systems import convert, evaluate, export, picture, weights
 
 COMMANDS: dict[str, Callable[..., str]] = {
-    "phantom": phantom,
-    "check": check,
-    "prepare": prepare,
-    "prepare-maps": prepare_maps,
-    "choose-k": choose_k,
-    "evaluate": evaluate,
-    "picture": picture,
-    "weights": weights,
-    "convert": convert,
-    "export": export,
+    "phantom": as_typed(phantom),
+    "check": as_typed(check),
+    "prepare": as_typed(prepare),
+    "prepare-maps": as_typed(prepare_maps),
+    "choose-k": as_typed(choose_k),
+    "evaluate": as_typed(evaluate),
+    "picture": as_typed(picture),
+    "weights": as_typed(weights),
+    "convert": as_typed(convert),
+    "export": as_typed(export),
 }
 LISTS = ("--synthetic", "--weights", "--in-loss")  # options of evaluate and picture that take several values
 
@@ -58,9 +61,17 @@ def _check_options(arguments: Sequence[str]) -> None:
     if command not in COMMANDS:
         raise InputError(f"no command {command!r}; {_hint(command, list(COMMANDS))}")
     known = [name.replace("_", "-") for name in inspect.signature(COMMANDS[command]).parameters]
-    for argument in arguments[1:]:
-        if argument.startswith("--") and argument not in ("--", "--help"):
-            name = argument[2:].split("=")[0].replace("_", "-")
+    texts = {name.replace("_", "-"): is_path for name, is_path in texts_of(COMMANDS[command]).items()}
+    for argument, following in zip(arguments[1:], [*arguments[2:], "--"], strict=False):
+        if argument == "--":
+            return
+        if argument.startswith("--") and argument != "--help":
+            name, equals, value = argument[2:].partition("=")
+            following = "" if equals else following
+            name = name.replace("_", "-")
+            bare = not equals and following.startswith("--")
+            if name in texts and (bare or (texts[name] and not (value or following))):
+                raise InputError(f"--{name} needs a value")  # Fire would make it the text True
             negated = name.removeprefix("no")
             if name not in known and negated not in known:
                 raise InputError(f"semsynth {command} has no option --{name}; {_hint(name, known)}")
@@ -75,11 +86,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line.
 
     Returns:
-        The exit status: 0 done, 1 bad input or errors found, 2 wrong usage, 130 interrupted.
+        The exit status: 0 done, 1 bad input or errors found, 2 wrong usage, 130 interrupted, 141 ended because nobody
+        reads what it writes. A command whose work is done keeps its own status, also where nobody reads its result.
     """
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _run(list(sys.argv[1:] if argv is None else argv))
+    except BrokenPipeError:
+        _write_nowhere()
+        return 141  # as a shell says it of a program that the signal SIGPIPE ended
+
+
+def _run(arguments: list[str]) -> int:
     if arguments[:1] == ["--version"]:
-        print(f"semsynth {__version__}")
+        _print(f"semsynth {__version__}")
         return 0
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s", stream=sys.stderr)
     fire.core.Display = lambda lines, out: print(*lines, sep="\n", file=out)  # help without a pager
@@ -87,13 +106,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments:
             _check_options(arguments)
         arguments = _join_lists(arguments) if arguments[:1] in (["evaluate"], ["picture"]) else arguments
-        fire.Fire(COMMANDS, command=arguments or ["--help"], name="semsynth")
-    except FailedCheck as result:
-        print(result)
+        result = fire.Fire(COMMANDS, command=arguments or ["--help"], name="semsynth", serialize=_printed_later)
+        if isinstance(result, str):
+            _print(result)
+    except FailedCheck as failed:
+        _print(str(failed))
         return 1
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except BrokenPipeError:
+        raise
     except OSError as error:
         print(
             f"error: {error.filename or ''}: {error.strerror or error}; check the path and its permissions",
@@ -106,3 +129,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("interrupted; the same command goes on from here", file=sys.stderr)
         return 130
     return 0
+
+
+def _printed_later(result: Any) -> Any:
+    """What Fire is to print of a result: nothing, where it is a command's text."""
+    return None if isinstance(result, str) else result
+
+
+def _print(text: str) -> None:
+    """Print a result; ``semsynth check | head`` has what it wants and closes the pipe."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        _write_nowhere()
+
+
+def _write_nowhere() -> None:
+    """Nobody reads this process's output any more: what Python still flushes at its end must not fail again."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except BrokenPipeError:
+            os.dup2(nowhere, stream.fileno())

@@ -1,12 +1,83 @@
-"""Options of the command line as values: what Fire made of what was typed, or one clear error that names the option."""
+"""Options of the command line as values: texts as they were typed, numbers and lists as Fire reads them.
+
+Fire reads what looks like Python: ``2024_11_28`` as a number, ``a,b`` as a tuple. What a command's annotations call
+text is therefore taken as it was typed (:func:`as_typed`).
+"""
 
 from __future__ import annotations
 
+import ast
 import re
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Sequence
+from contextvars import ContextVar
+from functools import wraps
+from typing import Annotated, Any, TypeAlias, get_args, get_type_hints
+
+from fire.decorators import SetParseFns
 
 from ..errors import InputError
+from ..paths import as_path, expanded
+
+FilePath: TypeAlias = Annotated[str, "path"]
+"""Text that names files or folders: a ``~`` at its beginning is the home folder."""
+Words: TypeAlias = str | Sequence[str]
+"""Several texts with commas, or ``NAME=VALUE`` several times."""
+
+
+_given: ContextVar[frozenset[str]] = ContextVar("given", default=frozenset())
+
+
+def as_typed(command: Callable[..., str]) -> Callable[..., str]:
+    """Have Fire hand the command's texts on as they were typed; numbers and booleans stay Fire's to read.
+
+    Args:
+        command: function whose annotations say what is text (``str``), a path (:data:`FilePath`) or several texts
+            (:data:`Words`).
+    """
+
+    @wraps(command)
+    def run(**options: Any) -> str:
+        _given.set(frozenset(options))
+        return command(**options)
+
+    kinds = {name: kind for name, kind in _kinds(command).items() if kind is not None}
+    decorated: Callable[..., str] = SetParseFns(**kinds)(run)
+    return decorated
+
+
+def given() -> frozenset[str]:
+    """The names of the options that were given to the command that runs, in contrast to those left at their default."""
+    return _given.get()
+
+
+def texts_of(command: Callable[..., str]) -> dict[str, bool]:
+    """The options of a command that are texts, and so need a value, and whether they are paths, which are not empty."""
+    return {name: kind is expanded for name, kind in _kinds(command).items() if kind is not None}
+
+
+def _kinds(command: Callable[..., str]) -> dict[str, Callable[[str], Any] | None]:
+    """Option → how its text is read; None leaves it to Fire."""
+    hints = get_type_hints(command, include_extras=True)
+    return {name: _reader(hint) for name, hint in hints.items() if name != "return"}
+
+
+def _reader(hint: Any) -> Callable[[str], Any] | None:
+    members = [hint] if hint in (str, FilePath) else list(get_args(hint))
+    if Sequence[str] in members:
+        return _texts
+    if FilePath in members:
+        return expanded
+    return str if str in members else None
+
+
+def _texts(typed: str) -> str | list[str]:
+    """What was typed, or the texts of a list such as ``['a', 'b']``."""
+    if typed.startswith("[") and typed.endswith("]"):
+        try:
+            return [str(value) for value in ast.literal_eval(typed)]
+        except (ValueError, SyntaxError):  # [a, b]
+            return [word.strip(" '\"") for word in typed[1:-1].split(",") if word.strip(" '\"")]
+    return typed
 
 
 def whole(name: str, value: Any) -> int:
@@ -58,6 +129,19 @@ def two_numbers(name: str, value: Any) -> tuple[float, float]:
     return found[0], found[1]
 
 
+def numbers_or_text(name: str, typed: Any) -> tuple[float, ...] | str:
+    """Numbers with commas, or what was typed where it is anything else, such as a folder.
+
+    Raises:
+        InputError: naming the option, for a value that is neither.
+    """
+    if not isinstance(typed, str):
+        return numbers(name, typed, float)
+    parts = [part.strip() for part in typed.strip("()[] ").split(",") if part.strip()]
+    digits = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")  # not Python's 2024_11_28
+    return tuple(map(float, parts)) if parts and all(map(digits.fullmatch, parts)) else typed
+
+
 def one_or_more(name: str, value: Any) -> int | list[int] | None:
     """A whole number, or several with commas, or None.
 
@@ -78,7 +162,8 @@ def lines_or_words(value: Any) -> list[str]:
     """Words of a list or of a text with commas, or the lines of a text file."""
     if isinstance(value, str) and value.endswith(".txt"):
         try:
-            return [line.strip() for line in Path(value).read_text(encoding="utf-8").splitlines() if line.strip()]
+            lines = as_path(value).read_text(encoding="utf-8").splitlines()
+            return [line.strip() for line in lines if line.strip()]
         except (OSError, UnicodeDecodeError) as reason:
             raise InputError(f"{value}: cannot be read as a text of one name per line ({reason})") from reason
     return [word.strip() for word in words(value)]
@@ -86,6 +171,8 @@ def lines_or_words(value: Any) -> list[str]:
 
 def pairs(name: str, value: Any, *, alone: str | None = None) -> dict[str, list[str]]:
     """``a=x b=y a=z`` → ``{"a": ["x", "z"], "b": ["y"]}``; a value without a name belongs to ``alone``.
+
+    A ``~`` at the beginning of a value is the home folder.
 
     Raises:
         InputError: naming the option, for a value without a name where there is no ``alone``.
@@ -97,5 +184,5 @@ def pairs(name: str, value: Any, *, alone: str | None = None) -> dict[str, list[
             key, rest = alone, word
         if not key or not rest:
             raise InputError(f"--{name} takes NAME=VALUE, got {word!r}")
-        pairs.setdefault(key, []).append(rest)
+        pairs.setdefault(key, []).append(expanded(rest))
     return pairs

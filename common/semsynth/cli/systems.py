@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..errors import InputError
-from .options import number, numbers, one_or_more, pairs, whole, words
+from .options import FilePath, Words, number, numbers, one_or_more, pairs, whole, words
 
 
 def picture(
     *,
-    synthetic: str | Sequence[str],
-    output: str,
-    real: str | None = None,
+    synthetic: Words,
+    output: FilePath,
+    real: FilePath | None = None,
     cases: int = 3,
     samples: int = 1,
-    planes: str | Sequence[str] = "axial,coronal,sagittal",
+    planes: Words = "axial,coronal,sagittal",
 ) -> str:
     """One PNG of label map, synthetic and (where there is one) real volume, in three planes.
 
@@ -42,7 +42,7 @@ def picture(
     ))  # fmt: skip
 
 
-def weights(*, checkpoint: str, output: str, name: str = "network", mantissa_bits: int | None = None) -> str:
+def weights(*, checkpoint: FilePath, output: FilePath, name: str = "network", mantissa_bits: int | None = None) -> str:
     """Take a network's weights out of a training checkpoint, as float16, to ship them as a bundle's model.pt.
 
     Args:
@@ -60,8 +60,8 @@ def weights(*, checkpoint: str, output: str, name: str = "network", mantissa_bit
 
 def convert(
     *,
-    weights: str,
-    output: str,
+    weights: FilePath,
+    output: FilePath,
     name: str | None = None,
     groups: int | None = None,
     eps: float | None = None,
@@ -112,10 +112,10 @@ def convert(
 
 def export(
     *,
-    bundle: str,
-    output: str,
+    bundle: FilePath,
+    output: FilePath,
     size: Sequence[int],
-    weights: str | None = None,
+    weights: FilePath | None = None,
     steps: int | None = None,
     overwrite: bool = False,
 ) -> str:
@@ -141,19 +141,19 @@ def export(
 
 def evaluate(
     *,
-    synthetic: str | Sequence[str],
-    real: str,
-    output: str = "evaluation",
-    train_real: str | None = None,
-    labels: str | None = None,
-    judge: str | None = None,
+    synthetic: Words,
+    real: FilePath,
+    output: FilePath = "evaluation",
+    train_real: FilePath | None = None,
+    labels: FilePath | None = None,
+    judge: FilePath | None = None,
     judge_classes: Sequence[int] | None = None,
     judge_spacing: Sequence[float] | None = None,
     judge_channels: Sequence[int] | None = None,
-    extractors: str | Sequence[str] | None = None,
+    extractors: Words | None = None,
     feature_spacing: float = 1.0,
-    weights: str | Sequence[str] = (),
-    in_loss: str | Sequence[str] = (),
+    weights: Words = (),
+    in_loss: Words = (),
     lpips: bool = False,
     draws: int = 100,
     n: int | None = None,

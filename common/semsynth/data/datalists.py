@@ -3,34 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from ..files import matching
+from ..paths import as_path, expanded
 from ..vocabulary import ENDO, SPLITS, UNLABELLED, WALL, class_names
 from .classes import class_table
-from .naming import case_name, entry_name
+from .naming import entry_name
+from .patterns import matches, names_of
 
 NAMES = ("case", "source_case", "patient", "intensity")  # texts of an entry that are no paths
-
-
-def check_names(names: Sequence[str], source: str | Path) -> None:
-    """Raise if two cases share a name (one would overwrite the other) or a name is no plain file name.
-
-    Raises:
-        InputError: listing the names.
-    """
-    unsafe = sorted({repr(name) for name in names if name in ("", ".", "..") or set(name) & set("/\\\0")})
-    if unsafe:
-        raise InputError(
-            f"{source}: case names become folder and file names, cannot use {', '.join(unsafe)}; set 'case'"
-        )
-    twice = sorted(name for name, count in Counter(names).items() if count > 1)
-    if twice:
-        raise InputError(f"{source}: case names must differ, found more than once: {', '.join(twice)}; set 'case'")
 
 
 def read_datalist(path: str | Path) -> dict[str, Any]:
@@ -40,7 +24,7 @@ def read_datalist(path: str | Path) -> dict[str, Any]:
         InputError: missing file, not JSON, or no list of entries under training, validation or testing, or
             a ``num_classes`` that is no number of classes.
     """
-    path = Path(path)
+    path = as_path(path, "the datalist's path")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -68,9 +52,10 @@ def read_datalist(path: str | Path) -> dict[str, Any]:
 
 def datalist_path(source: str | Path) -> Path | None:
     """The datalist that ``source`` is (a ``.json``, there or not) or, as a folder, holds; None for anything else."""
-    path = Path(source)
+    source = as_path(source)
+    path = source
     path = path if path.suffix == ".json" else path / "datalist.json"
-    return path if Path(source).suffix == ".json" or path.is_file() else None
+    return path if source.suffix == ".json" or path.is_file() else None
 
 
 def stated_classes(path: Path, content: Mapping[str, Any]) -> dict[int, str]:
@@ -87,32 +72,30 @@ def expert_classes(path: Path, content: Mapping[str, Any]) -> tuple[int, ...]:
 
 
 def named_files(pattern: str, what: str) -> list[tuple[str, Path]]:
-    """Case name and absolute path of the files that a glob finds, by path; names as of :func:`case_name`.
+    """Case name and absolute path of the files that a pattern finds, by path.
 
     Args:
-        pattern: the glob.
+        pattern: see :func:`semsynth.data.patterns.matches`; names as of :func:`semsynth.data.patterns.names_of`.
         what: what is looked for, for the message ("label maps").
 
     Raises:
         InputError: nothing found, or two cases of one name.
     """
-    paths = [Path(path).absolute() for path in matching(pattern)]
-    if not paths:
+    found = matches(str(as_path(pattern)))
+    if not found:
         raise InputError(f"{pattern}: no {what} found; quote the pattern and check the folder")
-    names = [case_name(path) for path in paths]
-    check_names(names, pattern)
-    return list(zip(names, paths, strict=True))
+    return [(name, match.path.absolute()) for name, match in zip(names_of(found, pattern), found, strict=True)]
 
 
 def absolute(entry: Mapping[str, Any], root: Path) -> dict[str, Any]:
     """An entry with absolute paths, and its case's name (see :func:`semsynth.data.naming.entry_name`)."""
-    paths = {k: str(root / v) if isinstance(v, str) and k not in NAMES else v for k, v in entry.items()}
+    paths = {k: str(root / expanded(v)) if isinstance(v, str) and k not in NAMES else v for k, v in entry.items()}
     return paths | {"case": entry_name(entry, root)}
 
 
 def root_of(path: str | Path) -> Path:
     """The folder that a datalist's paths start from: where it is found, also when it is a link to another file."""
-    return Path(path).absolute().parent
+    return as_path(path).absolute().parent
 
 
 def patient_in(entry: Mapping[str, Any]) -> str | None:

@@ -12,12 +12,12 @@ from typing import Any
 
 from ..errors import InputError
 from ..files import is_there
+from ..paths import as_path
 from ..vocabulary import OWN_STYLE, PREPARED, SPLITS, UNLABELLED
 from .check import ROLES, Entry, Rules, check_cases
 from .classes import bundle_classes, class_table, compare_classes
 from .datalists import (
     absolute,
-    check_names,
     expert_classes,
     named_files,
     patient_in,
@@ -29,6 +29,7 @@ from .findings import Finding, Report
 from .geometry import TrainedGrid
 from .identity import SOURCE, is_image, patient_of, shared_files, shared_patients, use_of
 from .intensity import INTENSITY, entry_intensity, intensity_beside, stated_intensity
+from .naming import check_names
 from .segments import Selection, mask_file
 from .voxels import hash_file
 
@@ -77,7 +78,7 @@ def load_datalist(
             be used (see :func:`semsynth.data.check.check_cases`), all listed; a patient, a scan or a label map that
             stands in two splits.
     """
-    path = Path(path)
+    path = as_path(path, "the datalist's path")
     content = read_datalist(path)
     keys = [key] if isinstance(key, str) else list(key)
     split = next((k for k in keys if content.get(k)), None)
@@ -149,7 +150,7 @@ def load_training_images(
         InputError: as :func:`load_datalist`; also for an unlabelled image whose patient is held out for validation or
             testing, by ``patient`` or ``patient_regex``.
     """
-    path = Path(path)
+    path = as_path(path, "the datalist's path")
     content = read_datalist(path)
     training = _absolute_entries(path, content.get(SPLITS[0]) or [], ("image",))
     further = _absolute_entries(path, content.get(unlabelled) or [], ("image",))
@@ -293,7 +294,7 @@ def load_label_maps(
             "maps alone; leave label_maps out, or give style_from a file"
         )
     if pattern is None:
-        path = Path(dataset_dir) / "datalist.json"
+        path = as_path(dataset_dir, "dataset_dir") / "datalist.json"
         wanted = [key for key in SPLITS if read_datalist(path).get(key)] if split == "all" else [split]
         entries = [
             entry
@@ -355,7 +356,7 @@ def load_images(
     """
     if pattern is None:
         entries = load_datalist(
-            Path(dataset_dir) / "datalist.json", ("testing", "validation"), needs=("image",), also=()
+            as_path(dataset_dir, "dataset_dir") / "datalist.json", ("testing", "validation"), needs=("image",), also=()
         )
         found = [{k: entry[k] for k in ("case", "image", INTENSITY) if k in entry} for entry in entries]
         if grid is not None:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..errors import InputError
+from ..paths import as_path
 from .classes import read_object
 from .findings import Finding, FindingError, Report, of_case, warning
 from .headers import Header, read_header
@@ -200,7 +201,7 @@ class TrainedGrid:
     def __init__(self, weights: str | Path, metadata: str | Path, resample: bool = False) -> None:
         if not isinstance(resample, bool):
             raise InputError(f"resample must be True or False, got {resample!r}")
-        self.weights, self.metadata, self.resample = Path(weights), Path(metadata), resample
+        self.weights, self.metadata, self.resample = as_path(weights, "weights"), Path(metadata), resample
 
     @cached_property
     def geometry(self) -> Geometry | None:

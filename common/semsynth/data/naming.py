@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..errors import InputError
 from ..files import split_part, walk
 from .headers import SUFFIXES
 from .volumes import stem
@@ -116,6 +118,43 @@ def _folder_name(folder: Path) -> str:
     if folder.name and _VISIT.fullmatch(folder.name) and _folder_name(above):
         return f"{_folder_name(above)}_{folder.name}"
     return folder.name
+
+
+def distinct_names(names: Sequence[str], places: Sequence[Sequence[str]]) -> list[str]:
+    """The names, or, where one stands twice, names for all by where the files were found.
+
+    Args:
+        names: of the cases, by :func:`case_name`.
+        places: of each case the parts of its path that were not given beforehand: what the wildcards of a pattern stand
+            for, or the folders below the one that was searched. Those that are the same for all cases say nothing.
+    """
+    if len(set(names)) == len(names):
+        return list(names)
+    length = max(map(len, places))
+    padded = [[*place, *[""] * (length - len(place))] for place in places]
+    columns = [column for column in zip(*padded, strict=True) if len(set(column)) > 1]
+    told = list(dict.fromkeys(columns))  # sub-*/anat/sub-*_LGE says who it is twice
+    return ["_".join(part.strip("/").replace("/", "_") for part in parts if part.strip("/"))
+            for parts in zip(*told, strict=True)] or list(names)  # fmt: skip
+
+
+def check_names(names: Sequence[str], source: str | Path, *, fix: str = "set 'case'") -> None:
+    """Raise if two cases share a name (one would overwrite the other) or a name is no plain file name.
+
+    Args:
+        names: of all cases.
+        source: where they come from, for the message.
+        fix: what to do, for the message.
+
+    Raises:
+        InputError: listing the names.
+    """
+    unsafe = sorted({repr(name) for name in names if name in ("", ".", "..") or set(name) & set("/\\\0")})
+    if unsafe:
+        raise InputError(f"{source}: case names become folder and file names, cannot use {', '.join(unsafe)}; {fix}")
+    twice = sorted(name for name, count in Counter(names).items() if count > 1)
+    if twice:
+        raise InputError(f"{source}: case names must differ, found more than once: {', '.join(twice)}; {fix}")
 
 
 def volumes_below(folder: str | Path) -> list[Path]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import glob
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,15 +10,16 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError
-from ..files import is_there, matching
+from ..files import is_there
+from ..paths import as_path, expanded
 from ..vocabulary import SPLITS, UNLABELLED
-from .check import ROLES, Checkable, Rules, check_cases, read_case
+from .check import ROLES, Checkable, Entry, Rules, check_cases, read_case
 from .classes import class_table, vocabulary_of
 from .datalists import (
     absolute,
-    check_names,
     datalist_path,
     expert_classes,
+    named_files,
     patient_in,
     read_datalist,
     root_of,
@@ -33,8 +32,9 @@ from .geometry import bundle_grid
 from .histograms import check_modality
 from .intensity import stated_intensity
 from .label_values import rounded
-from .naming import case_name, entry_name, walk
-from .rules import check_mask
+from .naming import case_name, check_names, distinct_names, entry_name, walk
+from .patterns import is_pattern, matches, names_of
+from .rules import EXPERTS, check_mask
 from .segments import Selection, mask_file
 from .volumes import Volume
 
@@ -80,15 +80,15 @@ def find_cases(source: str | Path, *, endo: str | None = None, wall: str | None 
     Args:
         source: a datalist (``.json``, or a folder that holds ``datalist.json``) with ``image`` and ``endo`` (or a 0/1
             ``label``) and, where present, ``wall`` and ``case`` per entry; a folder of the 2018 challenge's case
-            folders (``lgemri``, ``laendo``, ``lawall`` as ``.nrrd`` or ``.nii.gz``); or a pattern of image files, or
-            of folders of DICOM series.
-        endo, wall: for a pattern: the paths of the masks with the same stars, which stand for the same text;
+            folders (``lgemri``, ``laendo``, ``lawall`` as ``.nrrd`` or ``.nii.gz``); or a pattern of image files or of
+            folders of DICOM series (see :func:`semsynth.data.patterns.matches`).
+        endo, wall: for a pattern: the paths of the masks with the same wildcards, which stand for the same text;
             ``…/seg.seg.nrrd#cavity`` is the segment of that name.
 
     Raises:
         InputError: nothing found, an entry without its files' names, or two cases of one name.
     """
-    cases = _find(Path(source), endo, wall)
+    cases = _find(as_path(source, "--input"), endo, wall)
     if not cases:
         raise InputError(f"{source}: no cases found; give a datalist, a folder of cases or a quoted pattern of images")
     check_names([case.name for case in cases], source)
@@ -96,7 +96,7 @@ def find_cases(source: str | Path, *, endo: str | None = None, wall: str | None 
 
 
 def _find(source: Path, endo: str | None, wall: str | None) -> list[Case]:
-    if glob.has_magic(str(source)):
+    if is_pattern(source):
         return _from_pattern(str(source), endo, wall)
     if endo or wall:
         raise InputError(f"--endo and --wall go with a pattern of image files as --input, got {source}")
@@ -124,11 +124,11 @@ def _from_datalist(path: Path) -> list[Case]:
     found = []
     for split, _, entry in entries:
         masks = {"endo": entry.get("endo", entry.get("label")), "wall": entry.get("wall")}
-        files, selections = _masks({role: root / mask for role, mask in masks.items() if mask})
+        files, selections = _masks({role: root / expanded(mask) for role, mask in masks.items() if mask})
         found.append(
             Case(
                 name=entry_name(entry, root),
-                image=root / entry["image"],
+                image=root / expanded(entry["image"]),
                 endo=files["endo"],
                 wall=files.get("wall"),
                 split=split,
@@ -169,41 +169,51 @@ def _from_challenge(folder: Path) -> list[Case]:
         ]
         return found[0] if found else None
 
-    cases = []
-    for path in sorted({file.parent for file in walk(folder.absolute())}):
-        image = find(path, "image")
-        if image:
-            # a folder without its mask is listed by the check, with the name that the file should have
-            endo = find(path, "endo") or path / "laendo.nrrd"
-            cases.append(Case(case_name(image), image, endo, find(path, "wall")))
-    return cases
+    folder = folder.absolute()
+    images = [image for path in sorted({f.parent for f in walk(folder)}) if (image := find(path, "image"))]
+    names = distinct_names([case_name(image) for image in images],
+                           [image.parent.relative_to(folder).parts for image in images])  # fmt: skip
+    # a folder without its mask is listed by the check, with the name that the file should have
+    return [
+        Case(name, image, find(image.parent, "endo") or image.parent / "laendo.nrrd", find(image.parent, "wall"))
+        for name, image in zip(names, images, strict=True)
+    ]
 
 
 def _from_pattern(pattern: str, endo: str | None, wall: str | None) -> list[Case]:
-    if set("?[") & set(pattern):
-        raise InputError(f"--input {pattern}: only stars are understood in patterns, not ? or [...]")
+    found = matches(pattern)
+    if not found:
+        raise InputError(f"{pattern}: no such file or folder, and as a pattern it finds nothing; check the path")
     if not endo:
         raise InputError(f"--input {pattern}: a pattern of images needs --endo, the masks' pattern with the same stars")
-    images = [Path(path) for path in matching(pattern)]
-    pattern = pattern.rstrip("/")
-    matcher = re.compile("".join("(.*)" if part == "*" else re.escape(part) for part in re.split(r"(\*)", pattern)))
-
-    def partner(image: Path, other: str) -> str:
-        match = matcher.fullmatch(str(image))
-        parts = list(match.groups()) if match else []
-        if other.count("*") > len(parts):
-            raise InputError(f"{other}: has more stars than {pattern}; each star stands for the same text in both")
-        for part in parts[: other.count("*")]:
-            other = other.replace("*", part, 1)
-        return other
-
-    def case(image: Path) -> Case:
-        files, selections = _masks({role: partner(image, mask) for role, mask in masks.items()})
-        walls = files["wall"] if "wall" in files and is_there(files["wall"]) else None
-        return Case(case_name(image), image, files["endo"], walls, selections=selections)
-
     masks = {"endo": endo} | ({"wall": wall} if wall else {})
-    return [case(image) for image in images]
+    cases = []
+    for name, match in zip(names_of(found, pattern), found, strict=True):
+        files, selections = _masks({role: match.partner(pattern, mask) for role, mask in masks.items()})
+        walls = files["wall"] if "wall" in files and is_there(files["wall"]) else None
+        cases.append(Case(name, match.path, files["endo"], walls, selections=selections))
+    return cases
+
+
+def labelled_images(pattern: str | Path, label: str) -> list[Entry]:
+    """The images of a pattern, each with its label map of any classes.
+
+    Args:
+        pattern: of the images.
+        label: the label maps' paths with the same wildcards, which stand for the same text.
+
+    Raises:
+        InputError: no pattern, nothing found, or two cases of one name.
+    """
+    if not is_pattern(pattern):
+        raise InputError(f"--label goes with a quoted pattern of image files as --input, got {pattern}")
+    found = matches(str(pattern))
+    if not found:
+        raise InputError(f"{pattern}: no images found; quote the pattern and check the folder")
+    return [
+        Entry(name, {"image": match.path, "label": match.partner(str(pattern), label)})
+        for name, match in zip(names_of(found, str(pattern)), found, strict=True)
+    ]
 
 
 def stated_regex(source: str | Path) -> str | None:
@@ -216,10 +226,11 @@ def stated_regex(source: str | Path) -> str | None:
 
 
 def check_input(
-    source: str | Path,
+    source: str | Path | None,
     *,
     endo: str | None = None,
     wall: str | None = None,
+    label: str | None = None,
     num_classes: int | None = None,
     patch_size: Sequence[int] | None = None,
     patient_regex: str | None = None,
@@ -231,6 +242,8 @@ def check_input(
 
     Args:
         source, endo, wall: as in :func:`find_cases`; of a datalist's entries ``label`` is checked as a label map.
+        label: pattern of label maps: for a pattern of images with the same wildcards; without ``source`` they are
+            checked by themselves.
         num_classes: of the label maps; None takes what the datalist states.
         patch_size: voxels that training will crop.
         patient_regex: as in :func:`split_cases`; None takes what the datalist states.
@@ -241,11 +254,12 @@ def check_input(
     Raises:
         InputError: where no case can be found, or for a bundle that does not say its classes.
     """
-    path = datalist_path(Path(source))
-    if path is None or endo or wall:
-        found: list[Checkable] = list(_find(Path(source), endo, wall))
-        rules, names, early = Rules(num_classes, patch_size=patch_size), dict[int, str](), list[Finding]()
-        of_list = list[Finding]()
+    found: list[Checkable]
+    early, of_list, names = list[Finding](), list[Finding](), dict[int, str]()
+    path = None if source is None or endo or wall or label else datalist_path(source)
+    if path is None:
+        found = list(_given(source, endo, wall, label))
+        rules = Rules(num_classes, () if label else EXPERTS, patch_size)
     else:
         content = read_datalist(path)
         names = stated_classes(path, content)
@@ -257,6 +271,7 @@ def check_input(
             intensity=stated,
         )  # fmt: skip
         patient_regex = patient_regex or content.get("patient_regex")
+    source = source or label or ""
     if not found and not early:
         raise InputError(f"{source}: no cases found; give a datalist, a folder of cases or a quoted pattern of images")
     report = check_cases(found, rules, patient_regex=patient_regex, jobs=jobs)
@@ -272,6 +287,17 @@ def check_input(
     grid = bundle_grid(bundle, key)
     maps = {case.name: case.files["label"] for case in found if "label" in case.files}
     return report if grid is None else replace(report, findings=(*report.findings, *grid.check(maps)))
+
+
+def _given(source: str | Path | None, endo: str | None, wall: str | None, label: str | None) -> Sequence[Checkable]:
+    """The cases of patterns and folders."""
+    if label and (endo or wall):
+        raise InputError("--label is for label maps of any classes, --endo and --wall for masks; give one or the other")
+    if label and source is None:
+        return [Entry(name, {"label": path}) for name, path in named_files(label, "label maps")]
+    if source is None:
+        raise InputError("give --input, a data set, or --label, a quoted pattern of label maps")
+    return labelled_images(source, label) if label else _find(as_path(source, "--input"), endo, wall)
 
 
 def _entries(path: Path, content: dict[str, Any]) -> tuple[list[Checkable], list[Finding]]:

@@ -13,6 +13,7 @@ from ..errors import InputError
 from ..metrics import lpips
 from ..networks.features.registry import EXTRACTORS, JUDGE, FeatureExtractor, FeaturesUnavailable, load_features
 from ..networks.frozen import FrozenSegmenter
+from ..paths import as_path
 from ..provenance.seen import Seen
 from .collect import collect
 from .distributions import all_distributions
@@ -118,6 +119,7 @@ def evaluate(
     Raises:
         InputError: nothing to compare, files that cannot be used, volumes on different grids, too few cases.
     """
+    output = as_path(output, "output")
     if isinstance(synthetic, str | Path):
         synthetic = {name: str(synthetic)}
     if not 0 < feature_spacing <= 10:
@@ -138,7 +140,7 @@ def evaluate(
     if off:
         reasons["judge"] = off
         absent = {name: off if name == JUDGE else why for name, why in absent.items()}
-    store = MeasurementStore(Path(output) / "measured")
+    store = MeasurementStore(output / "measured")
     measurer = Measurer(networks, judge, targets=pairs, with_lpips=with_lpips and "lpips" not in reasons,
                         store=store, device=device)  # fmt: skip
     found = Collected(group_cases(scored, cases, systems), systems, other_maps(cases, systems, scored))
@@ -152,10 +154,10 @@ def evaluate(
     compared = differences(found, COMPARED, spread, facts_of(judge))
     about = {e.name: e.about() for e in networks}
     facts = Facts(about, absent, reasons, without, facts_of(judge), found.other_maps, names, sides)
-    results = Results(Layout(found, scores, facts).tables(compared), scores, compared, Path(output))
+    results = Results(Layout(found, scores, facts).tables(compared), scores, compared, output)
     write_results(results, found, facts, worst_pictures(found, cases, pictures))
     if show:
-        logger.info("\n%s\n\n%s", results.text(), Path(output) / "evaluation.html")
+        logger.info("\n%s\n\n%s", results.text(), output / "evaluation.html")
     return results
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,17 +13,19 @@ from numpy.typing import NDArray
 
 from ..data.check import Entry
 from ..data.classes import class_table
-from ..data.datalists import absolute, check_names, datalist_path, patient_in, read_datalist, root_of, stated_classes
+from ..data.datalists import absolute, datalist_path, patient_in, read_datalist, root_of, stated_classes
 from ..data.entries import check_volumes, source_of
 from ..data.grids import place
 from ..data.headers import named_segments, read_header
 from ..data.identity import SOURCE, patient_of
 from ..data.intensity import MIN_MAX, Intensity, Scaling, entry_intensity, intensity_beside, stated_intensity
-from ..data.naming import case_name, volumes_below
+from ..data.naming import case_name, check_names, distinct_names, volumes_below
+from ..data.patterns import matches
 from ..data.segments import same_segments
 from ..data.volumes import Volume, read_label, read_volume, stem
 from ..data.voxels import hash_file
 from ..errors import InputError
+from ..paths import as_path
 from ..vocabulary import SPLITS
 
 logger = logging.getLogger(__name__)
@@ -222,7 +223,7 @@ def _scans(case: RealCase) -> set[str]:
 
 
 def _read_cases(source: str | Path, wanted: str | None) -> dict[str, RealCase]:
-    path = Path(source)
+    path = as_path(source)
     listed = path / "datalist.json" if path.is_dir() else path
     if listed.suffix != ".json" or (path.is_dir() and not listed.is_file()):
         return {
@@ -281,15 +282,19 @@ def named_volumes(source: str, what: str, known: Collection[str] = ()) -> list[t
     Raises:
         InputError: nothing found, or two cases of one name.
     """
-    folder = Path(source)
+    folder = as_path(source)
+    places: list[tuple[str, ...]]
     if folder.is_dir():
         paths = volumes_below(folder)
+        places = [()] * len(paths)
     else:
-        paths = [Path(path).absolute() for path in sorted(glob.glob(source, recursive=True))]
-    paths = [path for path in paths if not path.name.startswith(".")]
+        found = [match for match in matches(source) if not match.path.name.startswith(".")]
+        paths = [match.path.absolute() for match in found]
+        places = [tuple(text for _, text in match.wildcards) for match in found]
     if not paths:
         raise InputError(f"{source}: no {what} found; check the folder, and quote a pattern")
     stems = [stem(path).removesuffix("_synthetic") for path in paths]
     names = [name if name in known else case_name(path) for name, path in zip(stems, paths, strict=True)]
-    check_names(names, source)
+    names = names if known else distinct_names(names, places)
+    check_names(names, source, fix="give a pattern with stars where the paths differ, or a datalist with 'case'")
     return list(zip(names, paths, strict=True))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import json
 import logging
 import re
@@ -16,9 +15,11 @@ from ..data.datalists import datalist_path, read_datalist
 from ..data.grids import place
 from ..data.headers import read_header
 from ..data.intensity import INTENSITY, MIN_MAX, Intensity, Scaling, entry_intensity, stated_intensity
+from ..data.patterns import matches
 from ..data.volumes import stem
 from ..errors import InputError
 from ..files import is_there
+from ..paths import as_path
 from ..vocabulary import SPLITS
 from .sources import RealCase, named_volumes
 
@@ -128,7 +129,7 @@ def _folders(patterns: Sequence[str]) -> list[str]:
     """The folders that patterns of folders stand for, seed2 before seed10; anything else as it is."""
     found = []
     for pattern in patterns:
-        folders = [path for path in glob.glob(pattern) if Path(path).is_dir()]
+        folders = [str(match.path) for match in matches(pattern) if match.path.is_dir()]
         found += sorted(folders, key=lambda path: [int(t) if t.isdigit() else t for t in re.split(r"(\d+)", path)])
         found += [] if folders else [pattern]
     return found
@@ -161,7 +162,8 @@ def _whole(path: Path, value: Any) -> int:
 
 def _synthetic_files(source: str, known: Collection[str]) -> list[tuple[str, Path, int]]:
     """Case, file and number of the sample."""
-    listed = Path(source) / "datalist.json" if Path(source).is_dir() else Path(source)
+    listed = as_path(source)
+    listed = listed / "datalist.json" if listed.is_dir() else listed
     if listed.suffix != ".json" or not listed.is_file():
         found = [(name, path, _record(path)) for name, path in named_volumes(source, "synthetic volumes", known)]
         return [

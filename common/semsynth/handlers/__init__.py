@@ -10,14 +10,15 @@ from .preview import PreviewHandler
 from .progress import ProgressHandler, SynthesisProgress
 from .ranked import RankedSegmentations
 from .segmentation import SegmentationWriter
-from .summary import MetricsSummary
+from .summary import MetricsSummary, SaveMetrics
 from .synthetic import SyntheticWriter
-from .weights import SaveBestWeights, SaveFinalWeights
+from .weights import LoadWeights, SaveBestWeights, SaveFinalWeights
 
 __all__ = [
     "Attach",
     "EvaluationHandler",
     "InitWeights",
+    "LoadWeights",
     "MemoryReport",
     "MetricsSummary",
     "MovingAverage",
@@ -26,6 +27,7 @@ __all__ = [
     "RankedSegmentations",
     "SaveBestWeights",
     "SaveFinalWeights",
+    "SaveMetrics",
     "SegmentationWriter",
     "Stats",
     "SynthesisProgress",

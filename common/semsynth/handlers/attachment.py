@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from ignite.engine import Engine
 from monai.handlers import StatsHandler, TensorBoardStatsHandler
 
 from ..distributed import rank
+from ..paths import as_path
 
 
 class Stats(StatsHandler):
@@ -27,12 +29,13 @@ class TensorBoardStats(TensorBoardStatsHandler):
     """MONAI's ``TensorBoardStatsHandler``, made and attached by the first process only: each would write files.
 
     Args:
-        kwargs: as ``monai.handlers.TensorBoardStatsHandler``.
+        log_dir: folder of the files.
+        kwargs: all else that ``monai.handlers.TensorBoardStatsHandler`` takes.
     """
 
-    def __init__(self, **kwargs: Any) -> None:
+    def __init__(self, log_dir: str | Path = "./runs", **kwargs: Any) -> None:
         if rank() == 0:
-            super().__init__(**kwargs)
+            super().__init__(log_dir=str(as_path(log_dir, "run_dir")), **kwargs)
 
     def attach(self, engine: Engine) -> None:
         """Follow ``engine``, in the first process."""

@@ -10,6 +10,7 @@ import torch
 from ignite.engine import Engine, Events
 from torch import nn
 
+from ..paths import as_path
 from ..training.weights import take_over
 
 logger = logging.getLogger(__name__)
@@ -46,7 +47,7 @@ class InitWeights:
         unless: str | Path | None = None,
     ) -> None:
         self.network, self.name = network, name
-        self.path = None if path is None or unless is not None else Path(path)
+        self.path = None if path is None or unless is not None else as_path(path, "init_weights")
         self.optimizers, self.warm_up = list(optimizers), warm_up
         self.rates: list[list[float]] = []
 

@@ -11,6 +11,7 @@ from ignite.engine import Engine, Events
 from monai.utils.enums import CommonKeys as Keys
 
 from ..distributed import rank
+from ..paths import as_path
 from ..report.pictures import Panel, Row, centre_of, save_planes
 
 logger = logging.getLogger(__name__)
@@ -26,7 +27,7 @@ class PreviewHandler:
     """
 
     def __init__(self, output_dir: str | Path, cases: int = 2, *, label_maps: bool = True) -> None:
-        self.output_dir, self.cases, self.label_maps = Path(output_dir), cases, label_maps
+        self.output_dir, self.cases, self.label_maps = as_path(output_dir, "run_dir"), cases, label_maps
         self.rows: list[Row] = []
 
     def attach(self, engine: Engine) -> None:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from ..data.intensity import Scaling
 from ..data.volumes import Volume, read_volume
 from ..distributed import rank
+from ..paths import as_path
 from ..report.pictures import Panel, Row, centre_of, save_planes
 
 logger = logging.getLogger(__name__)
@@ -35,7 +36,7 @@ class RankedSegmentations:
     """
 
     def __init__(self, path: str | Path, *, metric: str = "dice") -> None:
-        self.path, self.metric = Path(path), metric
+        self.path, self.metric = as_path(path, "evaluation_dir"), metric
         self.cases: list[dict[str, Any]] = []
 
     def attach(self, engine: Engine) -> None:

@@ -19,6 +19,7 @@ from ..data.volumes import read_volume
 from ..data.voxels import voxel_hash
 from ..errors import InputError
 from ..files import relative_to, sha256, shown_name, write_text
+from ..paths import as_path
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +55,8 @@ class SegmentationWriter:
     ) -> None:
         check_format(label_format)
         self.label_format = label_format
-        self.output_dir, self.metadata, self.weights = Path(output_dir), Path(metadata), Path(weights)
+        self.output_dir, self.weights = as_path(output_dir, "output_dir"), as_path(weights, "weights")
+        self.metadata = Path(metadata)
         self.names = {int(index): name for index, name in (class_names or {}).items()}
 
     def attach(self, engine: Engine) -> None:

@@ -4,15 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from ignite.engine import Engine, Events
+from monai.handlers import MetricsSaver
 from numpy.typing import NDArray
 
 from ..distributed import rank
 from ..errors import InputError
 from ..files import write_text
+from ..paths import as_path
+
+
+class SaveMetrics(MetricsSaver):
+    """MONAI's ``MetricsSaver`` for a folder that somebody typed.
+
+    Args:
+        save_dir: folder, made if it is not there.
+        kwargs: all else that ``monai.handlers.MetricsSaver`` takes.
+
+    Raises:
+        InputError: for a path that is no text.
+    """
+
+    def __init__(self, save_dir: str | Path, **kwargs: Any) -> None:
+        super().__init__(str(as_path(save_dir, "evaluation_dir")), **kwargs)
 
 
 class MetricsSummary:
@@ -28,7 +46,7 @@ class MetricsSummary:
     """
 
     def __init__(self, save_dir: str | Path, metrics: Sequence[str]) -> None:
-        self.save_dir, self.metrics = Path(save_dir), tuple(metrics)
+        self.save_dir, self.metrics = as_path(save_dir, "evaluation_dir"), tuple(metrics)
 
     def attach(self, engine: Engine) -> None:
         """Follow ``engine``, after its metrics."""

@@ -26,6 +26,7 @@ from ..data.voxels import hash_file
 from ..distributed import rank
 from ..errors import InputError
 from ..files import relative_to, sha256, shown_name, write_text
+from ..paths import as_path
 from ..provenance.seen import Seen
 from ..vocabulary import OWN_STYLE, class_names
 
@@ -81,7 +82,7 @@ class SyntheticWriter:
         settings: Mapping[str, Any] | None = None,
         entries: Sequence[Mapping[str, Any]] | None = None,
     ) -> None:
-        self.output_dir, self.weights = Path(output_dir), Path(weights)
+        self.output_dir, self.weights = as_path(output_dir, "output_dir"), as_path(weights, "weights")
         self.metadata, self.num_classes, self.seed, self.dtype = Path(metadata), num_classes, seed, dtype
         self.vocabulary = vocabulary
         self.grid, self.intensity_range = grid, intensity_range
@@ -180,7 +181,7 @@ class SyntheticWriter:
         if self.style_from is not None and self.style_from != OWN_STYLE:
             origin |= self._style_record(self.style_from)
             if self.style_map is not None:
-                origin["style_map_sha256"] = self._sha256(Path(self.style_map))
+                origin["style_map_sha256"] = self._sha256(as_path(self.style_map, "style_map"))
         return origin
 
     @cached_property
@@ -252,7 +253,7 @@ class SyntheticWriter:
         return self._known[case]
 
     def _style_record(self, image: str | Path) -> dict[str, str]:
-        return {"style_from": shown_name(image), "style_from_sha256": self._sha256(Path(image))}
+        return {"style_from": shown_name(image), "style_from_sha256": self._sha256(as_path(image, "style_from"))}
 
     def _sha256(self, path: Path) -> str:
         """Of a file that many volumes have in common."""

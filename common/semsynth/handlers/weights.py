@@ -1,19 +1,37 @@
-"""A network's weights as files of their own, each with a card that says what it is: best, final, of a checkpoint."""
+"""A network's weights as files of their own, read, and written with a card that says what they are: best, final."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from ignite.engine import Engine, Events
+from monai.handlers import CheckpointLoader
 
 from ..distributed import rank
+from ..paths import as_path
 from ..provenance.cards import TrainingRecord
 from ..training.weights import save_weights
 
 logger = logging.getLogger(__name__)
+
+
+class LoadWeights(CheckpointLoader):
+    """MONAI's ``CheckpointLoader`` for a file that somebody typed.
+
+    Args:
+        load_path: file of weights.
+        kwargs: all else that ``monai.handlers.CheckpointLoader`` takes.
+
+    Raises:
+        InputError: for a path that is no text.
+    """
+
+    def __init__(self, load_path: str | Path, **kwargs: Any) -> None:
+        super().__init__(str(as_path(load_path, "weights")), **kwargs)
 
 
 class SaveBestWeights:
@@ -38,7 +56,7 @@ class SaveBestWeights:
         half: bool = False,
         record: TrainingRecord | None = None,
     ) -> None:
-        self.network, self.path, self.lower, self.half = network, Path(path), lower_is_better, half
+        self.network, self.path, self.lower, self.half = network, as_path(path, "best_weights"), lower_is_better, half
         self.record = record
         self.best = float("inf") if lower_is_better else float("-inf")
 
@@ -77,7 +95,7 @@ class SaveFinalWeights:
     def __init__(
         self, network: torch.nn.Module, path: str | Path, *, half: bool = False, record: TrainingRecord | None = None
     ) -> None:
-        self.network, self.path, self.half, self.record = network, Path(path), half, record
+        self.network, self.path, self.half, self.record = network, as_path(path, "final_weights"), half, record
 
     def attach(self, engine: Engine) -> None:
         """Follow ``engine``."""

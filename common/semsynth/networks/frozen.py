@@ -17,6 +17,7 @@ from torch import nn
 
 from ..errors import InputError
 from ..files import sha256
+from ..paths import as_path
 
 logger = logging.getLogger(__name__)
 
@@ -117,7 +118,7 @@ def load_segmenter(
     """
     if weights is None:
         return None
-    path = Path(weights)
+    path = as_path(weights, "judge_weights")
     if not path.is_file():
         logger.warning("%s: no such weights; %s is off. Train or copy that bundle's weights, or give another path",
                        path, use)  # fmt: skip

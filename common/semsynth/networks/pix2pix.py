@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from ..errors import InputError
 from ..labels import one_hot
-from .blocks.noise import one_seed, white_noise
+from .blocks.noise import item_seeds, white_noises
 from .blocks.normalization import VolumeInstanceNorm
 
 Norm: TypeAlias = str | tuple[str, dict[str, Any]]
@@ -79,10 +79,14 @@ class Pix2PixGenerator(nn.Module):
         Args:
             image: class indices ``(B, 1, H, W, D)``, any number type. (The name is what MONAI's tools call a network's
                 input.) With a second channel, that is the noise to use in place of the network's own field.
-            noise_seeds: one seed for all items (or one per item, all the same); None takes the network's own.
+            noise_seeds: one per item, or one for all; None takes the network's own. An item's noise is that of its
+                seed, wherever it stands in a batch.
 
         Returns:
             Intensities in [0, 1], ``(B, 1, H, W, D)``, of the weights' type.
+
+        Raises:
+            InputError: for another number of seeds.
         """
         h, w, d = image.shape[2], image.shape[3], image.shape[4]
         m = self.multiple
@@ -90,12 +94,7 @@ class Pix2PixGenerator(nn.Module):
         if self.noise and image.shape[1] > 1:
             x = torch.cat([x, image[:, 1:2].to(x.dtype)], dim=1)
         elif self.noise:
-            seed = self.noise_seed if noise_seeds is None else noise_seeds[0]
-            if noise_seeds is not None and not torch.jit.is_scripting():
-                seed = one_seed(noise_seeds, seed)
-            if self.training:
-                seed = int(torch.randint(2147483647, [1]).item())
-            x = torch.cat([x, white_noise(x, seed)], dim=1)
+            x = torch.cat([x, white_noises(x, self._seeds(noise_seeds, x.shape[0]))], dim=1)
         x = F.pad(x, [0, -d % m, 0, -w % m, 0, -h % m], mode="replicate")
         x = self.stem(x)
         skips = [x]
@@ -106,6 +105,16 @@ class Pix2PixGenerator(nn.Module):
             x = up(x, skips[len(skips) - 2 - i])
         x = self.head(x)[:, :, :h, :w, :d]
         return torch.tanh(x) * 0.5 + 0.5
+
+    def _seeds(self, noise_seeds: list[int] | None, count: int) -> list[int]:
+        """The seed of each item's noise."""
+        if self.training:
+            drawn: list[int] = torch.randint(2147483647, [count]).tolist()
+            return drawn
+        if not torch.jit.is_scripting():
+            return item_seeds(noise_seeds, self.noise_seed, count)
+        seeds = [self.noise_seed] if noise_seeds is None else noise_seeds
+        return seeds * count if len(seeds) == 1 else seeds
 
     def _encode(self, label: torch.Tensor) -> torch.Tensor:
         dtype = self.head.weight.dtype

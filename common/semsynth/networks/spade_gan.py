@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from ..distributed import concatenate
 from ..errors import InputError
 from ..labels import plain
-from .blocks.noise import one_seed, stream
+from .blocks.noise import item_seeds, stream
 from .blocks.spade import (
     SPADE,
     BlockModulation,
@@ -124,8 +124,7 @@ class SPADEGenerator(StyleDistribution):
         labels: how the map is brought to the coarser levels: ``"fractions"`` or ``"nearest"``.
         noise: white noise in every block and in the head, from which texture can be made; a new field in every
             training step, outside training one per ``noise_seed``.
-        noise_seed: which noise, and which style where no image gives one (one for all maps of a batch): any whole
-            number.
+        noise_seed: which noise, and which style where no image gives one: any whole number.
         style_scale: 1 draws styles as they are in the training set, less draws them nearer to the typical one, which 0
             gives.
     """
@@ -183,24 +182,25 @@ class SPADEGenerator(StyleDistribution):
                 noise at stride s, in place of the network's own.
             real: intensities in [0, 1], ``(B, 1, H, W, D)``, whose style is to be taken, in training.
             style: ``(1, Z)`` or ``(B, Z)``; None draws one, of the seed.
-            noise_seeds: one seed for all items (or one per item, all the same); None takes the network's own.
+            noise_seeds: one per item, or one for all; None takes the network's own. An item's noise, and its style
+                where none is given, are those of its seed, wherever it stands in a batch.
 
         Returns:
             Intensities in [0, 1], ``(B, 1, H, W, D)``; with ``real`` a :class:`Reconstruction`.
 
         Raises:
-            InputError: for seeds that differ.
+            InputError: for another number of seeds.
         """
-        seed = one_seed(noise_seeds, self.noise_seed)
+        seeds = item_seeds(noise_seeds, self.noise_seed, image.shape[0])
         modulation: Any = self._conditions(image[:, :1])
         field = plain(image)[:, 1:2] if image.shape[1] > 1 else None
         if real is None or self.encoder is None:
-            return self.decode(modulation, self._style(image, style, seed), field, noise_seed=seed)
+            return self.decode(modulation, self._style(image, style, seeds), field, noise_seed=seeds)
         mean, log_variance = self.encoder(plain(real))
         if self.training:
             self.count_styles(concatenate(mean), concatenate(log_variance))
         drawn = mean + torch.exp(0.5 * log_variance) * torch.randn_like(mean)
-        return Reconstruction(self.decode(modulation, drawn, noise_seed=seed), mean, log_variance)
+        return Reconstruction(self.decode(modulation, drawn, noise_seed=seeds), mean, log_variance)
 
     def modulation(self, label: torch.Tensor) -> LabelModulation:
         """All that depends on the label map alone, for any number of :meth:`decode`.
@@ -218,7 +218,7 @@ class SPADEGenerator(StyleDistribution):
         style: torch.Tensor | None,
         noise: torch.Tensor | None = None,
         *,
-        noise_seed: int | None = None,
+        noise_seed: int | list[int] | None = None,
     ) -> torch.Tensor:
         """Image from what was computed from the label map.
 
@@ -227,13 +227,16 @@ class SPADEGenerator(StyleDistribution):
             style: ``(B, Z)``, or None where ``style_channels`` is 0. With a modulation of one label map, B styles give
                 B images.
             noise: ``(B, 1, H, W, D)`` in place of the network's own, see :meth:`forward`.
-            noise_seed: of the network's own noise; None takes the attribute of this name.
+            noise_seed: of the network's own noise: one per image; or one, of which each image gets another part. None
+                takes the attribute of this name, in each map's first image the same noise.
 
         Returns:
             Intensities in [0, 1], ``(B, 1, H, W, D)``.
         """
         size, x, blocks, head = modulation
-        seed = self.noise_seed if noise_seed is None else noise_seed
+        seed: int | list[int] = self.noise_seed if noise_seed is None else noise_seed
+        if noise_seed is None and x.shape[0] > 1:
+            seed = [self.noise_seed] * x.shape[0]  # of several maps; several images of one map get different parts
         style = None if style is None else style.to(self.start.weight.dtype)
         if not isinstance(modulation, LabelModulation):
             x = self.start(x)
@@ -280,17 +283,22 @@ class SPADEGenerator(StyleDistribution):
             self.style_covariance += weight * torch.outer(apart, apart)
             self.style_covariance.lerp_(torch.diag(spread), weight)
 
-    def _noise(self, x: torch.Tensor, level: int, field: torch.Tensor | None, seed: int) -> torch.Tensor:
+    def _noise(self, x: torch.Tensor, level: int, field: torch.Tensor | None, seed: int | list[int]) -> torch.Tensor:
         if field is not None:
             stride = self.strides[level]
             return field[:, :, ::stride, ::stride, ::stride]
-        return noise_like(x, None if self.training else stream(seed, level + 1))
+        if self.training:
+            return noise_like(x, None)
+        if isinstance(seed, int):
+            return noise_like(x, stream(seed, level + 1))
+        return noise_like(x, [stream(one, level + 1) for one in seed])
 
-    def _style(self, image: torch.Tensor, style: torch.Tensor | None, seed: int) -> torch.Tensor | None:
+    def _style(self, image: torch.Tensor, style: torch.Tensor | None, seeds: list[int]) -> torch.Tensor | None:
         if not self.style_channels:
             return None
-        chosen = self.draw_style(seed) if style is None else style.to(image.device)
-        return chosen.expand(image.shape[0], -1)
+        if style is None:
+            return torch.cat([self.draw_style(seed) for seed in seeds])
+        return style.to(image.device).expand(image.shape[0], -1)
 
     def _conditions(self, label: torch.Tensor) -> tuple[tuple[int, int, int], torch.Tensor, list[torch.Tensor], Any]:
         """Size, and the label encoding for start, blocks and head."""

@@ -382,7 +382,15 @@ def dataset_centers(
         sigma: Gaussian smoothing before clustering, in voxels.
         intensities: case → ``(H, W, D)`` in [0, 1] on the target grid.
         jobs: cases at the same time.
+
+    Raises:
+        InputError: without cases.
     """
+    if not cases:
+        raise InputError(
+            "--centers dataset: the input has no training cases to fit the centres to; give --centers FOLDER or --like "
+            "FOLDER, the prepared data of the training that these cases are for, or draw splits with --fractions"
+        )
 
     def count(case: AnyCase) -> NDArray[np.int64]:
         return IntensityHistogram(0.0, 1.0).add(smooth(intensities(case), sigma)).counts

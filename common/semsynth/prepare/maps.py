@@ -7,7 +7,6 @@ too: an autoencoder's training takes them.
 
 from __future__ import annotations
 
-import glob
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -26,7 +25,7 @@ from ..data.entries import source_of
 from ..data.findings import Report
 from ..data.identity import joined
 from ..data.intensity import Ends, Intensity, Scaling, chosen_scaling
-from ..data.raw import find_cases, stated_regex
+from ..data.raw import labelled_images, stated_regex
 from ..data.segments import Selection
 from ..data.volumes import StorageType, Volume
 from ..errors import InputError
@@ -170,10 +169,7 @@ def find_maps(source: str | Path, *, label: str | None = None, unlabelled: str |
         InputError: nothing found, or an entry without its files.
     """
     if label is not None:
-        if not glob.has_magic(str(source)):
-            raise InputError(f"--label goes with a quoted pattern of image files as --input, got {source}")
-        cases = find_cases(source, endo=label)
-        found = [Entry(case.name, {"image": case.image, "label": case.endo}, case.split) for case in cases]
+        found = labelled_images(source, label)
     else:
         path = datalist_path(source)
         if path is None or not path.is_file():

@@ -12,6 +12,7 @@ from ..data.check import LABEL, Entry
 from ..data.classes import class_table
 from ..data.datalists import datalist_path, read_datalist
 from ..data.headers import named_segments, read_header
+from ..data.label_values import rounded
 from ..data.rules import values_of
 from ..data.segments import same_segments
 from ..data.totalsegmentator import CLASSES as TOTALSEGMENTATOR
@@ -96,7 +97,7 @@ def _values(maps: Mapping[str, Path], jobs: int) -> tuple[int, ...]:
             )
         if not np.isfinite(data.sum(dtype=np.float64)):
             return set()
-        found = values_of(data)
+        found = values_of(rounded(data))
         return set() if found.dtype.kind == "f" else {int(value) for value in found} - {0}
 
     with ThreadPoolExecutor(jobs) as pool:

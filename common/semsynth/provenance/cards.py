@@ -24,6 +24,7 @@ from ..data.datalists import read_datalist
 from ..data.geometry import training_geometry
 from ..errors import InputError
 from ..files import sha256, write_text
+from ..paths import as_path
 from .command import run_command, without_absolute
 from .config import canonical, config_digest
 from .pseudonyms import key_id, pseudonym_key
@@ -141,8 +142,10 @@ class TrainingRecord:
         builds_on: Sequence[str | Path | None] = (),
         spacing: Sequence[float] | None = None,
     ) -> None:
-        self.dataset, self.datalists, self.in_loss, self.spacing = dataset, datalists, in_loss, spacing
-        self.builds_on = next((Path(path) for path in builds_on if path is not None), None)
+        self.dataset, self.in_loss, self.spacing = dataset, in_loss, spacing
+        several = [datalists] if isinstance(datalists, str | Path) else datalists
+        self.datalists = [as_path(path, "datalists") for path in several]
+        self.builds_on = next((as_path(path, "init_weights") for path in builds_on if path is not None), None)
         self.earlier: dict[str, Any] | None = None
 
     @cached_property

@@ -16,6 +16,7 @@ from ..data.identity import SOURCE, is_image, is_map
 from ..data.voxels import hash_file
 from ..errors import InputError
 from ..files import sha256, stamp
+from ..paths import as_path
 from .pseudonyms import key_id, pseudonym, pseudonym_key
 
 logger = logging.getLogger(__name__)
@@ -57,7 +58,7 @@ class Seen:
         Raises:
             InputError: for a card that cannot be read as one.
         """
-        path = Path(weights)
+        path = as_path(weights, "weights")
         card = path.with_suffix(".json")
         if not card.is_file():
             return Seen(gaps=(path.name,), source=path.name)

@@ -12,7 +12,7 @@ from monai.utils import fall_back_tuple
 from torch.nn import functional as F
 
 from ..errors import InputError, is_out_of_memory
-from ..networks.blocks.noise import gaussian_noise, one_seed, white_noise
+from ..networks.blocks.noise import gaussian_noises, item_seeds, white_noises
 
 
 class NoisyWindowInferer(SlidingWindowInferer):
@@ -48,18 +48,31 @@ class NoisyWindowInferer(SlidingWindowInferer):
 
         Args:
             inputs, network, args, kwargs: as of ``monai.inferers.SlidingWindowInferer``.
-            noise_seeds: in place of the inferer's own seed; the network is told too, which may draw a style from it.
+            noise_seeds: one per item, or one for all, in place of the inferer's own seed; the network is told too,
+                which may draw a style from it. A ``style`` of the network, ``(B, Z)``, is each item's own.
+
+        Raises:
+            InputError: for another number of seeds.
         """
-        seed = one_seed(noise_seeds, self.noise_seed)
+        items = inputs.shape[0]
+        seeds = item_seeds(noise_seeds, self.noise_seed, items)
+        if items > 1:  # MONAI mixes the windows of several items, of which the network could not tell whose seed counts
+            style = kwargs.pop("style", None)
+            own = [{} if style is None else {"style": style[i : i + 1] if len(style) == items else style}
+                   for i in range(items)]  # fmt: skip
+            given = [None if noise_seeds is None else [seed] for seed in seeds]
+            return torch.cat([
+                self(inputs[i : i + 1], network, *args, noise_seeds=given[i], **own[i], **kwargs) for i in range(items)
+            ])  # fmt: skip
         h, w, d = inputs.shape[2:]
         x = inputs.to(torch.float32)  # MONAI adds windows up in the input's type
         if self.multiple > 1:
             padding = [side for length in (d, w, h) for side in (0, -length % self.multiple)]
             x = F.pad(x, padding, mode="replicate")
         if self.noise:
-            make = gaussian_noise if self.normal else white_noise
-            x = torch.cat([x, make(x, seed)], dim=1)
-        told = {} if noise_seeds is None else {"noise_seeds": [seed]}
+            make = gaussian_noises if self.normal else white_noises
+            x = torch.cat([x, make(x, seeds)], dim=1)
+        told = {} if noise_seeds is None else {"noise_seeds": seeds}
         result = super().__call__(x, network, *args, **told, **kwargs)
         assert isinstance(result, torch.Tensor)
         return result[:, :, :h, :w, :d]

@@ -16,6 +16,7 @@ from ..data.intensity import INTENSITY, MIN_MAX, intensity_beside
 from ..data.transforms import LoadIntensityd, LoadLabelMapd, SameGridd
 from ..errors import InputError
 from ..networks.features.extractor import at_spacing
+from ..paths import as_path
 from ..vocabulary import OWN_STYLE
 
 logger = logging.getLogger(__name__)
@@ -61,8 +62,10 @@ class StyleSource:
                 f"style_from {image}: a style is the intensity in each class here; give the image's label map as "
                 "style_map"
             )
-        self.network, self.image, self.spacing = network, image, tuple(spacing)
-        self.label_map, self.scaling = label_map, MIN_MAX if grid is None else grid.scaling
+        self.network, self.spacing = network, tuple(spacing)
+        self.image = image if image in (None, OWN_STYLE) else as_path(image, "style_from")
+        self.label_map = None if label_map is None else as_path(label_map, "style_map")
+        self.scaling = MIN_MAX if grid is None else grid.scaling
         self._one: torch.Tensor | None = None
 
     def __call__(self, batch: Mapping[str, Any]) -> torch.Tensor | None:

@@ -35,6 +35,7 @@ from monai.utils import TraceKeys
 
 from .. import __version__
 from ..files import sha256, split_part, stamp
+from ..paths import as_path
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +64,7 @@ class DiskCache:
     """
 
     def __init__(self, folder: str | Path, transforms: Sequence[Callable[..., Any]]) -> None:
-        self.folder = Path(folder)
+        self.folder = as_path(folder, "cache_dir")
         self._transforms, self._usable, self._writable = "", True, True
         try:
             # a hash instead of the transforms: taken before any use changes them, and the same in every worker

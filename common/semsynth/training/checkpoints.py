@@ -25,6 +25,7 @@ import torch
 
 from ..errors import InputError
 from ..files import atomic_path, sha256
+from ..paths import as_path
 
 logger = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
@@ -139,7 +140,7 @@ class CheckpointFolder:
     def __init__(self, folder: str | Path, *, keep: int = 2) -> None:
         if keep < 1:
             raise InputError(f"keep must be 1 checkpoint or more, got {keep}")
-        self.folder, self.keep = Path(folder), keep
+        self.folder, self.keep = as_path(folder, "run_dir"), keep
 
     def save(self, state: Mapping[str, Any], *, epoch: int, iteration: int) -> Path:
         """Write one checkpoint, list it, and remove those beyond ``keep``.

@@ -16,6 +16,7 @@ from ..distributed import gather, rank, world_size
 from ..errors import InputError
 from ..labels import plain
 from ..networks.latent_diffusion import LatentDiffusion, intensity_style
+from ..paths import as_path
 from ..provenance.cards import weights_hash
 from .cache import DiskCache
 from .loading import TrainingDataset
@@ -62,7 +63,7 @@ class LatentDataset(TrainingDataset):
             raise InputError(f"views must be 0 (encode in each step) or more, got {views}")
         super().__init__(data, transform, **kwargs)
         self.views, self.view_seed = int(views), view_seed
-        self.latents_dir = None if latents_dir is None else Path(latents_dir)
+        self.latents_dir = None if latents_dir is None else as_path(latents_dir, "latents_dir")
         self.made: dict[tuple[int, int], dict[str, Any]] = {}
         self.classes, self.styled = 0, False  # known when a network encodes
 

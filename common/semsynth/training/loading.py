@@ -20,6 +20,7 @@ from ..data.entries import VOXELS, case_of, load_datalist
 from ..data.identity import is_image, is_map, patient_of
 from ..distributed import rank, world_size
 from ..errors import InputError
+from ..paths import as_path
 from ..provenance.seen import Seen, entry_voxels, refuse_seen_cases
 from ..vocabulary import SPLITS
 
@@ -52,7 +53,7 @@ def load_sources(
     if bare:
         raise InputError(f"{', '.join(map(str, paths))}: entries without 'label' or 'endo', complete them", bare)
     if validation is not None:
-        _refuse_held_out(entries, Path(validation), [Path(path) for path in paths])
+        _refuse_held_out(entries, as_path(validation, "validation_datalist"), [as_path(path) for path in paths])
     return entries
 
 

@@ -13,6 +13,7 @@ from torch import nn
 
 from ..errors import InputError
 from ..files import sha256, write_text
+from ..paths import as_path
 from ..provenance.cards import TrainingRecord, write_model_card
 from ..provenance.seen import UNKNOWN_PARENTS, Seen, read_card
 from .checkpoints import newest_checkpoint, not_finite, rounded, save_atomically
@@ -64,7 +65,7 @@ def load_weights(path: str | Path, *, name: str = "network") -> dict[str, torch.
     Raises:
         InputError: no such file, or no weights in it.
     """
-    path = Path(path)
+    path = as_path(path, "weights")
     if not path.is_file():
         raise InputError(f"{path}: no such file of weights; train the bundle first, or give another path")
     try:

@@ -13,23 +13,44 @@ def white_noise(like: torch.Tensor, seed: int) -> torch.Tensor:
     """White noise of mean 0 and variance 1 (uniform), ``(B, 1, H, W, D)``: a hash of position and seed.
 
     Not drawn from a generator: it is the same on every device and in an exported graph, and a voxel's value does not
-    depend on the volume's size. Items of a batch get different fields.
+    depend on the volume's size. Items of a batch get different fields; see :func:`white_noises`.
 
     Args:
         like: a tensor ``(B, C, H, W, D)`` whose size, device and type are taken.
         seed: any whole number.
     """
-    h = torch.full([1, 1, 1, 1, 1], seed & 0x7FFFFFFFFFFFFFFF, device=like.device, dtype=torch.int64)
-    for axis in (0, 2, 3, 4):
+    bits = torch.full([1, 1, 1, 1, 1], seed & 0x7FFFFFFFFFFFFFFF, dtype=torch.int64, device=like.device)
+    places = torch.arange(like.shape[0], device=like.device).view(-1, 1, 1, 1, 1)
+    return _field(like, bits * 1000003 + places)
+
+
+def white_noises(like: torch.Tensor, seeds: list[int]) -> torch.Tensor:
+    """:func:`white_noise` of each item's own seed: what the item would get alone, wherever it stands in a batch.
+
+    Args:
+        like: see there.
+        seeds: one per item.
+    """
+    bits = torch.tensor([seed & 0x7FFFFFFFFFFFFFFF for seed in seeds], dtype=torch.int64, device=like.device)
+    return _field(like, bits.view(-1, 1, 1, 1, 1) * 1000003)
+
+
+def _field(like: torch.Tensor, h: torch.Tensor) -> torch.Tensor:
+    """The noise of the items' numbers ``(B, 1, 1, 1, 1)``, int64."""
+    h = _mixed(h)
+    for axis in (2, 3, 4):
         shape = [1, 1, 1, 1, 1]
         shape[axis] = like.shape[axis]
-        h = h * 1000003 + torch.arange(like.shape[axis], device=like.device).view(shape)
-        h = (h ^ (h >> 15)) * 2246822519 & 0xFFFFFFFF  # the mixing steps of xxHash's 32-bit avalanche
-        h = (h ^ (h >> 13)) * 3266489917 & 0xFFFFFFFF
-        h = h ^ (h >> 16)
+        h = _mixed(h * 1000003 + torch.arange(like.shape[axis], device=like.device).view(shape))
     uniform = h.to(torch.float32) * (1.0 / 0xFFFFFFFF)
     noise: torch.Tensor = ((uniform - 0.5) * 12.0**0.5).to(like.dtype)
     return noise
+
+
+def _mixed(h: torch.Tensor) -> torch.Tensor:
+    h = (h ^ (h >> 15)) * 2246822519 & 0xFFFFFFFF  # the mixing steps of xxHash's 32-bit avalanche
+    h = (h ^ (h >> 13)) * 3266489917 & 0xFFFFFFFF
+    return h ^ (h >> 16)
 
 
 def stream(seed: int, number: int) -> int:
@@ -60,20 +81,36 @@ def gaussian_noise(like: torch.Tensor, seed: int) -> torch.Tensor:
     Args:
         like, seed: see there.
     """
-    places = torch.empty(1, device=like.device).expand(like.shape)
-    uniform = white_noise(places, seed) / 12.0**0.5  # in [-1/2, 1/2]
+    return _normal(white_noise(_float32(like), seed)).to(like.dtype)
+
+
+def gaussian_noises(like: torch.Tensor, seeds: list[int]) -> torch.Tensor:
+    """:func:`white_noises` with a normal distribution, see :func:`gaussian_noise`."""
+    return _normal(white_noises(_float32(like), seeds)).to(like.dtype)
+
+
+def _float32(like: torch.Tensor) -> torch.Tensor:
+    return torch.empty(1, device=like.device).expand(like.shape)
+
+
+def _normal(noise: torch.Tensor) -> torch.Tensor:
+    uniform = noise / 12.0**0.5  # in [-1/2, 1/2]
     normal: torch.Tensor = torch.erfinv((2.0 * uniform).clamp(-1 + 1e-6, 1 - 1e-6)) * 2.0**0.5
-    return normal.to(like.dtype)
+    return normal
 
 
-def one_seed(seeds: Sequence[int] | None, otherwise: int) -> int:
-    """The one seed that all items of a batch share, ``otherwise`` where none are given.
+def item_seeds(seeds: Sequence[int] | None, otherwise: int, count: int) -> list[int]:
+    """The seed of each item of a batch: so that a volume depends on its map and seed alone.
+
+    Args:
+        seeds: one per item, or one for all; None for none.
+        otherwise: seed of all items where none are given.
+        count: number of items.
 
     Raises:
-        InputError: for seeds that differ: each field is one for the whole batch.
+        InputError: for another number of seeds.
     """
-    if seeds is None:
-        return otherwise
-    if len(set(seeds)) != 1:
-        raise InputError(f"several samples in one batch would share a seed, got {list(seeds)}: set batch_size to 1")
-    return int(seeds[0])
+    given = [otherwise] if seeds is None else [int(seed) for seed in seeds]
+    if len(given) not in (1, count):
+        raise InputError(f"{count} label maps need as many seeds, or one for all, got {list(given)}")
+    return given * count if len(given) == 1 else given

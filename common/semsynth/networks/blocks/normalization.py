@@ -190,12 +190,26 @@ def _group_norm(
     zeros = torch.zeros(c, device=x.device) if offset is None else offset.float()
     if x.dtype == torch.float64:
         ones, zeros = ones.double(), zeros.double()
-    x = x.contiguous(memory_format=memory_format(x))
+    x = _laid_out(x)
     result: Any = torch.native_group_norm(x, ones, zeros, b, c, x[0, 0].numel(), groups, eps)
     if _cancels(x, result[1], result[2]):
         x = x - _per_channel(result[1], x).to(x.dtype)
         result = torch.native_group_norm(x, ones, zeros, b, c, x[0, 0].numel(), groups, eps)
     return result[0], result[1], result[2]
+
+
+def _laid_out(x: torch.Tensor) -> torch.Tensor:
+    """The same values in the memory format of ``x``, with that format's strides along axes of one voxel as well.
+
+    There a stride says nothing and can be any number: kernels leave different ones for volumes of one slice. PyTorch's
+    group norm tells the format by all strides, and then refuses such a volume as not contiguous in that format.
+    """
+    form = memory_format(x)
+    x = x.contiguous(memory_format=form)
+    steps, step = [0] * 5, 1
+    for axis in (1, 4, 3, 2, 0) if form == torch.channels_last_3d else (4, 3, 2, 1, 0):
+        steps[axis], step = step, step * x.shape[axis]
+    return x if list(x.stride()) == steps else x.clone(memory_format=form)
 
 
 def _cancels(x: torch.Tensor, mean: torch.Tensor, rstd: torch.Tensor) -> bool:

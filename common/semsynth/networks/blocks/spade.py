@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ...errors import InputError
 from ...labels import one_hot
-from .noise import gaussian_noise
+from .noise import gaussian_noise, gaussian_noises
 from .normalization import affine_free_norm, leaky_relu_, memory_format, modulate, modulate_jointly
 
 Sampling: TypeAlias = Literal["fractions", "nearest"]
@@ -342,10 +342,15 @@ def _fractions(encoded: torch.Tensor, stride: int) -> torch.Tensor:
     return F.avg_pool3d(encoded, kernel, kernel, ceil_mode=True, count_include_pad=False)
 
 
-def noise_like(x: torch.Tensor, seed: int | None) -> torch.Tensor:
-    """Normal white noise ``(B, 1, h, w, d)`` for features ``(B, C, h, w, d)``: of a seed, or, for None, drawn anew."""
+def noise_like(x: torch.Tensor, seed: int | list[int] | None) -> torch.Tensor:
+    """Normal white noise ``(B, 1, h, w, d)`` for features ``(B, C, h, w, d)``.
+
+    Args:
+        x: features.
+        seed: one per item; or one, of which each item gets another part; None draws anew.
+    """
     if seed is not None:
-        return gaussian_noise(x, seed)
+        return gaussian_noise(x, seed) if isinstance(seed, int) else gaussian_noises(x, seed)
     return torch.randn(x.shape[0], 1, *x.shape[2:], device=x.device, dtype=x.dtype)
 
 

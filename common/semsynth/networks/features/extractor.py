@@ -16,6 +16,7 @@ from torch import nn
 
 from ...errors import InputError
 from ...files import sha256
+from ...paths import as_path
 
 SPACING_TOLERANCE = 1e-3
 
@@ -176,9 +177,10 @@ def existing_file(path: str | Path, *, name: str) -> Path:
     Raises:
         FeaturesUnavailable: when there is no such file.
     """
-    if not Path(path).is_file():
+    found = as_path(path, f"the weights of {name}")
+    if not found.is_file():
         raise FeaturesUnavailable(f"{name}: no such file: {path}; give the path of its weights")
-    return Path(path)
+    return found
 
 
 def read_weights(path: str | Path, *, name: str) -> dict[str, torch.Tensor]:

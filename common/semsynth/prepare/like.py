@@ -1,0 +1,132 @@
+"""The settings and the centres of data that were prepared before, for new cases that are to be like them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Mapping
+from dataclasses import MISSING, Field, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ..data.datalists import datalist_path, read_datalist
+from ..errors import InputError
+from ..paths import as_path
+
+logger = logging.getLogger(__name__)
+S = TypeVar("S")
+NEEDED = "a folder of prepared data, with datalist.json"
+RULE = ("scale", "percentiles", "window", "hu_offset")
+"""Settings that make one rule of intensities: those of the data and those that are given are not mixed."""
+
+
+def before(name: str, settings: Mapping[str, Any]) -> Any:
+    """What versions did that did not have a setting yet, where that is not its default of today; else MISSING."""
+    return ("window" if settings.get("window") else "min-max") if name == "scale" else MISSING
+
+
+def settings_like(kind: type[S], like: str | Path | None, typed: Collection[str], **values: Any) -> S:
+    """Settings of a preparation: those of data prepared before, but for what is given beside.
+
+    Args:
+        kind: dataclass of the settings.
+        like: folder (or datalist) of the data prepared before; None takes ``values`` alone.
+        typed: names of the settings that are given beside ``like``.
+        values: of all settings, as they are without ``like``.
+
+    Raises:
+        InputError: no prepared data there, settings that are not known, or centres for another k than the given one.
+    """
+    if like is None:
+        return kind(**values)
+    path = _datalist_of(like, "--like", NEEDED)
+    stated = _stated(kind, path)
+    given = {name: value for name, value in values.items() if name in typed}
+    centers = stated.get("centers")
+    if centers is not None and "centers" not in given and given.get("k", len(centers)) != len(centers):
+        raise InputError(
+            f"--like {like}: its {len(centers)} centres do not go with --k {given['k']}; leave --k out, or give "
+            "--centers too"
+        )
+    own_rule = RULE if given.keys() & {*RULE} else ()
+    taken = {name: value for name, value in stated.items() if name not in given and name not in own_rule}
+    logger.info("settings of %s: %s", path, ", ".join(f"{name} {_shown(value)}" for name, value in taken.items()))
+    if given:
+        logger.info("in place of its own: %s", ", ".join(f"{name} {_shown(value)}" for name, value in given.items()))
+    return kind(**(taken | given))
+
+
+def prepared_centers(source: str | Path, k: int) -> tuple[float, ...]:
+    """The cluster centres that data prepared before share.
+
+    Args:
+        source: folder (or datalist) of the prepared data.
+        k: number of centres that is needed.
+
+    Raises:
+        InputError: no prepared data there, none that share their centres, or another number of them.
+    """
+    path = _datalist_of(source, "--centers", "'dataset', numbers such as 0.1,0.4, or a folder of prepared data")
+    centers = _settings(path).get("centers")
+    if centers is None:
+        raise InputError(
+            f"--centers {source}: its centres were fitted to each volume, so that it has none to share; prepare that "
+            "data with --centers dataset, or leave --centers out for both"
+        )
+    if len(centers) != k:
+        raise InputError(f"--centers {source}: has {len(centers)} centres, --k is {k}; give --k {len(centers)}")
+    return tuple(map(float, centers))
+
+
+def k_of(like: str | Path, otherwise: int) -> int:
+    """The number of clusters of data prepared before; ``otherwise`` where it states none."""
+    return int(_settings(_datalist_of(like, "--like", NEEDED)).get("k", otherwise))
+
+
+def _datalist_of(source: str | Path, option: str, needed: str) -> Path:
+    path = datalist_path(as_path(source, option))
+    if path is None or not path.is_file():
+        raise InputError(f"{option} {source}: there is no prepared data; needed is {needed}")
+    return path
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    settings = read_datalist(path).get("settings")
+    if not isinstance(settings, dict):
+        raise InputError(f"{path}: states no settings, so that 'semsynth prepare' or 'prepare-maps' did not make it; "
+                         "give data that one of them made")  # fmt: skip
+    return settings
+
+
+def _stated(kind: type[Any], path: Path) -> dict[str, Any]:
+    """The settings that a datalist states, and for those that it does not state what was done without them."""
+    settings, known = _settings(path), {field.name: field for field in fields(kind)}
+    unknown = sorted(settings.keys() - known.keys())
+    if unknown:
+        raise InputError(
+            f"{path}: states settings that this command does not have: {', '.join(unknown)}; prepare new cases with "
+            "the command ('semsynth prepare' or 'prepare-maps') and the version of semsynth that made it"
+        )
+    missing = [name for name, field in known.items() if name not in settings and _before(field, settings) is MISSING]
+    if missing:
+        raise InputError(f"{path}: does not state {', '.join(missing)}; it was made by the other one of 'semsynth "
+                         "prepare' and 'prepare-maps'")  # fmt: skip
+    return {
+        name: _frozen(settings[name]) if name in settings else _before(field, settings) for name, field in known.items()
+    }
+
+
+def _before(field: Field[Any], settings: Mapping[str, Any]) -> Any:
+    if (known := before(field.name, settings)) is not MISSING:
+        return known
+    return field.default if field.default_factory is MISSING else field.default_factory()
+
+
+def _frozen(value: Any) -> Any:
+    """Lists of JSON as the tuples that they were."""
+    return tuple(_frozen(item) for item in value) if isinstance(value, list) else value
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "none"
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
