@@ -221,11 +221,8 @@ def prepare_maps(
         input, cases, None if classes is None else lines_or_words(classes), relabel=bool(relabel),
         jobs=max(whole("jobs", jobs), 1),
     )  # fmt: skip
-    typed = {
-        *given(),
-        *(("classes", "original_values") if relabel else ()),
-        *(() if offset is None else ("hu_offset",)),
-    }
+    typed = {*given(), *(("classes", "original_values") if relabel else ())}
+    typed |= set() if offset is None else {"hu_offset"}
     settings = settings_like(
         MapSettings, like, typed,
         classes=names,

@@ -36,6 +36,7 @@ from ..files import sha256, shown_name, write_text
 from ..report.pictures import Row, save_planes
 from ..vocabulary import PREPARED, SPLITS, UNLABELLED
 from .composite import IntensityHistogram, fit_histogram, smooth
+from .like import filled
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -233,9 +234,7 @@ def already_prepared(case: Checkable, settings: Any, folder: Path, overwrite: bo
         return False
     record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
     wanted = json.loads(json.dumps({"settings": asdict(settings), "sources": fingerprints(case)}))
-    if "original_values" not in record.get("settings", {}):  # a record of before has none
-        record["settings"] = {**record.get("settings", {}), "original_values": None}
-        wanted["settings"].setdefault("original_values", None)
+    record["settings"] = filled(type(settings), record.get("settings", {}))  # of a version before
     different = [key for key, value in wanted.items() if record.get(key) != value]
     if different and not overwrite:
         raise InputError(

@@ -77,6 +77,12 @@ def prepared_centers(source: str | Path, k: int) -> tuple[float, ...]:
     return tuple(map(float, centers))
 
 
+def filled(kind: type[Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a record, with what was done without those that it does not have yet."""
+    own = {field.name: _before(field, settings) for field in fields(kind) if field.name not in settings}
+    return dict(settings) | {name: value for name, value in own.items() if value is not MISSING}
+
+
 def k_of(like: str | Path, otherwise: int) -> int:
     """The number of clusters of data prepared before; ``otherwise`` where it states none."""
     return int(_settings(_datalist_of(like, "--like", NEEDED)).get("k", otherwise))
@@ -116,9 +122,8 @@ def _stated(kind: type[Any], path: Path) -> dict[str, Any]:
 
 
 def _before(field: Field[Any], settings: Mapping[str, Any]) -> Any:
-    if (known := before(field.name, settings)) is not MISSING:
-        return known
-    return field.default if field.default_factory is MISSING else field.default_factory()
+    known = before(field.name, settings)
+    return field.default if known is MISSING else known
 
 
 def _frozen(value: Any) -> Any:
