@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 from semsynth.cli.main import main
+from semsynth.data.intensity import Scaling
 from semsynth.errors import InputError
 from semsynth.prepare import like as module
 from semsynth.prepare.atrium import Settings
-from semsynth.prepare.like import settings_like
+from semsynth.prepare.like import prepared_centers, settings_like
 from semsynth.prepare.maps import MapSettings
 
 
@@ -108,3 +109,22 @@ def test_settings_of_an_older_version_are_what_it_did(data: Path, tmp_path: Path
     path.write_text(json.dumps(content))
     with pytest.raises(InputError, match="does not state classes"):
         settings_like(MapSettings, path, ())
+
+
+@pytest.mark.parametrize("name", ["pix2pix3d", "spade_gan3d", "spade_ldm", "med_lsdm"])
+def test_a_bundle_says_how_the_data_of_its_weights_was_prepared(name: str, project_root: Path) -> None:
+    found = settings_like(Settings, project_root / "bundles" / name, [])
+    assert (found.k, found.scale, found.spacing, found.dtype) == (2, "min-max", (1.0, 1.0, 1.0), "uint8")
+
+
+def test_the_settings_that_fit_the_command_are_taken_of_a_bundle_with_several_weights(project_root: Path) -> None:
+    found = settings_like(MapSettings, project_root / "bundles" / "med_lsdm", ["classes"], classes=("organ",))
+    assert found.classes == ("organ",) and found.unit_range == (-1000.0, 1000.0)
+    assert found.centers == prepared_centers(project_root / "bundles" / "med_lsdm", 3)
+    with pytest.raises(InputError, match=r"there is no prepared data; needed is .*or a bundle's"):
+        settings_like(Settings, project_root / "bundles", [])
+
+
+def test_a_rule_of_intensities_that_is_given_replaces_the_whole_rule(data: Path) -> None:
+    found = settings_like(Settings, data / "old", ["window"], window=(0.0, 500.0))
+    assert found.scaling == Scaling("window", (0.0, 500.0))

@@ -8,13 +8,16 @@ from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ..data.classes import read_object
 from ..data.datalists import datalist_path, read_datalist
 from ..errors import InputError
 from ..paths import as_path
 
 logger = logging.getLogger(__name__)
 S = TypeVar("S")
-NEEDED = "a folder of prepared data, with datalist.json"
+NEEDED = "a folder of prepared data, with datalist.json, or a bundle's"
+PREPARED_WITH = "prepared_with"
+"""Key of a bundle's metadata, in ``trained_on`` of its weights: the settings that their data was prepared with."""
 RULE = ("scale", "percentiles", "window", "hu_offset")
 """Settings that make one rule of intensities: those of the data and those that are given are not mixed."""
 
@@ -29,7 +32,8 @@ def settings_like(kind: type[S], like: str | Path | None, typed: Collection[str]
 
     Args:
         kind: dataclass of the settings.
-        like: folder (or datalist) of the data prepared before; None takes ``values`` alone.
+        like: folder (or datalist) of the data prepared before, or of a bundle whose weights were trained on such data;
+            None takes ``values`` alone.
         typed: names of the settings that are given beside ``like``.
         values: of all settings, as they are without ``like``.
 
@@ -38,8 +42,8 @@ def settings_like(kind: type[S], like: str | Path | None, typed: Collection[str]
     """
     if like is None:
         return kind(**values)
-    path = _datalist_of(like, "--like", NEEDED)
-    stated = _stated(kind, path)
+    path, settings = _settings(like, "--like", NEEDED, [field.name for field in fields(kind)])  # type: ignore[arg-type]
+    stated = _stated(kind, path, settings)
     given = {name: value for name, value in values.items() if name in typed}
     centers = stated.get("centers")
     if centers is not None and "centers" not in given and given.get("k", len(centers)) != len(centers):
@@ -59,14 +63,15 @@ def prepared_centers(source: str | Path, k: int) -> tuple[float, ...]:
     """The cluster centres that data prepared before share.
 
     Args:
-        source: folder (or datalist) of the prepared data.
+        source: folder (or datalist) of the prepared data, or of a bundle.
         k: number of centres that is needed.
 
     Raises:
         InputError: no prepared data there, none that share their centres, or another number of them.
     """
-    path = _datalist_of(source, "--centers", "'dataset', numbers such as 0.1,0.4, or a folder of prepared data")
-    centers = _settings(path).get("centers")
+    needed = "'dataset', numbers such as 0.1,0.4, or a folder of prepared data or of a bundle"
+    _, settings = _settings(source, "--centers", needed)
+    centers = settings.get("centers")
     if centers is None:
         raise InputError(
             f"--centers {source}: its centres were fitted to each volume, so that it has none to share; prepare that "
@@ -85,27 +90,38 @@ def filled(kind: type[Any], settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def k_of(like: str | Path, otherwise: int) -> int:
     """The number of clusters of data prepared before; ``otherwise`` where it states none."""
-    return int(_settings(_datalist_of(like, "--like", NEEDED)).get("k", otherwise))
+    return int(_settings(like, "--like", NEEDED)[1].get("k", otherwise))
 
 
-def _datalist_of(source: str | Path, option: str, needed: str) -> Path:
-    path = datalist_path(as_path(source, option))
+def _settings(source: str | Path, option: str, needed: str, known: Collection[str] = ()) -> tuple[Path, dict[str, Any]]:
+    """The file that states settings, and them.
+
+    Args:
+        source: folder (or datalist) of prepared data, or of a bundle.
+        option: that named it, for the message.
+        needed: what it has to be, for the message.
+        known: names of settings by which one of several weights' is chosen; of none the first that has centres.
+    """
+    folder = as_path(source, option)
+    path, metadata = datalist_path(folder), folder / "configs" / "metadata.json"
+    if metadata.is_file() and (path is None or not path.is_file()):
+        weights = read_object(metadata).get("trained_on", {}).values()
+        found = [about[PREPARED_WITH] for about in weights if isinstance(about.get(PREPARED_WITH), dict)]
+        fitting = [s for s in found if (s.keys() <= {*known} if known else s.get("centers"))] or found
+        if fitting:
+            return metadata, fitting[0]
     if path is None or not path.is_file():
         raise InputError(f"{option} {source}: there is no prepared data; needed is {needed}")
-    return path
-
-
-def _settings(path: Path) -> dict[str, Any]:
     settings = read_datalist(path).get("settings")
     if not isinstance(settings, dict):
         raise InputError(f"{path}: states no settings, so that 'semsynth prepare' or 'prepare-maps' did not make it; "
                          "give data that one of them made")  # fmt: skip
-    return settings
+    return path, settings
 
 
-def _stated(kind: type[Any], path: Path) -> dict[str, Any]:
-    """The settings that a datalist states, and for those that it does not state what was done without them."""
-    settings, known = _settings(path), {field.name: field for field in fields(kind)}
+def _stated(kind: type[Any], path: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that a file states, and for those that it does not state what was done without them."""
+    known = {field.name: field for field in fields(kind)}
     unknown = sorted(settings.keys() - known.keys())
     if unknown:
         raise InputError(
