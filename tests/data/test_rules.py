@@ -163,9 +163,9 @@ def test_label_maps(tmp_path, values, count, finding):
         (
             [0, 1, 2, 5],
             3,
-            "set num_classes to 6 (for prepare-maps: 5 names in --classes), or number the classes from 1 to 3",
+            "set num_classes to 6 (for prepare-maps: 5 names in --classes); or 'semsynth prepare-maps --relabel'",
         ),
-        ([0, 1, 2, 3], 2, "set num_classes to 4 (for prepare-maps: 3 names in --classes), or prepare the maps with"),
+        ([0, 1, 2, 3], 2, "set num_classes to 4, or prepare the maps with another --k"),
         ([0, 1, 5], 3, "set num_classes to 6"),
         ([0, 1, 254], 3, "set num_classes to 255"),
         ([-1, 0, 1], 3, "map every value to its class in 0…3"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import MISSING
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +100,8 @@ def test_settings_of_an_older_version_are_what_it_did(data: Path, tmp_path: Path
     path = tmp_path / "datalist.json"
     path.write_text(json.dumps(content))
     assert settings_like(Settings, path, ()).wall_mm == Settings().wall_mm
-    monkeypatch.setattr(module, "BEFORE", {"wall_mm": 0.0})  # as if the width were new and no walls had been derived
+    # as if the width were new and no walls had been derived
+    monkeypatch.setattr(module, "before", lambda name, settings: 0.0 if name == "wall_mm" else MISSING)
     assert settings_like(Settings, tmp_path, ()).wall_mm == 0.0
     content["settings"] |= {"shininess": 3}
     path.write_text(json.dumps(content))

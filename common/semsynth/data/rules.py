@@ -195,9 +195,10 @@ def suggest_mapping(values: NDArray[Any], last: int, *, composite: bool = True) 
     relabel = "'semsynth prepare-maps --relabel' makes 1, 2, … of the values that there are"
     if len(kept) == 0 or values[0] < 0 or values[-1] > 254:
         return f"map every value to its class in 0…{last}; {relabel}"
-    if composite:
-        return f"set num_classes to {int(values[-1]) + 1}, or prepare the maps with another --k"
-    return f"name every class up to {int(values[-1])} (--classes, num_classes {int(values[-1]) + 1}); or {relabel}"
+    count, present = int(values[-1]) + 1, int((values > 0).sum())
+    if composite and present == count - 1:
+        return f"set num_classes to {count}, or prepare the maps with another --k"
+    return f"set num_classes to {count} (for prepare-maps: {count - 1} names in --classes); or {relabel}"
 
 
 def check_mask(path: str | Path, data: NDArray[Any], role: str) -> list[Finding]:
