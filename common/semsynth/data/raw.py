@@ -185,7 +185,10 @@ def _from_pattern(pattern: str, endo: str | None, wall: str | None) -> list[Case
     if not found:
         raise InputError(f"{pattern}: no such file or folder, and as a pattern it finds nothing; check the path")
     if not endo:
-        raise InputError(f"--input {pattern}: a pattern of images needs --endo, the masks' pattern with the same stars")
+        raise InputError(
+            f"--input {pattern}: a pattern of images needs --endo, the masks' pattern with the same stars; for maps of "
+            "other classes 'check' and 'prepare-maps' take --label"
+        )
     masks = {"endo": endo} | ({"wall": wall} if wall else {})
     cases = []
     for name, match in zip(names_of(found, pattern), found, strict=True):
