@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 import pytest
-from semsynth.files import is_there, matching, relative_to, sha256, shown_name, split_part, stamp
+from semsynth.files import is_there, relative_to, sha256, shown_name, split_part, stamp
 
 
 def test_a_part_is_what_stands_behind_the_hash_of_a_file_or_folder(tmp_path):
@@ -19,16 +19,6 @@ def test_a_part_is_what_stands_behind_the_hash_of_a_file_or_folder(tmp_path):
     assert split_part(tmp_path / "none#LGE") == (tmp_path / "none#LGE", None)
     assert split_part(f"{tmp_path}/a::b::LGE") == (tmp_path / "a#b", "LGE")  # as MONAI hands it on
     assert is_there(f"{tmp_path}/seg.dcm#x") and not is_there(tmp_path / "none#LGE")
-
-
-def test_a_glob_finds_folders_and_keeps_the_part(tmp_path):
-    for name in ("p1", "p2"):
-        (tmp_path / name).mkdir()
-    both = [str(tmp_path / "p1"), str(tmp_path / "p2")]
-    assert matching(f"{tmp_path}/p*") == matching(f"{tmp_path}/p*/") == both
-    assert matching(f"{tmp_path}/p*#LGE 3D") == [f"{path}#LGE 3D" for path in both]
-    assert matching(f"{tmp_path}/p*::LGE 3D") == matching(f"{tmp_path}/p*#LGE 3D")
-    assert matching(f"{tmp_path}/q*#LGE") == []
 
 
 def test_a_folder_changes_with_any_file_in_it(tmp_path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import os
 import re
@@ -35,17 +34,6 @@ def split_part(path: str | Path) -> tuple[Path, str | None]:
 def is_there(path: str | Path) -> bool:
     """Whether there is a file or folder that may hold a volume; a part behind a ``#`` is not looked for."""
     return split_part(path)[0].exists()
-
-
-def matching(pattern: str) -> list[str]:
-    """What a glob finds, by path; a part behind a ``#`` or ``::`` (``data/*#LGE``) is put behind each path found."""
-    pattern = pattern.rstrip("/") or pattern
-    for text in dict.fromkeys((pattern, pattern.replace("::", "#"))):
-        for cut in [len(text), *reversed([match.start() for match in re.finditer("#", text)])]:
-            found = sorted(glob.glob(text[:cut], recursive=True)) if cut else []
-            if found:
-                return [path + text[cut:] for path in found]
-    return []
 
 
 def walk(folder: str | Path) -> Iterator[Path]:

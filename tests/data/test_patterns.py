@@ -94,3 +94,13 @@ def test_names_that_still_stand_twice_are_refused_with_what_a_pattern_can_do(fol
     with pytest.raises(InputError, match=r"found more than once: a_b_c; give a pattern with stars where the paths dif"):
         names_of(matches("*/*/scan/p1.nii"), "*/*/scan/p1.nii")
     assert distinct_names(["p", "p"], [[], []]) == ["p", "p"]
+
+
+def test_a_glob_finds_folders_and_keeps_the_part(tmp_path):
+    for name in ("p1", "p2"):
+        (tmp_path / name).mkdir()
+    both = [str(tmp_path / "p1"), str(tmp_path / "p2")]
+    assert found(f"{tmp_path}/p*") == found(f"{tmp_path}/p*/") == both
+    assert found(f"{tmp_path}/p*#LGE 3D") == [f"{path}#LGE 3D" for path in both]
+    assert found(f"{tmp_path}/p*::LGE 3D") == found(f"{tmp_path}/p*#LGE 3D")
+    assert found(f"{tmp_path}/q*#LGE") == []
