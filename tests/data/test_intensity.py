@@ -26,6 +26,7 @@ from semsynth.data.raw import check_input
 from semsynth.data.transforms import CropContentd, LoadIntensityd
 from semsynth.data.volumes import read_volume, write_image
 from semsynth.errors import InputError
+from semsynth.training.loading import load_sources
 
 
 def tissue(shape: tuple[int, ...] = (24, 20, 16)) -> np.ndarray:
@@ -338,3 +339,39 @@ def test_a_check_names_cases_of_another_range_than_the_others():
     (found,) = check_maxima(cases | {"odd": ("o.nii.gz", 60000.0)})
     assert found.case == "odd" and "rescale slope" in found.fix
     assert check_maxima(dict(list(cases.items())[:2]) | {"odd": ("o.nii.gz", 60000.0)}) == []  # too few to say
+
+
+def test_training_lists_of_one_unit_are_read_in_one_range_and_other_rules_are_warned_of(tmp_path, caplog):
+    """Real volumes of -160 to 240 HU and synthetic ones of -1000 to 1000 HU: 40 HU is one intensity."""
+    lists = []
+    for name, span in (("real", (-160.0, 240.0)), ("made", (-1000.0, 1000.0))):
+        hounsfield = np.random.default_rng(1 if name == "real" else 2).uniform(-150, 200, (12, 12, 12))
+        hounsfield[0, 0, 0] = 40
+        held = Intensity(span, Scaling("window", span), "HU", span)
+        content = listed(tmp_path / name, hounsfield.astype(np.float32), intensity=held.to_json())
+        entries = json.loads(content.read_text())
+        entries["training"][0]["case"] = name
+        content.write_text(json.dumps(entries))
+        label = np.zeros((12, 12, 12), np.uint8)
+        label[4:8, 4:8, 4 : 8 if name == "real" else 9] = 1
+        save(tmp_path / name / "l.nii.gz", label)
+        lists.append(content)
+    loaded = load_sources(lists)
+    values = [float(LoadIntensityd("image")(entry)["image"][0, 0, 0, 0]) for entry in loaded]
+    assert values == pytest.approx([0.5, 0.5], abs=1e-6)
+    assert not [r for r in caplog.records if "another rule" in r.getMessage()]
+    content = json.loads(lists[1].read_text())
+    lists[1].write_text(json.dumps(content | {"intensity": {"window": [0, 1], "scaling": MIN_MAX.to_json()}}))
+    load_sources(lists)
+    (said,) = [r.getMessage() for r in caplog.records if "another rule" in r.getMessage()]
+    assert str(lists[1]) in said and str(lists[0]) not in said
+
+
+def test_an_entry_is_checked_by_what_it_says_of_itself(tmp_path):
+    path = listed(tmp_path, tissue() / 1000, intensity={"window": [0, 1]})
+    save(tmp_path / "b.nii.gz", np.random.default_rng(3).uniform(-1000, 1000, (24, 20, 16)).astype(np.float32))
+    content = json.loads(path.read_text())
+    content["training"] *= 5
+    content["training"][0] = {"case": "b", "image": "b.nii.gz", "intensity": {"window": [-1000, 1000], "unit": "HU"}}
+    path.write_text(json.dumps(content))
+    assert "few grey levels" not in check_input(path).table() and "another range" not in check_input(path).table()

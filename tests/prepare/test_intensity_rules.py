@@ -178,7 +178,7 @@ def test_a_raw_datalist_that_states_its_window_needs_no_option(ct: Path, tmp_pat
     }
     content["training"][0]["intensity"] = {"window": [0, 1]}
     (ct / "mixed.json").write_text(json.dumps(content | {"intensity": stated}))
-    with pytest.raises(InputError, match=r"mixed\.json: entries whose files hold other intensities.*\n.*c0"):
+    with pytest.raises(InputError, match=r"mixed\.json: its entries hold different intensities.*\n.*c1"):
         prepare_maps(ct / "mixed.json", tmp_path / "m", MapSettings(("organ",)), modality="CT")
 
 
@@ -192,3 +192,91 @@ def test_options_of_the_rule_are_named_when_they_are_wrong(scans: Path, tmp_path
     ):
         assert main(["prepare", *pattern, "--output", str(tmp_path / "o"), *option]) == 1
         assert message in capsys.readouterr().err
+
+
+STATED = {"window": [24, 2024], "unit": "HU", "unit_range": [-1000, 1000]}
+HOUNSFIELD = {"window": (-1000.0, 1000.0), "hu_offset": 0.0}
+
+
+def stated(ct: Path, held: dict[str, Any], name: str) -> Path:
+    content = json.loads((ct / "datalist.json").read_text())
+    (ct / name).write_text(json.dumps(content | {"intensity": held}))
+    return ct / name
+
+
+def at_40(output: Path) -> list[float]:
+    return [float(read(output, case)[12, 10, 8]) for case in ("c0", "c1")]
+
+
+def test_what_a_source_states_is_not_overruled_by_settings_of_other_data(ct: Path, tmp_path: Path) -> None:
+    first = prepare_maps(
+        ct, tmp_path / "a", MapSettings(("organ",), window=(24.0, 2024.0), hu_offset=-1024.0), modality="CT"
+    )
+    for name, source, settings in (
+        ("same", first, {"window": (24.0, 2024.0), "hu_offset": -1024.0}),  # prepared before, by the same rule
+        ("unit", first, HOUNSFIELD),  # the same range of the same unit, in other files
+        ("raw", stated(ct, STATED, "raw.json"), HOUNSFIELD),
+        ("none", stated(ct, STATED, "raw.json"), {}),
+    ):
+        path = prepare_maps(
+            source, tmp_path / name, MapSettings(("organ",), dtype="float32", **settings), modality="CT"
+        )
+        np.testing.assert_allclose(at_40(tmp_path / name), 0.52, atol=1e-4, err_msg=name)
+        held = json.loads(path.read_text())["intensity"]
+        assert (held["unit"], held["unit_range"]) == ("HU", [-1000.0, 1000.0]), name
+
+
+def test_another_range_of_the_unit_is_looked_up_in_the_files(ct: Path, tmp_path: Path) -> None:
+    narrow = MapSettings(("organ",), dtype="float32", window=(-160.0, 240.0), hu_offset=0.0)
+    path = prepare_maps(stated(ct, STATED, "raw.json"), tmp_path / "o", narrow, modality="CT")
+    np.testing.assert_allclose(at_40(tmp_path / "o"), 0.5, atol=1e-6)
+    assert json.loads(path.read_text())["intensity"]["unit_range"] == [-160.0, 240.0]
+
+
+def test_an_offset_gives_a_stated_window_its_unit(ct: Path, tmp_path: Path) -> None:
+    source = stated(ct, {"window": [24, 2024]}, "bare.json")
+    path = prepare_maps(source, tmp_path / "o", MapSettings(("organ",), hu_offset=-1024.0), modality="CT")
+    held = json.loads(path.read_text())["intensity"]
+    assert held["unit"] == "HU" and held["unit_range"] == [-1000.0, 1000.0]
+    with pytest.raises(InputError, match="--hu-offset 5 does not go with"):
+        prepare_maps(
+            stated(ct, STATED, "raw.json"), tmp_path / "p", MapSettings(("organ",), hu_offset=5.0), modality="CT"
+        )
+
+
+def test_files_that_were_scaled_are_not_scaled_by_another_rule(ct: Path, tmp_path: Path) -> None:
+    first = prepare_maps(ct, tmp_path / "a", MapSettings(("organ",), window=(24.0, 2024.0)))
+    for other in ({"scale": "min-max"}, {"window": (0.0, 100.0)}, {"percentiles": (0.0, 99.0)}):
+        with pytest.raises(
+            InputError, match="says that its files hold 0 for 0 and 1 for 1; they were made by: 24 to 0"
+        ):
+            prepare_maps(first, tmp_path / "b", MapSettings(("organ",), **other))
+    assert not (tmp_path / "b").exists()
+
+
+def test_a_unit_that_is_new_is_no_reason_to_keep_a_case_without_it(ct: Path, tmp_path: Path) -> None:
+    rule = {"window": (24.0, 2024.0)}
+    prepare_maps(stated(ct, {"window": [24, 2024]}, "bare.json"), tmp_path / "o", MapSettings(("organ",), **rule))
+    with pytest.raises(InputError, match="was prepared with other intensity"):
+        prepare_maps(stated(ct, STATED, "raw.json"), tmp_path / "o", MapSettings(("organ",), **rule))
+    with pytest.raises(InputError, match=r"other settings .*\(spacing None, now"):
+        prepare_maps(ct / "bare.json", tmp_path / "o", MapSettings(("organ",), spacing=(2.0, 2.0, 2.0)))
+
+
+def test_values_that_are_no_hounsfield_units_are_warned_of(ct: Path, tmp_path: Path, caplog: Any) -> None:
+    prepare_maps(ct, tmp_path / "o", MapSettings(("organ",), **HOUNSFIELD), modality="CT")
+    assert any("no air in Hounsfield units" in record.getMessage() for record in caplog.records)
+    caplog.clear()
+    prepare_maps(ct, tmp_path / "p", MapSettings(("organ",), window=(24.0, 2024.0), hu_offset=-1024.0), modality="CT")
+    assert not any("no air in Hounsfield units" in record.getMessage() for record in caplog.records)
+    prepare_maps(ct, tmp_path / "q", MapSettings(("organ",), window=(-1000.0, 1000.0)))
+    assert any("looks like Hounsfield units" in record.getMessage() for record in caplog.records)
+
+
+def test_synthetic_volumes_of_before_can_be_prepared(ct: Path, tmp_path: Path) -> None:
+    content = json.loads((ct / "datalist.json").read_text())
+    for entry in content["training"]:
+        entry["synthetic"] = True
+    (ct / "synthetic.json").write_text(json.dumps(content))
+    path = prepare_maps(ct / "synthetic.json", tmp_path / "o", MapSettings(("organ",)))
+    assert json.loads(path.read_text())["intensity"]["window"] == [0.0, 1.0]

@@ -122,7 +122,7 @@ def test_a_bundle_says_how_the_data_of_its_weights_was_prepared(name: str, proje
 def test_the_settings_that_fit_the_command_are_taken_of_a_bundle_with_several_weights(project_root: Path) -> None:
     found = settings_like(MapSettings, project_root / "bundles" / "med_lsdm", ["classes"], classes=("organ",))
     assert found.classes == ("organ",) and found.unit_range == (-1000.0, 1000.0)
-    assert found.centers == prepared_centers(project_root / "bundles" / "med_lsdm", 3)
+    assert found.centers == prepared_centers(project_root / "bundles" / "med_lsdm", 3, MapSettings)
     with pytest.raises(InputError, match=r"there is no prepared data; needed is .*or a bundle's"):
         settings_like(Settings, project_root / "bundles", [])
 

@@ -14,6 +14,7 @@ from semsynth.data.intensity import Intensity, Scaling
 from semsynth.data.volumes import read_volume, write_image, write_label
 from semsynth.errors import InputError
 from semsynth.evaluation import evaluate
+from semsynth.evaluation.files import Results
 from semsynth.evaluation.sources import load_real
 from semsynth.report.pictures import comparison_rows
 from tiny_synthesis import random_weights, synthesise
@@ -115,11 +116,16 @@ def test_real_ct_is_read_by_its_window(prepared: Path) -> None:
 
 def test_a_generator_trained_by_another_rule_is_warned_of(prepared: Path, tmp_path: Path, caplog: Any) -> None:
     folder = system(tmp_path / "s", prepared, 0.0, told=True)
+    evaluate({"ours": str(folder)}, prepared, tmp_path / "out", extractors=[], draws=20, pictures=0)
+    assert not any("scaled in another way" in record.getMessage() for record in caplog.records)  # one unit
+    content = json.loads((prepared / "datalist.json").read_text())
+    content["intensity"] = {"window": [0, 1], "scaling": Scaling().to_json()}
+    (prepared / "other.json").write_text(json.dumps(content))
     for path in folder.glob("*.json"):
         record = json.loads(path.read_text())
-        record["intensity"]["scaling"] = {"scale": "min-max"}
+        record["intensity"] = {"window": [-1000, 1000], "scaling": {"scale": "min-max"}}
         path.write_text(json.dumps(record))
-    evaluate({"ours": str(folder)}, prepared, tmp_path / "out", extractors=[], draws=20, pictures=0)
+    evaluate({"ours": str(folder)}, prepared / "other.json", tmp_path / "out", extractors=[], draws=20, pictures=0)
     assert any("was trained on images scaled in another way" in record.getMessage() for record in caplog.records)
 
 
@@ -140,3 +146,61 @@ def test_pictures_show_units_and_ranges_as_they_are(prepared: Path, tmp_path: Pa
         made, real = (panel.volume for panel in row.panels if not panel.is_label)
         np.testing.assert_allclose(made, real, atol=1e-3)
         assert real.min() > 0.1 and real.max() < 0.7  # 40 ± 30 HU and -700 HU of -1000 to 1000
+
+
+def compare(folder: Path, real: Path, output: Path) -> Results:
+    return evaluate({"ours": str(folder)}, real, output, extractors=[], draws=20, pictures=0)
+
+
+def test_volumes_of_another_window_are_compared_in_that_of_the_real_ones(prepared: Path, tmp_path: Path) -> None:
+    """Real images prepared at -160 to 240 HU, volumes written from -1000 to 1000 HU."""
+    folder = system(tmp_path / "s", prepared, 0.0, told=True)
+    content = json.loads((prepared / "datalist.json").read_text())
+    narrow = Intensity((0.0, 1.0), Scaling("window", (-160.0, 240.0)), "HU", (-160.0, 240.0))
+    for entry in content["training"] + content["validation"]:
+        hounsfield = read_volume(prepared / entry["image"]).data * 2000 - 1000
+        write_image(tmp_path / entry["image"], (hounsfield + 160) / 400, np.eye(4), "float32")
+        entry["image"], entry["label"] = str(tmp_path / entry["image"]), str(prepared / entry["label"])
+    (tmp_path / "narrow.json").write_text(json.dumps(content | {"intensity": narrow.to_json()}))
+    results = evaluate(
+        {"ours": str(folder)}, tmp_path / "narrow.json", tmp_path / "out", extractors=[], draws=20, pictures=0
+    )
+    assert max(s.value for s in results.scores if s.row == "ours" and s.metric == "mae_hu") < 0.6
+
+
+def test_raw_ct_is_compared_in_the_unit_of_the_volumes(prepared: Path, tmp_path: Path) -> None:
+    folder = system(tmp_path / "s", prepared, 0.0, told=True)
+    (tmp_path / "raw").mkdir()
+    for case in ("c2", "c3"):
+        hounsfield = read_volume(prepared / f"{case}.nii.gz").data * 2000 - 1000
+        write_image(
+            tmp_path / "raw" / f"{case}.nii.gz", (hounsfield + 1000) / 2000, np.eye(4), "int16", (-1000.0, 1000.0)
+        )
+    results = compare(folder, tmp_path / "raw", tmp_path / "out")
+    assert max(s.value for s in results.scores if s.row == "ours" and s.metric == "mae_hu") < 0.6
+    for case in ("c2", "c3"):  # HU + 1024
+        write_image(
+            tmp_path / "raw" / f"{case}.nii.gz",
+            np.eye(32)[None] * np.ones((32, 1, 1)),
+            np.eye(4),
+            "int16",
+            (24.0, 2024.0),
+        )
+    with pytest.raises(InputError, match="has no air"):
+        compare(folder, tmp_path / "raw", tmp_path / "no")
+
+
+def test_another_unit_than_hounsfield_has_no_column_of_them(prepared: Path, tmp_path: Path) -> None:
+    content = json.loads((prepared / "datalist.json").read_text())
+    content["intensity"] |= {"unit": "SUV", "unit_range": [0, 20]}
+    (prepared / "suv.json").write_text(json.dumps(content))
+    (tmp_path / "s").mkdir()
+    for case in ("c2", "c3"):
+        write_image(
+            tmp_path / "s" / f"{case}.nii.gz", read_volume(prepared / f"{case}.nii.gz").data, np.eye(4), "int16"
+        )
+    results = evaluate(
+        {"ours": str(tmp_path / "s")}, prepared / "suv.json", tmp_path / "out", extractors=[], draws=20, pictures=0
+    )
+    assert not [s for s in results.scores if s.metric == "mae_hu"]
+    assert "HU" not in (tmp_path / "out" / "evaluation.md").read_text()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 from ..errors import InputError
 from .options import FilePath, Words, given, lines_or_words, number, numbers, numbers_or_text, two_numbers, whole
@@ -119,7 +120,7 @@ def prepare(
         k=whole("k", k),
         sigma=number("sigma", sigma),
         background=background,
-        centers=_centers(centers, whole("k", k), like),
+        centers=_centers(centers, whole("k", k), like, Settings),
         wall_mm=number("wall-mm", wall_mm),
         wall_plane=wall_plane,
         scale=scale,
@@ -127,6 +128,7 @@ def prepare(
         window=None if window is None else two_numbers("window", window),
         dtype=dtype,
     )  # fmt: skip
+    _check_centers(centers, settings)
     shares = None if fractions is None else numbers("fractions", fractions, float)
     return str(run(
         str(input), str(output), settings, endo=endo, wall=wall, fractions=shares, patient_regex=patient_regex,
@@ -208,12 +210,13 @@ def prepare_maps(
         jobs: cases at the same time.
         overwrite: replace cases that were prepared with other settings or from other files.
     """
-    from ..prepare.like import settings_like
+    from ..prepare.like import modality_of, settings_like
     from ..prepare.maps import MapSettings, find_maps
     from ..prepare.maps import prepare_maps as run
     from ..prepare.relabel import classes_of
 
     fit_once = centers == "dataset"
+    modality = modality if like is None or "modality" in given() else modality_of(like, MapSettings)
     offset = None if hu_offset is None else number("hu-offset", hu_offset)
     offset = 0.0 if offset is None and window is not None and modality.upper() == "CT" else offset
     cases = find_maps(input, label=label, unlabelled=unlabelled)
@@ -234,7 +237,7 @@ def prepare_maps(
         window=None if window is None else two_numbers("window", window),
         hu_offset=offset,
         k=whole("k", k),
-        centers=_centers(centers, whole("k", k), like),
+        centers=_centers(centers, whole("k", k), like, MapSettings),
         sigma=number("sigma", sigma),
         margin=None if margin is None else number("margin", margin),
         axes=axes,
@@ -245,6 +248,7 @@ def prepare_maps(
             f"--like {like}: its classes are {', '.join(settings.classes)}, those of {input} are {', '.join(names)}; "
             "give --classes if the numbers mean the same"
         )
+    _check_centers(centers, settings)
     shares = None if fractions is None else numbers("fractions", fractions, float)
     return str(run(
         str(input), str(output), settings, label=label, unlabelled=unlabelled, fractions=shares,
@@ -253,7 +257,9 @@ def prepare_maps(
     ))  # fmt: skip
 
 
-def _centers(typed: str | Sequence[float] | None, k: int, like: str | None) -> tuple[float, ...] | None:
+def _centers(
+    typed: str | Sequence[float] | None, k: int, like: str | None, kind: type[Any]
+) -> tuple[float, ...] | None:
     """The centres that --centers gives: numbers, or those of data prepared before; None where they are to be fitted."""
     from ..prepare.like import k_of, prepared_centers
 
@@ -262,7 +268,16 @@ def _centers(typed: str | Sequence[float] | None, k: int, like: str | None) -> t
     found = numbers_or_text("centers", typed)
     if not isinstance(found, str):
         return found
-    return prepared_centers(found, k if like is None or "k" in given() else k_of(like, k))
+    return prepared_centers(found, k if like is None or "k" in given() else k_of(like, k, kind), kind)
+
+
+def _check_centers(typed: str | Sequence[float] | None, settings: Any) -> None:
+    """Warn of centres of data that was scaled by another rule."""
+    from ..prepare.like import warn_of_rule
+
+    found = None if typed is None or typed == "dataset" else numbers_or_text("centers", typed)
+    if isinstance(found, str):
+        warn_of_rule(found, settings)
 
 
 def check(

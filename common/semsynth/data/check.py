@@ -70,7 +70,8 @@ class Entry:
     """One entry of a datalist: what is checked of it.
 
     ``shape`` is the case's own where its files were padded; ``source`` the hashes of the voxels of the raw files that a
-    prepared case was made from, by their roles; ``selections`` what is taken of files of labels, by their roles.
+    prepared case was made from, by their roles; ``selections`` what is taken of files of labels, by their roles;
+    ``intensity`` what the image's file holds, where it says otherwise than its datalist.
     """
 
     name: str
@@ -80,6 +81,7 @@ class Entry:
     patient: str | None = None
     source: Mapping[str, str] = field(default_factory=dict)
     selections: Mapping[str, Selection] = field(default_factory=dict)
+    intensity: Intensity | None = None
 
 
 @dataclass(frozen=True)
@@ -175,8 +177,9 @@ def check_cases(
         present = values_of(label.data).tolist() if label is not None and seen.usable else []
         if seen.usable:
             sound[case.name] = stamps
-        image = seen.volumes.get(IMAGE) if seen.usable else None
-        largest = None if image is None else span(image.data)
+        image, said = (seen.volumes.get(IMAGE) if seen.usable else None), getattr(case, "intensity", None)
+        windowed = (said or rules.intensity or Intensity(None)).window is not None
+        largest = None if image is None or windowed else span(image.data)
         return seen.findings, _hashes(case, seen), present, seen.headers.get(LABEL), largest
 
     with ThreadPoolExecutor(jobs or min(os.cpu_count() or 1, MOST_THREADS)) as pool:
@@ -226,7 +229,8 @@ def examine(case: Checkable, rules: Rules | None = None) -> Examined:
         try:
             volume = read_volume(header.path, header)
             seen.findings += volume.notes
-            seen.findings += _check_voxels(role, header, volume.data, rules, seen.volumes.get(IMAGE))
+            own = replace(rules, intensity=getattr(case, "intensity", None) or rules.intensity)
+            seen.findings += _check_voxels(role, header, volume.data, own, seen.volumes.get(IMAGE))
             seen.volumes[role] = volume if role == IMAGE else _as_image(volume, seen.headers.get(IMAGE))
         except Exception as reason:  # whatever a file does, the others are still checked
             seen.findings.append(unreadable(header.path, reason).finding)

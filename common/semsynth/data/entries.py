@@ -28,7 +28,7 @@ from .datalists import (
 from .findings import Finding, Report
 from .geometry import TrainedGrid
 from .identity import SOURCE, is_image, patient_of, shared_files, shared_patients, use_of
-from .intensity import INTENSITY, entry_intensity, intensity_beside, stated_intensity
+from .intensity import INTENSITY, Intensity, entry_intensity, intensity_beside, stated_intensity
 from .naming import check_names
 from .segments import Selection, mask_file
 from .voxels import hash_file
@@ -207,7 +207,8 @@ def case_of(
     for role in roles:
         files[role], chosen = mask_file(entry[role])
         selections |= {role: chosen} if chosen.names else {}
-    return Entry(str(entry["case"]), files, split, own, patient_in(entry), source_of(entry), selections)
+    held = Intensity.from_json(entry[INTENSITY], entry["case"]) if entry.get(INTENSITY) is not None else None
+    return Entry(str(entry["case"]), files, split, own, patient_in(entry), source_of(entry), selections, held)
 
 
 def source_of(entry: Mapping[str, Any]) -> dict[str, str]:
@@ -234,7 +235,10 @@ def with_vocabulary(
 
 
 def check_volumes(
-    entries: Sequence[Mapping[str, Any]], num_classes: int | None = None, label_key: str = "label"
+    entries: Sequence[Mapping[str, Any]],
+    num_classes: int | None = None,
+    label_key: str = "label",
+    otherwise: Intensity | None = None,
 ) -> None:
     """Read every volume once, so that all bad files are known before any work starts.
 
@@ -242,16 +246,21 @@ def check_volumes(
         entries: with ``case`` and file names under ``image`` and ``label_key``; absent keys are passed over.
         num_classes: label maps must hold integers in 0…num_classes−1; None allows all up to 254.
         label_key: where the label map is; with ``image`` the entries hold label maps alone.
+        otherwise: what images hold of which the entries do not say it under ``intensity``.
 
     Raises:
         InputError: listing every file that cannot be used.
     """
     keys = {"label": label_key} if label_key == "image" else {"image": "image", "label": label_key}
     cases = [
-        Entry(str(entry["case"]), {role: Path(entry[key]) for role, key in keys.items() if key in entry})
+        Entry(
+            str(entry["case"]),
+            {role: Path(entry[key]) for role, key in keys.items() if key in entry},
+            intensity=Intensity.from_json(entry[INTENSITY], entry["case"]) if INTENSITY in entry else None,
+        )
         for entry in entries
     ]
-    report = check_cases(cases, Rules(num_classes))
+    report = check_cases(cases, Rules(num_classes, intensity=otherwise))
     report.raise_for_errors()
     report.log_warnings(logger)
 
@@ -363,12 +372,18 @@ def load_images(
             path = Path(dataset_dir) / "datalist.json"
             grid.warn_of_scaling(stated_intensity(read_datalist(path), path), path)
     else:
+        files = named_files(pattern, "images")
+        beside = {name: held for name, path in files if (held := intensity_beside(path)) is not None}
         found = [
             {"case": name, "image": str(path)}
-            | ({} if (held := intensity_beside(path)) is None else {INTENSITY: json.dumps(held.to_json())})
-            for name, path in named_files(pattern, "images")
+            | ({INTENSITY: json.dumps(beside[name].to_json())} if name in beside else {})
+            for name, path in files
         ]
-        check_volumes(found, None)
+        unit = None if grid is None or grid.trained is None else grid.trained.unit_range
+        check_volumes(found, None, otherwise=None if unit is None else Intensity(unit))
+        if grid is not None:
+            for held in dict.fromkeys(beside.values()):
+                grid.warn_of_scaling(held, pattern)
     if grid is not None:
         grid.warn({entry["case"]: entry["image"] for entry in found}, voxel_size=False)
     return found

@@ -19,7 +19,7 @@ from ..paths import as_path
 from .classes import read_object
 from .findings import Finding, FindingError, Report, of_case, warning
 from .headers import Header, read_header
-from .intensity import MIN_MAX, Intensity, Scaling, stated_intensity
+from .intensity import MIN_MAX, Intensity, Scaling, one_rule, stated_intensity
 
 logger = logging.getLogger(__name__)
 
@@ -238,15 +238,14 @@ class TrainedGrid:
             source: the datalist.
         """
         trained = self.trained
-        if stated is None or trained is None or stated.scaling is None or trained.scaling is None:
-            return
-        units = stated.unit_range, trained.unit_range
-        same = units[0] == units[1] if None not in units else stated.scaling == trained.scaling
-        if not same:
+        if stated is not None and trained is not None and not one_rule(stated, trained):
+            if stated.unit and stated.unit == trained.unit:
+                logger.info("%s: its window is another one than the weights'; images are read by theirs", source)
+                return
             logger.warning(
                 "%s: its images were scaled by another rule (%s) than those that the weights were trained on (%s), so "
                 "that the two differ in brightness; prepare them with --scale %s, or train weights on them",
-                source, stated.scaling, trained.scaling, trained.scaling.scale,
+                source, stated.scaling, trained.scaling, (trained.scaling or MIN_MAX).scale,
             )  # fmt: skip
 
     def target(self, spacing: Sequence[float]) -> Triple | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, cast, get_args
 
@@ -22,6 +22,10 @@ PERCENTILES: Ends = (0.0, 99.9)
 """In the 79 scans of la2018 the brightest voxel is 1.1 to 2.4 times percentile 99.9; a defective one is far more."""
 UNIT: Ends = (0.0, 1.0)
 HU = "HU"
+AIR = -200.0
+"""CT holds air, within the body too: a volume without a value below this one is not in Hounsfield units."""
+PADDING = -1100.0
+"""CT has no values below air, -1000 HU and noise; scanners and converters write -2000 or -3024 outside the field."""
 INTENSITY = "intensity"
 """Key of a datalist, and of an entry that differs from its datalist."""
 
@@ -167,10 +171,16 @@ class Intensity:
         """The values of a file → [0, 1], float32; by ``otherwise`` where no window is stated."""
         return otherwise(image) if self.window is None else windowed(image, self.window)
 
-    @property
-    def width(self) -> float | None:
-        """How much of the unit the range 0 to 1 is; None without a unit."""
-        return None if self.unit_range is None else self.unit_range[1] - self.unit_range[0]
+    def in_range(self, unit: str, unit_range: Ends | None) -> Intensity:
+        """The same files read so that 0 and 1 are ``unit_range``, where both are in one unit; else as they are.
+
+        Beyond the files' own window nothing is known: what was clipped stays clipped.
+        """
+        if self.window is None or self.unit_range is None or unit_range is None or self.unit != unit:
+            return self
+        step = (self.window[1] - self.window[0]) / (self.unit_range[1] - self.unit_range[0])
+        low, high = (self.window[0] + (value - self.unit_range[0]) * step for value in unit_range)
+        return self if unit_range == self.unit_range else replace(self, window=(low, high), unit_range=unit_range)
 
     def to_json(self) -> dict[str, Any]:
         """As datalists and records hold it."""
@@ -200,6 +210,22 @@ class Intensity:
                 f'"HU"}}, the values of the files that are 0 and 1, found {content!r}'
             ) from reason
         return found
+
+
+def one_rule(a: Intensity, b: Intensity) -> bool:
+    """Whether the same tissue has the same intensity in [0, 1] by both: one range of one unit, or one rule.
+
+    Where somebody does not say either, nothing speaks against it.
+    """
+    if None not in (a.unit_range, b.unit_range):
+        return a.unit == b.unit and a.unit_range == b.unit_range
+    return None in (a.scaling, b.scaling) or a.scaling == b.scaling
+
+
+def no_air(image: NDArray[Any]) -> bool:
+    """Whether a volume cannot be CT in Hounsfield units: padding aside, it has no value of air."""
+    inside = image[image >= PADDING]
+    return inside.size == 0 or float(inside.min()) > AIR
 
 
 def windowed(image: NDArray[Any], window: Sequence[float]) -> NDArray[np.float32]:

@@ -16,12 +16,9 @@ from ..labels import check_range
 from ..vocabulary import ENDO, WALL
 from .geometry import TrainedGrid
 from .grids import place
-from .intensity import HU, INTENSITY, Intensity, Scaling
+from .intensity import HU, INTENSITY, Intensity, Scaling, no_air
 from .raw import binary_mask
 from .volumes import Volume, read_label, read_volume
-
-AIR = -200.0
-"""CT holds air, within the body too: a volume without a value below this one is not in Hounsfield units."""
 
 
 class Chain(Compose):
@@ -76,8 +73,11 @@ class LoadIntensityd(MapTransform):
             if not np.isfinite(volume.data.sum(dtype=np.float64)):
                 raise InputError(f"{path}: image must be finite, found NaN or infinite voxels; repair them")
             stated = Intensity(None) if said is None else Intensity.from_json(said, path)
+            trained = None if self.grid is None else self.grid.trained
             if stated.window is None:
                 self._check_unit(path, volume.data)
+            elif trained is not None:  # another window of the same unit, as the weights know it
+                stated = stated.in_range(trained.unit, trained.unit_range)
             try:
                 scaled = stated.read(volume.data, self.scaling)
             except InputError as reason:
@@ -87,7 +87,7 @@ class LoadIntensityd(MapTransform):
 
     def _check_unit(self, path: Any, data: np.ndarray) -> None:
         trained = None if self.grid is None else self.grid.trained
-        if trained is not None and trained.unit == HU and (data.min() > AIR or data.max() < -AIR):
+        if trained is not None and trained.unit == HU and no_air(data):
             raise InputError(
                 f"{path}: the weights need Hounsfield units (air about -1000), found {data.min():g} to {data.max():g}; "
                 f"prepare the image with 'semsynth prepare-maps --window … --hu-offset …', or state in a datalist "

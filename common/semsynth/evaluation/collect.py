@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from ..data.intensity import MIN_MAX
+from ..data.intensity import HU, MIN_MAX
 from ..data.volumes import Volume
 from ..files import sha256
 from .measure import Measurer, similarities
@@ -93,8 +93,8 @@ def _score_case(
 
 
 def in_unit(values: dict[str, float], case: RealCase) -> dict[str, float]:
-    """The values, and the mean absolute error in the unit of the data set, where it has one."""
-    if case.unit_range is None or "mae" not in values:
+    """The values, and the mean absolute error in Hounsfield units, where the data set has them."""
+    if case.intensity is None or case.intensity.unit != HU or case.unit_range is None or "mae" not in values:
         return values
     low, high = case.unit_range
     return values | {IN_UNIT: values["mae"] * (high - low)}

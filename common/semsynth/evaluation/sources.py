@@ -18,7 +18,15 @@ from ..data.entries import check_volumes, source_of
 from ..data.grids import place
 from ..data.headers import named_segments, read_header
 from ..data.identity import SOURCE, patient_of
-from ..data.intensity import MIN_MAX, Intensity, Scaling, entry_intensity, intensity_beside, stated_intensity
+from ..data.intensity import (
+    MIN_MAX,
+    Intensity,
+    Scaling,
+    entry_intensity,
+    intensity_beside,
+    no_air,
+    stated_intensity,
+)
 from ..data.naming import case_name, check_names, distinct_names, volumes_below
 from ..data.patterns import matches
 from ..data.segments import same_segments
@@ -47,6 +55,7 @@ class RealCase:
         source: ``source_<role>`` → hash of the voxels of the raw file that the prepared one was made from.
         intensity: what the image's file holds; None where nobody says.
         scaling: the rule for an image of which nobody says it.
+        assumed: whether nobody says it and ``intensity`` is that of the volumes that it is compared with.
     """
 
     case: str
@@ -59,6 +68,7 @@ class RealCase:
     source: Mapping[str, str] = field(default_factory=dict)
     intensity: Intensity | None = None
     scaling: Scaling = MIN_MAX
+    assumed: bool = False
 
     @property
     def person(self) -> str:
@@ -76,6 +86,13 @@ class RealCase:
         whole = read_volume(self.image)
         image = self._part(whole).canonical()
         held = self.intensity or Intensity(None)
+        if self.assumed and no_air(image.data):
+            raise InputError(
+                f"{self.case}: {self.image}: the synthetic volumes are in Hounsfield units, and this image has no air "
+                f"about -1000: found {image.data.min():g} to {image.data.max():g}; state in a datalist which of its "
+                'values are 0 and 1, such as "intensity": {"window": [24, 2024], "unit": "HU", "unit_range": [-1000, '
+                "1000]} for HU + 1024, or prepare it with 'semsynth prepare-maps'"
+            )
         image = Volume(held.read(image.data, self.scaling), image.affine)
         if self.label is None:
             return image, None
@@ -103,6 +120,8 @@ class RealCase:
         inside = low >= -RANGE_TOLERANCE and high <= 1 + RANGE_TOLERANCE
         if held is None and not inside and self.unit_range is not None:
             held = Intensity(self.unit_range)  # made by other tools, in the unit of the data set
+        if held is not None and self.intensity is not None:
+            held = held.in_range(self.intensity.unit, self.unit_range)
         if held is None and not inside:
             raise InputError(
                 f"{self.case}: {path} has intensities from {low:.4g} to {high:.4g}; synthetic volumes need [0, 1], or "

@@ -14,7 +14,7 @@ from typing import Any
 from ..data.datalists import datalist_path, read_datalist
 from ..data.grids import place
 from ..data.headers import read_header
-from ..data.intensity import INTENSITY, MIN_MAX, Intensity, Scaling, entry_intensity, stated_intensity
+from ..data.intensity import HU, INTENSITY, MIN_MAX, Intensity, entry_intensity, one_rule, stated_intensity
 from ..data.patterns import matches
 from ..data.volumes import stem
 from ..errors import InputError
@@ -66,9 +66,10 @@ class System:
         return (split or None) if unknown else split if own is None else own
 
     @property
-    def scaling(self) -> Scaling | None:
-        """The rule by which the images that it was trained on became [0, 1]; None where nobody says."""
-        return next((held.scaling for held in self.held.values() if held.scaling is not None), None)
+    def trained(self) -> Intensity | None:
+        """The rule by which the images that it was trained on became [0, 1], and their unit; None where nobody says."""
+        known = (held for held in self.held.values() if held.scaling is not None or held.unit_range is not None)
+        return next(known, None)
 
     def was_guided_by(self, *names: str) -> bool:
         """Whether a network of this name or SHA-256 was in its loss."""
@@ -214,17 +215,22 @@ def with_scaling(real: Mapping[str, RealCase], systems: Sequence[System]) -> dic
 
     Where somebody says it and a generator was trained otherwise, a warning says that brightness will differ.
     """
-    rules = {system.name: system.scaling for system in systems if system.scaling is not None}
-    stated = {case.intensity.scaling for case in real.values() if case.intensity and case.intensity.scaling}
-    for name, rule in rules.items():
-        other = [known for known in stated if known != rule]
-        if other:
+    known = {system.name: system.trained for system in systems if system.trained is not None}
+    stated = {case.intensity for case in real.values() if case.intensity is not None}
+    for name, trained in known.items():
+        other = [found for found in stated if not one_rule(found, trained)]
+        if other and not (trained.unit and trained.unit == other[0].unit):  # of one unit: read in one range
             logger.warning(
                 "%s was trained on images scaled in another way (%s) than the real ones here (%s), so that its volumes "
                 "are brighter or darker; prepare the real ones in that way (--scale, --percentiles or --window)",
-                name, rule, other[0],
+                name, trained.scaling, other[0].scaling,
             )  # fmt: skip
-    rule = next(iter(rules.values()), MIN_MAX)
+    first = next(iter(known.values()), None)
+    if first is not None and first.unit_range is not None:
+        assumed = Intensity(first.unit_range, first.scaling, first.unit, first.unit_range)
+        hu = first.unit == HU
+        return {n: case if case.intensity else replace(case, intensity=assumed, assumed=hu) for n, case in real.items()}
+    rule = MIN_MAX if first is None or first.scaling is None else first.scaling
     return {name: case if case.intensity else replace(case, scaling=rule) for name, case in real.items()}
 
 

@@ -20,7 +20,7 @@ from ..data.entries import SOURCE_VOXELS, VOXELS
 from ..data.geometry import TrainedGrid
 from ..data.headers import read_header
 from ..data.identity import SOURCE, is_map
-from ..data.intensity import INTENSITY, UNIT, Stored
+from ..data.intensity import INTENSITY, Stored
 from ..data.volumes import StorageType, Volume, check_storage, write_image
 from ..data.voxels import hash_file
 from ..distributed import rank
@@ -299,7 +299,6 @@ class SyntheticWriter:
             "label": relative_to(Path(entry[Keys.IMAGE]), self.output_dir),
             "patient": str(entry.get("patient") or record.get("source_case", record["case"])),
             "synthetic": True,
-            # lists of several origins are put together by hand: other values than [0, 1] are said of each volume
-            **({} if self._stored.window in (None, UNIT) else {INTENSITY: self._stored.about.to_json()}),
+            INTENSITY: self._stored.about.to_json(),  # of each: lists of several origins are put together by hand
             **({SOURCE_VOXELS: source} if source else {}),
         }

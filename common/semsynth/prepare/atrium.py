@@ -33,13 +33,12 @@ from .job import (
     prepare_missing,
     resample,
     shifted,
-    source_intensity,
     splits_are_given,
-    with_source_scaling,
     with_splits,
     write_datalist,
 )
 from .patients.groups import group_patients
+from .scaling import source_intensity, with_source_scaling
 from .wall import IN_WORDS, WALL_PLANES, WallPlane, measured_axes, thickness, wall_mask
 
 logger = logging.getLogger(__name__)
@@ -292,7 +291,7 @@ def prepare(
         )
         settings = replace(settings, centers=fitted)
     work = partial(prepare_atrium_case, report=report, intensity=intensity)
-    prepare_missing(cases, settings, output, work, jobs=jobs, overwrite=overwrite)
+    prepare_missing(cases, settings, output, work, jobs=jobs, overwrite=overwrite, intensity=intensity)
     names = class_names(settings.num_classes)
     return write_datalist(output, cases, settings, names, intensity=intensity, patient_regex=patient_regex)
 

@@ -21,12 +21,11 @@ from tqdm import tqdm
 
 from .. import __version__
 from ..data.check import IMAGE, Checkable, Entry, selection_of
-from ..data.datalists import datalist_path, read_datalist
 from ..data.entries import SOURCE_VOXELS
 from ..data.grids import place
 from ..data.headers import read_header
 from ..data.identity import Voxels, is_image, is_map, joined
-from ..data.intensity import HU, INTENSITY, UNIT, Intensity, Scaling, entry_intensity, stated_intensity
+from ..data.intensity import INTENSITY, Intensity
 from ..data.label_files import write_label_tables
 from ..data.raw import Case
 from ..data.volumes import StorageType, Volume, write_image, write_label
@@ -37,11 +36,11 @@ from ..report.pictures import Row, save_planes
 from ..vocabulary import PREPARED, SPLITS, UNLABELLED
 from .composite import IntensityHistogram, fit_histogram, smooth
 from .like import filled
+from .scaling import with_source_scaling
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 AnyCase = TypeVar("AnyCase", Case, Entry)
-S = TypeVar("S", bound=Any)
 RECORD = PREPARED
 
 
@@ -80,46 +79,6 @@ def shifted(affine: NDArray[np.float64], voxels: Sequence[int]) -> NDArray[np.fl
 def first_voxel(middle: int, size: int, low: int, high: int) -> int:
     """Where along an axis a crop of ``size`` voxels around ``middle`` begins, so that it stays within low…high."""
     return int(np.clip(middle - size // 2, low, max(high - size, low)))
-
-
-def source_intensity(source: str | Path) -> Intensity | None:
-    """What the datalist that is to be prepared says of its image files; None where it, or another source, says nothing.
-
-    Raises:
-        InputError: where entries say otherwise than the datalist.
-    """
-    path = datalist_path(source)
-    if path is None or not path.is_file():
-        return None
-    content = read_datalist(path)
-    stated = stated_intensity(content, path)
-    entries = [entry for split in (*SPLITS, UNLABELLED) for entry in content.get(split) or []]
-    other = [str(e.get("case", "?")) for e in entries if entry_intensity(e, stated, path) != stated]
-    if other:
-        raise InputError(
-            f"{path}: entries whose files hold other intensities than the datalist says; prepare them from a datalist "
-            "of their own", other,
-        )  # fmt: skip
-    return stated
-
-
-def with_source_scaling(settings: S, stated: Intensity | None) -> tuple[S, Intensity]:
-    """The settings with the rule of intensities that is in force, and what the prepared images will hold by it.
-
-    In force is the rule that the settings ask for; without one the window that the source states, so that what was
-    prepared before, or is in a unit, is not stretched again; and without that the default.
-
-    Args:
-        settings: of a preparation, with ``scale``, ``percentiles`` and ``window``, and ``scaling``, ``unit_range``.
-        stated: what the source's datalist says of its files.
-    """
-    if settings.scaling is None and stated is not None and stated.window is not None:
-        held = Intensity(UNIT, stated.scaling or Scaling("window", stated.window), stated.unit, stated.unit_range)
-        return replace(settings, scale="window", window=stated.window), held
-    rule = settings.scaling or Scaling()
-    resolved = replace(settings, scale=rule.scale, **({} if rule.ends is None else {rule.scale: rule.ends}))
-    span = resolved.unit_range
-    return resolved, Intensity(UNIT, rule, "" if span is None else HU, span)
 
 
 @dataclass(frozen=True)
@@ -224,8 +183,17 @@ def source_voxels(case: Checkable) -> dict[str, str]:
     return {role: value for role, value in own.items() if value} | dict(getattr(case, "source", {}))
 
 
-def already_prepared(case: Checkable, settings: Any, folder: Path, overwrite: bool) -> bool:
+def already_prepared(
+    case: Checkable, settings: Any, folder: Path, overwrite: bool, intensity: Intensity | None = None
+) -> bool:
     """Whether ``folder`` already holds this case, made from the same files with the same settings.
+
+    Args:
+        case: case.
+        settings: of the preparation.
+        folder: that may hold it.
+        overwrite: whether another one may be replaced.
+        intensity: what the prepared image would hold; None, or a record of before: not compared.
 
     Raises:
         InputError: when it holds the case made otherwise, and ``overwrite`` is not set.
@@ -235,12 +203,22 @@ def already_prepared(case: Checkable, settings: Any, folder: Path, overwrite: bo
     record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
     wanted = json.loads(json.dumps({"settings": asdict(settings), "sources": fingerprints(case)}))
     record["settings"] = filled(type(settings), record.get("settings", {}))  # of a version before
+    if intensity is not None and INTENSITY in record:
+        wanted[INTENSITY] = json.loads(json.dumps(intensity.to_json()))
     different = [key for key, value in wanted.items() if record.get(key) != value]
     if different and not overwrite:
         raise InputError(
-            f"{folder}: was prepared with other {' and '.join(different)}; give another --output or --overwrite"
+            f"{folder}: was prepared with other {' and '.join(different)}{_changed(record, wanted)}; give another "
+            "--output or --overwrite"
         )
     return not different
+
+
+def _changed(record: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    """The settings that are other ones now, in brackets; empty where there are none."""
+    old, new = record["settings"], wanted["settings"]
+    names = [name for name in new if old.get(name) != new[name]]
+    return f" ({', '.join(f'{name} {old.get(name)}, now {new[name]}' for name in names)})" if names else ""
 
 
 def run_all(
@@ -281,6 +259,7 @@ def prepare_missing(
     *,
     jobs: int,
     overwrite: bool,
+    intensity: Intensity | None = None,
 ) -> None:
     """Run ``work(case, settings, folder)`` for all cases that are not prepared yet from their files with ``settings``.
 
@@ -289,7 +268,7 @@ def prepare_missing(
     """
 
     def is_open(case: AnyCase) -> bool:
-        return not already_prepared(case, settings, output / case.name, overwrite)
+        return not already_prepared(case, settings, output / case.name, overwrite, intensity)
 
     def prepare_one(case: AnyCase) -> Any:
         return work(case, settings, output / case.name)

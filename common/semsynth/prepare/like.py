@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from ..data.classes import read_object
 from ..data.datalists import datalist_path, read_datalist
+from ..data.intensity import Scaling, chosen_scaling
 from ..errors import InputError
 from ..paths import as_path
 
@@ -42,7 +43,7 @@ def settings_like(kind: type[S], like: str | Path | None, typed: Collection[str]
     """
     if like is None:
         return kind(**values)
-    path, settings = _settings(like, "--like", NEEDED, [field.name for field in fields(kind)])  # type: ignore[arg-type]
+    path, settings = _settings(like, "--like", NEEDED, _names(kind))
     stated = _stated(kind, path, settings)
     given = {name: value for name, value in values.items() if name in typed}
     centers = stated.get("centers")
@@ -59,18 +60,19 @@ def settings_like(kind: type[S], like: str | Path | None, typed: Collection[str]
     return kind(**(taken | given))
 
 
-def prepared_centers(source: str | Path, k: int) -> tuple[float, ...]:
+def prepared_centers(source: str | Path, k: int, kind: type[Any]) -> tuple[float, ...]:
     """The cluster centres that data prepared before share.
 
     Args:
         source: folder (or datalist) of the prepared data, or of a bundle.
         k: number of centres that is needed.
+        kind: dataclass of the settings of the new preparation.
 
     Raises:
         InputError: no prepared data there, none that share their centres, or another number of them.
     """
     needed = "'dataset', numbers such as 0.1,0.4, or a folder of prepared data or of a bundle"
-    _, settings = _settings(source, "--centers", needed)
+    _, settings = _settings(source, "--centers", needed, _names(kind))
     centers = settings.get("centers")
     if centers is None:
         raise InputError(
@@ -88,9 +90,37 @@ def filled(kind: type[Any], settings: Mapping[str, Any]) -> dict[str, Any]:
     return dict(settings) | {name: value for name, value in own.items() if value is not MISSING}
 
 
-def k_of(like: str | Path, otherwise: int) -> int:
+def k_of(like: str | Path, otherwise: int, kind: type[Any]) -> int:
     """The number of clusters of data prepared before; ``otherwise`` where it states none."""
-    return int(_settings(like, "--like", NEEDED)[1].get("k", otherwise))
+    return int(_settings(like, "--like", NEEDED, _names(kind))[1].get("k", otherwise))
+
+
+def warn_of_rule(source: str | Path, settings: Any) -> None:
+    """Log where centres come from data whose intensities were scaled by another rule than ``settings`` ask for."""
+    _, stated = _settings(source, "--centers", NEEDED, _names(settings))
+    scale = stated.get("scale", before("scale", stated))
+    window, offset = _frozen(stated.get("window")), stated.get("hu_offset")
+    theirs = chosen_scaling(scale, _frozen(stated.get("percentiles")), window) or Scaling()
+    unit_range = None if window is None or offset is None else (window[0] + offset, window[1] + offset)
+    ours = settings.scaling or Scaling()
+    if theirs != ours and (unit_range is None or unit_range != settings.unit_range):
+        logger.warning(
+            "--centers %s: its intensities were scaled by another rule (%s) than those here (%s), in which the same "
+            "tissue has another intensity; take all of its settings with --like", source, theirs, ours,
+        )  # fmt: skip
+
+
+def modality_of(like: str | Path, kind: type[Any]) -> str:
+    """What data prepared before, or that of a bundle's weights, says of its images."""
+    path, settings = _settings(like, "--like", NEEDED, _names(kind))
+    stated = read_object(path).get("modality")
+    if isinstance(stated, Mapping) and stated:
+        return str(next(iter(stated.values())))
+    return "MRI" if settings.get("hu_offset") is None else "CT"
+
+
+def _names(kind: Any) -> list[str]:
+    return [field.name for field in fields(kind)]
 
 
 def _settings(source: str | Path, option: str, needed: str, known: Collection[str] = ()) -> tuple[Path, dict[str, Any]]:
@@ -100,16 +130,21 @@ def _settings(source: str | Path, option: str, needed: str, known: Collection[st
         source: folder (or datalist) of prepared data, or of a bundle.
         option: that named it, for the message.
         needed: what it has to be, for the message.
-        known: names of settings by which one of several weights' is chosen; of none the first that has centres.
+        known: names of the settings of a preparation, by which one of several weights' is chosen.
     """
     folder = as_path(source, option)
     path, metadata = datalist_path(folder), folder / "configs" / "metadata.json"
     if metadata.is_file() and (path is None or not path.is_file()):
         weights = read_object(metadata).get("trained_on", {}).values()
         found = [about[PREPARED_WITH] for about in weights if isinstance(about.get(PREPARED_WITH), dict)]
-        fitting = [s for s in found if (s.keys() <= {*known} if known else s.get("centers"))] or found
+        fitting = [s for s in found if s.keys() <= {*known}]
         if fitting:
             return metadata, fitting[0]
+        if found:
+            raise InputError(
+                f"{option} {source}: the data of its weights was prepared by the other one of 'semsynth prepare' and "
+                "'prepare-maps'"
+            )
     if path is None or not path.is_file():
         raise InputError(f"{option} {source}: there is no prepared data; needed is {needed}")
     settings = read_datalist(path).get("settings")

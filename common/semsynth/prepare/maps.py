@@ -8,7 +8,7 @@ too: an autoencoder's training takes them.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -22,9 +22,9 @@ from scipy import ndimage
 from ..data.check import Entry, Rules, check_cases, read_case
 from ..data.datalists import absolute, datalist_path, named_files, patient_in, read_datalist, root_of
 from ..data.entries import source_of
-from ..data.findings import Report
+from ..data.findings import Finding, Report, warning
 from ..data.identity import joined
-from ..data.intensity import Ends, Intensity, Scaling, chosen_scaling
+from ..data.intensity import AIR, Ends, Intensity, Scaling, chosen_scaling, no_air
 from ..data.raw import labelled_images, stated_regex
 from ..data.segments import Selection
 from ..data.volumes import StorageType, Volume
@@ -42,13 +42,12 @@ from .job import (
     prepare_missing,
     resample,
     shifted,
-    source_intensity,
     splits_are_given,
-    with_source_scaling,
     with_splits,
     write_datalist,
 )
 from .patients.groups import group_patients
+from .scaling import source_intensity, with_source_scaling
 
 logger = logging.getLogger(__name__)
 MAX_CLASSES = 255
@@ -285,6 +284,18 @@ def prepare_map_case(
     return record
 
 
+def not_hounsfield(case: Entry, volumes: Mapping[str, Volume], offset: float | None) -> list[Finding]:
+    """A warning on an image that has no air where its values and the offset are to be Hounsfield units."""
+    data = volumes["image"].data
+    if offset is None or not no_air(data.astype(np.float32) + offset):
+        return []
+    return [warning(
+        case.files["image"], "no air in Hounsfield units", found=f"{data.min() + offset:g} to {data.max() + offset:g}",
+        expected="air, about -1000", fix="check --window and --hu-offset: files may hold HU + 1024 (--window 24,2024 "
+        "--hu-offset -1024)",
+    )]  # fmt: skip
+
+
 def _box(grid: MapGrid, label: NDArray[np.uint8], settings: MapSettings) -> tuple[list[int], list[int]]:
     """First voxel, and the one behind the last, of what is kept along each axis."""
     shape = label.shape
@@ -352,7 +363,11 @@ def prepare_maps(
     cases = [*given, *bare]
     check_output(output, cases)
     rules = Rules(len(settings.classes) + 1, experts=(), intensity=stated or Intensity(settings.window))
-    report = check_cases(cases, rules, patient_regex=patient_regex, jobs=jobs)
+    offset = settings.hu_offset if stated is None else None
+    report = check_cases(
+        cases, rules, patient_regex=patient_regex, jobs=jobs,
+        also=lambda case, seen: not_hounsfield(case, seen, offset),
+    )  # fmt: skip
     report.raise_for_errors()
     report.log_warnings(logger)
     if find_patients:
@@ -371,7 +386,7 @@ def prepare_maps(
         )
         settings = replace(settings, centers=fitted)
     work = partial(prepare_map_case, report=report, intensity=intensity)
-    prepare_missing(cases, settings, output, work, jobs=jobs, overwrite=overwrite)
+    prepare_missing(cases, settings, output, work, jobs=jobs, overwrite=overwrite, intensity=intensity)
     names = dict(enumerate(settings.names))
     return write_datalist(
         output, cases, settings, names, intensity=intensity, modality=modality, patient_regex=patient_regex,
@@ -385,6 +400,11 @@ def _check_modality(modality: str, settings: MapSettings, stated: Intensity | No
     Raises:
         InputError: for CT without a window.
     """
+    if settings.unit_range is None and settings.window is not None and settings.window[0] <= AIR and stated is None:
+        logger.warning(
+            "--window %g,%g looks like Hounsfield units, and nothing says that it is: give --modality CT, so that the "
+            "unit is kept", *settings.window,
+        )  # fmt: skip
     windowed = settings.window is not None or (stated is not None and stated.window is not None)
     if settings.hu_offset is not None and not windowed:
         raise InputError("--hu-offset goes with --window, the values of the files that become 0 and 1")

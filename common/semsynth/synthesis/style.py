@@ -65,7 +65,7 @@ class StyleSource:
         self.network, self.spacing = network, tuple(spacing)
         self.image = image if image in (None, OWN_STYLE) else as_path(image, "style_from")
         self.label_map = None if label_map is None else as_path(label_map, "style_map")
-        self.scaling = MIN_MAX if grid is None else grid.scaling
+        self.grid, self.scaling = grid, MIN_MAX if grid is None else grid.scaling
         self._one: torch.Tensor | None = None
 
     def __call__(self, batch: Mapping[str, Any]) -> torch.Tensor | None:
@@ -96,7 +96,7 @@ class StyleSource:
         beside = intensity_beside(image) if held is None else None
         said = held if beside is None else json.dumps(beside.to_json())
         entry: dict[Any, Any] = {"image": image} | ({INTENSITY: said} if said else {})
-        item: Any = LoadIntensityd("image", scaling=self.scaling)(entry)
+        item: Any = LoadIntensityd("image", self.grid, self.scaling)(entry)
         # resampled edges are a little lower than the maximum, which was 1 in training
         whole: Any = (lambda x: x) if said or self.scaling != MIN_MAX else ScaleIntensity()
         if not self.by_class:

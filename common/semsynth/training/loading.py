@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import math
 import signal
 from collections.abc import Mapping, Sequence
@@ -18,11 +20,14 @@ from torch.utils.data.distributed import DistributedSampler
 from ..data.datalists import read_datalist
 from ..data.entries import VOXELS, case_of, load_datalist
 from ..data.identity import is_image, is_map, patient_of
+from ..data.intensity import INTENSITY, Intensity, Scaling, one_rule
 from ..distributed import rank, world_size
 from ..errors import InputError
 from ..paths import as_path
 from ..provenance.seen import Seen, entry_voxels, refuse_seen_cases
 from ..vocabulary import SPLITS
+
+logger = logging.getLogger(__name__)
 
 
 def load_sources(
@@ -54,7 +59,26 @@ def load_sources(
         raise InputError(f"{', '.join(map(str, paths))}: entries without 'label' or 'endo', complete them", bare)
     if validation is not None:
         _refuse_held_out(entries, as_path(validation, "validation_datalist"), [as_path(path) for path in paths])
-    return entries
+    return _on_one_scale(entries, paths)
+
+
+def _on_one_scale(entries: list[dict[str, Any]], paths: Sequence[str | Path]) -> list[dict[str, Any]]:
+    """The entries, those of one unit read in the range of the first; another rule of intensities is warned of."""
+    raw = Intensity(None, Scaling())  # how images of which nobody says anything are read
+    held = [Intensity.from_json(e[INTENSITY], e["case"]) if INTENSITY in e else raw for e in entries]
+    result, apart = [], set[int]()
+    for entry, own in zip(entries, held, strict=True):
+        placed = own.in_range(held[0].unit, held[0].unit_range)
+        result.append(entry if placed == own else entry | {INTENSITY: json.dumps(placed.to_json())})
+        if not one_rule(held[0], placed):
+            apart.add(entry["source"])
+    if apart:
+        logger.warning(
+            "%s: images are scaled by another rule than those of the first list (%s), so that the same tissue differs "
+            "in brightness; prepare all by one rule (--scale, --percentiles or --window)",
+            ", ".join(str(paths[i]) for i in sorted(apart)), held[0].scaling,
+        )  # fmt: skip
+    return result
 
 
 def _refuse_held_out(entries: Sequence[Mapping[str, Any]], validation: Path, paths: Sequence[Path]) -> None:
