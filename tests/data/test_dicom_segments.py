@@ -34,7 +34,7 @@ def box(name: str, move: int = 0) -> np.ndarray:
 
 def outline(name: str, move: int = 0) -> list[np.ndarray]:
     """Contours around the voxels of a box, mm, LPS+."""
-    a, b, c, d = np.array(BOXES[name]) + (move - 0.4, move + 0.4, -0.4, 0.4)
+    a, b, c, d = np.add(BOXES[name], (move - 0.4, move + 0.4, -0.4, 0.4))
     flat = [[a, c], [b, c], [b, d], [a, d]]
     return [(LPS @ AFFINE @ np.array([[*p, k, 1] for p in flat]).T).T[:, :3] for k in LEVELS]
 
