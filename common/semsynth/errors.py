@@ -73,7 +73,7 @@ def refuse_misread_paths(arguments: Sequence[str]) -> None:
         from fire.parser import DefaultParseValue
     except ImportError:  # then nothing was typed: MONAI's command line is Fire's
         return
-    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+    for argument, following in zip(arguments, [*arguments, ""][1:], strict=True):
         name, equals, typed = argument.removeprefix("--").partition("=")
         typed = typed if equals else following
         if not argument.startswith("--") or typed.startswith("--") or not _PATHS.fullmatch(re.split("#|::", name)[-1]):

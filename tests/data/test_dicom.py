@@ -12,6 +12,7 @@ import pytest
 from dicom_files import LPS, PATIENT, write_rtstruct, write_seg, write_series
 from semsynth.data.findings import FindingError
 from semsynth.data.headers import read_header
+from semsynth.data.segments import MASK
 from semsynth.data.volumes import Volume, read_volume
 from semsynth.data.voxels import hash_file
 from semsynth.errors import InputError
@@ -327,20 +328,11 @@ def test_a_segment_of_a_seg_is_a_mask_on_the_images_grid(tmp_path, affine, fract
         assert np.array_equal(mask.data, masks["left atrium"]) and set(np.unique(mask.data)) == {0, 1}
         assert np.allclose(mask.affine, grid.affine, atol=1e-5)
         assert np.allclose(read_header(path).affine, mask.affine) and read_header(path).shape == mask.data.shape
-    with pytest.raises(FindingError, match=r"no such segment: found SEG with 'left atrium', 'wall', .*'scar'"):
+    with pytest.raises(FindingError, match=r"IM1: a segment is missing: found segments left atrium, wall, .* scar"):
         read_header(f"{tmp_path}/p/seg/IM1#scar")
-    if not fractional:
-        whole = read_volume(tmp_path / "p" / "seg" / "IM1").data
-        assert np.array_equal(whole, masks["left atrium"] + 2 * masks["wall"])
-        assert read_header(tmp_path / "p" / "seg" / "IM1").notes[0].finding == "several segments"
-
-
-def test_segments_that_overlap_are_no_label_map(tmp_path):
-    write_series(tmp_path / "LGE", values((20, 18, 8)), AXIAL)
-    seg = write_seg(tmp_path / "seg.dcm", tmp_path / "LGE", {"a": ball(), "b": ball(radius=3)})
-    with pytest.raises(FindingError, match=r"segments overlap: found a, b.*seg\.dcm#a"):
-        read_header(seg)
-    assert np.array_equal(read_volume(f"{seg}#b").data, ball(radius=3))
+    whole = read_volume(tmp_path / "p" / "seg" / "IM1").data
+    assert np.array_equal(whole, masks["left atrium"] + 2 * masks["wall"])
+    assert read_header(tmp_path / "p" / "seg" / "IM1").segments.names == ("left atrium", "wall")
 
 
 def test_a_segment_in_few_slices_lies_where_it_was_drawn(tmp_path):
@@ -379,8 +371,8 @@ def test_an_roi_is_filled_in_its_slices_and_a_contour_within_one_is_a_hole(tmp_p
     assert read_volume(f"{rt}#body").data.sum() == 20 * 18
     with pytest.raises(FindingError, match="no contours: found ROI 'nothing'"):
         read_header(f"{rt}#nothing")
-    with pytest.raises(FindingError, match="which segment: found RTSTRUCT with 'GTV', 'body', 'nothing'"):
-        read_header(rt)
+    with pytest.raises(FindingError, match=r"several segments for one mask: found GTV, body, nothing.*RS1#GTV"):
+        read_header(rt, MASK)
 
 
 def test_contours_without_their_images_or_between_slices_are_refused(tmp_path):

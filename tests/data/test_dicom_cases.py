@@ -63,6 +63,8 @@ def test_dicom_and_nifti_of_one_scan_are_prepared_to_the_same_voxels(folders, tm
     pattern = {"endo": f"{folders}/dicom/*#left atrium", "fractions": shares}
     report = check_input(f"{folders}/dicom/*#LGE 3D", endo=pattern["endo"])
     assert report.errors == [] and set(report.sound) == {"P0", "P1", "P2"}
+    with pytest.raises(InputError, match=r"IM: several segments for one mask: found left atrium, rest.*IM#left atrium"):
+        prepare(f"{folders}/dicom/*#LGE 3D", tmp_path / "c", settings, endo=f"{folders}/dicom/*/study/0003/IM")
     dicom = prepare(f"{folders}/dicom/*#LGE 3D", tmp_path / "a", settings, **pattern)
     nifti = prepare(f"{folders}/nifti/*/lge.nii.gz", tmp_path / "b", settings,
                     endo=f"{folders}/nifti/*/endo.nii.gz", fractions=shares)  # fmt: skip

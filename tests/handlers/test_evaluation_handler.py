@@ -109,8 +109,8 @@ def test_reference_images_are_read_once_from_files_or_entries(tmp_path, monkeypa
     monkeypatch.setattr("semsynth.data.transforms.read_volume", lambda p: read.append(p) or real_read(p))
     for reference in (entries, [e["image"] for e in entries]):
         engine = evaluate(cases, EvaluationHandler([extractor()], reference=reference), epochs=2)
-        assert engine.state.metrics["fid_la_unet_judge"] == pytest.approx(expected, rel=1e-5)
-        assert len(read) == 3
+        assert engine.state.metrics["fid_la_unet_judge"] == pytest.approx(expected, rel=1e-4)
+        assert len(read) == 3  # (raw images are clipped at percentile 99.9)
         read.clear()
 
 

@@ -106,7 +106,7 @@ def test_evaluation_compares_in_hounsfield_units(prepared: Path, tmp_path: Path,
     assert found["mae_hu"] == pytest.approx(25, abs=0.6)
     assert found["mae"] == pytest.approx(25 / 2000, abs=3e-4)
     assert found["psnr"] == pytest.approx(-20 * np.log10(25 / 2000), abs=0.1)
-    assert "MAE (HU)" in (tmp_path / "out" / "evaluation.md").read_text()
+    assert "MAE (HU)" in (tmp_path / "out" / "evaluation.md").read_text(encoding="utf-8")
 
 
 def test_real_ct_is_read_by_its_window(prepared: Path) -> None:
@@ -181,7 +181,7 @@ def test_raw_ct_is_compared_in_the_unit_of_the_volumes(prepared: Path, tmp_path:
     for case in ("c2", "c3"):  # HU + 1024
         write_image(
             tmp_path / "raw" / f"{case}.nii.gz",
-            np.eye(32)[None] * np.ones((32, 1, 1)),
+            np.roll(np.eye(32)[None] * np.ones((32, 1, 1)), case == "c2", 1),
             np.eye(4),
             "int16",
             (24.0, 2024.0),
@@ -203,4 +203,4 @@ def test_another_unit_than_hounsfield_has_no_column_of_them(prepared: Path, tmp_
         {"ours": str(tmp_path / "s")}, prepared / "suv.json", tmp_path / "out", extractors=[], draws=20, pictures=0
     )
     assert not [s for s in results.scores if s.metric == "mae_hu"]
-    assert "HU" not in (tmp_path / "out" / "evaluation.md").read_text()
+    assert "HU" not in (tmp_path / "out" / "evaluation.md").read_text(encoding="utf-8")

@@ -158,7 +158,7 @@ def prepare_maps(
     axes: str | None = None,
     dtype: str = "int16",
     like: FilePath | None = None,
-    modality: str = "MRI",
+    modality: str | None = None,
     fractions: Sequence[float] | None = None,
     patient_regex: str | None = None,
     group_patients: bool = False,
@@ -174,11 +174,12 @@ def prepare_maps(
     Args:
         input: a datalist (or its folder), or a quoted pattern of images or of DICOM folders (docs/dicom.md).
         output: folder to write; made if it is not there.
-        label: for a pattern of images: the label maps' pattern with the same stars (.nii.gz, .nrrd, .seg.nrrd).
+        label: for a pattern of images: the label maps' pattern with the same stars (.nii.gz, .nrrd, .seg.nrrd),
+            or that of DICOM SEG or RTSTRUCT files.
         unlabelled: pattern of further images, without label maps.
         classes: names of the classes from 1 on, with commas, or a text file with one per line; without it those that
-            the datalist states, or those of the segments. Segments of .seg.nrrd files are found by these names, in
-            whatever order they stand. 'totalsegmentator' gives the 117 names of that tool.
+            the datalist states, or those of the segments. Segments of .seg.nrrd, DICOM SEG and RTSTRUCT files are found
+            by these names, in whatever order they stand. 'totalsegmentator' gives the 117 names of that tool.
         relabel: makes classes 1, 2, … of the values that the label maps hold, the same in all cases; --classes names
             them by rising value. The datalist holds the table back ("original_values").
         spacing: mm per voxel along right, anterior, superior; without it each case keeps its own.
@@ -199,7 +200,7 @@ def prepare_maps(
         dtype: uint8, int16 or float32: how intensities are stored.
         like: folder of data prepared before, such as that of trained weights: all settings of its preparation, centres
             too, are taken, but for those that are given.
-        modality: what the datalist says of the images.
+        modality: what the datalist says of the images; without it CT for DICOM series that say so, else MRI.
         fractions: shares of training, validation and (optionally) testing, 0.8,0.2 unless said otherwise; for input
             without splits, or with all its cases in one.
         patient_regex: pattern whose first group in a case's name is the patient; no patient stands in two splits.
@@ -210,16 +211,19 @@ def prepare_maps(
         jobs: cases at the same time.
         overwrite: replace cases that were prepared with other settings or from other files.
     """
+    from ..data.dicom import same_modality
     from ..prepare.like import modality_of, settings_like
-    from ..prepare.maps import MapSettings, find_maps
+    from ..prepare.maps import CT, MapSettings, find_maps
     from ..prepare.maps import prepare_maps as run
     from ..prepare.relabel import classes_of
 
     fit_once = centers == "dataset"
-    modality = modality if like is None or "modality" in given() else modality_of(like, MapSettings)
+    modality = modality_of(like, MapSettings) if like is not None and modality is None else modality
     offset = None if hu_offset is None else number("hu-offset", hu_offset)
-    offset = 0.0 if offset is None and window is not None and modality.upper() == "CT" else offset
     cases = find_maps(input, label=label, unlabelled=unlabelled)
+    if modality is None:
+        modality = CT if same_modality(case.files["image"] for case in cases) == CT else "MRI"
+    offset = 0.0 if offset is None and window is not None and modality.upper() == CT else offset
     names, values = classes_of(
         input, cases, None if classes is None else lines_or_words(classes), relabel=bool(relabel),
         jobs=max(whole("jobs", jobs), 1),

@@ -39,7 +39,7 @@ class Header:
         affine: ``(4, 4)`` voxel indices → mm, RAS+ (NIfTI: the sform, without one the qform).
         size: bytes that the uncompressed file needs, or None where the format checks that itself.
         notes: warnings on what had to be decided to read it.
-        segments: of an NRRD file that names them; its voxels are read as classes then.
+        segments: of a file that names them (``.seg.nrrd``, SEG, RTSTRUCT); its voxels are read as classes then.
         selection: what is taken of a file of labels.
         placement: where the file's own grid lies in this one, where they are not the same.
         oriented: whether the file says where the axes point (NIfTI: qform or sform).
@@ -89,10 +89,10 @@ def unreadable(path: str | Path, reason: Exception) -> FindingError:
 
 
 def read_header(path: str | Path, selection: Selection = EVERYTHING) -> Header:
-    """Read the header of a ``.nii``, ``.nii.gz`` or ``.nrrd`` file or a DICOM series, and nothing of its voxels.
+    """Read the header of a ``.nii``, ``.nii.gz`` or ``.nrrd`` file or of DICOM, and nothing of an image's voxels.
 
     Args:
-        path: the file; ``seg.seg.nrrd#cavity`` means one of its segments.
+        path: the file; ``seg.seg.nrrd#cavity`` and ``seg.dcm#cavity`` mean one of its segments.
         selection: what is taken of a file of labels.
 
     Raises:
@@ -104,7 +104,7 @@ def read_header(path: str | Path, selection: Selection = EVERYTHING) -> Header:
     path = Path(path)
     if is_dicom(path):
         try:
-            header = read_dicom_header(path)
+            header = read_dicom_header(path, selection)
         except Exception as reason:  # as below
             raise unreadable(path, reason) from reason
         _check_transform(path, header.affine)

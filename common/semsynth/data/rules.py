@@ -167,8 +167,11 @@ def _check_indices(
     last = 254 if num_classes is None else num_classes - 1
     outside = found[(found < 0) | (found > last)]
     if len(outside):
+        fix = suggest_mapping(found, last, composite=bool(experts))
+        if len(found) > MOST_CLASSES:
+            fix = f"it looks like an image: {len(found)} different values; give its label map. If it is one, {fix}"
         return [error(header.path, "label values out of range", found=listed(outside), expected=f"0…{last}",
-                      fix=suggest_mapping(found, last, composite=bool(experts)))]  # fmt: skip
+                      fix=fix)]  # fmt: skip
     if found[-1] == 0:
         return [warning(header.path, "label map is empty", found="0 everywhere", expected="labelled voxels",
                         fix="leave the case out or give its label map")]  # fmt: skip

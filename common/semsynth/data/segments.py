@@ -1,5 +1,7 @@
 """Segments by their names, as 3D Slicer stores them in ``.seg.nrrd`` files, and what of a label file becomes a class.
 
+DICOM SEG and RTSTRUCT go by the same rules (:mod:`semsynth.data.dicom.masks`).
+
 The header keys are those of 3D Slicer's ``vtkMRMLSegmentationStorageNode``: ``Segment0_Name``, ``Segment0_LabelValue``,
 ``Segment0_Layer`` … A file whose segments overlap has several layers (4D, the axis of kind ``list``). A file may be
 cropped to its segments; its origin is then that of the cropped grid.
@@ -183,7 +185,7 @@ def segmentation_of(
                   expected=f"a segment {selection.names[0]!r}", fix=f"leave out #{selection.names[0]}")  # fmt: skip
         return None, ()
     _check_kind(path, header)
-    chosen, notes = _choose(path, segments, selection)
+    chosen, notes = choose(path, segments, selection)
     return Segmentation(segments, chosen, axis), notes
 
 
@@ -219,9 +221,14 @@ def _check_kind(path: Path, header: Mapping[str, Any]) -> None:
               expected="a file of 3D Slicer 4.11 or later", fix="open it in 3D Slicer and save it again")  # fmt: skip
 
 
-def _choose(
+def choose(
     path: Path, segments: tuple[Segment, ...], selection: Selection
 ) -> tuple[tuple[Segment, ...], tuple[Finding, ...]]:
+    """The segments that become classes 1, 2, …, and what is to be known of them.
+
+    Raises:
+        FindingError: for a name that no segment has, or several have; for several segments where one mask is wanted.
+    """
     here = _listed(segment.name for segment in segments)
     if not selection.names:
         if selection.mask and len(segments) > 1:
@@ -235,12 +242,19 @@ def _choose(
     if missing:
         _fail(path, "a segment is missing", found=f"segments {here}", expected=f"also {_listed(missing)}",
               fix="give the names as they are in the file, or name the segment in 3D Slicer")  # fmt: skip
-    twice = [name for name in selection.names if len(by_name[plain_name(name)]) > 1]
+    same = {name: _closest(name, by_name[plain_name(name)]) for name in selection.names}
+    twice = [name for name, found in same.items() if len(found) > 1]
     if twice:
         _fail(path, "several segments of one name", found=here, expected=f"one {_listed(twice)}",
               fix="rename or remove one of them in 3D Slicer")  # fmt: skip
-    chosen = tuple(by_name[plain_name(name)][0] for name in selection.names)
+    chosen = tuple(same[name][0] for name in selection.names)
     return chosen, () if selection.mask else tuple(_told(path, segments, chosen))
+
+
+def _closest(name: str, segments: list[Segment]) -> list[Segment]:
+    """Of segments whose names differ in hyphens and the like alone, the one that is called exactly so."""
+    exact = [segment for segment in segments if segment.name == name]
+    return exact if len(exact) == 1 else segments
 
 
 def _told(path: Path, segments: Sequence[Segment], chosen: Sequence[Segment]) -> Iterable[Finding]:

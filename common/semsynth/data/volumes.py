@@ -99,7 +99,7 @@ def read_volume(path: str | Path, header: Header | None = None) -> Volume:
 
 def _voxels(header: Header) -> NDArray[Any]:
     if is_dicom(header.path):
-        return read_dicom_voxels(header.path)
+        return read_dicom_voxels(header.path, header.selection)
     return _nrrd_voxels(header) if header.path.name.lower().endswith(".nrrd") else _nifti_voxels(header)
 
 
