@@ -192,3 +192,12 @@ def test_options_of_the_rule_are_named_when_they_are_wrong(scans: Path, tmp_path
     ):
         assert main(["prepare", *pattern, "--output", str(tmp_path / "o"), *option]) == 1
         assert message in capsys.readouterr().err
+
+
+def test_a_window_that_is_given_is_compared_with_the_files_before_the_work(scans, tmp_path, caplog):
+    with pytest.raises(InputError):
+        run(scans, tmp_path / "A", spacing=(1.5, 1.5, 2.0), window=(-3000, -2000))
+    assert "the window does not fit" in caplog.text and "--window" in caplog.text
+    caplog.clear()
+    run(scans, tmp_path / "B", spacing=(1.5, 1.5, 2.0), window=(0, 1000))
+    assert "window" not in caplog.text
