@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import locale
 import re
 import sys
 from pathlib import Path
@@ -102,6 +103,15 @@ def test_compressed_files_are_read(tmp_path, syntax):
     assert np.array_equal(read_volume(tmp_path / "s").data, data)
 
 
+@pytest.fixture
+def same_locale():
+    """SimpleITK's writer leaves the process in the locale "C", in which text files of other tests cannot be read."""
+    before = locale.setlocale(locale.LC_CTYPE)
+    yield
+    locale.setlocale(locale.LC_CTYPE, before)
+
+
+@pytest.mark.usefixtures("same_locale")
 def test_slices_that_simpleitk_writes_are_read(tmp_path):
     import SimpleITK as sitk  # noqa: N813 - its usual name
 

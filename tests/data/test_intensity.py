@@ -324,6 +324,40 @@ def test_a_check_names_hot_voxels_padding_ct_and_lost_grey_levels():
     assert kinds(standardised) == []
 
 
+def test_a_check_tells_a_dark_voxel_from_padding():
+    image = tissue()
+    for value in (-32768.0, -1000.0 * image.max()):
+        dark = image.copy()
+        dark[1, 1, 1] = value
+        (found,) = check_histogram("x.nii.gz", dark)
+        assert found.finding == "minimum far below all else" and "--percentiles 0.1,99.9" in found.fix
+        dark[2, 2, 2] = 1e6
+        assert kinds(dark) == ["minimum far below all else", "maximum far above all else"]
+    small = image / image.max()  # a minimum that is above what is padding in CT
+    small[1, 1, 1] = -50
+    assert kinds(small) == ["minimum far below all else"]
+    small[:2] = -50  # too many to be defects
+    assert kinds(small) == []
+    shifted = image + 10 * image.max()  # nothing is 0 but what lies outside of a mask
+    shifted[:2] = 0
+    assert kinds(shifted) == []
+    ct = np.random.default_rng(0).normal(50, 15, image.shape) - 1050 * (np.indices(image.shape)[0] < 6)
+    ct[10:12] = 900
+    ct[1, 1, 1] = -1150  # noise in the air
+    assert kinds(ct) == ["looks like CT without a window"]
+    ct[1, 1, 1] = -3024
+    assert kinds(ct) == ["minimum far below all else", "looks like CT without a window"]
+
+
+@pytest.mark.parametrize("window", [(-1000.0, -500.0), (5000.0, 6000.0), (0.0, 1e-6)])
+def test_a_check_names_a_window_that_leaves_nothing_of_the_image(window):
+    image = tissue()
+    (found,) = check_histogram("x.nii.gz", image, Intensity(window))
+    assert found.finding == "the window does not fit" and "--window" in found.fix
+    assert f"intensities from {image.min():g} to {image.max():g}" in found.found
+    assert kinds((image > 300).astype(float), Intensity((0.0, 1.0))) == ["few grey levels"]
+
+
 def test_a_check_names_a_list_of_ct_that_states_no_unit(tmp_path):
     image = tissue()
     path = listed(tmp_path, image, modality={"0": "CT"})

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from semsynth.data.check import Entry, Rules, check_cases
 from semsynth.data.entries import load_datalist, load_label_maps
+from semsynth.data.findings import FindingError
 from semsynth.data.headers import on_grid, read_header
 from semsynth.data.raw import check_input, find_cases, load_case
 from semsynth.data.segments import Selection, relabelled, split_segment
@@ -241,12 +242,15 @@ def test_weights_of_other_classes_know_segments_by_their_names(tmp_path: Path) -
         load_label_maps(tmp_path, f"{tmp_path}/P*/seg.seg.nrrd", metadata=metadata)
 
 
-def test_relabelled_makes_consecutive_classes_and_leaves_what_it_does_not_know() -> None:
-    data = np.array([0, 51, 2, 1, 51], dtype=np.int16)
-    assert relabelled(data, (1, 2, 51)).tolist() == [0, 3, 2, 1, 3]
-    assert relabelled(data, (1, 51)).tolist() == data.tolist()
-    assert relabelled(np.array([0, 70000, -3]), (-3, 70000)).tolist() == [0, 2, 1]
-    assert relabelled(np.array([0.0, 51.0, 2.5]), (51,)).tolist() == [0.0, 51.0, 2.5]
+def test_relabelled_makes_consecutive_classes_and_refuses_values_without_one() -> None:
+    data, path = np.array([0, 51, 2, 1, 51], dtype=np.int16), Path("seg.nii.gz")
+    assert relabelled(data, (1, 2, 51), path).tolist() == [0, 3, 2, 1, 3]
+    assert relabelled(np.array([0, 70000, -3]), (-3, 70000), path).tolist() == [0, 2, 1]
+    assert relabelled(np.array([0.0, 51.0002, 1.9999]), (2, 51), path).tolist() == [0, 2, 1]
+    assert relabelled(np.array([0.0, 51.0, 2.5]), (51,), path).tolist() == [0.0, 51.0, 2.5]
+    for other in (data, data.astype(float)):
+        with pytest.raises(FindingError, match=r"seg.nii.gz: .*found the values 2, expected 0 and those of the table"):
+            relabelled(other, (1, 51), path)
 
 
 def test_voxels_of_one_anatomy_are_known_whatever_the_order_and_crop(tmp_path: Path) -> None:

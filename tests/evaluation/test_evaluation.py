@@ -500,11 +500,14 @@ def test_all_files_say_the_same(results):
     assert same[0]["value"] == float(line[0]["value"]) == found.value
     assert content["extractors"][0]["sha256"] == line[0]["sha256"] == found.sha256
     assert "medicalnet_resnet34" in content["unavailable"] and content["systems"][1]["weights_sha256"] == "1" * 64
-    assert f"{found.value:.4g}"[:4] in (results.output / "evaluation.md").read_text()
+    assert f"{found.value:.4g}"[:4] in (results.output / "evaluation.md").read_text(encoding="utf-8")
     cases = list(csv.DictReader((results.output / "cases.csv").open()))
     rows = [(row["system"], bool(row["psnr"])) for row in cases]
     assert len(rows) == 5 * 12 and all(measured != (system == FLOOR) for system, measured in rows)
-    assert "<html" in (results.output / "evaluation.html").read_text() and "la_unet_judge" in results.text()
+    assert (
+        "<html" in (results.output / "evaluation.html").read_text(encoding="utf-8")
+        and "la_unet_judge" in results.text()
+    )
 
 
 def test_a_second_run_measures_nothing_again(results, dataset, systems, judge_file):
@@ -845,7 +848,7 @@ def test_the_command_takes_a_judge_of_several_classes(dataset, tmp_path, capsys)
     command += ["--extractors", "medicalnet_resnet50", "--weights", f"medicalnet_resnet50={tmp_path / 'none.pth'}"]
     command += ["--draws", "20", "--pictures", "0", "--output", str(tmp_path / "report")]
     assert main(command) == 0
-    text = (tmp_path / "report" / "evaluation.md").read_text()
+    text = (tmp_path / "report" / "evaluation.md").read_text(encoding="utf-8")
     assert (
         all(f"Dice of {name}" in text for name in ("wall", "tissue 1", "endo"))
         and "judge: organs, at 3 × 3 × 3 mm" in text
@@ -888,5 +891,5 @@ def test_slices_are_seen_at_the_spacing_that_is_asked_for(dataset, systems, tmp_
     command = ["evaluate", "--synthetic", f"good={systems['good']}", "--real", str(dataset), "--draws", "20"]
     command += ["--extractors", "efficientnet_lite0", "--feature-spacing", "2", "--pictures", "0"]
     assert main([*command, "--output", str(tmp_path / "report")]) == 0
-    text = (tmp_path / "report" / "evaluation.md").read_text()
+    text = (tmp_path / "report" / "evaluation.md").read_text(encoding="utf-8")
     assert "input 2 × 2 × 2 mm" in text and "slice step mm 8, pixel mm 1.0" in text

@@ -21,7 +21,13 @@ from semsynth.errors import InputError
 from semsynth.handlers import EvaluationHandler, InitWeights, RankedSegmentations, SegmentationWriter
 from semsynth.metrics import AverageSurfaceDistanceMm, HausdorffDistanceMm
 from semsynth.networks.frozen import FrozenSegmenter, load_segmenter
-from semsynth.networks.segmentation import StandardizedSegmenter, SubvoxelNetwork, residual_unet, subvoxel_segresnet
+from semsynth.networks.segmentation import (
+    StandardizedSegmenter,
+    SubvoxelNetwork,
+    residual_unet,
+    standardize,
+    subvoxel_segresnet,
+)
 from semsynth.synthesis.inferers import WholeOrWindowInferer
 from semsynth.training.losses.segmentation import SegmentationLoss, class_weights
 from semsynth.training.weights import take_over
@@ -41,6 +47,28 @@ def test_the_intensity_scale_does_not_matter_and_any_size_comes_back():
     net = network().eval()
     assert net(x).shape == (2, 2, 13, 10, 9)
     assert torch.allclose(net(x), net(x * 812.5 - 1024), atol=1e-3)
+
+
+@pytest.mark.parametrize("others", [(1, 1), (3, 4), (9, 2)])
+def test_a_volume_of_any_length_is_segmented_and_larger_ones_are_padded_to_the_multiple_alone(others):
+    net = network().eval()
+    for length in range(1, 41):
+        x = torch.rand(1, 1, *others, length)
+        logits = net(x)
+        assert logits.shape == (1, 2, *x.shape[2:]) and bool(logits.isfinite().all())
+        if max(x.shape[2:]) > net.multiple:
+            padding = [side for size in (length, *others[::-1]) for side in (0, -size % net.multiple)]
+            padded = nn.functional.pad(standardize(x), padding, mode="replicate")
+            assert torch.equal(logits, net.network(padded)[:, :, : others[0], : others[1], :length])
+
+
+@pytest.mark.parametrize("build", [residual_unet, subvoxel_segresnet])
+def test_the_shipped_networks_take_tiny_volumes_as_torchscript_too(build):
+    net = build().eval()
+    with torch.no_grad():
+        for shape in ((1, 1, 1), (6, 6, 6), (16, 16, 16), (16, 3, 17)):
+            x = torch.rand(1, 1, *shape)
+            assert net(x).shape == torch.jit.script(net)(x).shape == (1, 2, *shape)
 
 
 def test_gradients_reach_the_image_through_the_standardisation():

@@ -280,3 +280,12 @@ def test_synthetic_volumes_of_before_can_be_prepared(ct: Path, tmp_path: Path) -
     (ct / "synthetic.json").write_text(json.dumps(content))
     path = prepare_maps(ct / "synthetic.json", tmp_path / "o", MapSettings(("organ",)))
     assert json.loads(path.read_text())["intensity"]["window"] == [0.0, 1.0]
+
+
+def test_a_window_that_is_given_is_compared_with_the_files_before_the_work(scans, tmp_path, caplog):
+    with pytest.raises(InputError):
+        run(scans, tmp_path / "A", spacing=(1.5, 1.5, 2.0), window=(-3000, -2000))
+    assert "the window does not fit" in caplog.text and "--window" in caplog.text
+    caplog.clear()
+    run(scans, tmp_path / "B", spacing=(1.5, 1.5, 2.0), window=(0, 1000))
+    assert "window" not in caplog.text

@@ -102,6 +102,22 @@ def test_without_relabel_the_error_advises_it(tmp_path: Path, capsys: pytest.Cap
     assert "'semsynth prepare-maps --relabel' makes 1, 2, …" in error and "--k" not in error
 
 
+def test_like_keeps_the_table_and_refuses_values_that_it_does_not_have(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before, like = data_set(tmp_path / "before", ((1, 2, 51), (1, 51))), ["--like", str(tmp_path / "out")]
+    assert main(command(before, "--output", like[1], "--relabel", "--classes", "a,b,c", "--fractions", "0.5,0.5")) == 0
+    known = data_set(tmp_path / "known", ((1, 51), (51,)))
+    assert main(command(known, "--output", str(tmp_path / "A"), *like, "--fractions", "0.5,0.5")) == 0
+    assert set(np.unique(nib.load(tmp_path / "A" / "P0" / "label.nii.gz").dataobj)) == {0, 1, 3}
+    capsys.readouterr()
+    new = data_set(tmp_path / "new", ((1, 2, 3), (1, 2)))
+    assert main(command(new, "--output", str(tmp_path / "B"), *like)) == 1
+    error = capsys.readouterr().err
+    assert "case P0: " in error and "label values without a class: found the values 3, expected 0 and those" in error
+    assert "(1, 2, 51); leave --like out, or" in error and "P1" not in error and not (tmp_path / "B").exists()
+
+
 def test_names_of_totalsegmentator_keep_its_own_numbers_without_relabel(tmp_path: Path) -> None:
     paths = data_set(tmp_path / "raw")
     assert len(CLASSES) == 117 and (CLASSES[0], CLASSES[50], CLASSES[116]) == ("spleen", "heart", "costal_cartilages")

@@ -359,6 +359,9 @@ def choose_k(
     cases: int = 20,
     spacing: Sequence[float] = (1.0, 1.0, 1.0),
     sigma: float = 1.0,
+    scale: str | None = None,
+    percentiles: Sequence[float] | None = None,
+    window: Sequence[float] | None = None,
     seed: int = 0,
 ) -> str:
     """Silhouette and Davies-Bouldin scores of k = 2 to k-max intensity clusters: a table, and a plot with --output.
@@ -371,14 +374,25 @@ def choose_k(
         cases: at most this many volumes (of the training split where there is one), drawn by seed.
         spacing: mm per voxel that volumes are resampled to.
         sigma: Gaussian smoothing before clustering, in voxels.
+        scale: percentiles, min-max or window: how intensities become [0, 1]; without it percentiles, or what the
+            input's datalist states. With min-max one defective voxel can set the scale of its volume.
+        percentiles: of each volume's non-zero voxels, 0,99.9 unless said otherwise; 0 is the minimum of all voxels.
+        window: intensities of the files that become 0 and 1, the same for all volumes.
         seed: of the draw of volumes and voxels.
     """
+    from ..data.intensity import chosen_scaling
     from ..prepare.choose_k import choose_k as run
     from ..prepare.choose_k import save_scores, table
 
+    scaling = chosen_scaling(
+        scale,
+        None if percentiles is None else two_numbers("percentiles", percentiles),
+        None if window is None else two_numbers("window", window),
+    )
     scores = run(
         str(input), endo=endo, k_max=whole("k-max", k_max), cases=whole("cases", cases),
-        spacing=numbers("spacing", spacing, float), sigma=number("sigma", sigma), seed=whole("seed", seed),
+        spacing=numbers("spacing", spacing, float), sigma=number("sigma", sigma), scaling=scaling,
+        seed=whole("seed", seed),
     )  # fmt: skip
     written = [f"\n{path}" for path in save_scores(scores, str(output))] if output is not None else []
     return table(scores) + "".join(written)

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from .classes import plain_name
 from .findings import Finding, FindingError, error, warning
+from .label_values import listed, rounded
 
 _KEY = re.compile(r"Segment(\d+)_(ID|Name|LabelValue|Layer)")
 _LISTS = ("list", "vector")
@@ -308,13 +309,22 @@ def placement(
     return Placement(tuple(shape), tuple(tuple(row) for row in change.tolist()), tuple(int(s) for s in start))
 
 
-def relabelled(data: NDArray[Any], values: Sequence[int]) -> NDArray[Any]:
-    """Voxels of ``values`` → 1, 2, …, and 0 → 0; data of other values, or of no whole numbers, as it is."""
-    if data.dtype.kind == "f" and not (np.isfinite(data).all() and np.array_equal(data, np.rint(data))):
+def relabelled(data: NDArray[Any], values: Sequence[int], path: Path) -> NDArray[Any]:
+    """Voxels of ``values`` → 1, 2, …, and 0 → 0; data of no whole numbers, which no check lets pass, as it is.
+
+    Raises:
+        FindingError: for voxels of other values: as they are, they would be counted among the classes 1, 2, …
+    """
+    whole = rounded(data)
+    if whole.dtype.kind == "f":
         return data
-    whole = data.astype(np.int64)
-    if not np.isin(whole, [0, *values]).all():
-        return data
+    others = np.unique(whole[~np.isin(whole, [0, *values])])
+    if others.size:
+        raise FindingError(error(
+            path, "label values without a class", found=f"the values {listed(others)}",
+            expected=f"0 and those of the table ({_listed(map(str, values))})",
+            fix="leave --like out, or prepare these cases and those of the table anew with one --relabel",
+        ))  # fmt: skip
     classes = {value: index for index, value in enumerate(values, 1)}
     return _mapped(whole, classes, np.dtype(np.uint8 if len(values) < 256 else np.uint16))
 

@@ -88,7 +88,7 @@ def read_volume(path: str | Path, header: Header | None = None) -> Volume:
         if header.segments is not None:
             data, notes = header.segments.class_map(data, header.path)
         elif header.selection.values:
-            data = relabelled(data, header.selection.values)
+            data = relabelled(data, header.selection.values, header.path)
         if header.placement is not None:
             data = header.placement.place(data, header.shape, header.path)
     except Exception as reason:  # the libraries raise all kinds of errors on malformed bytes

@@ -16,7 +16,8 @@ class StandardizedSegmenter(nn.Module):
     The intensity scale of an MRI means nothing: the volume is brought to mean 0 and variance 1 first, inside it and
     differentiable, so that the same module segments scans and judges synthetic volumes within a loss (the gradient
     passes through the standardisation). Any size: it pads to a multiple of ``multiple`` by repeating the border, after
-    the statistics are taken, and crops back.
+    the statistics are taken, and crops back. A volume that would be one voxel at the network's lowest level, of which
+    instance norm takes no statistics, is padded to two along each axis.
 
     Args:
         network: ``(B, 1, H, W, D)`` → logits ``(B, C, H, W, D)``, H, W, D multiples of ``multiple``.
@@ -38,7 +39,9 @@ class StandardizedSegmenter(nn.Module):
         """
         h, w, d = image.shape[2], image.shape[3], image.shape[4]
         m = self.multiple
-        x = F.pad(standardize(image), [0, -d % m, 0, -w % m, 0, -h % m], mode="replicate")
+        least = 2 * m if max(h, w, d) <= m else m
+        padding = [0, max(-d % m, least - d), 0, max(-w % m, least - w), 0, max(-h % m, least - h)]
+        x = F.pad(standardize(image), padding, mode="replicate")
         logits: torch.Tensor = self.network(x)[:, :, :h, :w, :d]
         return logits
 

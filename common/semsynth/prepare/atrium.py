@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..data.check import check_cases
+from ..data.check import Rules, check_cases
 from ..data.findings import Finding, Report, error
 from ..data.intensity import Ends, Intensity, Scaling, chosen_scaling
 from ..data.raw import Case, LoadedCase, find_cases, load_case, stated_regex
@@ -277,8 +277,9 @@ def prepare(
     cases = [replace(case, split=None) for case in cases] if drawn else cases
     check_output(output, cases)
     report = check_cases(
-        cases, patient_regex=patient_regex, jobs=jobs, also=lambda case, seen: unsuitable(case, seen, settings)
-    )
+        cases, Rules(intensity=Intensity(settings.window)), patient_regex=patient_regex, jobs=jobs,
+        also=lambda case, seen: unsuitable(case, seen, settings),
+    )  # fmt: skip
     report.raise_for_errors()
     report.log_warnings(logger)
     cases = group_patients(cases, output, patient_regex) if find_patients else cases

@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from sklearn.metrics import davies_bouldin_score, silhouette_score
 
 from ..data.check import Entry, read_case
+from ..data.intensity import MIN_MAX, Scaling
 from ..data.raw import Case, find_cases
-from ..data.volumes import scale_intensity
 from ..errors import InputError
 from ..files import atomic_path, write_text
 from .composite import MAX_K, fit_centers, smooth
-from .job import resample, run_all
+from .job import resample, run_all, source_intensity
 
 SAMPLE = 4000
 """Voxels per volume that the scores are computed on (the silhouette costs their square)."""
@@ -64,9 +64,13 @@ def choose_k(
     cases: int = 20,
     spacing: Sequence[float] = (1.0, 1.0, 1.0),
     sigma: float = 1.0,
+    scaling: Scaling | None = None,
     seed: int = 0,
 ) -> list[Score]:
     """Scores for k = 2…``k_max`` over up to ``cases`` volumes of a data set (the training split where there is one).
+
+    Intensities become [0, 1] as in ``semsynth prepare``: by ``scaling``, without it by the window that the datalist
+    states, and without that by percentiles.
 
     Raises:
         InputError: for input that cannot be found or read, or ``k_max`` outside 2…10.
@@ -79,17 +83,24 @@ def choose_k(
     found = [case for case in found if case.split == "training"] or found
     picked = np.random.default_rng(seed).permutation(len(found))[:cases]
     ks = range(2, k_max + 1)
+    rule = scaling or _stated(source) or Scaling()
 
     def work(case: Case) -> list[tuple[float, float]]:
         volume = read_case(Entry(case.name, {"image": case.image}))["image"].canonical()
+        ends = None if rule == MIN_MAX else rule.window(volume.data)  # of the source volume, as prepare has it
         moved = resample(volume, spacing, nearest=False)
-        return score_volume(scale_intensity(moved.data), ks, sigma=sigma, seed=seed)
+        return score_volume(rule(moved.data, ends), ks, sigma=sigma, seed=seed)
 
     chosen = [found[index] for index in sorted(picked)]
     per_case = run_all(chosen, work, jobs=1, title="choosing k", name=lambda case: case.name)
     values = np.array([per_case[case.name] for case in chosen])  # (cases, k, 2)
     mean, sd = values.mean(axis=0), values.std(axis=0, ddof=1 if len(values) > 1 else 0)
     return [Score(k, mean[i, 0], sd[i, 0], mean[i, 1], sd[i, 1]) for i, k in enumerate(ks)]
+
+
+def _stated(source: str | Path) -> Scaling | None:
+    stated = source_intensity(source)
+    return None if stated is None or stated.window is None else Scaling("window", stated.window)
 
 
 def table(scores: Sequence[Score]) -> str:

@@ -362,7 +362,7 @@ def prepare_maps(
     given = [replace(case, split=None) for case in given] if drawn else given
     cases = [*given, *bare]
     check_output(output, cases)
-    rules = Rules(len(settings.classes) + 1, experts=(), intensity=stated or Intensity(settings.window))
+    rules = Rules(len(settings.classes) + 1, experts=(), intensity=Intensity(settings.window))
     offset = settings.hu_offset if stated is None else None
     report = check_cases(
         cases, rules, patient_regex=patient_regex, jobs=jobs,
