@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .findings import Finding, of_case, warning
-from .intensity import PERCENTILES, Ends, Intensity
+from .intensity import PADDING, PERCENTILES, Ends, Intensity
 
 FAR = 4.0
 """A maximum so many times as far above the minimum as percentile 99.9 is an outlier (la2018: 2.4 at most)."""
@@ -24,8 +24,6 @@ FEW = 1e-3
 FAR_FROM_OTHERS = 20.0
 """A maximum so many times the median of the data set's, or so small a part of it, is an outlier."""
 FEWEST_OTHERS = 4
-PADDING = -1100.0
-"""CT has no values below air, -1000 HU and noise; scanners and converters write -2000 or -3024 outside the field."""
 FEWEST_LEVELS = 20
 """An image of fewer grey levels was scaled badly before (la2018 as published has 38 or more)."""
 SAMPLE = 1 << 20

@@ -20,7 +20,8 @@ from ..data.raw import Case, find_cases
 from ..errors import InputError
 from ..files import atomic_path, write_text
 from .composite import MAX_K, fit_centers, smooth
-from .job import resample, run_all, source_intensity
+from .job import resample, run_all
+from .scaling import source_intensity
 
 SAMPLE = 4000
 """Voxels per volume that the scores are computed on (the silhouette costs their square)."""
