@@ -22,7 +22,7 @@ LOWEST = 0.1
 FEW = 1e-3
 """Share of the voxels below which a value is a defect, or a window leaves nothing of an image."""
 FAR_FROM_OTHERS = 20.0
-"""A maximum so many times the median of the data set's, or so small a part of it, is an outlier."""
+"""A range so many times the median of the data set's, or so small a part of it, is an outlier."""
 FEWEST_OTHERS = 4
 FEWEST_LEVELS = 20
 """An image of fewer grey levels was scaled badly before (la2018 as published has 38 or more)."""
@@ -137,10 +137,10 @@ def check_modality(path: str | Path, content: Mapping[str, Any], stated: Intensi
 
 
 def check_maxima(maxima: Mapping[str, tuple[str, float]]) -> list[Finding]:
-    """Warnings on cases whose maximum is far from those of the data set's other cases.
+    """Warnings on cases whose range of intensities is far from that of the data set's other cases.
 
     Args:
-        maxima: case → file, and the largest intensity above the smallest.
+        maxima: case → file, and what :func:`span` gives of it.
     """
     if len(maxima) < FEWEST_OTHERS:
         return []
@@ -150,9 +150,9 @@ def check_maxima(maxima: Mapping[str, tuple[str, float]]) -> list[Finding]:
         for case, (path, value) in maxima.items()
         if middle > 0 and not middle / FAR_FROM_OTHERS <= value <= middle * FAR_FROM_OTHERS
         for finding in of_case(case, [warning(
-            path, "another range of intensities than the other cases", found=f"{value:.4g} from minimum to maximum",
+            path, "another range of intensities than the other cases", found=f"{value:.4g} up to percentile 99.9",
             expected=f"about {middle:.4g}, the median of the data set",
-            fix="check its unit, its rescale slope, and its brightest voxels",
+            fix="check its unit, its rescale slope and its file",
         )])
     ]  # fmt: skip
 
@@ -164,5 +164,7 @@ def _sample(data: NDArray[Any]) -> NDArray[Any]:
 
 
 def span(data: NDArray[Any]) -> float:
-    """The largest intensity above the smallest."""
-    return float(data.max()) - float(data.min())
+    """From the minimum to percentile 99.9 of the non-zero voxels, which a defective voxel does not change."""
+    part = _sample(data)
+    body = part[part != 0]
+    return float(np.percentile(body, PERCENTILES[1]) if body.size else data.max()) - float(data.min())
