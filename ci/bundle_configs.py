@@ -46,6 +46,7 @@ MAY_DIFFER = {
     "initialize": "each has its own steps",
     "run": "each has its own steps",
     "num_workers": "training prepares batches in the background, inference takes one case at a time",
+    "grid": "a training has no weights yet whose rule of intensities would hold",
 }
 
 ONLY_INFERENCE = {
