@@ -283,9 +283,8 @@ def test_synthetic_volumes_of_before_can_be_prepared(ct: Path, tmp_path: Path) -
 
 
 def test_a_window_that_is_given_is_compared_with_the_files_before_the_work(scans, tmp_path, caplog):
-    with pytest.raises(InputError):
+    with pytest.raises(InputError, match=r"4 of 4 cases cannot be used:\n.*the window does not fit.*--window"):
         run(scans, tmp_path / "A", spacing=(1.5, 1.5, 2.0), window=(-3000, -2000))
-    assert "the window does not fit" in caplog.text and "--window" in caplog.text
-    caplog.clear()
+    assert not (tmp_path / "A").exists()
     run(scans, tmp_path / "B", spacing=(1.5, 1.5, 2.0), window=(0, 1000))
     assert "window" not in caplog.text

@@ -9,7 +9,8 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
-from semsynth.data.geometry import Geometry
+import torch
+from semsynth.data.geometry import Geometry, TrainedGrid
 from semsynth.data.intensity import Intensity, Scaling
 from semsynth.data.volumes import read_volume, write_image, write_label
 from semsynth.errors import InputError
@@ -17,6 +18,7 @@ from semsynth.evaluation import evaluate
 from semsynth.evaluation.files import Results
 from semsynth.evaluation.sources import load_real
 from semsynth.report.pictures import comparison_rows
+from semsynth.synthesis.style import StyleSource
 from tiny_synthesis import random_weights, synthesise
 
 BUNDLE = Path(__file__).resolve().parents[2] / "bundles" / "pix2pix3d"
@@ -204,3 +206,26 @@ def test_another_unit_than_hounsfield_has_no_column_of_them(prepared: Path, tmp_
     )
     assert not [s for s in results.scores if s.metric == "mae_hu"]
     assert "HU" not in (tmp_path / "out" / "evaluation.md").read_text(encoding="utf-8")
+
+
+def test_a_style_image_is_read_in_the_unit_of_the_weights(prepared: Path, tmp_path: Path, ct_weights: Path) -> None:
+    class Network(torch.nn.Linear):
+        """Style: the image's mean intensity."""
+
+        def encode(self, image: torch.Tensor) -> tuple[torch.Tensor, None]:
+            return image.mean(dim=(1, 2, 3, 4))[None], None
+
+    grid = TrainedGrid(ct_weights, tmp_path / "metadata.json")
+    hounsfield = read_volume(prepared / "c2.nii.gz").data * 2000 - 1000
+    expected = float(((hounsfield + 1000) / 2000).mean())
+    spacing = {"spacing": (1.0, 1.0, 1.0), "grid": grid}
+    raw, offset, narrow = (tmp_path / f"{name}.nii.gz" for name in ("raw", "offset", "narrow"))
+    write_image(raw, (hounsfield + 1000) / 2000, np.eye(4), "float32", (-1000.0, 1000.0))
+    assert float(StyleSource(Network(1, 1), raw, **spacing)({})) == pytest.approx(expected, abs=1e-3)
+    write_image(offset, (hounsfield + 1000) / 2000, np.eye(4), "float32", (24.0, 2024.0))
+    with pytest.raises(InputError, match="need Hounsfield units"):
+        StyleSource(Network(1, 1), offset, **spacing)({})
+    write_image(narrow, (hounsfield + 800) / 1000, np.eye(4), "float32")  # a record says that 0 to 1 are -800 to 200 HU
+    held = Intensity((0.0, 1.0), None, "HU", (-800.0, 200.0)).to_json()
+    (tmp_path / "narrow.json").write_text(json.dumps({"synthetic": True, "intensity": held}))
+    assert float(StyleSource(Network(1, 1), narrow, **spacing)({})) == pytest.approx(expected, abs=1e-3)

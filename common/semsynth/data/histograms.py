@@ -24,6 +24,7 @@ FEW = 1e-3
 FAR_FROM_OTHERS = 20.0
 """A range so many times the median of the data set's, or so small a part of it, is an outlier."""
 FEWEST_OTHERS = 4
+WINDOW_MISFIT = "the window does not fit"
 FEWEST_LEVELS = 20
 """An image of fewer grey levels was scaled badly before (la2018 as published has 38 or more)."""
 SAMPLE = 1 << 20
@@ -65,7 +66,7 @@ def _of_window(path: str | Path, part: NDArray[Any], ends: Ends, window: Ends) -
     if not beyond or np.mean((part > window[0]) & (part < window[1])) >= FEW:
         return []
     return [warning(
-        path, "the window does not fit", found=f"intensities from {ends[0]:g} to {ends[1]:g}, nearly none between the "
+        path, WINDOW_MISFIT, found=f"intensities from {ends[0]:g} to {ends[1]:g}, nearly none between the "
         "window's ends", expected=f"intensities within the window, {window[0]:g} to {window[1]:g}",
         fix='give a --window in the values of the file; where the datalist states it as "intensity", correct it there',
     )]  # fmt: skip

@@ -31,6 +31,7 @@ from .job import (
     dataset_centers,
     first_voxel,
     prepare_missing,
+    refuse,
     resample,
     shifted,
     splits_are_given,
@@ -280,7 +281,7 @@ def prepare(
         cases, Rules(intensity=Intensity(settings.window)), patient_regex=patient_regex, jobs=jobs,
         also=lambda case, seen: unsuitable(case, seen, settings),
     )  # fmt: skip
-    report.raise_for_errors()
+    refuse(report)
     report.log_warnings(logger)
     cases = group_patients(cases, output, patient_regex) if find_patients else cases
     if drawn:

@@ -22,8 +22,10 @@ from tqdm import tqdm
 from .. import __version__
 from ..data.check import IMAGE, Checkable, Entry, selection_of
 from ..data.entries import SOURCE_VOXELS
+from ..data.findings import Report
 from ..data.grids import place
 from ..data.headers import read_header
+from ..data.histograms import WINDOW_MISFIT
 from ..data.identity import Voxels, is_image, is_map, joined
 from ..data.intensity import INTENSITY, Intensity
 from ..data.label_files import write_label_tables
@@ -181,6 +183,19 @@ def source_voxels(case: Checkable) -> dict[str, str]:
         if is_image(role) or is_map(role)
     }
     return {role: value for role, value in own.items() if value} | dict(getattr(case, "source", {}))
+
+
+def refuse(report: Report) -> None:
+    """Raise for what makes a data set worthless: errors of the check, and a window that leaves nothing of an image.
+
+    Raises:
+        InputError: listing all of it.
+    """
+    report.raise_for_errors()
+    misfits = [finding for finding in report.findings if finding.finding == WINDOW_MISFIT]
+    if misfits:
+        texts = [str(finding) for finding in misfits]
+        raise InputError(f"{len(misfits)} of {report.cases} cases cannot be used:", texts)
 
 
 def already_prepared(

@@ -40,6 +40,7 @@ from .job import (
     dataset_centers,
     first_voxel,
     prepare_missing,
+    refuse,
     resample,
     shifted,
     splits_are_given,
@@ -368,7 +369,7 @@ def prepare_maps(
         cases, rules, patient_regex=patient_regex, jobs=jobs,
         also=lambda case, seen: not_hounsfield(case, seen, offset),
     )  # fmt: skip
-    report.raise_for_errors()
+    refuse(report)
     report.log_warnings(logger)
     if find_patients:
         cases = group_patients(cases, output, patient_regex)
