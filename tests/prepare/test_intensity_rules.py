@@ -275,8 +275,9 @@ def test_values_that_are_no_hounsfield_units_are_warned_of(ct: Path, tmp_path: P
 
 def test_synthetic_volumes_of_before_can_be_prepared(ct: Path, tmp_path: Path) -> None:
     content = json.loads((ct / "datalist.json").read_text())
-    for entry in content["training"]:
-        entry["synthetic"] = True
+    for i, entry in enumerate(content["training"]):
+        save(tmp_path / f"s{i}.nii.gz", np.random.default_rng(i).uniform(0, 0.8, SHAPE).astype(np.float32))
+        entry |= {"synthetic": True, "image": str(tmp_path / f"s{i}.nii.gz")}
     (ct / "synthetic.json").write_text(json.dumps(content))
     path = prepare_maps(ct / "synthetic.json", tmp_path / "o", MapSettings(("organ",)))
     assert json.loads(path.read_text())["intensity"]["window"] == [0.0, 1.0]
