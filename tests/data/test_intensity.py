@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from semsynth.data.entries import load_datalist, load_images
 from semsynth.data.geometry import TrainedGrid, training_geometry
-from semsynth.data.histograms import check_histogram, check_maxima
+from semsynth.data.histograms import check_histogram, check_ranges, span
 from semsynth.data.intensity import (
     MIN_MAX,
     Intensity,
@@ -289,6 +289,8 @@ def test_synthetic_intensities_are_written_in_the_unit_of_the_weights_or_the_ran
     )
     asked = Stored.of(Intensity(None, Scaling()), [0, 255])
     assert asked.window == (0.0, 255.0) and asked.about == Intensity((0.0, 255.0), Scaling())
+    other = Stored.of(trained, [24, 2024])  # HU + 1024: the unit is known all the same
+    assert other.window == (24.0, 2024.0) and other.about.in_range("HU", (-160.0, 240.0)).window == (864.0, 1264.0)
     assert Stored.of(None, None).window is None and Stored.of(None, None).about == Intensity((0.0, 1.0))
     with pytest.raises(InputError, match="intensity_range"):
         Stored.of(None, [255])
@@ -369,19 +371,23 @@ def test_a_check_names_a_list_of_ct_that_states_no_unit(tmp_path):
 
 def test_a_check_names_cases_of_another_range_than_the_others():
     cases = {f"c{i}": (f"{i}.nii.gz", 500.0 + i) for i in range(5)}
-    assert check_maxima(cases) == []
-    (found,) = check_maxima(cases | {"odd": ("o.nii.gz", 60000.0)})
+    assert check_ranges(cases) == []
+    (found,) = check_ranges(cases | {"odd": ("o.nii.gz", 60000.0)})
     assert found.case == "odd" and "rescale slope" in found.fix
-    assert check_maxima(dict(list(cases.items())[:2]) | {"odd": ("o.nii.gz", 60000.0)}) == []  # too few to say
+    hot, cold = np.random.default_rng(0).normal(400, 60, (2, 24, 20, 16))
+    usual = span(hot)
+    hot[1, 1, 1], cold[1, 1, 1] = 1e6, -32768
+    assert span(hot) == pytest.approx(usual, rel=0.01) and span(cold) == pytest.approx(usual, rel=0.1)
+    assert check_ranges(dict(list(cases.items())[:2]) | {"odd": ("o.nii.gz", 60000.0)}) == []  # too few to say
 
 
 def test_training_lists_of_one_unit_are_read_in_one_range_and_other_rules_are_warned_of(tmp_path, caplog):
     """Real volumes of -160 to 240 HU and synthetic ones of -1000 to 1000 HU: 40 HU is one intensity."""
     lists = []
-    for name, span in (("real", (-160.0, 240.0)), ("made", (-1000.0, 1000.0))):
+    for name, ends in (("real", (-160.0, 240.0)), ("made", (-1000.0, 1000.0))):
         hounsfield = np.random.default_rng(1 if name == "real" else 2).uniform(-150, 200, (12, 12, 12))
         hounsfield[0, 0, 0] = 40
-        held = Intensity(span, Scaling("window", span), "HU", span)
+        held = Intensity(ends, Scaling("window", ends), "HU", ends)
         content = listed(tmp_path / name, hounsfield.astype(np.float32), intensity=held.to_json())
         entries = json.loads(content.read_text())
         entries["training"][0]["case"] = name

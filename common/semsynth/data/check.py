@@ -17,7 +17,7 @@ from ..errors import InputError
 from ..files import is_there, stamp
 from .findings import Finding, FindingError, Report, of_case
 from .headers import Header, on_grid, read_header, unreadable
-from .histograms import check_histogram, check_maxima, span
+from .histograms import check_histogram, check_ranges, span
 from .identity import SOURCE, is_image, is_map, same_names, shared_patients, shared_voxels
 from .intensity import Intensity
 from .label_values import rounded
@@ -162,7 +162,7 @@ def check_cases(
     rules = rules or Rules()
     found = [*same_names(cases), *shared_patients(cases, patient_regex)]
     voxels: dict[str, dict[str, str]] = {}
-    maxima: dict[str, tuple[str, float]] = {}
+    ranges: dict[str, tuple[str, float]] = {}
     classes: dict[int, int] = {}
 
     sound: dict[str, dict[Path, tuple[int, int]]] = {}
@@ -195,7 +195,7 @@ def check_cases(
             )
             for case, (findings, hashes, present, header, largest) in zip(cases, bar, strict=True):
                 found += findings
-                maxima |= {} if largest is None else {case.name: (str(case.files[IMAGE]), largest)}
+                ranges |= {} if largest is None else {case.name: (str(case.files[IMAGE]), largest)}
                 voxels[case.name] = hashes
                 if header is not None and header.segments is not None and not header.selection.names:
                     named[case.name] = header.path, header.segments.names
@@ -205,7 +205,7 @@ def check_cases(
             pool.shutdown(cancel_futures=True)  # Ctrl-C ends after the cases under way, not after all of them
             raise
     differ = same_segments(named, rules.names)
-    found += [*differ, *shared_voxels(cases, voxels), *check_maxima(maxima)]
+    found += [*differ, *shared_voxels(cases, voxels), *check_ranges(ranges)]
     labelled = sum(LABEL in case.files for case in cases)
     names = () if differ or not named or len(named) < labelled else next(iter(named.values()))[1]
     order = {name: i for i, name in enumerate(dict.fromkeys(case.name for case in cases))}

@@ -137,21 +137,21 @@ def check_modality(path: str | Path, content: Mapping[str, Any], stated: Intensi
     )]  # fmt: skip
 
 
-def check_maxima(maxima: Mapping[str, tuple[str, float]]) -> list[Finding]:
+def check_ranges(ranges: Mapping[str, tuple[str, float]]) -> list[Finding]:
     """Warnings on cases whose range of intensities is far from that of the data set's other cases.
 
     Args:
-        maxima: case → file, and what :func:`span` gives of it.
+        ranges: case → file, and what :func:`span` gives of it.
     """
-    if len(maxima) < FEWEST_OTHERS:
+    if len(ranges) < FEWEST_OTHERS:
         return []
-    middle = float(np.median([value for _, value in maxima.values()]))
+    middle = float(np.median([value for _, value in ranges.values()]))
     return [
         finding
-        for case, (path, value) in maxima.items()
+        for case, (path, value) in ranges.items()
         if middle > 0 and not middle / FAR_FROM_OTHERS <= value <= middle * FAR_FROM_OTHERS
         for finding in of_case(case, [warning(
-            path, "another range of intensities than the other cases", found=f"{value:.4g} up to percentile 99.9",
+            path, "another range of intensities than the other cases", found=f"{value:.4g} from percentile 0.1 to 99.9",
             expected=f"about {middle:.4g}, the median of the data set",
             fix="check its unit, its rescale slope and its file",
         )])
@@ -165,7 +165,8 @@ def _sample(data: NDArray[Any]) -> NDArray[Any]:
 
 
 def span(data: NDArray[Any]) -> float:
-    """From the minimum to percentile 99.9 of the non-zero voxels, which a defective voxel does not change."""
+    """From percentile 0.1 to 99.9 of the non-zero voxels, which a defective voxel does not change."""
     part = _sample(data)
     body = part[part != 0]
-    return float(np.percentile(body, PERCENTILES[1]) if body.size else data.max()) - float(data.min())
+    low, high = np.percentile(body, (LOWEST, PERCENTILES[1])) if body.size else (data.min(), data.max())
+    return float(high) - float(low)

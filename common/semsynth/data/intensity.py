@@ -317,9 +317,5 @@ class Stored:
             raise InputError(
                 f"intensity_range must be two rising numbers, such as [0,255], got {intensity_range!r}"
             ) from None
-        if asked is not None:
-            in_unit = trained.unit_range == asked
-            unit = (trained.unit, trained.unit_range) if in_unit else ("", None)
-            return cls(asked, Intensity(asked, trained.scaling, *unit))
-        window = trained.unit_range
+        window = asked or trained.unit_range
         return cls(window, Intensity(window or UNIT, trained.scaling, trained.unit, trained.unit_range))

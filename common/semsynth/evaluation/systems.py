@@ -7,7 +7,6 @@ import logging
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -98,9 +97,10 @@ def load_system(
     in_losses = set(in_loss)
     held: dict[Path, Intensity] = {}
     for number, source in enumerate(_folders([sources] if isinstance(sources, str) else sources)):
+        listed = _listed_intensity(source)
         for case, path, sample in _synthetic_files(source, known):
             record = _record(path)
-            said = entry_intensity(record, None, path) if INTENSITY in record else _listed_intensity(source)
+            said = entry_intensity(record, None, path) if INTENSITY in record else listed
             held |= {} if said is None else {path: said}
             samples.setdefault(case, []).append((number * 10**6 + sample, path))
             records.setdefault(case, record)
@@ -119,7 +119,6 @@ def load_system(
     return System(name, volumes, records, tuple(sorted(in_losses)), next(iter(weights), None), held)
 
 
-@lru_cache(maxsize=64)
 def _listed_intensity(source: str) -> Intensity | None:
     """What the datalist that a folder holds, or that ``source`` is, says of its volumes."""
     listed = datalist_path(source)

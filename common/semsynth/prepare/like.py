@@ -123,7 +123,7 @@ def _names(kind: Any) -> list[str]:
     return [field.name for field in fields(kind)]
 
 
-def _settings(source: str | Path, option: str, needed: str, known: Collection[str] = ()) -> tuple[Path, dict[str, Any]]:
+def _settings(source: str | Path, option: str, needed: str, known: Collection[str]) -> tuple[Path, dict[str, Any]]:
     """The file that states settings, and them.
 
     Args:
