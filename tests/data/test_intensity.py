@@ -20,6 +20,7 @@ from semsynth.data.intensity import (
     chosen_scaling,
     entry_intensity,
     intensity_beside,
+    one_rule,
     stated_intensity,
 )
 from semsynth.data.raw import check_input
@@ -247,6 +248,16 @@ def test_a_data_set_scaled_by_another_rule_than_the_weights_is_warned_of(tmp_pat
     load_images(tmp_path, grid=weights(tmp_path, {"scaling": MIN_MAX.to_json()}))
     (said,) = [r.getMessage() for r in caplog.records if "another rule" in r.getMessage()]
     assert "--scale min-max" in said
+
+
+def test_one_range_of_one_unit_is_one_rule_whatever_the_files_held():
+    offset, plain = (Scaling("window", ends) for ends in ((24.0, 2024.0), (-1000.0, 1000.0)))
+    ct = Intensity((0.0, 1.0), offset, "HU", (-1000.0, 1000.0))
+    assert one_rule(ct, Intensity((0.0, 1.0), plain, "HU", (-1000.0, 1000.0)))
+    assert not one_rule(ct, Intensity((0.0, 1.0), offset, "HU", (-160.0, 240.0)))
+    assert not one_rule(ct, Intensity((0.0, 1.0), offset, "SUV", (-1000.0, 1000.0)))
+    assert one_rule(ct, Intensity((0.0, 1.0), offset)) and not one_rule(ct, Intensity((0.0, 1.0), plain))
+    assert one_rule(Intensity(), ct)  # nobody says the rule
 
 
 def test_prepared_images_given_by_a_pattern_are_not_stretched(tmp_path):
