@@ -7,6 +7,8 @@ import sys
 from collections.abc import Sequence
 from types import TracebackType
 
+from .signals import end_on_sigterm
+
 _PATHS = re.compile(r"(.*_(dir|root)|((?!class_).*_)?weights|label_maps|images|style_from|style_map|(.*_)?datalists?"
                     r"|metadata)")  # fmt: skip
 """Names of the bundles' options that are paths."""
@@ -30,6 +32,7 @@ def say_plainly() -> None:
 
     Bundles call this first: MONAI wraps an error in several others, one for each level of the config, and the message
     that says what to do stands far above the end. Every other error keeps its traceback.
+    SIGTERM ends the run so that nothing half-written stays.
 
     Raises:
         InputError: where a path was typed that MONAI's command line reads as a number or the like: see
@@ -37,6 +40,7 @@ def say_plainly() -> None:
     """
     if not getattr(sys.excepthook, "says_plainly", False):
         _install_hook()
+    end_on_sigterm()
     refuse_misread_paths(sys.argv[1:])
 
 

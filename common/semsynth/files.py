@@ -5,11 +5,14 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import secrets
+import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _PART = re.compile("#|::")
+_TEMPORARY = ".semsynth-"
 
 
 def split_part(path: str | Path) -> tuple[Path, str | None]:
@@ -94,15 +97,75 @@ def relative_to(path: str | Path, folder: str | Path) -> str:
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """A temporary path beside ``path`` (same suffixes), renamed to it when the block ends well, removed otherwise."""
+    """A temporary path beside ``path`` (same suffixes), renamed to it when the block ends well, removed otherwise.
+
+    Raises:
+        OSError: naming ``path``, also where the system's own error (a full disk) names no file.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{os.getpid()}.tmp.{path.name}")
+    temporary = _beside(path)
+    with _named(path, temporary):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield temporary
+            temporary.replace(path)
+        finally:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: str | Path) -> Iterator[Path]:
+    """A new folder beside ``path``, renamed to it when the block ends well, removed otherwise.
+
+    A folder that is there is replaced as a whole, once the new one is complete.
+
+    Raises:
+        OSError: naming ``path``, also where the system's own error (a full disk) names no file.
+    """
+    path = Path(path)
+    temporary, old = _beside(path), _beside(path)
+    with _named(path, temporary):
+        temporary.mkdir(parents=True)
+        try:
+            yield temporary
+            if path.exists():  # a folder that holds files cannot be renamed over
+                path.rename(old)
+            try:
+                temporary.rename(path)
+            except BaseException:
+                if old.exists():
+                    old.rename(path)
+                raise
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def _beside(path: Path) -> Path:
+    """A name that no other process, and no case, has; short, so that long names of cases stay possible."""
+    return path.with_name(f"{_TEMPORARY}{secrets.token_hex(6)}.tmp{''.join(path.suffixes[-2:])[-16:]}")
+
+
+@contextmanager
+def _named(path: Path, temporary: Path) -> Iterator[None]:
+    """Errors of the block that name no file, or the temporary one, name ``path``."""
     try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        yield
+    except OSError as error:
+        if error.errno is None or error.filename not in (None, str(temporary), temporary):
+            raise
+        raise type(error)(error.errno, error.strerror, str(path)) from error
+
+
+def remove_left_over(folder: str | Path) -> None:
+    """Remove temporary files and folders that a killed process left; only for whoever writes there alone."""
+    for path in Path(folder).glob(f"{_TEMPORARY}*.tmp*"):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
 
 
 def write_text(path: str | Path, text: str) -> Path:

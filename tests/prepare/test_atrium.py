@@ -18,7 +18,8 @@ from semsynth.data.volumes import read_volume
 from semsynth.errors import InputError
 from semsynth.files import stamp
 from semsynth.prepare.atrium import Settings, prepare, prepare_atrium_case
-from semsynth.prepare.job import prepare_missing, split_cases, with_source_scaling
+from semsynth.prepare.job import split_cases, with_source_scaling
+from semsynth.prepare.kept import prepare_missing
 
 AFFINE = np.diag([-1.0, -1.0, 2.0, 1.0])
 

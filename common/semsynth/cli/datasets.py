@@ -22,6 +22,7 @@ def phantom(
     size: Sequence[int] = (128, 96, 64),
     spacing: Sequence[float] = (1.0, 1.0, 1.0),
     k: int = 2,
+    wait: bool = False,
 ) -> str:
     """Write synthetic left-atrium cases (image, endo, wall, scar, composite map) and their datalist.
 
@@ -32,12 +33,13 @@ def phantom(
         size: voxels along right, anterior, superior, for example 128,96,64.
         spacing: mm per voxel, for example 1,1,1.
         k: number of intensity clusters of the composite maps, 0 to 10 (0: expert masks alone).
+        wait: until another run that writes into --output has ended; else it is an error that it is there.
     """
     from ..prepare.phantom import write_phantom_cases
 
     path = write_phantom_cases(
         str(output), whole("cases", cases), seed=whole("seed", seed), size=numbers("size", size, int),
-        spacing=numbers("spacing", spacing, float), k=whole("k", k),
+        spacing=numbers("spacing", spacing, float), k=whole("k", k), wait=bool(wait),
     )  # fmt: skip
     return str(path)
 
@@ -67,6 +69,7 @@ def prepare(
     seed: int = 0,
     jobs: int = 1,
     overwrite: bool = False,
+    wait: bool = False,
 ) -> str:
     """Raw cases to training data: images and composite maps on one spacing, datalist, one picture per case.
 
@@ -107,6 +110,7 @@ def prepare(
         seed: of the draw of splits.
         jobs: cases at the same time.
         overwrite: replace cases that were prepared with other settings or from other files.
+        wait: until another run that writes into --output has ended; else it is an error that it is there.
     """
     from ..prepare.atrium import Settings
     from ..prepare.atrium import prepare as run
@@ -134,6 +138,7 @@ def prepare(
         str(input), str(output), settings, endo=endo, wall=wall, fractions=shares, patient_regex=patient_regex,
         find_patients=bool(group_patients), seed=whole("seed", seed), frozen_centers=fit_once, jobs=whole("jobs", jobs),
         overwrite=bool(overwrite),
+        wait=bool(wait),
     ))  # fmt: skip
 
 
@@ -165,6 +170,7 @@ def prepare_maps(
     seed: int = 0,
     jobs: int = 1,
     overwrite: bool = False,
+    wait: bool = False,
 ) -> str:
     """Images with label maps of any classes to training data: one grid, intensities in [0, 1], datalist, pictures.
 
@@ -210,6 +216,7 @@ def prepare_maps(
         seed: of the draw of splits.
         jobs: cases at the same time.
         overwrite: replace cases that were prepared with other settings or from other files.
+        wait: until another run that writes into --output has ended; else it is an error that it is there.
     """
     from ..data.dicom import same_modality
     from ..prepare.like import modality_of, settings_like
@@ -258,6 +265,7 @@ def prepare_maps(
         str(input), str(output), settings, label=label, unlabelled=unlabelled, fractions=shares,
         patient_regex=patient_regex, find_patients=bool(group_patients), seed=whole("seed", seed),
         frozen_centers=fit_once, modality=str(modality), jobs=whole("jobs", jobs), overwrite=bool(overwrite),
+        wait=bool(wait),
     ))  # fmt: skip
 
 

@@ -15,6 +15,7 @@ import fire.core
 
 from .. import __version__
 from ..errors import InputError
+from ..signals import Terminated, end_on_sigterm
 from .datasets import FailedCheck, check, choose_k, phantom, prepare, prepare_maps
 from .options import as_typed, texts_of
 from .systems import convert, evaluate, export, picture, weights
@@ -86,9 +87,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line.
 
     Returns:
-        The exit status: 0 done, 1 bad input or errors found, 2 wrong usage, 130 interrupted, 141 ended because nobody
+        The exit status: 0 done, 1 bad input or errors found, 2 wrong usage, 130 interrupted, 143 told to end
+        (SIGTERM), 141 ended because nobody
         reads what it writes. A command whose work is done keeps its own status, also where nobody reads its result.
     """
+    end_on_sigterm()
     try:
         return _run(list(sys.argv[1:] if argv is None else argv))
     except BrokenPipeError:
@@ -128,6 +131,9 @@ def _run(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)
         return 130
+    except Terminated as error:
+        print("ended by SIGTERM; the same command goes on from here", file=sys.stderr)
+        return int(str(error.code))
     return 0
 
 

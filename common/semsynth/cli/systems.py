@@ -160,6 +160,7 @@ def evaluate(
     seed: int = 0,
     pictures: int = 16,
     device: str | None = None,
+    wait: bool = False,
 ) -> str:
     """Synthetic against real volumes by every metric, with floors and intervals: tables, CSV, JSON and an HTML report.
 
@@ -191,6 +192,7 @@ def evaluate(
         seed: of the draws.
         pictures: cases per system and group in the HTML report, worst first.
         device: cpu, cuda …; without it a GPU where there is one.
+        wait: until another run that writes into --output has ended; else it is an error that it is there.
     """
     import torch
 
@@ -215,6 +217,6 @@ def evaluate(
         feature_spacing=number("feature-spacing", feature_spacing),
         in_loss=pairs("in-loss", in_loss), with_lpips=bool(lpips), draws=whole("draws", draws),
         n=None if n is None else whole("n", n), seed=whole("seed", seed), pictures=whole("pictures", pictures),
-        device=place,
+        device=place, wait=bool(wait),
     )  # fmt: skip
     return f"{result.text()}\n\n{result.output / 'evaluation.html'}"

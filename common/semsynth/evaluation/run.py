@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from ..errors import InputError
+from ..locks import one_at_a_time
 from ..metrics import lpips
 from ..networks.features.registry import EXTRACTORS, JUDGE, FeatureExtractor, FeaturesUnavailable, load_features
 from ..networks.frozen import FrozenSegmenter
@@ -63,6 +64,7 @@ def open_extractors(
     return there, absent
 
 
+@one_at_a_time("semsynth evaluate")
 def evaluate(
     synthetic: Mapping[str, str | Sequence[str]] | str | Path,
     real: str | Path,
@@ -84,6 +86,7 @@ def evaluate(
     pictures: int = 16,
     show: bool = False,
     device: torch.device | str = "cpu",
+    wait: bool = False,
 ) -> Results:
     """Compare synthetic volumes with real ones by every metric, and write tables and a report.
 
@@ -115,6 +118,7 @@ def evaluate(
         pictures: cases per system and group in the report, worst first.
         show: log the tables, for those who do not print the result.
         device: of metrics and networks.
+        wait: until another evaluation that writes into ``output`` has ended; else it is an error that it is there.
 
     Raises:
         InputError: nothing to compare, files that cannot be used, volumes on different grids, too few cases.

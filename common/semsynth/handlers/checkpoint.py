@@ -8,6 +8,7 @@ import threading
 import time
 import warnings
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -19,6 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ..distributed import all_true, gather, rank, world_size
 from ..errors import InputError
+from ..locks import locked
 from ..provenance.cards import TrainingRecord
 from ..provenance.config import changed_keys
 from ..training.checkpoints import CheckpointFolder, not_finite, random_state, set_random_state
@@ -45,12 +47,14 @@ class TrainingCheckpoint:
         interval: epochs between saves; the last epoch is always saved.
         keep: how many checkpoints to keep.
         resume: go on from the newest good checkpoint where there is one.
+        wait: until another training in the same run folder has ended; else it is an error that it is there.
         record: what the training is made from; its hashes go into each checkpoint, and a resumed training with another
             configuration or other data says so.
 
     Raises:
-        InputError: (at the start) no good checkpoint among those there, or one that lacks an object or has another
-            shape; (at a save) NaN or infinite weights, which are never saved, or a disk that cannot be written.
+        InputError: (at the start) another training in the run folder, which is the parent of ``folder``; no good
+            checkpoint among those there, or one that lacks an object or has another shape; (at a save) NaN or infinite
+            weights, which are never saved, or a disk that cannot be written.
     """
 
     def __init__(
@@ -61,6 +65,7 @@ class TrainingCheckpoint:
         interval: int = 1,
         keep: int = 2,
         resume: bool = False,
+        wait: bool = False,
         record: TrainingRecord | None = None,
     ) -> None:
         # the bare networks: a checkpoint of two processes can be resumed by one, and the other way round
@@ -68,19 +73,31 @@ class TrainingCheckpoint:
             name: obj.module if isinstance(obj, DistributedDataParallel) else obj for name, obj in objects.items()
         }
         self.files = CheckpointFolder(folder, keep=keep)
-        self.interval, self.resume, self.record = interval, resume, record
+        self.interval, self.resume, self.wait, self.record = interval, resume, wait, record
+        self.held = ExitStack()
         self.signal: int | None = None
         self.heard = 0.0
         self.previous: dict[int, Any] = {}
 
     def attach(self, engine: Engine) -> None:
         """Follow ``engine``."""
+        engine.add_event_handler(Events.STARTED, self._hold)
         engine.add_event_handler(Events.STARTED, self._load)
         engine.add_event_handler(Events.STARTED, self._listen)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._stop_if_told)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._save_epoch)
         engine.add_event_handler(Events.COMPLETED | Events.TERMINATE, self._stop_listening)
+        engine.add_event_handler(Events.COMPLETED | Events.TERMINATE, self._let_go)
         engine.add_event_handler(Events.EXCEPTION_RAISED, self._give_up)
+
+    # ---- one training at a time
+
+    def _hold(self, engine: Engine) -> None:
+        if rank() == 0:  # the others write nothing
+            self.held.enter_context(locked(self.files.folder.parent, "a training", wait=self.wait))
+
+    def _let_go(self, engine: Engine) -> None:
+        self.held.close()
 
     # ---- saving
 
@@ -246,6 +263,7 @@ class TrainingCheckpoint:
     def _exit(self, engine: Engine) -> None:
         number = self.signal or signal.SIGTERM
         self._stop_listening(engine)
+        self.held.close()
         logger.warning("stopped at epoch %d, iteration %d; --resume True goes on from there",
                        engine.state.epoch, engine.state.iteration)  # fmt: skip
         raise SystemExit(128 + number)
@@ -257,6 +275,7 @@ class TrainingCheckpoint:
 
     def _give_up(self, engine: Engine, error: BaseException) -> None:
         self._stop_listening(engine)
+        self.held.close()
         raise error
 
 

@@ -20,6 +20,8 @@ logger = logging.getLogger(__name__)
 class PreviewHandler:
     """Attached to a validation engine: writes label map, synthetic and real image of the first cases in three planes.
 
+    A picture that cannot be drawn or written is a warning: it never ends a training.
+
     Args:
         output_dir: folder of the pictures, ``epoch_0010.png`` and so on.
         cases: how many of the validation cases (always the first ones, so that the pictures can be compared).
@@ -61,8 +63,14 @@ class PreviewHandler:
 
     def _draw(self, engine: Engine) -> None:
         epoch = engine.state.epoch  # MONAI's validation runs under the trainer's epoch
-        if self.rows:
-            path = save_planes(self.output_dir / f"epoch_{epoch:04d}.png", self.rows, title=f"epoch {epoch}")
+        if not self.rows:
+            return
+        path = self.output_dir / f"epoch_{epoch:04d}.png"
+        try:
+            save_planes(path, self.rows, title=f"epoch {epoch}")
+        except Exception as error:  # a full disk, a missing font …: a picture must not end a training of days
+            logger.warning("preview %s: not drawn (%s); the training goes on", path, error)
+        else:
             logger.info("preview: %s", path)
 
 

@@ -20,17 +20,15 @@ from ..data.raw import Case, LoadedCase, find_cases, load_case, stated_regex
 from ..data.rules import values_of
 from ..data.volumes import StorageType, Volume
 from ..errors import InputError
+from ..locks import one_at_a_time
 from ..report.pictures import Panel, Row, centre_of, overlay_edges
 from ..vocabulary import ENDO, class_names, num_classes
 from .composite import BACKGROUNDS, MAX_K, Background, CompositeLabel
 from .job import (
     Prepared,
     check_form,
-    check_output,
-    commit_case,
     dataset_centers,
     first_voxel,
-    prepare_missing,
     refuse,
     resample,
     shifted,
@@ -38,6 +36,7 @@ from .job import (
     with_splits,
     write_datalist,
 )
+from .kept import check_output, commit_case, prepare_missing
 from .patients.groups import group_patients
 from .scaling import source_intensity, with_source_scaling
 from .wall import IN_WORDS, WALL_PLANES, WallPlane, measured_axes, thickness, wall_mask
@@ -242,6 +241,7 @@ def unsuitable(case: Case, volumes: Mapping[str, Volume], settings: Settings) ->
     return found
 
 
+@one_at_a_time("semsynth prepare")
 def prepare(
     source: str | Path,
     output: str | Path,
@@ -256,6 +256,7 @@ def prepare(
     frozen_centers: bool = False,
     jobs: int = 1,
     overwrite: bool = False,
+    wait: bool = False,
 ) -> Path:
     """Prepare a data set; see ``semsynth prepare --help``.
 
@@ -266,7 +267,7 @@ def prepare(
         The path of the ``datalist.json`` that was written.
 
     Raises:
-        InputError: for whatever is wrong with the input.
+        InputError: for whatever is wrong with the input; another run that writes into ``output``, unless ``wait``.
     """
     if jobs < 1:
         raise InputError(f"--jobs must be 1 or more, got {jobs}")

@@ -1,10 +1,9 @@
-"""What every preparation of a data set does: splits, resampling, cases written whole, going on where it was."""
+"""What every preparation of a data set does: splits, resampling, records, the datalist."""
 
 from __future__ import annotations
 
 import json
 import logging
-import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -30,14 +29,12 @@ from ..data.identity import Voxels, is_image, is_map, joined
 from ..data.intensity import INTENSITY, Intensity
 from ..data.label_files import write_label_tables
 from ..data.raw import Case
-from ..data.volumes import StorageType, Volume, write_image, write_label
+from ..data.volumes import Volume
 from ..data.voxels import hash_file
 from ..errors import InputError
 from ..files import sha256, shown_name, write_text
-from ..report.pictures import Row, save_planes
 from ..vocabulary import PREPARED, SPLITS, UNLABELLED
 from .composite import IntensityHistogram, fit_histogram, smooth
-from .like import filled
 from .scaling import with_source_scaling
 
 logger = logging.getLogger(__name__)
@@ -133,21 +130,6 @@ class Prepared:
         }
 
 
-def commit_case(
-    folder: Path, made: Prepared, record: Mapping[str, Any], dtype: StorageType, picture: Row, *, title: str
-) -> None:
-    """Write a prepared case beside, then rename it: image, label map where there is one, record and picture."""
-    partial = folder.with_name(f".partial.{folder.name}")
-    shutil.rmtree(partial, ignore_errors=True)
-    write_image(partial / "image.nii.gz", made.image, made.affine, dtype)
-    if made.label is not None:
-        write_label(partial / "label.nii.gz", made.label, made.affine)
-    save_planes(partial / "qc.png", [picture], title=title)
-    write_text(partial / RECORD, json.dumps(record, indent=1))
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
-
-
 def fingerprints(case: Checkable) -> dict[str, dict[str, str]]:
     """Role → name and SHA-256 of the case's files, and the segment that a mask is of them."""
 
@@ -198,44 +180,6 @@ def refuse(report: Report) -> None:
         raise InputError(f"{len(misfits)} of {report.cases} cases cannot be used:", texts)
 
 
-def already_prepared(
-    case: Checkable, settings: Any, folder: Path, overwrite: bool, intensity: Intensity | None = None
-) -> bool:
-    """Whether ``folder`` already holds this case, made from the same files with the same settings.
-
-    Args:
-        case: case.
-        settings: of the preparation.
-        folder: that may hold it.
-        overwrite: whether another one may be replaced.
-        intensity: what the prepared image would hold; None, or a record of before: not compared.
-
-    Raises:
-        InputError: when it holds the case made otherwise, and ``overwrite`` is not set.
-    """
-    if not (folder / RECORD).is_file():
-        return False
-    record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-    wanted = json.loads(json.dumps({"settings": asdict(settings), "sources": fingerprints(case)}))
-    record["settings"] = filled(type(settings), record.get("settings", {}))  # of a version before
-    if intensity is not None and INTENSITY in record:
-        wanted[INTENSITY] = json.loads(json.dumps(intensity.to_json()))
-    different = [key for key, value in wanted.items() if record.get(key) != value]
-    if different and not overwrite:
-        raise InputError(
-            f"{folder}: was prepared with other {' and '.join(different)}{_changed(record, wanted)}; give another "
-            "--output or --overwrite"
-        )
-    return not different
-
-
-def _changed(record: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
-    """The settings that are other ones now, in brackets; empty where there are none."""
-    old, new = record["settings"], wanted["settings"]
-    names = [name for name in new if old.get(name) != new[name]]
-    return f" ({', '.join(f'{name} {old.get(name)}, now {new[name]}' for name in names)})" if names else ""
-
-
 def run_all(
     items: Sequence[T], work: Callable[[T], Any], *, jobs: int, title: str, name: Callable[[T], str]
 ) -> dict[str, Any]:
@@ -264,52 +208,6 @@ def run_all(
     if problems:
         raise InputError(f"{len(problems)} of {len(futures)} cases cannot be used:", sorted(problems))
     return results
-
-
-def prepare_missing(
-    cases: Sequence[AnyCase],
-    settings: Any,
-    output: Path,
-    work: Callable[[AnyCase, Any, Path], Any],
-    *,
-    jobs: int,
-    overwrite: bool,
-    intensity: Intensity | None = None,
-) -> None:
-    """Run ``work(case, settings, folder)`` for all cases that are not prepared yet from their files with ``settings``.
-
-    Raises:
-        InputError: for cases that are prepared otherwise, unless ``overwrite``, and whatever is wrong with a case.
-    """
-
-    def is_open(case: AnyCase) -> bool:
-        return not already_prepared(case, settings, output / case.name, overwrite, intensity)
-
-    def prepare_one(case: AnyCase) -> Any:
-        return work(case, settings, output / case.name)
-
-    todo = run_all(cases, is_open, jobs=jobs, title="comparing", name=lambda case: case.name)
-    left = [case for case in cases if todo[case.name]]
-    if len(left) < len(cases):
-        logger.info("%d of %d cases are already prepared and kept", len(cases) - len(left), len(cases))
-    output.mkdir(parents=True, exist_ok=True)
-    run_all(left, prepare_one, jobs=jobs, title="preparing", name=lambda case: case.name)
-
-
-def check_output(output: Path, cases: Sequence[Checkable]) -> None:
-    """A case's folder is replaced as a whole, so none may hold source files or anything else that is not ours."""
-    if output.is_file():
-        raise InputError(f"{output}: is a file; --output needs a folder")
-    folders = {(output / case.name).resolve(): case.name for case in cases}
-    problems = []
-    for case in cases:
-        inside = [path for path in case.files.values() if folders.keys() & set(path.resolve().parents)]
-        problems += [f"case {case.name}: {path} lies in a folder that would be replaced" for path in inside]
-    for folder, name in folders.items():
-        if folder.exists() and not (folder / RECORD).is_file() and not problems:
-            problems.append(f"case {name}: {folder} exists and holds no {RECORD}, so it is not a prepared case")
-    if problems:
-        raise InputError("--output would overwrite what is not its own; give another folder:", problems)
 
 
 def splits_are_given(cases: Sequence[AnyCase], fractions: Sequence[float] | None) -> bool:

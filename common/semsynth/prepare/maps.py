@@ -29,17 +29,15 @@ from ..data.raw import labelled_images, stated_regex
 from ..data.segments import Selection
 from ..data.volumes import StorageType, Volume
 from ..errors import InputError
+from ..locks import one_at_a_time
 from ..report.pictures import Panel, Row, centre_of
 from ..vocabulary import SPLITS, UNLABELLED
 from .composite import IntensityHistogram, fit_histogram, smooth
 from .job import (
     Prepared,
     check_form,
-    check_output,
-    commit_case,
     dataset_centers,
     first_voxel,
-    prepare_missing,
     refuse,
     resample,
     shifted,
@@ -47,6 +45,7 @@ from .job import (
     with_splits,
     write_datalist,
 )
+from .kept import check_output, commit_case, prepare_missing
 from .patients.groups import group_patients
 from .scaling import source_intensity, with_source_scaling
 
@@ -319,6 +318,7 @@ def _box(grid: MapGrid, label: NDArray[np.uint8], settings: MapSettings) -> tupl
     return start, stop
 
 
+@one_at_a_time("semsynth prepare-maps")
 def prepare_maps(
     source: str | Path,
     output: str | Path,
@@ -334,6 +334,7 @@ def prepare_maps(
     modality: str = "MRI",
     jobs: int = 1,
     overwrite: bool = False,
+    wait: bool = False,
 ) -> Path:
     """Prepare a data set with label maps; see ``semsynth prepare-maps --help``.
 
@@ -344,7 +345,7 @@ def prepare_maps(
         The path of the ``datalist.json`` that was written.
 
     Raises:
-        InputError: for whatever is wrong with the input.
+        InputError: for whatever is wrong with the input; another run that writes into ``output``, unless ``wait``.
     """
     if jobs < 1:
         raise InputError(f"--jobs must be 1 or more, got {jobs}")

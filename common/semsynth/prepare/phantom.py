@@ -25,6 +25,7 @@ from tqdm import tqdm
 from ..data.volumes import write_label
 from ..errors import InputError
 from ..files import atomic_path, write_text
+from ..locks import one_at_a_time
 from ..vocabulary import class_names, num_classes
 from .composite import MAX_K, CompositeLabel
 
@@ -351,6 +352,7 @@ def _write_case(folder: Path, phantom: Phantom, k: int) -> dict[str, str]:
     return {"case": folder.name} | {role: f"{folder.name}/{role}.nii.gz" for role in ("image", *masks)}
 
 
+@one_at_a_time("semsynth phantom")
 def write_phantom_cases(
     output: Path | str,
     cases: int,
@@ -360,6 +362,7 @@ def write_phantom_cases(
     spacing: Sequence[float] = (1.0, 1.0, 1.0),
     k: int = 2,
     progress: bool = True,
+    wait: bool = False,
 ) -> Path:
     """Write phantoms as ``<output>/phantom_<iii>/{image,endo,wall,scar,label}.nii.gz`` with a datalist for MONAI.
 
@@ -372,6 +375,7 @@ def write_phantom_cases(
         seed, size, spacing: as in :func:`make_phantom`.
         k: number of intensity clusters of the composite maps, 0 to 10.
         progress: show a progress bar.
+        wait: until another run that writes into ``output`` has ended; else it is an error that it is there.
 
     Returns:
         Path of ``<output>/datalist.json``.

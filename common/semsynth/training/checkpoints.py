@@ -24,13 +24,12 @@ import numpy as np
 import torch
 
 from ..errors import InputError
-from ..files import atomic_path, sha256
+from ..files import atomic_path, remove_left_over, sha256
 from ..paths import as_path
 
 logger = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
 _NAME = re.compile(r"checkpoint_e\d+_i\d+\.pt")
-_LEFT_BY_A_KILL = re.compile(r"\.\d+\.tmp\.(checkpoint_e\d+_i\d+\.pt|manifest\.json)")
 
 
 class _HashingFile:
@@ -160,8 +159,9 @@ class CheckpointFolder:
             ) from error
         kept = {entry["file"] for entry in listed}
         for old in self.folder.iterdir():
-            if (_NAME.fullmatch(old.name) and old.name not in kept) or _LEFT_BY_A_KILL.fullmatch(old.name):
+            if _NAME.fullmatch(old.name) and old.name not in kept:
                 old.unlink(missing_ok=True)
+        remove_left_over(self.folder)
         return path
 
     def _list(self, entries: Sequence[Mapping[str, Any]]) -> None:
