@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 P = ParamSpec("P")
 R = TypeVar("R")
 LOCK = ".semsynth.lock"
-"""Name of the lock file, or its beginning; an empty one stays in the folder, as taking it away could let two in."""
+"""Name of the lock file, or its beginning. It is removed while it is held; filelock sees that and asks anew."""
 SECONDS_UNTIL_WORKERS_END = 15.0
 SECONDS_BETWEEN_MESSAGES = 60.0
 
@@ -51,13 +51,13 @@ def locked(folder: str | Path, work: str, *, wait: bool = False, shared: bool = 
     """
     folder = as_path(folder, "output")
     if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder}: is a file; give a folder")
+        raise InputError(f"output must be a folder, {folder} is a file; name another path or remove the file")
     made = [place for place in (folder, *folder.parents) if not place.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     number, processes = (rank(), world_size()) if shared else (0, 1)
     with ExitStack() as held:
+        held.callback(_leave_nothing, made)
         _acquire(held, folder, _name(number), work, wait, processes)
-        held.callback(_leave_nothing, folder, made)
         if processes == 1:
             for other in sorted(folder.glob(f"{LOCK}.*[0-9]")):  # of a torchrun that is still there
                 with ExitStack() as probe:
@@ -115,6 +115,7 @@ def _acquire(held: ExitStack, folder: Path, name: str, work: str, wait: bool, pr
             said = now
             logger.info("waiting for %s, which is writing into %s", _described(holder), folder)
     held.callback(lock.release)
+    held.callback(_remove, folder / name)
     write_text(about, json.dumps(_self(work, processes)))
     held.callback(_remove, about)
 
@@ -184,11 +185,8 @@ def _remove(about: Path) -> None:
         about.unlink(missing_ok=True)
 
 
-def _leave_nothing(folder: Path, made: Sequence[Path]) -> None:
+def _leave_nothing(made: Sequence[Path]) -> None:
     """Remove the folders that were made for a run that wrote nothing, such as one whose input was refused."""
-    if made and {path.name for path in folder.iterdir()} <= {LOCK, f"{LOCK}.json"}:
-        for path in folder.iterdir():
-            _remove(path)
-        with suppress(OSError):  # no longer empty: another run has just come
-            for place in made:
-                place.rmdir()
+    with suppress(OSError):  # they are not empty
+        for folder in made:
+            folder.rmdir()

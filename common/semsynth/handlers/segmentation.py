@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -14,23 +15,31 @@ from monai.utils.enums import CommonKeys as Keys
 
 from .. import __version__
 from ..data.grids import same_affine
+from ..data.kept import state_of
 from ..data.label_files import LabelFormat, check_format, write_label_tables, write_labels
 from ..data.volumes import read_volume
 from ..data.voxels import voxel_hash
 from ..errors import InputError
 from ..files import relative_to, sha256, shown_name, write_text
+from ..locks import locked
 from ..paths import as_path
+from .finite import refuse_not_finite
 
 logger = logging.getLogger(__name__)
+WRITTEN = "sha256"
+"""Key of a record: SHA-256 of the segmentation's file as it was written."""
+SUFFIX = {"nifti": ".nii.gz", "seg.nrrd": ".seg.nrrd"}
 
 
 class SegmentationWriter:
     """Attached to an inference engine: writes ``<output_dir>/<case>_seg.nii.gz`` (or ``.seg.nrrd``) for each case.
 
     Each file has the shape and affine of the image that was given, and a JSON beside it with what made it (bundle,
-    version, SHA-256 of the weights), the hash of the image's voxels and each class's volume in ml. Each file is written
-    whole or not at all, and never over that of another image. Beside NIfTI, which cannot name classes, stand tables of
-    their names and colours (see :func:`semsynth.data.label_files.write_label_tables`).
+    version, SHA-256 of the weights), the hash of the image's voxels, the file's SHA-256 and each class's volume in ml.
+    Each file is written whole or not at all, never over that of another image, and, unless ``overwrite``, never over
+    one of other weights or one that somebody has corrected. One run at a time holds the folder. Beside NIfTI, which
+    cannot name classes, stand tables of their names and colours (see
+    :func:`semsynth.data.label_files.write_label_tables`).
 
     Args:
         output_dir: where to write.
@@ -38,10 +47,13 @@ class SegmentationWriter:
         weights: the file that the network's weights came from.
         class_names: class index, as text → name, for the volumes; classes that it does not name are called by number.
         label_format: ``nifti``, or ``seg.nrrd`` for segments with names and colours as 3D Slicer has them.
+        overwrite: whether segmentations of other weights may be replaced, and ones that were changed since.
+        wait: until another run that writes into ``output_dir`` has ended; else it is an error that it is there.
 
     Raises:
-        InputError: for another format; (at the start) when the weights are not there; (per case) when a result is not
-            on its image's grid, or when the folder holds the segmentation of another image under the same case name.
+        InputError: for another format; (at the start) when the weights are not there, or another run writes into the
+            folder; (per case) when a result is not on its image's grid, when the network's output is not finite, or
+            when a file would be replaced that is not to be.
     """
 
     def __init__(
@@ -52,8 +64,11 @@ class SegmentationWriter:
         weights: str | Path,
         class_names: Mapping[str, str] | None = None,
         label_format: LabelFormat = "nifti",
+        overwrite: bool = False,
+        wait: bool = False,
     ) -> None:
         check_format(label_format)
+        self.overwrite, self.wait, self.held = overwrite, wait, ExitStack()
         self.label_format = label_format
         self.output_dir, self.weights = as_path(output_dir, "output_dir"), as_path(weights, "weights")
         self.metadata = Path(metadata)
@@ -62,11 +77,19 @@ class SegmentationWriter:
     def attach(self, engine: Engine) -> None:
         """Follow ``engine``, an evaluator with class indices ``(1, H, W, D)`` in its decollated output's ``pred``."""
         engine.add_event_handler(Events.STARTED, self._start)
+        refuse_not_finite(engine, self.weights)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._write)
+        engine.add_event_handler(Events.COMPLETED, lambda engine: self.held.close())
+        engine.add_event_handler(Events.EXCEPTION_RAISED, self._give_up)
+
+    def _give_up(self, engine: Engine, error: BaseException) -> None:
+        self.held.close()
+        raise error
 
     def _start(self, engine: Engine) -> None:
         if not self.weights.is_file():
             raise InputError(f"{self.weights}: no such file; train the bundle first or set 'weights' to a trained file")
+        self.held.enter_context(locked(self.output_dir, "an inference", wait=self.wait))
         about = json.loads(self.metadata.read_text(encoding="utf-8"))
         self.origin = {
             "bundle": about.get("name", self.metadata.parent.parent.name),
@@ -92,7 +115,7 @@ class SegmentationWriter:
                     "the image's grid; check that postprocessing inverts the preprocessing"
                 )
             voxels = voxel_hash(source.data)
-            self._refuse_other_image(case, image, voxels)
+            self._refuse_replacing(case, image, voxels)
             voxel_ml = abs(float(np.linalg.det(source.affine[:3, :3]))) / 1000
             counts = np.bincount(label.ravel(), minlength=max(self.names, default=0) + 1)
             volumes = {
@@ -100,6 +123,7 @@ class SegmentationWriter:
             }
             path = write_labels(self.output_dir / f"{case}_seg", label, source.affine, self.names, self.label_format)
             about = {
+                WRITTEN: sha256(path),
                 "case": case,
                 "file": path.name,
                 "image": shown_name(image),
@@ -109,18 +133,27 @@ class SegmentationWriter:
             write_text(path.with_name(f"{case}_seg.json"), json.dumps(record, indent=1))
             logger.info("%s: %s ml", path, ", ".join(f"{name} {value:g}" for name, value in volumes.items()))
 
-    def _refuse_other_image(self, case: str, image: Path, voxels: str | None) -> None:
-        described = self.output_dir / f"{case}_seg.json"
+    def _refuse_replacing(self, case: str, image: Path, voxels: str | None) -> None:
+        described, suffix = self.output_dir / f"{case}_seg.json", SUFFIX[self.label_format]
+        file = self.output_dir / f"{case}_seg{suffix}"
+        if not file.exists() and not described.exists():
+            return
         try:
             found = json.loads(described.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return
-        if not isinstance(found, dict):
-            return
+        except (OSError, ValueError, RecursionError):
+            found = None
+        elsewhere = "give another output_dir, or set 'case' in the datalist"
+        if not isinstance(found, dict) or "weights_sha256" not in found:
+            raise InputError(f"case {case}: {file} has no record of an inference beside it; {elsewhere}")
+        file = self.output_dir / str(found.get("file", file.name))
         own, other = relative_to(image, self.output_dir), found.get("image_from")
         if found.get("image_voxels", voxels) != voxels and other != own:
-            file = self.output_dir / str(found.get("file", f"{case}_seg.nii.gz"))
-            raise InputError(
-                f"case {case}: {file} is the segmentation of {other}, not of {own}; "
-                "give another output_dir, or set 'case' in the datalist"
-            )
+            raise InputError(f"case {case}: {file} is the segmentation of {other}, not of {own}; {elsewhere}")
+        if self.overwrite:
+            return
+        if found["weights_sha256"] != self.origin["weights_sha256"]:
+            raise InputError(f"case {case}: {file} was made with other weights; give another output_dir, or "
+                             "--overwrite True")  # fmt: skip
+        if WRITTEN in found and state_of(file, found[WRITTEN]) == "changed":
+            raise InputError(f"case {case}: {file} was changed since it was made; move it away to keep the changes, or "
+                             "give --overwrite True")  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,16 +22,21 @@ from ..data.geometry import TrainedGrid
 from ..data.headers import read_header
 from ..data.identity import SOURCE, is_map
 from ..data.intensity import INTENSITY, Stored
+from ..data.kept import state_of
 from ..data.volumes import StorageType, Volume, check_storage, write_image
 from ..data.voxels import hash_file
-from ..distributed import rank
 from ..errors import InputError
-from ..files import relative_to, sha256, shown_name, write_text
+from ..files import atomic_path, relative_to, sha256, shown_name, write_text
+from ..locks import locked
 from ..paths import as_path
 from ..provenance.seen import Seen
 from ..vocabulary import OWN_STYLE, class_names
+from .finite import refuse_not_finite
 
 logger = logging.getLogger(__name__)
+WRITTEN = "volume_sha256"
+"""Key of a record: SHA-256 of the volume's file as it was written."""
+MOST_SHOWN = 10
 
 
 class SyntheticWriter:
@@ -38,9 +44,10 @@ class SyntheticWriter:
 
     Per case ``<output_dir>/<case>_synthetic.nii.gz`` and a JSON beside it that marks it as synthetic (bundle, version,
     SHA-256 of the weights, seed, label map; from the card beside the weights whether they were trained on the case,
-    null where nobody knows, which networks were in their losses, and what the values of the file are); at the end
-    ``datalist.json``, image and map per entry, ready to train a segmentation network on. Each file is written whole or
-    not at all, and a volume is never beside a record of another.
+    null where nobody knows, which networks were in their losses, what the values of the file are, and its SHA-256); at
+    the end ``datalist.json``, image and map per entry, ready to train a segmentation network on. Each file is written
+    whole or not at all, and no output with NaN is written. Volumes that are there, of the same map, weights, seed and
+    settings, are kept; others are not replaced unless ``overwrite``. One run at a time holds the folder.
 
     Args:
         output_dir: where to write.
@@ -59,10 +66,15 @@ class SyntheticWriter:
         settings: what else a volume depends on (sampler, steps …); goes into the records.
         entries: all that are to be made, by this process, others or a run before, see :meth:`finished`; the datalist
             has them all, once they are all there. None: what this process writes.
+        overwrite: whether volumes that were made otherwise (other weights, seed, settings) may be replaced, and ones
+            that were changed since.
+        wait: until another run that writes into ``output_dir`` has ended; else it is an error that it is there.
 
     Raises:
         InputError: when it is first used: weights that are not there; a folder whose datalist lists real cases; volumes
-            of other label maps that would be overwritten, because the cases have the same names.
+            that would be replaced: of other label maps, because the cases have the same names, and, unless
+            ``overwrite``, ones that were made otherwise or changed since; another run that writes there. Per case: an
+            output with NaN or infinite values.
     """
 
     def __init__(
@@ -81,6 +93,8 @@ class SyntheticWriter:
         style_map: str | Path | None = None,
         settings: Mapping[str, Any] | None = None,
         entries: Sequence[Mapping[str, Any]] | None = None,
+        overwrite: bool = False,
+        wait: bool = False,
     ) -> None:
         self.output_dir, self.weights = as_path(output_dir, "output_dir"), as_path(weights, "weights")
         self.metadata, self.num_classes, self.seed, self.dtype = Path(metadata), num_classes, seed, dtype
@@ -88,76 +102,115 @@ class SyntheticWriter:
         self.grid, self.intensity_range = grid, intensity_range
         self.style_from, self.style_map = style_from, style_map
         self.settings, self.entries = dict(settings or {}), entries
+        self.overwrite, self.wait = overwrite, wait
         self.written: list[dict[str, Any]] = []
+        self._held: ExitStack | None = None
         self._hashes: dict[Path, str] = {}
         self._known: dict[str, dict[str, str]] = {}
 
     def attach(self, engine: Engine) -> None:
         """Follow ``engine``, an evaluator whose output is decollated and whose data has ``case`` names."""
         engine.add_event_handler(Events.STARTED, lambda engine: self.prepare())
+        refuse_not_finite(engine, self.weights)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._write)
         engine.add_event_handler(Events.COMPLETED, lambda engine: self.finish())
+        engine.add_event_handler(Events.EXCEPTION_RAISED, self._give_up)
+
+    def hold(self) -> None:
+        """Take the folder for this run, from the first look at what is in it to :meth:`finish`."""
+        if self._held is None:
+            self._held = ExitStack()
+            self._held.enter_context(locked(self.output_dir, "an inference", wait=self.wait, shared=True))
+
+    def _give_up(self, engine: Engine, error: BaseException) -> None:
+        self.let_go()
+        raise error
+
+    def let_go(self) -> None:
+        """Leave the folder to others."""
+        if self._held is not None:
+            self._held.close()
+            self._held = None
 
     def prepare(self) -> None:
-        """Before the first volume: the folder's old list goes, which would soon list volumes of other weights."""
+        """Before the first volume: whether the weights are there, and nothing is lost that is not to be replaced."""
+        self.hold()
         self.written = []
         listed = self.output_dir / "datalist.json"
-        if listed.is_file():
-            try:
-                content = read_datalist(listed)
-            except InputError:
-                if listed.exists():
-                    raise
-                content = {}  # the first process has just removed it
-            entries = [e for value in content.values() if isinstance(value, list) for e in value]
-            if not all(isinstance(e, dict) and e.get("synthetic") for e in entries):
-                raise InputError(f"{listed}: lists real cases and would be replaced; give another output_dir")
+        if listed.is_file() and not _lists_synthetic(listed):
+            raise InputError(f"{listed}: lists real cases and would be replaced; give another output_dir")
         _ = self._origin  # whether the weights are there, before any work
         check_storage(self.dtype, self._stored.window)
-        self._refuse_other_maps()
-        if rank() == 0:
-            listed.unlink(missing_ok=True)
+        self._refuse_replacing()
 
-    def _refuse_other_maps(self) -> None:
-        """Volumes that stand here under the names of these cases have to be of the same maps, or of the same files."""
-        problems = []
+    def _refuse_replacing(self) -> None:
+        """Volumes that stand here under the names of these cases have to be those that would be made."""
+        other_maps, otherwise = [], []
         for entry in self.entries or []:
             image, described = self._paths(entry)
-            if not (image.is_file() and described.is_file()):
+            if not image.is_file():
                 continue
-            try:
-                found = json.loads(described.read_text(encoding="utf-8"))
-            except ValueError:
-                continue
-            if not isinstance(found, dict):
-                continue
-            label = Path(entry[Keys.IMAGE])
-            own, place = relative_to(label, self.output_dir), found.get("label_from", found.get("label"))
-            voxels = self._voxels(entry).get("label")
-            same_map = voxels is not None and voxels == found.get("label_voxels")
-            # the same file with another map was prepared anew: its volume is made again
-            if place not in (own, label.name) and not same_map and found.get("label_sha256") != self._sha256(label):
-                problems.append(f"{image.name}: was made from {place}, not from {own}")
-        if problems:
+            found = _read(described)
+            if found is None and described.is_file():
+                logger.warning("%s is damaged; the volume is made again", described)
+            elif found is None:
+                other_maps.append(f"{image.name}: has no {described.name} beside it, so no inference wrote it")
+            elif (place := self._other_map(entry, found)) is not None:
+                other_maps.append(f"{image.name}: was made from {place[0]}, not from {place[1]}")
+            elif reason := self._made_otherwise(entry, found, image):
+                otherwise.append(f"{image.name}: {reason}")
+        if other_maps:
             raise InputError(
                 f"{self.output_dir}: holds volumes of other label maps under the same case names; give another "
                 "output_dir, or set 'case' in the datalist",
-                problems,
+                other_maps,
+            )
+        if otherwise and not self.overwrite:
+            raise InputError(
+                f"{self.output_dir}: {len(otherwise)} volumes would be replaced; give another output_dir, or "
+                "--overwrite True",
+                [
+                    *otherwise[:MOST_SHOWN],
+                    *([f"and {len(otherwise) - MOST_SHOWN} more"] if otherwise[MOST_SHOWN:] else []),
+                ],
             )
 
+    def _other_map(self, entry: Mapping[str, Any], found: Mapping[str, Any]) -> tuple[str, str] | None:
+        """The label map of a record, and the entry's, where they are two; the same file may hold another map now."""
+        label = Path(entry[Keys.IMAGE])
+        own, place = relative_to(label, self.output_dir), found.get("label_from", found.get("label"))
+        voxels = self._voxels(entry).get("label")
+        same_map = voxels is not None and voxels == found.get("label_voxels")
+        if place in (own, label.name) or same_map or found.get("label_sha256") == self._sha256(label):
+            return None
+        return str(place), own
+
+    def _made_otherwise(self, entry: Mapping[str, Any], found: Mapping[str, Any], image: Path) -> str:
+        """What is another one in a record than it would be now; empty where nothing is."""
+        wanted = self._comparable(self._record(entry))
+        was = self._comparable(found)
+        names = [name for name in wanted | was if wanted.get(name) != was.get(name)]
+        if names:
+            return ", ".join(f"{name} {_short(was.get(name))}, now {_short(wanted.get(name))}" for name in names[:3])
+        state = state_of(image, found.get(WRITTEN))
+        if state == "damaged":
+            logger.warning("%s is damaged; it is made again", image)
+        return "it has changed since it was made" if state == "changed" else ""
+
+    @staticmethod
+    def _comparable(record: Mapping[str, Any]) -> dict[str, Any]:
+        """A record as its JSON, without where the label map is, as folders may be moved together, and the hash."""
+        content: dict[str, Any] = json.loads(json.dumps(dict(record)))
+        return {name: value for name, value in content.items() if name not in ("label_from", WRITTEN)}
+
     def finished(self, entry: Mapping[str, Any]) -> bool:
-        """Whether an entry's volume is there, of the same map, weights, seed, style, settings and versions."""
+        """Whether an entry's volume is there, whole, of the same map, weights, seed, style, settings and versions."""
+        self.hold()
         image, described = self._paths(entry)
-        if not (image.is_file() and described.is_file()):
+        found = _read(described)
+        if found is None or self._comparable(found) != self._comparable(self._record(entry)):
             return False
-        try:
-            found = json.loads(described.read_text(encoding="utf-8"))
-        except ValueError:
-            return False
-        if not isinstance(found, dict):
-            return False
-        wanted = json.loads(json.dumps(self._record(entry)))
-        return bool({**found, "label_from": None} == {**wanted, "label_from": None})  # folders may be moved together
+        return state_of(image, found.get(WRITTEN)) == "kept"
 
     @cached_property
     def _origin(self) -> dict[str, Any]:
@@ -218,10 +271,13 @@ class SyntheticWriter:
             volume = Volume(pred.detach().float().cpu().numpy()[0], affine)
             volume = volume.oriented_as(read_header(source[Keys.IMAGE]).affine)
             image, described = self._paths(entry)
-            # an older volume goes and the record comes first: no volume is ever without its own
-            image.unlink(missing_ok=True)
-            write_text(described, json.dumps(self._record(source), indent=1))
-            write_image(image, volume.data, volume.affine, self.dtype, self._stored.window)
+            with atomic_path(image) as new:
+                write_image(new, volume.data, volume.affine, self.dtype, self._stored.window)
+                record = self._record(source) | {WRITTEN: sha256(new)}
+                if image.exists():  # the list may hold it as a volume of other weights
+                    (self.output_dir / "datalist.json").unlink(missing_ok=True)
+                # both are on the disk before one is renamed; the record is first: no volume is ever without one
+                write_text(described, json.dumps(record, indent=1))
             self.written.append(source)
 
     def _record(self, entry: Mapping[str, Any]) -> dict[str, Any]:
@@ -262,7 +318,13 @@ class SyntheticWriter:
         return self._hashes[path]
 
     def finish(self) -> None:
-        """List all volumes, once all are there."""
+        """List all volumes, once all are there, and leave the folder to others."""
+        try:
+            self._list()
+        finally:
+            self.let_go()
+
+    def _list(self) -> None:
         entries = self.written if self.entries is None else self.entries
         missing = sum(not self.finished(entry) for entry in entries)
         if missing:
@@ -302,3 +364,25 @@ class SyntheticWriter:
             INTENSITY: self._stored.about.to_json(),  # of each: lists of several origins are put together by hand
             **({SOURCE_VOXELS: source} if source else {}),
         }
+
+
+def _lists_synthetic(datalist: Path) -> bool:
+    """Whether a datalist is one of synthetic volumes alone."""
+    content = read_datalist(datalist)
+    entries = [entry for value in content.values() if isinstance(value, list) for entry in value]
+    synthetic = all(isinstance(entry, dict) and entry.get("synthetic") for entry in entries)
+    return synthetic and (bool(entries) or str(content.get("name", "")).startswith("synthetic, "))
+
+
+def _read(described: Path) -> dict[str, Any] | None:
+    """A volume's record; None where there is none, or it is damaged."""
+    try:
+        found = json.loads(described.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _short(value: Any) -> str:
+    text = "none" if value is None else json.dumps(value)
+    return text if len(text) <= 40 else f"{text[:37]}…"

@@ -12,8 +12,10 @@ from ignite.engine import Engine, Events
 from monai.handlers import CheckpointLoader
 
 from ..distributed import rank
+from ..errors import InputError
 from ..paths import as_path
 from ..provenance.cards import TrainingRecord
+from ..training.checkpoints import not_finite
 from ..training.weights import save_weights
 
 logger = logging.getLogger(__name__)
@@ -27,11 +29,21 @@ class LoadWeights(CheckpointLoader):
         kwargs: all else that ``monai.handlers.CheckpointLoader`` takes.
 
     Raises:
-        InputError: for a path that is no text.
+        InputError: for a path that is no text; (when it loads) for weights that hold NaN or infinite values.
     """
 
     def __init__(self, load_path: str | Path, **kwargs: Any) -> None:
         super().__init__(str(as_path(load_path, "weights")), **kwargs)
+
+    def __call__(self, engine: Engine) -> None:
+        """Load the file into the objects."""
+        super().__call__(engine)
+        broken = not_finite({name: dict(part.state_dict()) for name, part in self.load_dict.items()})
+        if broken:
+            raise InputError(
+                f"{self.load_path}: NaN or infinite values in {', '.join(broken[:3])}{' …' if broken[3:] else ''}: the "
+                "weights of a training that diverged; give other weights"
+            )
 
 
 class SaveBestWeights:
