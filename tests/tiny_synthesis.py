@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import bundle_runs
 import numpy as np
+import pytest
 import torch
 from monai.bundle import ConfigParser
 from semsynth.data.volumes import read_volume
@@ -39,3 +42,15 @@ def synthesise(
     inference.finalize()
     entries = json.loads((output / "datalist.json").read_text())["training"]
     return [read_volume(output / entry["image"]).data for entry in entries]
+
+
+@contextmanager
+def refused(match: str) -> Iterator[None]:
+    """The block raises an error that was caused by one whose message matches: MONAI wraps those of a config."""
+    with pytest.raises(Exception) as caught:
+        yield
+    texts, error = [], caught.value
+    while error is not None:
+        texts.append(str(error))
+        error = error.__cause__ or error.__context__
+    assert any(re.search(match, text) for text in texts), texts

@@ -89,7 +89,7 @@ def test_volumes_of_other_maps_under_the_same_name_are_never_overwritten(weights
     assert "was made from ../first/P1/label.nii.gz, not from ../second/P1" in bundle_configs.root_cause(error.value)
     assert (out / made["image"]).read_bytes() == before and (out / "datalist.json").is_file()
     shutil.copy(second, first)  # the same file, prepared anew
-    synthesise(weights, tiny_dataset, out, label_maps=first)
+    synthesise(weights, tiny_dataset, out, label_maps=first, overwrite=True)
     assert (out / made["image"]).read_bytes() != before
 
 

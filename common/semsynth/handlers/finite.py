@@ -32,7 +32,7 @@ def refuse_not_finite(engine: Engine, weights: Path) -> None:
             if not bool(pred.isfinite().all()):
                 share = 100 * float((~pred.isfinite()).float().mean())
                 raise InputError(
-                    f"{_cases(batch, number, len(items))}: the network's output is not finite ({share:.2g} % of its "
+                    f"{_cases(batch, number, len(items))}: the network's output is not finite ({share:.3g} % of its "
                     f"values are NaN or infinite), so nothing is written; weights {weights}. Replace weights of a "
                     "training that diverged; with sound ones set amp to False, where the bundle has it"
                 )

@@ -71,7 +71,7 @@ class SyntheticWriter:
         wait: until another run that writes into ``output_dir`` has ended; else it is an error that it is there.
 
     Raises:
-        InputError: when it is first used: weights that are not there; a folder whose datalist lists real cases; volumes
+        InputError: when it is first used: weights that are not there; a folder whose datalist is of other data; volumes
             that would be replaced: of other label maps, because the cases have the same names, and, unless
             ``overwrite``, ones that were made otherwise or changed since; another run that writes there. Per case: an
             output with NaN or infinite values.
@@ -138,7 +138,9 @@ class SyntheticWriter:
         self.written = []
         listed = self.output_dir / "datalist.json"
         if listed.is_file() and not _lists_synthetic(listed):
-            raise InputError(f"{listed}: lists real cases and would be replaced; give another output_dir")
+            raise InputError(
+                f"{listed}: is no list of synthetic volumes and would be replaced; give another output_dir"
+            )
         _ = self._origin  # whether the weights are there, before any work
         check_storage(self.dtype, self._stored.window)
         self._refuse_replacing()
@@ -167,7 +169,7 @@ class SyntheticWriter:
             )
         if otherwise and not self.overwrite:
             raise InputError(
-                f"{self.output_dir}: {len(otherwise)} volumes would be replaced; give another output_dir, or "
+                f"{self.output_dir}: {len(otherwise)} volume(s) would be replaced; give another output_dir, or "
                 "--overwrite True",
                 [
                     *otherwise[:MOST_SHOWN],
@@ -368,7 +370,10 @@ class SyntheticWriter:
 
 def _lists_synthetic(datalist: Path) -> bool:
     """Whether a datalist is one of synthetic volumes alone."""
-    content = read_datalist(datalist)
+    try:
+        content = read_datalist(datalist)
+    except InputError:
+        return False
     entries = [entry for value in content.values() if isinstance(value, list) for entry in value]
     synthetic = all(isinstance(entry, dict) and entry.get("synthetic") for entry in entries)
     return synthetic and (bool(entries) or str(content.get("name", "")).startswith("synthetic, "))
