@@ -390,8 +390,10 @@ def choose_k(
     """
     from ..data.intensity import chosen_scaling
     from ..prepare.choose_k import choose_k as run
-    from ..prepare.choose_k import save_scores, table
+    from ..prepare.choose_k import save_scores, score_files, table
 
+    if output is not None:
+        score_files(output).check()
     scaling = chosen_scaling(
         scale,
         None if percentiles is None else two_numbers("percentiles", percentiles),

@@ -18,7 +18,7 @@ from ..paths import as_path
 from ..provenance.seen import Seen
 from .collect import collect
 from .distributions import all_distributions
-from .files import Results, worst_pictures, write_results
+from .files import Results, result_files, worst_pictures, write_results
 from .groups import as_trained, group_cases, other_maps
 from .judge import facts_of, fitting, judge_features
 from .layout import Facts, Layout
@@ -121,9 +121,11 @@ def evaluate(
         wait: until another evaluation that writes into ``output`` has ended; else it is an error that it is there.
 
     Raises:
-        InputError: nothing to compare, files that cannot be used, volumes on different grids, too few cases.
+        InputError: nothing to compare, files that cannot be used, volumes on different grids, too few cases; files in
+            ``output`` that would be replaced and are not ours.
     """
     output = as_path(output, "output")
+    result_files(output).check()
     if isinstance(synthetic, str | Path):
         synthetic = {name: str(synthetic)}
     if not 0 < feature_spacing <= 10:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,12 @@ from ..data.label_files import LabelFormat, check_format, write_label_tables, wr
 from ..data.volumes import read_volume
 from ..data.voxels import voxel_hash
 from ..errors import InputError
-from ..files import relative_to, sha256, shown_name, write_text
+from ..files import atomic_path, relative_to, sha256, shown_name, write_text
+from ..ownership import object_with, read_object, refuse
 from ..paths import as_path
 
 logger = logging.getLogger(__name__)
+_IS_RECORD = object_with("bundle", "case", "weights_sha256")
 
 
 class SegmentationWriter:
@@ -40,8 +43,9 @@ class SegmentationWriter:
         label_format: ``nifti``, or ``seg.nrrd`` for segments with names and colours as 3D Slicer has them.
 
     Raises:
-        InputError: for another format; (at the start) when the weights are not there; (per case) when a result is not
-            on its image's grid, or when the folder holds the segmentation of another image under the same case name.
+        InputError: for another format; (at the start) when the weights are not there, or for files that would be
+            replaced and are not ours, such as a segmentation that was corrected by hand; (per case) when a result is
+            not on its image's grid, or when the folder holds the segmentation of another image under the same name.
     """
 
     def __init__(
@@ -67,6 +71,9 @@ class SegmentationWriter:
     def _start(self, engine: Engine) -> None:
         if not self.weights.is_file():
             raise InputError(f"{self.weights}: no such file; train the bundle first or set 'weights' to a trained file")
+        dataset = getattr(getattr(engine.state, "dataloader", None), "dataset", None)
+        entries = getattr(dataset, "data", None) or []
+        self._refuse_foreign([str(entry["case"]) for entry in entries if isinstance(entry, Mapping)])
         about = json.loads(self.metadata.read_text(encoding="utf-8"))
         self.origin = {
             "bundle": about.get("name", self.metadata.parent.parent.name),
@@ -93,21 +100,47 @@ class SegmentationWriter:
                 )
             voxels = voxel_hash(source.data)
             self._refuse_other_image(case, image, voxels)
+            self._refuse_foreign([case])
             voxel_ml = abs(float(np.linalg.det(source.affine[:3, :3]))) / 1000
             counts = np.bincount(label.ravel(), minlength=max(self.names, default=0) + 1)
             volumes = {
                 self.names.get(i, f"class {i}"): round(float(n) * voxel_ml, 2) for i, n in enumerate(counts) if i > 0
             }
-            path = write_labels(self.output_dir / f"{case}_seg", label, source.affine, self.names, self.label_format)
-            about = {
-                "case": case,
-                "file": path.name,
-                "image": shown_name(image),
-                "image_from": relative_to(image, self.output_dir),
-            }
-            record = self.origin | about | {"image_voxels": voxels, "volume_ml": volumes}
-            write_text(path.with_name(f"{case}_seg.json"), json.dumps(record, indent=1))
+            path = self._file(case)
+            with atomic_path(path) as temporary:
+                stem = temporary.with_name(temporary.name.removesuffix(self._suffix))
+                write_labels(stem, label, source.affine, self.names, self.label_format)
+                about = {
+                    "case": case,
+                    "file": path.name,
+                    "sha256": sha256(temporary),
+                    "image": shown_name(image),
+                    "image_from": relative_to(image, self.output_dir),
+                }
+                record = self.origin | about | {"image_voxels": voxels, "volume_ml": volumes}
+                write_text(path.with_name(f"{case}_seg.json"), json.dumps(record, indent=1))
             logger.info("%s: %s ml", path, ", ".join(f"{name} {value:g}" for name, value in volumes.items()))
+
+    @property
+    def _suffix(self) -> str:
+        return ".nii.gz" if self.label_format == "nifti" else ".seg.nrrd"
+
+    def _file(self, case: str) -> Path:
+        return self.output_dir / f"{case}_seg{self._suffix}"
+
+    def _refuse_foreign(self, cases: Sequence[str]) -> None:
+        """A segmentation is ours if a record of ours stands beside it, and has its hash where it has one."""
+        reasons = []
+        for case in cases:
+            file, described = self._file(case), self.output_dir / f"{case}_seg.json"
+            record = read_object(described) if _IS_RECORD(described) else None
+            if os.path.lexists(described) and record is None:
+                reasons.append(f"{described}: is no record of a segmentation")
+            elif os.path.lexists(file) and (record is None or record.get("file", file.name) != file.name):
+                reasons.append(f"{file}: has no record of what made it beside it")
+            elif file.is_file() and record and record.get("sha256", digest := sha256(file)) != digest:
+                reasons.append(f"{file}: was changed since it was written")
+        refuse(reasons, "output_dir")
 
     def _refuse_other_image(self, case: str, image: Path, voxels: str | None) -> None:
         described = self.output_dir / f"{case}_seg.json"

@@ -14,6 +14,7 @@ from monai.handlers import CheckpointLoader
 from ..distributed import rank
 from ..paths import as_path
 from ..provenance.cards import TrainingRecord
+from ..provenance.replacing import check_replaced_weights
 from ..training.weights import save_weights
 
 logger = logging.getLogger(__name__)
@@ -45,6 +46,9 @@ class SaveBestWeights:
         lower_is_better: direction of the key metric; the engine's ``metric_cmp_fn`` must agree.
         half: store floating-point tensors as float16 (half the size; loading casts them back).
         record: goes into the card.
+
+    Raises:
+        InputError: (when it is attached) where the file, or a card of that name, is there and is none of ours.
     """
 
     def __init__(
@@ -70,6 +74,7 @@ class SaveBestWeights:
 
     def attach(self, engine: Engine) -> None:
         """Follow ``engine``."""
+        check_replaced_weights(self.path, instead="best_weights")
         engine.add_event_handler(Events.COMPLETED, self._save)
 
     def _save(self, engine: Engine) -> None:
@@ -90,6 +95,9 @@ class SaveFinalWeights:
 
     Args:
         network, path, half, record: as in :class:`SaveBestWeights`.
+
+    Raises:
+        InputError: as :class:`SaveBestWeights`.
     """
 
     def __init__(
@@ -99,6 +107,7 @@ class SaveFinalWeights:
 
     def attach(self, engine: Engine) -> None:
         """Follow ``engine``."""
+        check_replaced_weights(self.path, instead="final_weights")
         engine.add_event_handler(Events.COMPLETED, self._save)
 
     def _save(self, engine: Engine) -> None:

@@ -13,7 +13,7 @@ import logging
 import os
 import random
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from io import BytesIO
 from pathlib import Path
@@ -46,13 +46,20 @@ class _HashingFile:
         self.stream.flush()
 
 
-def save_atomically(state: Mapping[str, Any], path: str | Path, *, compressed: bool = False) -> str:
+def save_atomically(
+    state: Mapping[str, Any],
+    path: str | Path,
+    *,
+    compressed: bool = False,
+    describe: Callable[[Path], Any] | None = None,
+) -> str:
     """``torch.save`` to a file beside ``path``, flushed to the disk, then renamed: a kill leaves the old file whole.
 
     Args:
         state: of tensors, numbers and texts.
         path: the file.
         compressed: its parts are deflated; ``torch.load`` reads it all the same (but for ``mmap=True``).
+        describe: called with the finished file before it gets its name, to write what stands beside it.
 
     Returns:
         The file's SHA-256.
@@ -72,6 +79,8 @@ def save_atomically(state: Mapping[str, Any], path: str | Path, *, compressed: b
                 stream.flush()
                 os.fsync(stream.fileno())
             digest = hashing.digest.hexdigest()
+            if describe is not None:
+                describe(temporary)
         _sync_folder(path.parent)
     except (OSError, RuntimeError) as error:
         reason = _os_error(error)
