@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from ..data.nesting import refuse_found
 from ..errors import InputError
 from ..locks import one_at_a_time
 from ..metrics import lpips
@@ -125,9 +126,11 @@ def evaluate(
             ``output`` that would be replaced and are not ours.
     """
     output = as_path(output, "output")
-    result_files(output).check()
     if isinstance(synthetic, str | Path):
         synthetic = {name: str(synthetic)}
+    folders = [folder for given in synthetic.values() for folder in ([given] if isinstance(given, str) else given)]
+    refuse_found(output, [real, train_real, labels, *folders], ["measured"])
+    result_files(output).check()
     if not 0 < feature_spacing <= 10:
         raise InputError(f"--feature-spacing must be above 0 and at most 10 mm, got {feature_spacing:g}")
     _check_settings(synthetic, weights or {}, in_loss or {}, draws=draws, seed=seed, pictures=pictures)

@@ -16,6 +16,7 @@ from monai.utils.enums import CommonKeys as Keys
 from .. import __version__
 from ..data.grids import same_affine
 from ..data.label_files import LabelFormat, check_format, write_label_tables, write_labels
+from ..data.nesting import refuse_among
 from ..data.volumes import read_volume
 from ..data.voxels import voxel_hash
 from ..errors import InputError
@@ -73,7 +74,9 @@ class SegmentationWriter:
             raise InputError(f"{self.weights}: no such file; train the bundle first or set 'weights' to a trained file")
         dataset = getattr(getattr(engine.state, "dataloader", None), "dataset", None)
         entries = getattr(dataset, "data", None) or []
-        self._refuse_foreign([str(entry["case"]) for entry in entries if isinstance(entry, Mapping)])
+        listed = [entry for entry in entries if isinstance(entry, Mapping)]
+        refuse_among(self.output_dir, [str(entry[Keys.IMAGE]) for entry in listed], option="output_dir")
+        self._refuse_foreign([str(entry["case"]) for entry in listed])
         about = json.loads(self.metadata.read_text(encoding="utf-8"))
         self.origin = {
             "bundle": about.get("name", self.metadata.parent.parent.name),

@@ -21,6 +21,7 @@ from ..data.geometry import TrainedGrid
 from ..data.headers import read_header
 from ..data.identity import SOURCE, is_map
 from ..data.intensity import INTENSITY, Stored
+from ..data.nesting import refuse_among
 from ..data.volumes import StorageType, Volume, check_storage, write_image
 from ..data.voxels import hash_file
 from ..distributed import rank
@@ -114,6 +115,7 @@ class SyntheticWriter:
                 raise InputError(f"{listed}: lists real cases and would be replaced; give another output_dir")
         _ = self._origin  # whether the weights are there, before any work
         check_storage(self.dtype, self._stored.window)
+        refuse_among(self.output_dir, [str(e[Keys.IMAGE]) for e in self.entries or []], option="output_dir")
         self._refuse_other_maps()
         if rank() == 0:
             listed.unlink(missing_ok=True)

@@ -279,7 +279,7 @@ def prepare(
     drawn = not splits_are_given(cases, fractions)
     cases = [replace(case, split=None) for case in cases] if drawn else cases
     check_output(output, cases)
-    check_files(output, patients=find_patients)
+    check_files(output, cases, (source, endo, wall), patients=find_patients)
     report = check_cases(
         cases, Rules(intensity=Intensity(settings.window)), patient_regex=patient_regex, jobs=jobs,
         also=lambda case, seen: unsuitable(case, seen, settings),

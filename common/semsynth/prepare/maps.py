@@ -365,7 +365,7 @@ def prepare_maps(
     given = [replace(case, split=None) for case in given] if drawn else given
     cases = [*given, *bare]
     check_output(output, cases)
-    check_files(output, patients=find_patients)
+    check_files(output, cases, (source, label, unlabelled), patients=find_patients)
     rules = Rules(len(settings.classes) + 1, experts=(), intensity=Intensity(settings.window))
     offset = settings.hu_offset if stated is None else None
     report = check_cases(
