@@ -67,13 +67,13 @@ def test_a_preparation_that_a_second_one_would_find_is_refused(
     Path("flat").mkdir()
     for role in ("image", "endo", "label"):
         shutil.copy(raw / "phantom_000" / f"{role}.nii.gz", f"flat/a_{role}.nii.gz")
-    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    before = {path: path.is_file() and path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     role = "endo" if command == "prepare" else "label"
     partner = [f"--{role}", source.replace("image", role)] if "*" in source else []
     more = [] if command == "prepare" or "*" not in source else ["--classes", "a,b,c"]
     assert main([command, "--input", source, *partner, *more, "--output", output, "--spacing", "4,4,4"]) == 1
     assert re.search(message, capsys.readouterr().err)
-    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+    assert {path: path.is_file() and path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 
 
 def test_what_is_harmless_is_allowed(raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,6 +25,7 @@ import torch
 
 from ..errors import InputError
 from ..files import atomic_path, remove_left_over, sha256
+from ..ownership import read_object, refuse
 from ..paths import as_path
 
 logger = logging.getLogger(__name__)
@@ -179,6 +180,17 @@ class CheckpointFolder:
             stream.flush()
             os.fsync(stream.fileno())  # on the disk before the files that it no longer lists are removed
         _sync_folder(self.folder)
+
+    def refuse_foreign(self) -> None:
+        """Raise where the folder's manifest would replace a file of that name that is none.
+
+        Raises:
+            InputError: naming it.
+        """
+        path = self.folder / MANIFEST
+        content = read_object(path)
+        if content is not None and "checkpoints" not in content:
+            refuse([f"{path}: is no list of checkpoints"], "run_dir")
 
     def set_aside(self) -> Path | None:
         """Move what an earlier training has left to a folder beside; that folder, or None where there is nothing."""
