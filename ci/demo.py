@@ -18,6 +18,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 BUNDLE = ROOT / "bundles" / "pix2pix3d"
 TRAINED = ROOT / "bundles" / "spade_ldm"
+MARK = ".semsynth-demo"
 CONFIGS = "['configs/train.json','configs/demo.json']"
 
 
@@ -36,17 +37,27 @@ def run(title: str, *command: str, cwd: Path = ROOT) -> None:
     print(f"--- {time.monotonic() - start:.0f} s", flush=True)
 
 
+def emptied(out: Path) -> Path:
+    """The folder without what an earlier demo wrote; one of somebody else is refused, not emptied."""
+    if out.exists() and out != ROOT / "demo" and not (out / MARK).is_file() and any(out.iterdir()):
+        raise SystemExit(f"{out}: holds files that no demo wrote; give --output an empty folder, or a new one")
+    for name in ("raw", "data", "run", "synthetic", "evaluation", "data_1mm", "synthetic_1mm"):
+        shutil.rmtree(out / name, ignore_errors=True)
+    for name in ("demo.png", "demo_pix2pix3d.png"):
+        (out / name).unlink(missing_ok=True)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / MARK).touch()
+    return out
+
+
 def main() -> None:
     """Run the demo into ``demo/`` (made anew)."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--output", type=Path, default=ROOT / "demo", help="folder to write, emptied first")
+    parser.add_argument("--output", type=Path, default=ROOT / "demo", help="folder to write, made anew")
     parser.add_argument("--cases", type=int, default=14, help="phantom cases")
     parser.add_argument("--epochs", type=int, default=24, help="training epochs")
     options = parser.parse_args()
-    out = options.output.resolve()
-    for name in ("raw", "data", "run", "synthetic", "evaluation", "data_1mm", "synthetic_1mm"):
-        shutil.rmtree(out / name, ignore_errors=True)
-
+    out = emptied(options.output.resolve())
     run("phantom cases", "semsynth", "phantom", "--output", str(out / "raw"), "--cases", str(options.cases),
         "--size", "96,80,48", "--spacing", "1.25,1.25,1.25")  # fmt: skip
     run("composite maps", "semsynth", "prepare", "--input", str(out / "raw"), "--output", str(out / "data"),

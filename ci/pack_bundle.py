@@ -8,6 +8,9 @@ paths changed; one that is not there is named, and its use is off in the zip. Th
 ``scripts/``, and the configs' ``semsynth.…`` become ``scripts.semsynth.…``. The same files give the same zip, byte for
 byte. Prints the zip's path.
 
+What may go into a zip is listed (``ALLOWED``). What runs leave in ``data``, ``eval``, ``output`` and ``runs`` stays
+out; every other file, and every link, is named and nothing is packed: a zip is published, and results name cases.
+
 The unpacked folder is used with ``python -m monai.bundle`` from inside it. From elsewhere, ``run`` works too with
 ``--bundle_root`` (it puts the bundle's root on the module path itself); ``monai.bundle.load()``, ``ckpt_export`` and
 ``verify_net_in_out`` do not do that: put the folder on ``PYTHONPATH`` first.
@@ -16,16 +19,30 @@ The unpacked folder is used with ``python -m monai.bundle`` from inside it. From
 from __future__ import annotations
 
 import argparse
+import fnmatch
 import json
 import os
 import re
 import sys
 import zipfile
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "common" / "semsynth"
 LEFT_BY_RUNS = {"data", "eval", "output", "runs"}  # top folders of a bundle
+ALLOWED = {
+    "": ("LICENSE",),
+    "configs": ("*.json", "logging.conf"),
+    "docs": ("*.md", "*.png", "*.jpg", "*.svg", "data_license.txt"),
+    "models": ("*.pt", "*.json"),
+    "scripts": ("*.py",),
+}
+"""Folder of a bundle → the files that it may hold."""
+IN_PACKAGE = ("*.py", "py.typed", "*.html")
+DEBRIS = {"__pycache__", ".DS_Store", "Thumbs.db", "desktop.ini"}
+"""What Python and file managers leave: passed over."""
+SHOWN = 20
 MAX_FILE = 25_000_000
 TIMESTAMP = (2020, 1, 1, 0, 0, 0)
 
@@ -84,13 +101,20 @@ def collect(bundle: Path) -> dict[str, bytes]:
     """What goes into the zip: path below its top folder → content.
 
     Raises:
-        ValueError: no such bundle, or a file over 25 MB.
+        ValueError: no such bundle, a file over 25 MB, links, and files that do not belong into a zip.
     """
     if not (bundle / "configs" / "metadata.json").is_file():
         raise ValueError(f"{bundle}: no bundle there; it needs configs/metadata.json")
-    sources = {name: path for name, path in _files(bundle).items() if name.split("/")[0] not in LEFT_BY_RUNS}
-    sources |= {f"scripts/semsynth/{name}": path for name, path in _files(PACKAGE).items()}
-    sources |= weights_of_others(bundle)
+    own, left = _files(bundle, LEFT_BY_RUNS)
+    if left:
+        print(f"{bundle.name}: {', '.join(left)} stay out of the zip, as what runs leave", file=sys.stderr)
+    package, _ = _files(PACKAGE)
+    others = weights_of_others(bundle)
+    _refuse(bundle, [str(p) for p in (bundle, *own.values(), *package.values(), *others.values()) if p.is_symlink()],
+            "are links")  # fmt: skip
+    _refuse(bundle, [name for name in own if not _belongs(name, own)], "do not belong into a zip")
+    _refuse(PACKAGE, [n for n in package if not _fits(n.rpartition("/")[2], IN_PACKAGE)], "do not belong into a zip")
+    sources = own | {f"scripts/semsynth/{name}": path for name, path in package.items()} | others
     sources.setdefault("LICENSE", ROOT / "LICENSE")
     heavy = [name for name, path in sources.items() if path.stat().st_size > MAX_FILE]
     if heavy:
@@ -106,22 +130,55 @@ def collect(bundle: Path) -> dict[str, bytes]:
     return contents
 
 
-def _files(folder: Path) -> dict[str, Path]:
-    """The files below a folder by their path there, without caches and hidden ones."""
-    files = {path.relative_to(folder): path for path in folder.rglob("*") if path.is_file()}
-    hidden = {name for name in files if any(part.startswith(".") or part == "__pycache__" for part in name.parts)}
-    return {name.as_posix(): path for name, path in files.items() if name not in hidden}
+def _belongs(name: str, beside: Collection[str]) -> bool:
+    """Whether a file may go into the zip by its path in the bundle; a card needs its weights."""
+    folder, _, file = name.rpartition("/")
+    if folder == "models" and file.endswith(".json"):
+        return f"{name.removesuffix('.json')}.pt" in beside
+    if folder == "scripts" or folder.startswith("scripts/"):
+        return not name.startswith("scripts/semsynth") and _fits(file, ALLOWED["scripts"])
+    return _fits(file, ALLOWED.get(folder, ()))
+
+
+def _fits(file: str, patterns: Sequence[str]) -> bool:
+    return not file.startswith(".") and any(fnmatch.fnmatchcase(file, pattern) for pattern in patterns)
+
+
+def _refuse(where: Path, names: Sequence[str], why: str) -> None:
+    if names:
+        shown = "".join(f"\n  - {name}" for name in sorted(names)[:SHOWN])
+        more = f"\n  … and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+        raise ValueError(f"{where}: {len(names)} files {why}, and nothing is packed; move them out:{shown}{more}")
+
+
+def _files(folder: Path, left_out: Collection[str] = ()) -> tuple[dict[str, Path], list[str]]:
+    """The files and links below a folder by their path there, links not followed, and the top folders left out."""
+    files: dict[str, Path] = {}
+    left: list[str] = []
+    for place, inner, names in os.walk(folder):  # it does not enter links
+        here = Path(place)
+        if here == folder:
+            left = sorted(name for name in inner if name in left_out)
+            inner[:] = [name for name in inner if name not in left_out]
+        inner[:] = sorted(name for name in inner if name not in DEBRIS)
+        links = [name for name in inner if (here / name).is_symlink()]
+        for name in (*names, *links):
+            if name not in DEBRIS:
+                files[(here / name).relative_to(folder).as_posix()] = here / name
+    return files, left
 
 
 def pack(bundle: Path, output: Path) -> Path:
     """Write the zip beside its final name and rename it, so that a broken one is never left there.
 
     Raises:
-        ValueError: as in :func:`collect`.
+        ValueError: as in :func:`collect`; for a file of the zip's name that is no packed bundle.
     """
     contents = collect(bundle)
     version = json.loads(contents["configs/metadata.json"])["version"]
     path = output / f"{bundle.name}_v{version}.zip"
+    if os.path.lexists(path) and not _is_packed(path, bundle.name):
+        raise ValueError(f"{path}: is there and is no packed {bundle.name}; move it away, or give another --output")
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     output.mkdir(parents=True, exist_ok=True)
     try:
@@ -137,6 +194,17 @@ def pack(bundle: Path, output: Path) -> Path:
     return path
 
 
+def _is_packed(path: Path, name: str) -> bool:
+    """Whether a file is a zip that was made here, of a bundle of that name."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = set(archive.namelist())
+    except (OSError, zipfile.BadZipFile):
+        return False
+    own = {f"{name}/configs/metadata.json", f"{name}/scripts/semsynth/__init__.py"}
+    return own <= entries and all(entry.startswith(f"{name}/") for entry in entries)
+
+
 def main() -> int:
     """The command; returns its exit status."""
     parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
@@ -146,7 +214,7 @@ def main() -> int:
     options = parser.parse_args()
     try:
         path = pack(options.bundles.resolve() / options.name, options.output)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
     print(path)

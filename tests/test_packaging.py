@@ -112,7 +112,7 @@ def _keys(value: object) -> set[str]:
 def test_zip_holds_one_folder_without_caches_or_what_runs_leave(tmp_path: Path) -> None:
     bundle = Path(shutil.copytree(BUNDLES[0], tmp_path / BUNDLES[0].name))
     (bundle / "LICENSE").unlink(missing_ok=True)
-    for name in ("runs/a.pt", "eval/a.nii.gz", "data/a.nii.gz", "docs/__pycache__/a.pyc", "models/.model.pt.123"):
+    for name in ("runs/a.pt", "eval/a.nii.gz", "data/a.nii.gz", "docs/__pycache__/a.pyc", "models/.DS_Store"):
         (bundle / name).parent.mkdir(parents=True, exist_ok=True)
         (bundle / name).write_text("x")
     with zipfile.ZipFile(pack(bundle, tmp_path / "dist")) as archive:
@@ -135,11 +135,49 @@ def test_same_files_give_the_same_zip(tmp_path: Path) -> None:
 
 def test_file_that_is_too_large_is_refused(tmp_path: Path) -> None:
     bundle = Path(shutil.copytree(BUNDLES[0], tmp_path / BUNDLES[0].name))
-    (bundle / "huge.bin").touch()
-    os.truncate(bundle / "huge.bin", 26_000_000)
-    with pytest.raises(ValueError, match=r"files over 25 MB, remove them: huge\.bin"):
+    (bundle / "models" / "huge.pt").touch()
+    os.truncate(bundle / "models" / "huge.pt", 26_000_000)
+    with pytest.raises(ValueError, match=r"files over 25 MB, remove them: models/huge\.pt"):
         pack(bundle, tmp_path / "dist")
     assert not (tmp_path / "dist").exists()
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["out/a_synthetic.nii.gz", "out/datalist.json", "notes.txt", "docs/patients.csv", "docs/deep/a.md", "models/a.json",
+     "models/.model.pt.123", "models/checkpoints/a.pt", "configs/.train.json.swp", "scripts/semsynth/own.py", "a.json"],
+)  # fmt: skip
+def test_everything_that_does_not_belong_is_named_and_nothing_packed(name: str, tmp_path: Path) -> None:
+    bundle = Path(shutil.copytree(BUNDLES[0], tmp_path / BUNDLES[0].name))
+    (bundle / name).parent.mkdir(parents=True, exist_ok=True)
+    (bundle / name).write_text("x")
+    with pytest.raises(ValueError, match=rf"1 files do not belong .*:\n  - {re.escape(name)}$"):
+        pack(bundle, tmp_path / "dist")
+    assert not (tmp_path / "dist").exists()
+
+
+@pytest.mark.parametrize("name", ["LICENSE", "configs/more.json", "docs/pictures", "models/a.pt", "extra"])
+def test_links_are_named_and_not_followed(name: str, tmp_path: Path) -> None:
+    bundle = Path(shutil.copytree(BUNDLES[0], tmp_path / BUNDLES[0].name))
+    (tmp_path / "secret").mkdir()
+    (tmp_path / "secret" / "patient.md").write_text("Jane Doe")
+    (bundle / name).unlink(missing_ok=True)
+    (bundle / name).symlink_to(tmp_path / "secret" / ("" if "." not in name else "patient.md"))
+    with pytest.raises(ValueError, match=rf"1 files are links, (.|\n)*{name}$"):
+        pack(bundle, tmp_path / "dist")
+    (tmp_path / "link").mkdir()
+    (tmp_path / "link" / bundle.name).symlink_to(BUNDLES[0])
+    with pytest.raises(ValueError, match="are links"):
+        pack(tmp_path / "link" / bundle.name, tmp_path / "dist")
+
+
+def test_a_zip_of_somebody_else_is_not_replaced(tmp_path: Path) -> None:
+    path = pack(BUNDLES[0], tmp_path)
+    assert pack(BUNDLES[0], tmp_path) == path  # our own is
+    path.write_text("somebody's")
+    with pytest.raises(ValueError, match="is there and is no packed"):
+        pack(BUNDLES[0], tmp_path)
+    assert path.read_text() == "somebody's"
 
 
 def test_command_prints_the_path_last_and_names_a_bundle_that_is_not_there(

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from types import TracebackType
 
+from .booleans import misread
 from .signals import end_on_sigterm
 
 _PATHS = re.compile(r"(.*_(dir|root)|((?!class_).*_)?weights|label_maps|images|style_from|style_map|(.*_)?datalists?"
@@ -36,12 +37,14 @@ def say_plainly() -> None:
 
     Raises:
         InputError: where a path was typed that MONAI's command line reads as a number or the like: see
-            :func:`refuse_misread_paths`.
+            :func:`refuse_misread_paths`; where a boolean was typed that it reads as a text.
     """
     if not getattr(sys.excepthook, "says_plainly", False):
         _install_hook()
     end_on_sigterm()
     refuse_misread_paths(sys.argv[1:])
+    if (wrong := misread(sys.argv[1:], _PATHS)) is not None:
+        raise InputError(wrong)
 
 
 def _install_hook() -> None:

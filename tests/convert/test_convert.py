@@ -437,7 +437,7 @@ def test_nothing_is_overwritten_unasked(tmp_path, capsys):
     with pytest.raises(InputError, match=r"ours\.json: already there"):
         convert_file(source, output)
     content = source.read_bytes()
-    with pytest.raises(InputError, match=r"would overwrite the weights that are to be converted"):
+    with pytest.raises(InputError, match=r"would overwrite what the weights are made from"):
         convert_file(source, tmp_path / "x" / ".." / "theirs.pt", overwrite=True)
     with pytest.raises(InputError, match=r"theirs\.json: is the name of a card"):
         convert_file(source, tmp_path / "theirs.json")

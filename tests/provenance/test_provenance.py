@@ -83,10 +83,21 @@ def test_datalists_are_compared_by_what_they_say(tiny_dataset, tmp_path):
         (["--w", "$@run_dir + '/models/m.pt'"], "--w '$@run_dir + '\"'\"'/models/m.pt'\"'\"''"),
         (["--w", "$'/tmp/me/' + @x"], "--w '$'\"'\"'…/me'\"'\"' + @x'"),
         (["--lr", "1e-4", "--ratio", "1/2", "--up", "../data", "--train#trainer#max_epochs", "3"],
-         "--lr 1e-4 --ratio 1/2 --up ../data --train#trainer#max_epochs 3"),
+         "--lr 1e-4 --ratio 1/2 --up …/data --train#trainer#max_epochs 3"),
+        (["--dataset_dir", "../clinic/Jane Doe/LA"], "--dataset_dir …/LA"),
+        (["--dataset_dir={here}/Jane_Doe/LA"], "--dataset_dir=…/LA"),
+        (["--label_maps", "Jane_Doe/*/map.nii.gz"], "--label_maps '…/map.nii.gz'"),
+        (["--datalists", "['Jane Doe/a.json','{here}/Jane/b.json', 'c.json']"],
+         "--datalists \"['…/a.json','…/b.json', 'c.json']\""),
+        (["--images", "scans/Jane#LGE 3D"], "--images '…/Jane#LGE 3D'"),
+        (["--synthetic", "a=out/Jane/a", "b=/home/Jane/b", "c"], "--synthetic a=…/a b=…/b c"),
+        (["--w", "$'Jane/Doe/' + @x"], "--w '$'\"'\"'…/Doe'\"'\"' + @x'"),
+        (["--up", "data/", "--here", "./data"], "--up data/ --here …/data"),
+        (["--config_file", "configs/train.json", "--run_dir", "runs/Jane/1"],
+         "--config_file configs/train.json --run_dir …/1"),
     ],
 )  # fmt: skip
-def test_commands_hold_no_absolute_paths(monkeypatch, tmp_path, typed, expected):
+def test_commands_hold_no_folders(monkeypatch, tmp_path, typed, expected):
     monkeypatch.chdir(tmp_path)
     bundle(monkeypatch, "run", *[argument.replace("{here}", str(tmp_path)) for argument in typed])
     assert run_command() == f"python -m monai.bundle run {expected}"

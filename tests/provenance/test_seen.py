@@ -218,7 +218,6 @@ def test_a_parent_without_a_card_makes_its_children_unknown(tmp_path, entries, o
     refuse_seen_cases(seen, other)
     assert "nobody knows which cases bare.pt has seen" in caplog.text
     second = tmp_path / "c.pt"
-    torch.save({"w": torch.ones(3)}, second)
     save_weights(network, second, record=record(other, tmp_path / "b.json5", builds_on=[child]))
     assert Seen.of(second).gaps == ("bare.pt",), "and theirs"
 

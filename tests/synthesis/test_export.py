@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import resource
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -100,8 +102,15 @@ def test_the_network_is_left_as_it_is(tmp_path: Path) -> None:
 def test_what_cannot_be_exported_is_named(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     (tmp_path / "there").mkdir()
     (tmp_path / "there" / "denoiser.pt2").touch()
+    (tmp_path / "described").mkdir()
+    (tmp_path / "described" / "sampling.json").write_text('{"rate": "44.1 kHz"}')
+    (tmp_path / "ours").mkdir()
+    (tmp_path / "ours" / "sampling.json").write_text('{"semsynth": "0.1.0", "timesteps": [], "signal_squared": []}')
+    (tmp_path / "ours" / "denoiser.pt2").touch()
     for bundle, output, size, message in (
-        (BUNDLE, "there", "16,16,16", "has denoiser.pt2 already; give another output, or --overwrite"),
+        (BUNDLE, "there", "16,16,16", "denoiser.pt2: was not written by semsynth export"),
+        (BUNDLE, "described", "16,16,16", "sampling.json: was not written by semsynth export"),
+        (BUNDLE, "ours", "16,16,16", "has denoiser.pt2, sampling.json already; give another output, or --overwrite"),
         (BUNDLE, "new", "16,16", "size must be three numbers of voxels"),
         (tmp_path, "new", "16,16,16", "no configs/inference.json in it; give the folder of a bundle"),
         (BUNDLE.parent / "pix2pix3d", "new", "16,16,16", "what is exported is a LatentDiffusion"),
@@ -114,6 +123,28 @@ def test_what_cannot_be_exported_is_named(tmp_path: Path, capsys: pytest.Capture
     with pytest.raises(InputError, match="weights of another network"):
         load_network(BUNDLE, other)
     assert not (tmp_path / "new").exists()
+
+
+def test_a_full_disk_is_said_and_nothing_is_left(tmp_path: Path) -> None:
+    network, size = diffusion(prediction="v"), (8, 8, 8)
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for output in (tmp_path / "new", tmp_path / "there"):
+        if output.name == "there":
+            export_sampling(network, size, output)
+        files = {path.name: path.read_bytes() for path in output.glob("*")}
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))  # torch's writer would end the process
+        try:
+            with pytest.raises(InputError, match=rf"{output}: cannot be written \(File too large\); free disk space"):
+                export_sampling(network, size, output)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        assert {path.name: path.read_bytes() for path in output.glob("*")} == files
+    assert not (tmp_path / "new").exists()
+    export_sampling(network, size, tmp_path / "there")  # over our own
+    (tmp_path / "there" / "decoder.pt2").write_bytes(b"changed")
+    with pytest.raises(InputError, match=r"decoder\.pt2: was changed since semsynth export wrote it"):
+        export_sampling(network, size, tmp_path / "there")
 
 
 @pytest.mark.skipif(not (BUNDLE / "models" / "model.pt").is_file(), reason="no trained weights")

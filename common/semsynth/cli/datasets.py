@@ -331,11 +331,14 @@ def check(
     """
     from ..data.findings import Report
     from ..data.findings import error as finding
+    from ..data.nesting import refuse_found
     from ..data.raw import check_input
     from ..prepare.patients.groups import check_patients
 
     if output is not None and not same_patient:
         raise InputError("--output is where --same-patient writes; without that nothing is written")
+    if same_patient:
+        refuse_found(output or "same_patient", [input, endo, wall, label])
     count = None if num_classes is None else whole("num-classes", num_classes)
     patch = None if patch_size is None else numbers("patch-size", patch_size, int)
     threads = None if jobs is None else whole("jobs", jobs)
@@ -389,9 +392,13 @@ def choose_k(
         seed: of the draw of volumes and voxels.
     """
     from ..data.intensity import chosen_scaling
+    from ..data.nesting import refuse_found
     from ..prepare.choose_k import choose_k as run
-    from ..prepare.choose_k import save_scores, table
+    from ..prepare.choose_k import save_scores, score_files, table
 
+    if output is not None:
+        refuse_found(output, [input, endo])
+        score_files(output).check()
     scaling = chosen_scaling(
         scale,
         None if percentiles is None else two_numbers("percentiles", percentiles),

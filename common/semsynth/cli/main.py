@@ -17,7 +17,7 @@ from .. import __version__
 from ..errors import InputError
 from ..signals import Terminated, end_on_sigterm
 from .datasets import FailedCheck, check, choose_k, phantom, prepare, prepare_maps
-from .options import as_typed, texts_of
+from .options import as_typed, booleans_of, texts_of
 from .systems import convert, evaluate, export, picture, weights
 
 COMMANDS: dict[str, Callable[..., str]] = {
@@ -63,6 +63,7 @@ def _check_options(arguments: Sequence[str]) -> None:
         raise InputError(f"no command {command!r}; {_hint(command, list(COMMANDS))}")
     known = [name.replace("_", "-") for name in inspect.signature(COMMANDS[command]).parameters]
     texts = {name.replace("_", "-"): is_path for name, is_path in texts_of(COMMANDS[command]).items()}
+    switches = [name.replace("_", "-") for name in booleans_of(COMMANDS[command])]
     for argument, following in zip(arguments[1:], [*arguments[2:], "--"], strict=False):
         if argument == "--":
             return
@@ -74,7 +75,9 @@ def _check_options(arguments: Sequence[str]) -> None:
             if name in texts and (bare or (texts[name] and not (value or following))):
                 raise InputError(f"--{name} needs a value")  # Fire would make it the text True
             negated = name.removeprefix("no")
-            if name not in known and negated not in known:
+            if name not in known and negated in switches and not bare:
+                raise InputError(f"--{name} stands alone; --{negated} takes yes or no")
+            if name not in known and negated not in switches:
                 raise InputError(f"semsynth {command} has no option --{name}; {_hint(name, known)}")
 
 

@@ -10,11 +10,12 @@ import ast
 import re
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
-from functools import wraps
+from functools import partial, wraps
 from typing import Annotated, Any, TypeAlias, get_args, get_type_hints
 
 from fire.decorators import SetParseFns
 
+from ..booleans import understood
 from ..errors import InputError
 from ..paths import as_path, expanded
 
@@ -28,11 +29,11 @@ _given: ContextVar[frozenset[str]] = ContextVar("given", default=frozenset())
 
 
 def as_typed(command: Callable[..., str]) -> Callable[..., str]:
-    """Have Fire hand the command's texts on as they were typed; numbers and booleans stay Fire's to read.
+    """Have Fire hand the command's texts on as they were typed, and booleans as they were meant; numbers it reads.
 
     Args:
-        command: function whose annotations say what is text (``str``), a path (:data:`FilePath`) or several texts
-            (:data:`Words`).
+        command: function whose annotations say what is text (``str``), a path (:data:`FilePath`), several texts
+            (:data:`Words`) or a boolean (``bool``).
     """
 
     @wraps(command)
@@ -41,7 +42,8 @@ def as_typed(command: Callable[..., str]) -> Callable[..., str]:
         return command(**options)
 
     kinds = {name: kind for name, kind in _kinds(command).items() if kind is not None}
-    decorated: Callable[..., str] = SetParseFns(**kinds)(run)
+    booleans = {name: partial(yes_or_no, name.replace("_", "-")) for name in booleans_of(command)}
+    decorated: Callable[..., str] = SetParseFns(**kinds, **booleans)(run)
     return decorated
 
 
@@ -53,6 +55,23 @@ def given() -> frozenset[str]:
 def texts_of(command: Callable[..., str]) -> dict[str, bool]:
     """The options of a command that are texts, and so need a value, and whether they are paths, which are not empty."""
     return {name: kind is expanded for name, kind in _kinds(command).items() if kind is not None}
+
+
+def booleans_of(command: Callable[..., str]) -> list[str]:
+    """The options of a command that are yes or no."""
+    return [name for name, hint in get_type_hints(command).items() if hint is bool]
+
+
+def yes_or_no(name: str, typed: str) -> bool:
+    """What was typed behind a boolean option; ``True`` where it stands alone.
+
+    Raises:
+        InputError: naming the option, for anything that is neither yes nor no.
+    """
+    meant = understood(typed)
+    if meant is None:
+        raise InputError(f"--{name} is yes or no, got {typed!r}; write --{name} yes or --{name} no")
+    return meant
 
 
 def _kinds(command: Callable[..., str]) -> dict[str, Callable[[str], Any] | None]:

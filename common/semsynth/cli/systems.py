@@ -91,7 +91,7 @@ def convert(
         stride: voxels of the label map per voxel of a U-Net's latent; 8 unless said otherwise.
         spade_eps: of the norms under an autoencoder's SPADE, where it is not that of the package.
         blocks_only: of a SPADENet the residual blocks alone; its other layers, some of one input size, do not fit.
-        overwrite: replace the file and its card where they are there.
+        overwrite: replace the file and its card where they are there, if they are weights with their card.
     """
     from ..convert import convert_file
 
@@ -129,7 +129,7 @@ def export(
         size: voxels of the label maps along right, anterior, superior, for example 144,112,64.
         weights: instead of the bundle's models/model.pt.
         steps: that sampling.json describes; without it the bundle's own.
-        overwrite: replace graphs that are there.
+        overwrite: replace graphs that are there, if an export wrote them.
     """
     from ..synthesis.export import export_bundle
 

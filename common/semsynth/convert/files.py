@@ -13,8 +13,10 @@ import torch
 
 from ..errors import InputError
 from ..files import sha256
-from ..provenance.cards import record_of, write_model_card
-from ..training.checkpoints import not_finite, save_atomically
+from ..provenance.cards import record_of
+from ..provenance.replacing import check_replaced_weights
+from ..training.checkpoints import not_finite
+from ..training.weights import write_weights
 from .autoencoder import convert_autoencoder
 from .common import Conversion, Weights, some
 from .denoiser import convert_denoiser
@@ -139,7 +141,7 @@ def convert_file(
             what the source's own card says that it has seen (or that nobody knows), arguments of the module that the
             weights belong to, and the layers that were left out.
         name, settings: as of :func:`convert`.
-        overwrite: replace what is there.
+        overwrite: replace what is there, if it is ours.
 
     Raises:
         InputError: as of :func:`convert`; a file that is missing, cannot be read, or would be overwritten; weights that
@@ -164,8 +166,8 @@ def convert_file(
     for layer, reason in conversion.skipped.items():
         logger.warning("%s: left out %s: %s", source.name, layer, reason)
     past = record_of(source)
-    save_atomically(conversion.weights, output)
-    write_model_card(
+    write_weights(
+        conversion.weights,
         output,
         **past,
         kind=conversion.kind,
@@ -180,13 +182,7 @@ def convert_file(
 def _check_paths(source: Path, output: Path, *, overwrite: bool) -> None:
     if not source.is_file():
         raise InputError(f"{source}: no such file of weights; check --weights")
-    if output.is_dir() or output.suffix == ".json":
-        raise InputError(
-            f"{output}: is {'a folder' if output.is_dir() else 'the name of a card'}; give a file such as model.pt"
-        )
-    card = output.with_suffix(".json")
-    if source.resolve() in (output.resolve(), card.resolve()):
-        raise InputError(f"{output}: would overwrite the weights that are to be converted; give another --output")
-    there = [str(path) for path in (output, card) if path.exists()]
+    check_replaced_weights(output, source=source)
+    there = [str(path) for path in (output, output.with_suffix(".json")) if path.exists()]
     if there and not overwrite:
         raise InputError(f"{' and '.join(there)}: already there; give another --output, or --overwrite")

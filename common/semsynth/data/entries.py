@@ -30,6 +30,7 @@ from .geometry import TrainedGrid
 from .identity import SOURCE, is_image, patient_of, shared_files, shared_patients, use_of
 from .intensity import INTENSITY, Intensity, entry_intensity, intensity_beside, stated_intensity
 from .naming import check_names
+from .nesting import refuse_results
 from .segments import Selection, mask_file
 from .voxels import hash_file
 
@@ -329,6 +330,7 @@ def load_label_maps(
         ]
         return _compared(maps, grid, num_samples)
     found = named_files(pattern, "label maps")
+    refuse_results(str(pattern), [path for _, path in found], "label maps")
     report = check_cases([Entry(name, {"label": path}) for name, path in found], Rules(num_classes))
     if metadata is not None and vocabulary is not None and _speaks_of(metadata, num_classes, vocabulary):
         report = with_vocabulary(report, report.names, metadata, pattern, key=vocabulary)
@@ -373,6 +375,7 @@ def load_images(
             grid.warn_of_scaling(stated_intensity(read_datalist(path), path), path)
     else:
         files = named_files(pattern, "images")
+        refuse_results(str(pattern), [path for _, path in files], "images")
         beside = {name: held for name, path in files if (held := intensity_beside(path)) is not None}
         found = [
             {"case": name, "image": str(path)}

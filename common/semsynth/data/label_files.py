@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
-from ..files import atomic_path, write_text
+from ..files import atomic_path
+from ..ownership import Outputs, text_with
 from .headers import LPS_TO_RAS
 from .volumes import write_label
 
@@ -21,6 +22,8 @@ LABEL_COLOURS = ("#000000", "#d62728", "#ffd92f", "#7f9fbf", "#b8cbe0", "#dce6f0
                  "#8f6fae", "#bfa8d4", "#e2d7ec", "#a0764a")  # fmt: skip
 """Of classes 0, 1, 2, … in pictures and files."""
 SNAP_TABLE, SLICER_TABLE = "labels.label.txt", "labels.ctbl"
+_SNAP_START = "# ITK-SNAP label description: IDX R G B A VIS MSH LABEL"
+_SLICER_START = f"# Color table file {SLICER_TABLE}"
 _GOLDEN = 0.618034
 
 
@@ -128,18 +131,29 @@ def write_label_tables(folder: str | Path, names: Mapping[int, str]) -> None:
     Args:
         folder: where; made if it is not there.
         names: class → name, class 0 too where it has one.
+
+    Raises:
+        InputError: for files of these names that are not ours, or were changed.
     """
+    files = table_files(folder)
+    files.check()
     classes = {0: "background"} | {index: _one_line(name) for index, name in sorted(names.items())}
-    snap = ["# ITK-SNAP label description: IDX R G B A VIS MSH LABEL"]
-    slicer = [f"# Color table file {SLICER_TABLE}", f"# {max(classes) + 1} values"]
+    snap = [_SNAP_START]
+    slicer = [_SLICER_START, f"# {max(classes) + 1} values"]
     for index, name in classes.items():
         red, green, blue = colour_of(index)
         seen = int(index > 0)
         quoted = name.replace('"', "'")
         snap.append(f'{index:5d} {red:5d} {green:4d} {blue:4d} {seen:8d} {seen:2d} {seen:2d}    "{quoted}"')
         slicer.append(f"{index} {'_'.join(name.split()) or '_'} {red} {green} {blue} {255 * seen}")
-    write_text(Path(folder) / SNAP_TABLE, "\n".join(snap) + "\n")
-    write_text(Path(folder) / SLICER_TABLE, "\n".join(slicer) + "\n")
+    files.write_text(SNAP_TABLE, "\n".join(snap) + "\n")
+    files.write_text(SLICER_TABLE, "\n".join(slicer) + "\n")
+
+
+def table_files(folder: str | Path) -> Outputs:
+    """The files of :func:`write_label_tables`, to be checked before any work."""
+    known = {SNAP_TABLE: text_with(_SNAP_START + "\n"), SLICER_TABLE: text_with(_SLICER_START + "\n")}
+    return Outputs(folder, "semsynth's table of classes", known, instead="folder for the results")
 
 
 def _one_line(text: str) -> str:

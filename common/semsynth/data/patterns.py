@@ -109,6 +109,21 @@ def _matches(pattern: str) -> list[Match]:
     return []
 
 
+def matches_path(pattern: str, path: str | Path) -> bool:
+    """Whether a pattern would find a file or folder of this path, were it there; links are followed."""
+    parts = [match.start() for match in re.finditer("#|::", pattern)]
+    place = os.path.realpath(path).replace(os.sep, "/")
+    for cut in (len(pattern), *parts):
+        head, rest = _split(expanded(pattern[:cut].rstrip("/")))
+        if not rest:
+            continue
+        start = os.path.realpath(head or ".").replace(os.sep, "/").rstrip("/")
+        pieces = [_Piece(f"{start}/", wild=False), *_pieces(rest)]
+        if re.fullmatch("".join(piece.regex() for piece in pieces), place, re.DOTALL):
+            return True
+    return False
+
+
 def names_of(found: Sequence[Match], pattern: str) -> list[str]:
     """The names of the cases that a pattern found: by :func:`semsynth.data.naming.case_name`.
 

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ..files import write_text
+from ..ownership import Outputs, any_of, beside, object_with, text_with
 from ..provenance.cards import versions
 from ..provenance.command import run_command
 from ..report.html import CaseValues, write_html
@@ -22,6 +22,9 @@ from .layout import Facts
 from .scores import CONSISTENT, FAITHFUL, PAIRED, ROWS, Collected, Difference, Score
 from .sources import RealCase
 from .uncertainty import by_patient
+
+TITLE = "Evaluation of synthetic volumes"
+_EVALUATED = object_with("scores", "differences", "systems", "versions")
 
 
 @dataclass(frozen=True)
@@ -46,8 +49,12 @@ def write_results(results: Results, found: Collected, facts: Facts, pictures: It
         found: the measurements, for the values per case.
         facts: of feature networks.
         pictures: for the HTML page, taken one at a time.
+
+    Raises:
+        InputError: for files that are not ours.
     """
-    output = results.output
+    output = result_files(results.output)
+    output.check()
     rows = [row for row in ROWS if any(map(bool, found.values.get(row, {}).values()))]
     rows += [system.name for system in found.systems]
     values = [
@@ -63,17 +70,30 @@ def write_results(results: Results, found: Collected, facts: Facts, pictures: It
         "differences": [asdict(difference) for difference in results.differences],
         "cases": [asdict(value) for value in values],
     }
-    write_text(output / "evaluation.json", json.dumps(_finite(content), indent=1, allow_nan=False) + "\n")
-    write_text(output / "evaluation.csv", _score_table(results.scores).csv())
-    write_text(output / "cases.csv", _case_table(values).csv())
-    write_text(output / "evaluation.md", "\n".join(table.markdown() for table in results.tables))
+    output.write_text("evaluation.json", json.dumps(_finite(content), indent=1, allow_nan=False) + "\n")
+    output.write_text("evaluation.csv", _score_table(results.scores).csv())
+    output.write_text("cases.csv", _case_table(values).csv())
+    output.write_text("evaluation.md", "\n".join(table.markdown() for table in results.tables))
     metrics = PAIRED | FAITHFUL | {k: Column(f"{c.title} slices", about=c.about) for k, c in CONSISTENT.items()}
     measured = {name for value in values for name in value.values}
-    write_html(
-        output / "evaluation.html", title="Evaluation of synthetic volumes", about=_shown(about),
-        tables=results.tables, metrics={key: column for key, column in metrics.items() if key in measured},
-        cases=values, pictures=pictures, class_names=facts.class_names,
-    )  # fmt: skip
+    with output.path("evaluation.html") as page:
+        write_html(
+            page, title=TITLE, about=_shown(about),
+            tables=results.tables, metrics={key: column for key, column in metrics.items() if key in measured},
+            cases=values, pictures=pictures, class_names=facts.class_names,
+        )  # fmt: skip
+
+
+def result_files(output: str | Path) -> Outputs:
+    """The files of :func:`write_results`, to be checked before anything is measured."""
+    known = {
+        "evaluation.json": _EVALUATED,
+        "evaluation.csv": text_with(",".join(field.name for field in fields(Score)) + "\n"),
+        "cases.csv": any_of(text_with("group,system,case,"), text_with("group,system,case\n")),
+        "evaluation.md": beside("evaluation.json", _EVALUATED, text_with("### ")),
+        "evaluation.html": text_with("<!doctype html>\n", within=f"<title>{TITLE}</title>"),
+    }
+    return Outputs(output, "semsynth evaluate", known)
 
 
 def _about(found: Collected, facts: Facts) -> dict[str, Any]:

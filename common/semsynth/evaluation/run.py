@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from ..data.nesting import refuse_found
 from ..errors import InputError
 from ..locks import one_at_a_time
 from ..metrics import lpips
@@ -18,7 +19,7 @@ from ..paths import as_path
 from ..provenance.seen import Seen
 from .collect import collect
 from .distributions import all_distributions
-from .files import Results, worst_pictures, write_results
+from .files import Results, result_files, worst_pictures, write_results
 from .groups import as_trained, group_cases, other_maps
 from .judge import facts_of, fitting, judge_features
 from .layout import Facts, Layout
@@ -121,11 +122,15 @@ def evaluate(
         wait: until another evaluation that writes into ``output`` has ended; else it is an error that it is there.
 
     Raises:
-        InputError: nothing to compare, files that cannot be used, volumes on different grids, too few cases.
+        InputError: nothing to compare, files that cannot be used, volumes on different grids, too few cases; files in
+            ``output`` that would be replaced and are not ours.
     """
     output = as_path(output, "output")
     if isinstance(synthetic, str | Path):
         synthetic = {name: str(synthetic)}
+    folders = [folder for given in synthetic.values() for folder in ([given] if isinstance(given, str) else given)]
+    refuse_found(output, [real, train_real, labels, *folders], ["measured"])
+    result_files(output).check()
     if not 0 < feature_spacing <= 10:
         raise InputError(f"--feature-spacing must be above 0 and at most 10 mm, got {feature_spacing:g}")
     _check_settings(synthetic, weights or {}, in_loss or {}, draws=draws, seed=seed, pictures=pictures)

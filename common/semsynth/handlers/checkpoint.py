@@ -157,6 +157,7 @@ class TrainingCheckpoint:
     # ---- going on
 
     def _load(self, engine: Engine) -> None:
+        self.files.refuse_foreign()
         if self.record is not None and rank() == 0:
             self.record.facts()  # read now what they are made from: a signal leaves no time for it
         if not self.resume:

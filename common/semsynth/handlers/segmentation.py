@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -17,18 +18,20 @@ from .. import __version__
 from ..data.grids import same_affine
 from ..data.kept import state_of
 from ..data.label_files import LabelFormat, check_format, write_label_tables, write_labels
+from ..data.nesting import refuse_among
 from ..data.volumes import read_volume
 from ..data.voxels import voxel_hash
 from ..errors import InputError
-from ..files import relative_to, sha256, shown_name, write_text
+from ..files import atomic_path, relative_to, sha256, shown_name, write_text
 from ..locks import locked
+from ..ownership import object_with, read_object, refuse
 from ..paths import as_path
 from .finite import refuse_not_finite
 
 logger = logging.getLogger(__name__)
 WRITTEN = "sha256"
 """Key of a record: SHA-256 of the segmentation's file as it was written."""
-SUFFIX = {"nifti": ".nii.gz", "seg.nrrd": ".seg.nrrd"}
+_IS_RECORD = object_with("bundle", "case", "weights_sha256")
 
 
 class SegmentationWriter:
@@ -51,9 +54,10 @@ class SegmentationWriter:
         wait: until another run that writes into ``output_dir`` has ended; else it is an error that it is there.
 
     Raises:
-        InputError: for another format; (at the start) when the weights are not there, or another run writes into the
-            folder; (per case) when a result is not on its image's grid, when the network's output is not finite, or
-            when a file would be replaced that is not to be.
+        InputError: for another format; (at the start) when the weights are not there, when another run writes into the
+            folder, or for files that would be replaced and are not to be, such as a segmentation that was corrected by
+            hand; (per case) when a result is not on its image's grid, when the network's output is not finite, or when
+            the folder holds the segmentation of another image under the same name.
     """
 
     def __init__(
@@ -90,6 +94,10 @@ class SegmentationWriter:
         if not self.weights.is_file():
             raise InputError(f"{self.weights}: no such file; train the bundle first or set 'weights' to a trained file")
         self.held.enter_context(locked(self.output_dir, "an inference", wait=self.wait))
+        dataset = getattr(getattr(engine.state, "dataloader", None), "dataset", None)
+        entries = getattr(dataset, "data", None) or []
+        listed = [entry for entry in entries if isinstance(entry, Mapping)]
+        refuse_among(self.output_dir, [str(entry[Keys.IMAGE]) for entry in listed], option="output_dir")
         about = json.loads(self.metadata.read_text(encoding="utf-8"))
         self.origin = {
             "bundle": about.get("name", self.metadata.parent.parent.name),
@@ -98,6 +106,7 @@ class SegmentationWriter:
             "weights": self.weights.name,
             "weights_sha256": sha256(self.weights),
         }
+        self._refuse_replacing([str(entry["case"]) for entry in listed])
         if self.label_format == "nifti" and self.names:
             write_label_tables(self.output_dir, self.names)
 
@@ -115,45 +124,65 @@ class SegmentationWriter:
                     "the image's grid; check that postprocessing inverts the preprocessing"
                 )
             voxels = voxel_hash(source.data)
-            self._refuse_replacing(case, image, voxels)
+            self._refuse_other_image(case, image, voxels)
+            self._refuse_replacing([case])
             voxel_ml = abs(float(np.linalg.det(source.affine[:3, :3]))) / 1000
             counts = np.bincount(label.ravel(), minlength=max(self.names, default=0) + 1)
             volumes = {
                 self.names.get(i, f"class {i}"): round(float(n) * voxel_ml, 2) for i, n in enumerate(counts) if i > 0
             }
-            path = write_labels(self.output_dir / f"{case}_seg", label, source.affine, self.names, self.label_format)
-            about = {
-                WRITTEN: sha256(path),
-                "case": case,
-                "file": path.name,
-                "image": shown_name(image),
-                "image_from": relative_to(image, self.output_dir),
-            }
-            record = self.origin | about | {"image_voxels": voxels, "volume_ml": volumes}
-            write_text(path.with_name(f"{case}_seg.json"), json.dumps(record, indent=1))
+            path = self._file(case)
+            with atomic_path(path) as temporary:
+                stem = temporary.with_name(temporary.name.removesuffix(self._suffix))
+                write_labels(stem, label, source.affine, self.names, self.label_format)
+                about = {
+                    "case": case,
+                    "file": path.name,
+                    WRITTEN: sha256(temporary),
+                    "image": shown_name(image),
+                    "image_from": relative_to(image, self.output_dir),
+                }
+                record = self.origin | about | {"image_voxels": voxels, "volume_ml": volumes}
+                write_text(path.with_name(f"{case}_seg.json"), json.dumps(record, indent=1))
             logger.info("%s: %s ml", path, ", ".join(f"{name} {value:g}" for name, value in volumes.items()))
 
-    def _refuse_replacing(self, case: str, image: Path, voxels: str | None) -> None:
-        described, suffix = self.output_dir / f"{case}_seg.json", SUFFIX[self.label_format]
-        file = self.output_dir / f"{case}_seg{suffix}"
-        if not file.exists() and not described.exists():
-            return
+    @property
+    def _suffix(self) -> str:
+        return ".nii.gz" if self.label_format == "nifti" else ".seg.nrrd"
+
+    def _file(self, case: str) -> Path:
+        return self.output_dir / f"{case}_seg{self._suffix}"
+
+    def _refuse_replacing(self, cases: Sequence[str]) -> None:
+        """A segmentation is ours if a record of ours stands beside it, and has its hash where it has one."""
+        reasons = []
+        for case in cases:
+            file, described = self._file(case), self.output_dir / f"{case}_seg.json"
+            record = read_object(described) if _IS_RECORD(described) else None
+            if os.path.lexists(described) and record is None:
+                reasons.append(f"{described}: is no record of a segmentation")
+            elif os.path.lexists(file) and (record is None or record.get("file", file.name) != file.name):
+                reasons.append(f"{file}: has no record of what made it beside it")
+            elif record is None or self.overwrite or not file.is_file():
+                continue
+            elif record["weights_sha256"] != self.origin["weights_sha256"]:
+                reasons.append(f"{file}: was made with other weights; --overwrite True replaces it")
+            elif state_of(file, record.get(WRITTEN)) == "changed":
+                reasons.append(f"{file}: was changed since it was written; --overwrite True replaces it")
+        refuse(reasons, "output_dir")
+
+    def _refuse_other_image(self, case: str, image: Path, voxels: str | None) -> None:
+        described = self.output_dir / f"{case}_seg.json"
         try:
             found = json.loads(described.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError):
-            found = None
-        elsewhere = "give another output_dir, or set 'case' in the datalist"
-        if not isinstance(found, dict) or "weights_sha256" not in found:
-            raise InputError(f"case {case}: {file} has no record of an inference beside it; {elsewhere}")
-        file = self.output_dir / str(found.get("file", file.name))
+        except (OSError, ValueError):
+            return
+        if not isinstance(found, dict):
+            return
         own, other = relative_to(image, self.output_dir), found.get("image_from")
         if found.get("image_voxels", voxels) != voxels and other != own:
-            raise InputError(f"case {case}: {file} is the segmentation of {other}, not of {own}; {elsewhere}")
-        if self.overwrite:
-            return
-        if found["weights_sha256"] != self.origin["weights_sha256"]:
-            raise InputError(f"case {case}: {file} was made with other weights; give another output_dir, or "
-                             "--overwrite True")  # fmt: skip
-        if WRITTEN in found and state_of(file, found[WRITTEN]) == "changed":
-            raise InputError(f"case {case}: {file} was changed since it was made; move it away to keep the changes, or "
-                             "give --overwrite True")  # fmt: skip
+            file = self.output_dir / str(found.get("file", f"{case}_seg.nii.gz"))
+            raise InputError(
+                f"case {case}: {file} is the segmentation of {other}, not of {own}; "
+                "give another output_dir, or set 'case' in the datalist"
+            )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -14,23 +15,45 @@ from numpy.typing import NDArray
 
 from ..distributed import rank
 from ..errors import InputError
-from ..files import write_text
+from ..ownership import Outputs, Recogniser, text_with
 from ..paths import as_path
+
+_SUMMARY = "class,n,mean,sd,median,min,max"
+
+
+def _files(folder: Path, names: Mapping[str, Recogniser]) -> Outputs:
+    return Outputs(folder, "semsynth's metrics", names, instead="evaluation_dir")
 
 
 class SaveMetrics(MetricsSaver):
-    """MONAI's ``MetricsSaver`` for a folder that somebody typed.
+    """MONAI's ``MetricsSaver`` for a folder that somebody typed; each file whole or not at all.
 
     Args:
         save_dir: folder, made if it is not there.
         kwargs: all else that ``monai.handlers.MetricsSaver`` takes.
 
     Raises:
-        InputError: for a path that is no text.
+        InputError: for a path that is no text; (when it is attached) for files in the folder that are not ours.
     """
 
     def __init__(self, save_dir: str | Path, **kwargs: Any) -> None:
         super().__init__(str(as_path(save_dir, "evaluation_dir")), **kwargs)
+        details, raw = self.metric_details or (), text_with("filename,", within=",mean\n")
+        means = {"metrics.csv": text_with(within=f"{details[0]},")} if details else {}
+        self.files = _files(Path(self.save_dir), means | {f"{metric}_raw.csv": raw for metric in details})
+
+    def attach(self, engine: Engine) -> None:
+        """Follow ``engine``, after its metrics."""
+        self.files.check()
+        super().attach(engine)
+
+    def __call__(self, engine: Engine) -> None:
+        """Write the files, in the first process."""
+        with TemporaryDirectory() as made:
+            self.save_dir = made
+            super().__call__(engine)
+            for path in sorted(Path(made).iterdir()):
+                self.files.write_text(path.name, path.read_text(encoding="utf-8"))
 
 
 class MetricsSummary:
@@ -43,13 +66,19 @@ class MetricsSummary:
     Args:
         save_dir: folder, made if it is not there.
         metrics: of the evaluator, with details per case.
+
+    Raises:
+        InputError: (when it is attached) for files in the folder that are not ours.
     """
 
     def __init__(self, save_dir: str | Path, metrics: Sequence[str]) -> None:
         self.save_dir, self.metrics = as_path(save_dir, "evaluation_dir"), tuple(metrics)
+        known = {f"{metric}_summary.csv": text_with(_SUMMARY + "\n") for metric in self.metrics}
+        self.files = _files(self.save_dir, known)
 
     def attach(self, engine: Engine) -> None:
         """Follow ``engine``, after its metrics."""
+        self.files.check()
         engine.add_event_handler(Events.EPOCH_COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
@@ -66,11 +95,11 @@ class MetricsSummary:
                 raise InputError(f"no details of a metric {metric!r}; there are {', '.join(details) or 'none'}")
             values = torch.as_tensor(details[metric]).double().cpu().numpy()
             values = values.reshape(len(values), -1)
-            lines = ["class,n,mean,sd,median,min,max"]
+            lines = [_SUMMARY]
             lines += [_line(f"class{i}", column) for i, column in enumerate(values.T)]
             has = np.isfinite(values)
             means = np.where(has, values, 0).sum(axis=1) / np.where(has.any(axis=1), has.sum(axis=1), np.nan)
-            write_text(self.save_dir / f"{metric}_summary.csv", "\n".join([*lines, _line("mean", means)]) + "\n")
+            self.files.write_text(f"{metric}_summary.csv", "\n".join([*lines, _line("mean", means)]) + "\n")
 
 
 def _line(name: str, column: NDArray[np.float64]) -> str:

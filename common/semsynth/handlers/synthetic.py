@@ -23,6 +23,7 @@ from ..data.headers import read_header
 from ..data.identity import SOURCE, is_map
 from ..data.intensity import INTENSITY, Stored
 from ..data.kept import state_of
+from ..data.nesting import refuse_among
 from ..data.volumes import StorageType, Volume, check_storage, write_image
 from ..data.voxels import hash_file
 from ..errors import InputError
@@ -143,6 +144,7 @@ class SyntheticWriter:
             )
         _ = self._origin  # whether the weights are there, before any work
         check_storage(self.dtype, self._stored.window)
+        refuse_among(self.output_dir, [str(e[Keys.IMAGE]) for e in self.entries or []], option="output_dir")
         self._refuse_replacing()
 
     def _refuse_replacing(self) -> None:

@@ -15,6 +15,7 @@ from ..distributed import rank
 from ..errors import InputError
 from ..paths import as_path
 from ..provenance.cards import TrainingRecord
+from ..provenance.replacing import check_replaced_weights
 from ..training.checkpoints import not_finite
 from ..training.weights import save_weights
 
@@ -57,6 +58,9 @@ class SaveBestWeights:
         lower_is_better: direction of the key metric; the engine's ``metric_cmp_fn`` must agree.
         half: store floating-point tensors as float16 (half the size; loading casts them back).
         record: goes into the card.
+
+    Raises:
+        InputError: (when it is attached) where the file, or a card of that name, is there and is none of ours.
     """
 
     def __init__(
@@ -82,6 +86,7 @@ class SaveBestWeights:
 
     def attach(self, engine: Engine) -> None:
         """Follow ``engine``."""
+        check_replaced_weights(self.path, instead="best_weights")
         engine.add_event_handler(Events.COMPLETED, self._save)
 
     def _save(self, engine: Engine) -> None:
@@ -102,6 +107,9 @@ class SaveFinalWeights:
 
     Args:
         network, path, half, record: as in :class:`SaveBestWeights`.
+
+    Raises:
+        InputError: as :class:`SaveBestWeights`.
     """
 
     def __init__(
@@ -111,6 +119,7 @@ class SaveFinalWeights:
 
     def attach(self, engine: Engine) -> None:
         """Follow ``engine``."""
+        check_replaced_weights(self.path, instead="final_weights")
         engine.add_event_handler(Events.COMPLETED, self._save)
 
     def _save(self, engine: Engine) -> None:

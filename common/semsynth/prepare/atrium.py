@@ -37,6 +37,7 @@ from .job import (
     write_datalist,
 )
 from .kept import check_output, commit_case, prepare_missing
+from .outputs import check_files
 from .patients.groups import group_patients
 from .scaling import source_intensity, with_source_scaling
 from .wall import IN_WORDS, WALL_PLANES, WallPlane, measured_axes, thickness, wall_mask
@@ -278,6 +279,7 @@ def prepare(
     drawn = not splits_are_given(cases, fractions)
     cases = [replace(case, split=None) for case in cases] if drawn else cases
     check_output(output, cases)
+    check_files(output, cases, (source, endo, wall), patients=find_patients)
     report = check_cases(
         cases, Rules(intensity=Intensity(settings.window)), patient_regex=patient_regex, jobs=jobs,
         also=lambda case, seen: unsuitable(case, seen, settings),

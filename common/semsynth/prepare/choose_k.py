@@ -18,11 +18,15 @@ from ..data.check import Entry, read_case
 from ..data.intensity import MIN_MAX, Scaling
 from ..data.raw import Case, find_cases
 from ..errors import InputError
-from ..files import atomic_path, write_text
+from ..ownership import Outputs, any_of, beside, is_marked_png, is_plotted_png, text_with
+from ..report.pictures import save_figure
 from .composite import MAX_K, fit_centers, smooth
 from .job import resample, run_all
 from .scaling import source_intensity
 
+TABLE, PLOT = "choose_k.csv", "choose_k.png"
+_COLUMNS = ["k", "silhouette_mean", "silhouette_sd", "davies_bouldin_mean", "davies_bouldin_sd"]
+_TABULATED = text_with(",".join(_COLUMNS) + "\n")
 SAMPLE = 4000
 """Voxels per volume that the scores are computed on (the silhouette costs their square)."""
 
@@ -117,12 +121,18 @@ def table(scores: Sequence[Score]) -> str:
 
 
 def save_scores(scores: Sequence[Score], output: str | Path) -> tuple[Path, Path]:
-    """Write ``choose_k.csv`` and ``choose_k.png`` into the folder ``output``; returns both paths."""
+    """Write ``choose_k.csv`` and ``choose_k.png`` into the folder ``output``; returns both paths.
+
+    Raises:
+        InputError: for files of these names that are not ours.
+    """
+    files = score_files(output)
+    files.check()
     stream = io.StringIO()
     writer = csv.writer(stream)
-    writer.writerow(["k", "silhouette_mean", "silhouette_sd", "davies_bouldin_mean", "davies_bouldin_sd"])
+    writer.writerow(_COLUMNS)
     writer.writerows([s.k, s.silhouette, s.silhouette_sd, s.davies_bouldin, s.davies_bouldin_sd] for s in scores)
-    data = write_text(Path(output) / "choose_k.csv", stream.getvalue())
+    data = files.write_text(TABLE, stream.getvalue())
     figure = Figure(figsize=(8, 3.2), layout="constrained")
     FigureCanvasAgg(figure)
     ks = [s.k for s in scores]
@@ -131,6 +141,10 @@ def save_scores(scores: Sequence[Score], output: str | Path) -> tuple[Path, Path
     left.set(xlabel="k", ylabel="silhouette", title="higher is better")
     right.errorbar(ks, [s.davies_bouldin for s in scores], [s.davies_bouldin_sd for s in scores], marker="o", capsize=3)
     right.set(xlabel="k", ylabel="Davies–Bouldin", title="lower is better")
-    with atomic_path(Path(output) / "choose_k.png") as temporary:
-        figure.savefig(temporary, dpi=110, format="png")
-    return data, Path(output) / "choose_k.png"
+    return data, save_figure(files.folder / PLOT, figure, dpi=110)
+
+
+def score_files(output: str | Path) -> Outputs:
+    """The files of :func:`save_scores`, to be checked before the scores are computed."""
+    known = {TABLE: _TABULATED, PLOT: any_of(is_marked_png, beside(TABLE, _TABULATED, is_plotted_png))}
+    return Outputs(output, "semsynth choose-k", known)

@@ -32,9 +32,10 @@ from ..data.raw import Case
 from ..data.volumes import Volume
 from ..data.voxels import hash_file
 from ..errors import InputError
-from ..files import sha256, shown_name, write_text
+from ..files import sha256, shown_name
 from ..vocabulary import PREPARED, SPLITS, UNLABELLED
 from .composite import IntensityHistogram, fit_histogram, smooth
+from .outputs import DATALIST, NAME, listing
 from .scaling import with_source_scaling
 
 logger = logging.getLogger(__name__)
@@ -318,7 +319,7 @@ def write_datalist(
         more: what else the datalist says.
     """
     content: dict[str, Any] = {
-        "name": "prepared by semsynth",
+        "name": NAME,
         "modality": {"0": modality},
         "num_classes": len(names),
         "classes": {str(i): name for i, name in names.items()},
@@ -333,7 +334,7 @@ def write_datalist(
         if chosen or split != UNLABELLED:
             content[split] = [_listed(output, case, labelled=split != UNLABELLED) for case in chosen]
     write_label_tables(output, names)
-    return write_text(output / "datalist.json", json.dumps(content, indent=1))
+    return listing(output).write_text(DATALIST, json.dumps(content, indent=1))
 
 
 def _listed(output: Path, case: Checkable, *, labelled: bool) -> dict[str, Any]:

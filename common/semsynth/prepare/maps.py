@@ -46,6 +46,7 @@ from .job import (
     write_datalist,
 )
 from .kept import check_output, commit_case, prepare_missing
+from .outputs import check_files
 from .patients.groups import group_patients
 from .scaling import source_intensity, with_source_scaling
 
@@ -364,6 +365,7 @@ def prepare_maps(
     given = [replace(case, split=None) for case in given] if drawn else given
     cases = [*given, *bare]
     check_output(output, cases)
+    check_files(output, cases, (source, label, unlabelled), patients=find_patients)
     rules = Rules(len(settings.classes) + 1, experts=(), intensity=Intensity(settings.window))
     offset = settings.hu_offset if stated is None else None
     report = check_cases(

@@ -24,8 +24,8 @@ from tqdm import tqdm
 
 from ..data.volumes import write_label
 from ..errors import InputError
-from ..files import atomic_path, write_text
 from ..locks import one_at_a_time
+from ..ownership import Outputs, beside, object_with
 from ..vocabulary import class_names, num_classes
 from .composite import MAX_K, CompositeLabel
 
@@ -335,7 +335,18 @@ def make_phantom(
     return Phantom(_scan(anatomy, edges, image_rng), endo, wall, scar, anatomy, affine)
 
 
-def _write_case(folder: Path, phantom: Phantom, k: int) -> dict[str, str]:
+_ROLES = ("image", "endo", "wall", "scar", "label")
+_IS_PHANTOMS = object_with("phantom", name="left-atrium phantom")
+
+
+def _outputs(output: Path, cases: int) -> Outputs:
+    """The files of that many cases and their datalist; the volumes of version 0.1.0 are known by its datalist."""
+    volume = beside("../datalist.json", _IS_PHANTOMS)
+    volumes = {f"phantom_{index:03d}/{role}.nii.gz": volume for index in range(cases) for role in _ROLES}
+    return Outputs(output, "semsynth phantom", volumes | {"datalist.json": _IS_PHANTOMS})
+
+
+def _write_case(files: Outputs, name: str, phantom: Phantom, k: int) -> dict[str, str]:
     """Write one case; return its datalist entry with paths relative to the datalist."""
     # Raw grey levels, as scanners store them; volumes.write_image is for intensities in [0, 1].
     make_image: Any = nib.Nifti1Image  # nibabel's calls are untyped
@@ -343,13 +354,14 @@ def _write_case(folder: Path, phantom: Phantom, k: int) -> dict[str, str]:
     image.header.set_xyzt_units("mm")
     image.set_qform(phantom.affine, code=1)
     image.set_sform(phantom.affine, code=1)
-    with atomic_path(folder / "image.nii.gz") as temporary:
+    with files.path(f"{name}/image.nii.gz") as temporary:
         nib.save(image, temporary)
     masks = {"endo": phantom.endo, "wall": phantom.wall, "scar": phantom.scar}
     masks["label"] = CompositeLabel(k=k)(phantom.image, phantom.endo, phantom.wall)
     for role, mask in masks.items():
-        write_label(folder / f"{role}.nii.gz", mask, phantom.affine)
-    return {"case": folder.name} | {role: f"{folder.name}/{role}.nii.gz" for role in ("image", *masks)}
+        with files.path(f"{name}/{role}.nii.gz") as temporary:
+            write_label(temporary, mask, phantom.affine)
+    return {"case": name} | {role: f"{name}/{role}.nii.gz" for role in _ROLES}
 
 
 @one_at_a_time("semsynth phantom")
@@ -381,7 +393,8 @@ def write_phantom_cases(
         Path of ``<output>/datalist.json``.
 
     Raises:
-        InputError: ``output`` is a file, fewer than 3 cases, ``k`` outside 0 to 10, or as in :func:`make_phantom`.
+        InputError: ``output`` is a file or holds files that would be replaced and are no phantoms of ours, fewer than 3
+            cases, ``k`` outside 0 to 10, or as in :func:`make_phantom`.
     """
     output = Path(output)
     if output.is_file():
@@ -391,14 +404,16 @@ def write_phantom_cases(
     if k != int(k) or not 0 <= k <= MAX_K:
         raise InputError(f"k must be a whole number from 0 to {MAX_K}, got {k}; give e.g. 2")
     _check(seed, size, spacing)
+    files = _outputs(output, int(cases))
+    files.check()
     entries = []
     for index in tqdm(range(int(cases)), desc="phantoms", disable=not progress):
         case_seed = int(np.random.SeedSequence([int(seed), index]).generate_state(1)[0])
         phantom = make_phantom(case_seed, size=size, spacing=spacing)
-        entries.append(_write_case(output / f"phantom_{index:03d}", phantom, k))
+        entries.append(_write_case(files, f"phantom_{index:03d}", phantom, k))
     recipe = {"seed": int(seed), "size": [int(n) for n in size], "spacing": [float(s) for s in spacing], "k": int(k)}
     logger.info("wrote %d phantom cases to %s", cases, output)
-    return write_text(output / "datalist.json", json.dumps(_datalist(entries, recipe), indent=2) + "\n")
+    return files.write_text("datalist.json", json.dumps(_datalist(entries, recipe), indent=2) + "\n")
 
 
 def _datalist(entries: list[dict[str, str]], recipe: dict[str, object]) -> dict[str, object]:

@@ -70,12 +70,14 @@ def write_model_card(
     *,
     training_cases: Sequence[Mapping[str, Any]] = (),
     datalist_sha256: str | None = None,
+    written: Path | None = None,
     **facts: Any,
 ) -> Path:
     """Write what is known about a file of weights beside it, as JSON (``model.pt`` → ``model.json``), whole or not.
 
     Args:
         weights_path: the file of weights.
+        written: where the weights are now, if they get their name after the card.
         training_cases: from :func:`semsynth.provenance.seen.training_cases`.
         datalist_sha256: from :func:`datalist_hash`.
         facts: more, such as the best value, the epoch, the configuration's digest; what is not JSON becomes text, NaN
@@ -86,11 +88,11 @@ def write_model_card(
         ValueError: for a fact under a name that the card fills itself.
     """
     path = Path(weights_path)
-    if not path.is_file():
+    if not (written or path).is_file():
         raise InputError(f"{path}: no such file of weights; save it before its card is written")
     card: dict[str, Any] = {
         "file": path.name,
-        "sha256": sha256(path),
+        "sha256": sha256(written or path),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": run_command(),
         "versions": versions(),

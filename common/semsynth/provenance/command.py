@@ -1,4 +1,4 @@
-"""The command that started this process, without absolute paths."""
+"""The command that started this process, without folders: their names are those of patients, projects and people."""
 
 from __future__ import annotations
 
@@ -6,20 +6,57 @@ import os
 import re
 import shlex
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 _QUOTED_PATH = re.compile(r"(?<=['\"])(?:/|[A-Za-z]:[\\/])[^'\"]+")
-_BARE_PATH = re.compile(r"(?<![\w.~…/\\)\]}'\"-])(?:/|\b[A-Za-z]:[\\/])[^\s'\",;()\[\]{}]+")
+_BARE_PATH = re.compile(r"(?<![\w.~…/\\)\]}'\"*?-])(?:/|\b[A-Za-z]:[\\/])[^\s'\",;()\[\]{}]+")
+_IN_LIST = re.compile(r"[^'\",()\[\]{}]*[/\\][^'\",()\[\]{}]*")
+_IN_QUOTES = re.compile(r"(?<=['\"])[^'\"/…][^'\"]*[/\\][^'\"]*(?=['\"])")
+_CONFIGS = {"config_file", "meta_file", "logging_file", "args_file"}
+"""Options whose relative paths stay: they are files of the bundle, and say what was run."""
 _URL = re.compile(r"\b(?!file\b|sqlite\b)[a-z][a-z0-9+]+://[^\s'\"]+")
 
 
 def run_command() -> str:
-    """The command that started this process, as one would type it, without absolute paths.
+    """The command that started this process, as one would type it, without folders.
 
-    Paths under the working directory become relative to it; of others only the last part stays, after "…/".
+    Of a path only the last part stays, after "…/"; but for config files under the working directory, whose paths are
+    given relative to it.
     """
     program, arguments = _program()
-    return " ".join([*program, *(_quote(without_absolute(argument)) for argument in arguments)])
+    return " ".join([*program, *(_quote(argument) for argument in _shown(arguments))])
+
+
+def _shown(arguments: Sequence[str]) -> Iterator[str]:
+    option = ""
+    for argument in arguments:
+        if argument.startswith("--"):
+            option = argument.removeprefix("--").partition("=")[0]
+        shown = without_absolute(argument)
+        yield shown if option in _CONFIGS else _without_folders(shown)
+
+
+def _without_folders(argument: str) -> str:
+    """An argument without absolute paths, of whose relative ones only the last part stays as well."""
+    key, equals, value = argument.partition("=")
+    if not equals or "/" in key or "\\" in key or key[:1] in "$[({'\"":
+        key, equals, value = "", "", argument  # not --key=path or NAME=path
+    if value.startswith("$"):
+        value = _IN_QUOTES.sub(lambda match: _last(match[0]), value)
+    elif value[:1] in ("[", "(", "{", "'", '"'):
+        value = _IN_LIST.sub(lambda match: _last(match[0]), value)
+    else:
+        value = _last(value)
+    return key + equals + value
+
+
+def _last(path: str) -> str:
+    """The last part of a path; all of a URL, a ratio such as ``1/2``, and of what has been shortened before."""
+    if _URL.search(path) or re.fullmatch(r"[\d.]+/[\d.]+", path) or re.search(r"…/[^/\\]*$", path):
+        return path
+    parts = [part for part in re.split(r"[\\/]", path) if part]
+    return f"…/{parts[-1]}" if len(parts) > 1 else path
 
 
 def _program() -> tuple[list[str], list[str]]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +23,14 @@ from ..data.label_files import LABEL_COLOURS
 from ..data.volumes import read_label, read_volume
 from ..errors import InputError
 from ..files import atomic_path
+from ..ownership import MAKER, is_plotted_png, marked_png, nobody, refuse_picture
 from ..vocabulary import ENDO, PLANES, SPLITS
 
 SHOWN_PLANES = PLANES[::-1]
 """In the order in which they are read: axial first."""
 _AXES = {"axial": (0, 1), "coronal": (0, 2), "sagittal": (1, 2)}
 # background, endo, wall, then tissue from dark to bright
+_NAMED_BY_US = re.compile(r"epoch_\d{4}\.png|(qc|ranked|pairs|choose_k)\.png")
 _lock = threading.Lock()  # matplotlib's font and text caches are shared by all threads
 
 
@@ -75,6 +79,9 @@ def save_planes(
 
     Returns:
         The path.
+
+    Raises:
+        InputError: as of :func:`check_picture`.
     """
     with _lock:
         columns = max(len(row.panels) for row in rows)
@@ -90,9 +97,43 @@ def save_planes(
                 _draw_line(axes[r * len(planes) + p], row, name, titles=p == 0)
         if title:
             figure.suptitle(title, color="white", fontsize=11)
-        with atomic_path(path) as temporary:
-            figure.savefig(temporary, dpi=90, format="png")
+        return save_figure(path, figure, dpi=90)
+
+
+def save_figure(path: str | Path, figure: Figure, **options: Any) -> Path:
+    """Write a figure as a PNG that says who drew it, whole or not at all.
+
+    Args:
+        path: the PNG; one of ours that stands there is replaced.
+        figure: the figure.
+        options: of ``Figure.savefig``.
+
+    Returns:
+        The path.
+
+    Raises:
+        InputError: as of :func:`check_picture`.
+    """
+    check_picture(path)
+    drawn = BytesIO()
+    figure.savefig(drawn, format="png", metadata={"Software": MAKER}, **options)
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(marked_png(drawn.getvalue()))
     return Path(path)
+
+
+def check_picture(path: str | Path) -> None:
+    """Raise where a picture cannot be written, or would replace a file that is not ours; before it is drawn.
+
+    Pictures of version 0.1.0 have no mark. Where the name is one that we give, that Matplotlib drew it is enough.
+
+    Raises:
+        InputError: naming the file and what to do.
+    """
+    path = Path(path)
+    if path.suffix.lower() != ".png":
+        raise InputError(f"{path}: pictures are PNG files; give a name that ends in .png")
+    refuse_picture(path, also=is_plotted_png if _NAMED_BY_US.fullmatch(path.name) else nobody)
 
 
 def _extent(row: Row, name: str) -> tuple[float, float]:
@@ -157,11 +198,12 @@ def save_comparison(
         planes: of axial, coronal, sagittal.
 
     Raises:
-        InputError: nothing to draw, a case without its real image, or an unknown plane.
+        InputError: nothing to draw, a case without its real image, an unknown plane, a file that is not ours.
     """
     unknown = [name for name in planes if name not in PLANES]
     if unknown or not planes:
         raise InputError(f"planes must be of {', '.join(SHOWN_PLANES)}, got {', '.join(planes) or 'none'}")
+    check_picture(output)
     return save_planes(output, comparison_rows(synthetic, real=real, cases=cases, samples=samples), planes=planes)
 
 

@@ -12,7 +12,9 @@ import logging
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -21,15 +23,18 @@ from torch import nn
 
 from .. import __version__
 from ..errors import InputError
-from ..files import atomic_path, sha256, write_text
+from ..files import sha256
 from ..networks.autoencoder import cover
 from ..networks.blocks.spade import Modulation
 from ..networks.denoiser import DenoiserModulation
 from ..networks.latent_diffusion import LatentDiffusion
 from ..networks.sampling.samplers import Level
+from ..ownership import Outputs, beside, object_with
 from ..training.weights import load_weights
 
 logger = logging.getLogger(__name__)
+DESCRIPTION = "sampling.json"
+_DESCRIBES = object_with("semsynth", "timesteps", "signal_squared")
 
 
 class Conditioner(nn.Module):
@@ -110,22 +115,32 @@ def _names(denoiser: nn.Module) -> list[list[list[str]]]:
     return [[list(block) for block in part] for part in made]
 
 
+def graph_files(output: str | Path) -> Outputs:
+    """The files of :func:`export_sampling`, to be checked before any work."""
+    graphs = ("conditioning.pt2", "denoiser.pt2", "decoder.pt2")
+    known = dict.fromkeys(graphs, beside(DESCRIPTION, _DESCRIBES)) | {DESCRIPTION: _DESCRIBES}
+    return Outputs(output, "semsynth export", known)
+
+
 @torch.no_grad()
-def export_sampling(network: LatentDiffusion, size: Sequence[int], output: str | Path) -> Path:
-    """Write the three graphs and ``sampling.json``; each file whole or not at all.
+def export_sampling(network: LatentDiffusion, size: Sequence[int], output: str | Path, **about: Any) -> Path:
+    """Write the three graphs and ``sampling.json``, all of them or none.
 
     Args:
         network: in float32; its ``sampling`` says how many steps and which guidance are described.
         size: H, W, D of the label maps, axes right, anterior, superior.
         output: folder.
+        about: what else the description says.
 
     Returns:
         The folder.
 
     Raises:
-        InputError: for guidance in a part of the steps only, or maps of more slices than a window has.
+        InputError: for guidance in a part of the steps only, maps of more slices than a window has, files in the folder
+            that are not ours, or a disk that cannot be written.
     """
     output = Path(output)
+    graph_files(output).check()
     if tuple(network.sampling.guidance_interval) != (0.0, 1.0):
         raise InputError("what is described is guidance in all steps; set guidance_interval to [0, 1]")
     window = network.sampling.window
@@ -145,14 +160,43 @@ def export_sampling(network: LatentDiffusion, size: Sequence[int], output: str |
         "denoiser": (Denoiser(network).to(device), (noisy, timestep, style, conditioner(label))),
         "decoder": (Decoder(network), (noisy, label)),
     }
-    for name, (module, inputs) in graphs.items():
-        exported = torch.export.export(module.eval(), inputs)
-        exported.example_inputs = None  # as large as a modulation
-        with atomic_path(output / f"{name}.pt2") as temporary:
-            torch.export.save(exported, temporary)
-        logger.info("%s", output / f"{name}.pt2")
-    write_text(output / "sampling.json", json.dumps(_description(network, size, latent), indent=1))
+    made = {f"{name}.pt2": _graph(module, inputs) for name, (module, inputs) in graphs.items()}
+    description = _description(network, size, latent) | about
+    _write(output, made | {DESCRIPTION: json.dumps(description, indent=1).encode()})
     return output
+
+
+def _graph(module: nn.Module, inputs: tuple[Any, ...]) -> bytes:
+    exported = torch.export.export(module.eval(), inputs)
+    exported.example_inputs = None  # as large as a modulation
+    stream = BytesIO()  # where a file cannot be written, torch's own writer ends the whole process
+    torch.export.save(exported, stream)
+    return stream.getvalue()
+
+
+def _write(output: Path, contents: dict[str, bytes]) -> None:
+    """Write all files into a folder beside each other, then move them to their names.
+
+    Raises:
+        InputError: for a file that is not ours, or a disk that cannot be written; nothing is left of the new files.
+    """
+    before = output.exists()
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix=".export.", dir=output) as folder:
+            paths = {name: Path(folder) / name for name in contents}
+            for name, path in paths.items():
+                path.write_bytes(contents[name])
+            graph_files(output).replace(paths)
+    except OSError as error:
+        raise InputError(
+            f"{output}: cannot be written ({error.strerror or error}); free disk space or give another --output"
+        ) from error
+    finally:
+        if not before and output.is_dir() and not any(output.iterdir()):
+            output.rmdir()
+    for name in contents:
+        logger.info("%s", output / name)
 
 
 def _description(network: LatentDiffusion, size: Sequence[int], latent: Sequence[int]) -> dict[str, Any]:
@@ -191,7 +235,7 @@ def export_bundle(
         size: of the label maps.
         weights: instead of the bundle's ``models/model.pt``.
         steps: instead of its own.
-        overwrite: replace graphs that are there.
+        overwrite: replace graphs that are there, if they are ours.
 
     Raises:
         InputError: for a bundle of another kind, weights that do not fit, a size of fewer than 3 numbers, graphs that
@@ -200,19 +244,16 @@ def export_bundle(
     bundle, output = Path(bundle), Path(output)
     if len(size) != 3 or min(size) < 1:
         raise InputError(f"size must be three numbers of voxels, for example 144,112,64, got {list(size)}")
-    there = [path.name for path in output.glob("*.pt2")]
+    files = graph_files(output)
+    files.check()
+    there = [name for name in files.known if (output / name).exists()]
     if there and not overwrite:
         raise InputError(f"{output}: has {', '.join(sorted(there))} already; give another output, or --overwrite")
     network = load_network(bundle, weights)
     if steps is not None:
         network.schedule.steps(steps)
         network.sampling = replace(network.sampling, steps=steps)
-    path = export_sampling(network, size, output)
-    about = path / "sampling.json"
-    source = Path(weights or bundle / "models" / "model.pt")
-    described = json.loads(about.read_text(encoding="utf-8"))
-    write_text(about, json.dumps(described | {"weights_sha256": sha256(source)}, indent=1))
-    return path
+    return export_sampling(network, size, output, weights_sha256=sha256(weights or bundle / "models" / "model.pt"))
 
 
 def load_network(bundle: str | Path, weights: str | Path | None = None) -> LatentDiffusion:

@@ -13,7 +13,7 @@ import logging
 import os
 import random
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from io import BytesIO
 from pathlib import Path
@@ -25,6 +25,7 @@ import torch
 
 from ..errors import InputError
 from ..files import atomic_path, remove_left_over, sha256
+from ..ownership import read_object, refuse
 from ..paths import as_path
 
 logger = logging.getLogger(__name__)
@@ -46,13 +47,20 @@ class _HashingFile:
         self.stream.flush()
 
 
-def save_atomically(state: Mapping[str, Any], path: str | Path, *, compressed: bool = False) -> str:
+def save_atomically(
+    state: Mapping[str, Any],
+    path: str | Path,
+    *,
+    compressed: bool = False,
+    describe: Callable[[Path], Any] | None = None,
+) -> str:
     """``torch.save`` to a file beside ``path``, flushed to the disk, then renamed: a kill leaves the old file whole.
 
     Args:
         state: of tensors, numbers and texts.
         path: the file.
         compressed: its parts are deflated; ``torch.load`` reads it all the same (but for ``mmap=True``).
+        describe: called with the finished file before it gets its name, to write what stands beside it.
 
     Returns:
         The file's SHA-256.
@@ -72,6 +80,8 @@ def save_atomically(state: Mapping[str, Any], path: str | Path, *, compressed: b
                 stream.flush()
                 os.fsync(stream.fileno())
             digest = hashing.digest.hexdigest()
+            if describe is not None:
+                describe(temporary)
         _sync_folder(path.parent)
     except (OSError, RuntimeError) as error:
         reason = _os_error(error)
@@ -170,6 +180,17 @@ class CheckpointFolder:
             stream.flush()
             os.fsync(stream.fileno())  # on the disk before the files that it no longer lists are removed
         _sync_folder(self.folder)
+
+    def refuse_foreign(self) -> None:
+        """Raise where the folder's manifest would replace a file of that name that is none.
+
+        Raises:
+            InputError: naming it.
+        """
+        path = self.folder / MANIFEST
+        content = read_object(path)
+        if content is not None and "checkpoints" not in content:
+            refuse([f"{path}: is no list of checkpoints"], "run_dir")
 
     def set_aside(self) -> Path | None:
         """Move what an earlier training has left to a folder beside; that folder, or None where there is nothing."""

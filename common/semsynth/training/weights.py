@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from ..errors import InputError
 from ..files import sha256, write_text
 from ..paths import as_path
 from ..provenance.cards import TrainingRecord, write_model_card
+from ..provenance.replacing import check_replaced_weights
 from ..provenance.seen import UNKNOWN_PARENTS, Seen, read_card
 from .checkpoints import newest_checkpoint, not_finite, rounded, save_atomically
 
@@ -96,14 +97,42 @@ def save_weights(
     broken = not_finite(state)
     if broken:
         raise InputError(f"{path}: not written, NaN or infinite weights in {', '.join(broken[:4])}")
-    save_atomically(state, path)
     facts: dict[str, Any] = {} if record is None else record.facts(for_card=True)
     if metric:
         facts["metric"] = dict(metric)
-    try:
-        write_model_card(path, **facts)
-    except OSError as error:
-        raise InputError(f"{path}: its card cannot be written ({error.strerror}); free disk space") from error
+    write_weights(state, path, **facts)
+
+
+def write_weights(
+    state: Mapping[str, torch.Tensor],
+    path: str | Path,
+    *,
+    compressed: bool = False,
+    card: Callable[[Path], str] | None = None,
+    **facts: Any,
+) -> None:
+    """Write a state dict and its card, both whole, at one moment: a kill hardly parts them.
+
+    Args:
+        state: the weights.
+        path: where; see :func:`semsynth.provenance.replacing.check_replaced_weights`, which is asked again.
+        compressed: see :func:`semsynth.training.checkpoints.save_atomically`.
+        card: finished file of weights → text of its card; None makes one of ``facts``.
+        facts: of :func:`semsynth.provenance.cards.write_model_card`.
+
+    Raises:
+        InputError: for a file that is not ours, or that cannot be written.
+    """
+    path = Path(path)
+    check_replaced_weights(path)
+
+    def describe(written: Path) -> None:
+        if card is None:
+            write_model_card(path, written=written, **facts)
+        else:
+            write_text(path.with_suffix(".json"), card(written))
+
+    save_atomically(state, path, compressed=compressed, describe=describe)
 
 
 def weights_of(module: torch.nn.Module, *, half: bool = False) -> dict[str, torch.Tensor]:
@@ -127,8 +156,10 @@ def extract_weights(
             writes a plain one.
 
     Raises:
-        InputError: when nothing good is there, or it holds no network of that name.
+        InputError: when nothing good is there, or it holds no network of that name; for files that are not ours where
+            the weights or their card go.
     """
+    check_replaced_weights(output, source=checkpoint)
     if Path(checkpoint).is_file() and Path(checkpoint).with_suffix(".json").is_file():
         return _smaller(Path(checkpoint), Path(output), mantissa_bits)
     state = newest_checkpoint(checkpoint)
@@ -138,20 +169,20 @@ def extract_weights(
     broken = not_finite(weights)
     if broken:
         raise InputError(f"{output}: not written, values that float16 cannot hold in {', '.join(broken[:4])}")
-    _write(weights, Path(output), mantissa_bits)
     record = state.get("record") or {UNKNOWN_PARENTS: [Path(checkpoint).name]}
     facts = {key: value for key, value in record.items() if key != "config"}
     for own in ("command", "versions"):  # the card's own are those of this extraction
         facts[f"training_{own}"] = facts.pop(own, None)
-    write_model_card(output, **facts, metric={"epoch": int(state["epoch"])})
+    stored, compressed = _stored(weights, mantissa_bits)
+    write_weights(stored, output, compressed=compressed, **facts, metric={"epoch": int(state["epoch"])})
     return Path(output)
 
 
-def _write(weights: Mapping[str, torch.Tensor], path: Path, mantissa_bits: int | None) -> None:
+def _stored(weights: Mapping[str, torch.Tensor], mantissa_bits: int | None) -> tuple[Mapping[str, torch.Tensor], bool]:
+    """The weights as they are written, and whether compressed."""
     if mantissa_bits is None:
-        save_atomically(weights, path)
-    else:
-        save_atomically({key: rounded(t, mantissa_bits) for key, t in weights.items()}, path, compressed=True)
+        return weights, False
+    return {key: rounded(tensor, mantissa_bits) for key, tensor in weights.items()}, True
 
 
 def _smaller(source: Path, output: Path, mantissa_bits: int | None) -> Path:
@@ -164,9 +195,13 @@ def _smaller(source: Path, output: Path, mantissa_bits: int | None) -> Path:
     broken = not_finite(half)
     if broken:
         raise InputError(f"{output}: not written, values that float16 cannot hold in {', '.join(broken[:4])}")
-    _write(half, output, mantissa_bits)
+    stored, compressed = _stored(half, mantissa_bits)
     bits = 10 if mantissa_bits is None else mantissa_bits
-    stored = "" if mantissa_bits is None else ", compressed"
-    card |= {"file": output.name, "sha256": sha256(output), "stored": f"float16, mantissas of {bits} bits{stored}"}
-    write_text(output.with_suffix(".json"), json.dumps(card, indent=2, ensure_ascii=False) + "\n")
+    how = f"float16, mantissas of {bits} bits{', compressed' if compressed else ''}"
+
+    def text(written: Path) -> str:
+        about = card | {"file": output.name, "sha256": sha256(written), "stored": how}
+        return json.dumps(about, indent=2, ensure_ascii=False) + "\n"
+
+    write_weights(stored, output, compressed=compressed, card=text)
     return output

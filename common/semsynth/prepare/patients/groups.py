@@ -15,8 +15,7 @@ from typing import Any, TypeVar
 from ...data.check import Checkable
 from ...data.findings import Finding, Report
 from ...data.identity import patient_of, shared_patients
-from ...errors import InputError
-from ...files import write_text
+from ...ownership import Outputs, any_of, beside, is_marked_png, is_plotted_png, object_with, text_with
 from ...vocabulary import UNLABELLED
 from .null import LIKELY, STATED, SURE, WEAK
 from .screening import Link, Screening, screen
@@ -27,6 +26,17 @@ AnyCase = TypeVar("AnyCase", bound=Checkable)
 PAIRS, SUMMARY, SHEET = "pairs.csv", "same_patient.json", "pairs.png"
 COLUMNS = ("first", "second", "first_split", "second_split", "kind", "sureness", "expected_false_links", "similarity",
            "correlation", "intensity_correlation", "mask_dice", "degrees", "mm", "stored", "patient")  # fmt: skip
+_SUMMED_UP = object_with("judged_by", "registered", "groups", "not_grouped")
+_KNOWN = {
+    PAIRS: text_with(",".join(COLUMNS) + "\n"),
+    SUMMARY: _SUMMED_UP,
+    SHEET: any_of(is_marked_png, beside(SUMMARY, _SUMMED_UP, is_plotted_png)),
+}
+
+
+def patient_files(output: str | Path) -> Outputs:
+    """The files of a search for scans of one patient, to be checked before the search."""
+    return Outputs(output, "semsynth's search for scans of one patient", _KNOWN)
 
 
 @dataclass(frozen=True)
@@ -107,8 +117,9 @@ def group_patients(cases: Sequence[AnyCase], output: str | Path, patient_regex: 
 
     Raises:
         InputError: as :func:`semsynth.prepare.patients.screening.screen`; for a patient in two of the splits that the
-            cases have.
+            cases have; for files in ``output`` that are not ours.
     """
+    patient_files(output).check()
     cases = told_by_names(cases, patient_regex)
     screening = screen(cases)
     groups, refused = grouped(cases, screening.links)
@@ -136,11 +147,12 @@ def check_patients(
         output: folder for ``pairs.csv``, ``pairs.png`` and ``same_patient.json``.
 
     Raises:
-        InputError: as :func:`semsynth.prepare.patients.screening.screen`.
+        InputError: as :func:`semsynth.prepare.patients.screening.screen`; for files in ``output`` that are not ours.
     """
     cases = told_by_names([case for case in cases if "image" in case.files], patient_regex)
     if len(cases) < 2:
         return []
+    patient_files(output).check()
     screening = screen(cases)
     groups, refused = grouped(cases, screening.links)
     save(screening, cases, groups, refused, output)
@@ -213,9 +225,8 @@ def save(
     output: str | Path,
 ) -> None:
     """Write ``pairs.csv`` (all links), ``same_patient.json`` (groups and how they were found) and ``pairs.png``."""
-    folder = Path(output)
-    if folder.is_file():
-        raise InputError(f"{folder}: is a file; --output needs a folder")
+    files = patient_files(output)
+    files.check()
     patient = {case: group.patient for group in groups for case in group.cases}
     splits = {case.name: case.split or "" for case in cases}
     text = io.StringIO()
@@ -228,9 +239,9 @@ def save(
         writer.writerow([link.first, link.second, splits[link.first], splits[link.second], link.kind, link.sureness,
                          f"{link.expected:.3g}", *(f"{number:.4f}" for number in numbers), _stored(link),
                          shared or ""])  # fmt: skip
-    write_text(folder / PAIRS, text.getvalue())
-    write_text(folder / SUMMARY, json.dumps(_summary(screening, groups, refused), indent=1, ensure_ascii=False))
-    save_sheet(folder / SHEET, screening)
+    files.write_text(PAIRS, text.getvalue())
+    files.write_text(SUMMARY, json.dumps(_summary(screening, groups, refused), indent=1, ensure_ascii=False))
+    save_sheet(files.folder / SHEET, screening)
 
 
 def _summary(screening: Screening, groups: Sequence[Group], refused: Sequence[Link]) -> dict[str, Any]:

@@ -11,8 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from ...files import atomic_path
-from ...report.pictures import SHOWN_PLANES, plane
+from ...report.pictures import SHOWN_PLANES, plane, save_figure
 from .scans import oriented
 from .screening import Link, Screening, registered
 
@@ -52,9 +51,7 @@ def save_sheet(path: str | Path, screening: Screening) -> Path:
         axis.imshow(strip, cmap="gray", vmin=0, vmax=1, aspect="auto", interpolation="nearest")
         axis.set_axis_off()
         axis.set_title(title, color="white", fontsize=8, loc="left", pad=3)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=DPI, format="png", facecolor="black")
-    return Path(path)
+    return save_figure(path, figure, dpi=DPI, facecolor="black")
 
 
 def _title(link: Link) -> str:
