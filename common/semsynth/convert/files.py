@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 import torch
 
 from ..errors import InputError
-from ..files import sha256
+from ..files import real, sha256
 from ..provenance.cards import record_of, write_model_card
 from ..training.checkpoints import not_finite, save_atomically
+from ..weight_files import read_tensors
 from .autoencoder import convert_autoencoder
 from .common import Conversion, Weights, some
 from .denoiser import convert_denoiser
@@ -147,13 +148,7 @@ def convert_file(
     """
     source, output = Path(weights), Path(output)
     _check_paths(source, output, overwrite=overwrite)
-    try:
-        content: Any = torch.load(source, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise InputError(
-            f"{source}: cannot be read as weights ({type(error).__name__}); give what "
-            "torch.save(network.state_dict(), …) wrote"
-        ) from error
+    content: Any = read_tensors(source, fix="give what torch.save(network.state_dict(), …) wrote")
     try:
         conversion = convert(content, name=name, **settings)
     except InputError as error:
@@ -185,7 +180,7 @@ def _check_paths(source: Path, output: Path, *, overwrite: bool) -> None:
             f"{output}: is {'a folder' if output.is_dir() else 'the name of a card'}; give a file such as model.pt"
         )
     card = output.with_suffix(".json")
-    if source.resolve() in (output.resolve(), card.resolve()):
+    if real(source) in (real(output), real(card)):
         raise InputError(f"{output}: would overwrite the weights that are to be converted; give another --output")
     there = [str(path) for path in (output, card) if path.exists()]
     if there and not overwrite:

@@ -14,6 +14,7 @@ from ignite.engine import Engine, Events
 from monai.utils.enums import CommonKeys as Keys
 
 from .. import __version__
+from ..data.classes import read_object
 from ..data.grids import same_affine
 from ..data.kept import state_of
 from ..data.label_files import LabelFormat, check_format, write_label_tables, write_labels
@@ -21,6 +22,7 @@ from ..data.volumes import read_volume
 from ..data.voxels import voxel_hash
 from ..errors import InputError
 from ..files import relative_to, sha256, shown_name, write_text
+from ..json_files import read_object_or_none
 from ..locks import locked
 from ..paths import as_path
 from .finite import refuse_not_finite
@@ -90,10 +92,10 @@ class SegmentationWriter:
         if not self.weights.is_file():
             raise InputError(f"{self.weights}: no such file; train the bundle first or set 'weights' to a trained file")
         self.held.enter_context(locked(self.output_dir, "an inference", wait=self.wait))
-        about = json.loads(self.metadata.read_text(encoding="utf-8"))
+        about = read_object(self.metadata)
         self.origin = {
             "bundle": about.get("name", self.metadata.parent.parent.name),
-            "version": about["version"],
+            "version": str(about.get("version", "unknown")),
             "semsynth": __version__,
             "weights": self.weights.name,
             "weights_sha256": sha256(self.weights),
@@ -138,12 +140,9 @@ class SegmentationWriter:
         file = self.output_dir / f"{case}_seg{suffix}"
         if not file.exists() and not described.exists():
             return
-        try:
-            found = json.loads(described.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError):
-            found = None
+        found = read_object_or_none(described)
         elsewhere = "give another output_dir, or set 'case' in the datalist"
-        if not isinstance(found, dict) or "weights_sha256" not in found:
+        if found is None or "weights_sha256" not in found:
             raise InputError(f"case {case}: {file} has no record of an inference beside it; {elsewhere}")
         file = self.output_dir / str(found.get("file", file.name))
         own, other = relative_to(image, self.output_dir), found.get("image_from")

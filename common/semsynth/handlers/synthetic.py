@@ -15,7 +15,7 @@ from ignite.engine import Engine, Events
 from monai.utils.enums import CommonKeys as Keys
 
 from .. import __version__
-from ..data.classes import bundle_classes
+from ..data.classes import bundle_classes, read_object
 from ..data.datalists import read_datalist
 from ..data.entries import SOURCE_VOXELS, VOXELS
 from ..data.geometry import TrainedGrid
@@ -29,7 +29,7 @@ from ..errors import InputError
 from ..files import atomic_path, relative_to, sha256, shown_name, write_text
 from ..locks import locked
 from ..paths import as_path
-from ..provenance.seen import Seen
+from ..provenance.seen import Seen, read_card
 from ..vocabulary import OWN_STYLE, class_names
 from .finite import refuse_not_finite
 
@@ -215,13 +215,13 @@ class SyntheticWriter:
     @cached_property
     def _origin(self) -> dict[str, Any]:
         """What all records have in common."""
-        about = json.loads(self.metadata.read_text(encoding="utf-8"))
+        about = read_object(self.metadata)
         if not self.weights.is_file():
             raise InputError(f"{self.weights}: no such file; train the bundle first or set 'weights' to a trained file")
         origin = {
             "synthetic": True,
             "bundle": about.get("name", self.metadata.parent.parent.name),
-            "version": about["version"],
+            "version": str(about.get("version", "unknown")),
             "semsynth": __version__,
             "weights": self.weights.name,
             "weights_sha256": sha256(self.weights),
@@ -252,8 +252,7 @@ class SyntheticWriter:
     @cached_property
     def _card(self) -> dict[str, Any]:
         described = self.weights.with_suffix(".json")
-        card: dict[str, Any] = json.loads(described.read_text(encoding="utf-8")) if described.is_file() else {}
-        return card
+        return read_card(described) if described.is_file() else {}
 
     def _paths(self, entry: Mapping[str, Any]) -> tuple[Path, Path]:
         """The volume's file and its record's."""

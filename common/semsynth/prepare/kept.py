@@ -14,7 +14,7 @@ from ..data.intensity import INTENSITY, Intensity
 from ..data.kept import state_of
 from ..data.volumes import StorageType, write_image, write_label
 from ..errors import InputError
-from ..files import atomic_folder, sha256, write_text
+from ..files import atomic_folder, real, sha256, write_text
 from ..report.pictures import Row, save_planes
 from ..vocabulary import PREPARED
 from .job import Prepared, fingerprints, run_all
@@ -52,10 +52,10 @@ def check_output(output: Path, cases: Sequence[Checkable]) -> None:
     """
     if output.is_file():
         raise InputError(f"{output}: is a file; --output needs a folder")
-    folders = {(output / case.name).resolve(): case.name for case in cases}
+    folders = {real(output / case.name): case.name for case in cases}
     problems = []
     for case in cases:
-        inside = [path for path in case.files.values() if folders.keys() & set(path.resolve().parents)]
+        inside = [path for path in case.files.values() if folders.keys() & set(real(path).parents)]
         problems += [f"case {case.name}: {path} lies in a folder that would be replaced" for path in inside]
     for folder, name in folders.items():
         if folder.is_dir() and (folder / PREPARED).is_file():

@@ -132,12 +132,13 @@ def medicalnet_network(name: str) -> ResNet:
     return network
 
 
-def load_medicalnet(name: str, weights: str | Path | None = None) -> MedicalNet:
+def load_medicalnet(name: str, weights: str | Path | None = None, *, download: bool = False) -> MedicalNet:
     """The network with the published weights.
 
     Args:
         name: one of :data:`MANIFEST`.
-        weights: the file; None looks in the Hugging Face hub's cache, then on the hub.
+        weights: the file; None looks in the Hugging Face hub's cache.
+        download: ask the hub for what is not in the cache; without it no network is ever asked.
 
     Raises:
         FeaturesUnavailable: when the file is not there and cannot be had.
@@ -145,7 +146,7 @@ def load_medicalnet(name: str, weights: str | Path | None = None) -> MedicalNet:
     """
     entry = MANIFEST[name]
     try:
-        path = checked_file(weights or _from_hub(name, entry), name=name, sha256_wanted=entry.sha256)
+        path = checked_file(weights or _from_hub(name, entry, download=download), name=name, sha256_wanted=entry.sha256)
     except FeaturesUnavailable:
         raise
     except InputError as error:
@@ -160,8 +161,10 @@ def load_medicalnet(name: str, weights: str | Path | None = None) -> MedicalNet:
     return MedicalNet(network, name)
 
 
-def _from_hub(name: str, entry: HubFile) -> str:
-    instead = f"or fetch it elsewhere from the hub's {entry.repository} and give its path as weights"
+def _from_hub(name: str, entry: HubFile, *, download: bool) -> str:
+    instead = (
+        f"or fetch it elsewhere from the hub's {entry.repository} and give its path as weights (--weights {name}=FILE)"
+    )
     try:
         from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
     except ImportError as error:
@@ -173,6 +176,11 @@ def _from_hub(name: str, entry: HubFile) -> str:
         return str(hf_hub_download(**where, local_files_only=True))
     except Exception as error:  # of several kinds, all of which mean that it is not in the cache
         logger.debug("%s is not in the hub's cache (%s)", entry.file, type(error).__name__)
+    if not download:
+        raise FeaturesUnavailable(
+            f"{name}: {entry.file} is not in the Hugging Face hub's cache, and no network is asked without --download "
+            f"(of bundles: --download True); give that, {instead}"
+        )
     try:
         # asked once, with a short timeout: without a network the download itself goes on trying for half a minute
         get_hf_file_metadata(hf_hub_url(**where), timeout=HUB_TIMEOUT)

@@ -17,6 +17,7 @@ from ...data.findings import Finding, Report
 from ...data.identity import patient_of, shared_patients
 from ...errors import InputError
 from ...files import write_text
+from ...texts import in_csv
 from ...vocabulary import UNLABELLED
 from .null import LIKELY, STATED, SURE, WEAK
 from .screening import Link, Screening, screen
@@ -225,9 +226,9 @@ def save(
         shared = patient.get(link.first) if patient.get(link.first) == patient.get(link.second) else None
         mm = float((link.pose.shift**2).sum() ** 0.5)
         numbers = (link.similarity, link.correlation, link.intensity, link.dice, link.pose.degrees, mm)
-        writer.writerow([link.first, link.second, splits[link.first], splits[link.second], link.kind, link.sureness,
-                         f"{link.expected:.3g}", *(f"{number:.4f}" for number in numbers), _stored(link),
-                         shared or ""])  # fmt: skip
+        writer.writerow([in_csv(link.first), in_csv(link.second), splits[link.first], splits[link.second], link.kind,
+                         link.sureness, f"{link.expected:.3g}", *(f"{number:.4f}" for number in numbers), _stored(link),
+                         in_csv(shared or "")])  # fmt: skip
     write_text(folder / PAIRS, text.getvalue())
     write_text(folder / SUMMARY, json.dumps(_summary(screening, groups, refused), indent=1, ensure_ascii=False))
     save_sheet(folder / SHEET, screening)

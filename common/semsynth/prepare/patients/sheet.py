@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from ...files import atomic_path
-from ...report.pictures import SHOWN_PLANES, plane
+from ...report.pictures import AS_TYPED, SHOWN_PLANES, plane
+from ...texts import shown as escaped
 from .scans import oriented
 from .screening import Link, Screening, registered
 
@@ -51,7 +52,7 @@ def save_sheet(path: str | Path, screening: Screening) -> Path:
         axis = figure.add_axes(place)
         axis.imshow(strip, cmap="gray", vmin=0, vmax=1, aspect="auto", interpolation="nearest")
         axis.set_axis_off()
-        axis.set_title(title, color="white", fontsize=8, loc="left", pad=3)
+        axis.set_title(escaped(title), **AS_TYPED, color="white", fontsize=8, loc="left", pad=3)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=DPI, format="png", facecolor="black")
     return Path(path)
