@@ -54,7 +54,8 @@ def say_plainly() -> None:
 
 def _is_plain(error: object) -> bool:
     """Whether what ends a run is no fault of the program: its traceback would tell a user nothing."""
-    return isinstance(error, InputError | KeyboardInterrupt) or getattr(error, "filename", None) is not None
+    ends = isinstance(error, InputError | KeyboardInterrupt | SystemExit)
+    return ends or getattr(error, "filename", None) is not None
 
 
 class _SaidAtTheEnd(logging.Filter):
