@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import re
 import sys
@@ -15,6 +16,7 @@ from .texts import message as one_line
 _PATHS = re.compile(r"(.*_(dir|root)|((?!class_).*_)?weights|label_maps|images|style_from|style_map|(.*_)?datalists?"
                     r"|metadata)")  # fmt: skip
 """Names of the bundles' options that are paths."""
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _WITH_PARTS = re.compile(r"label_maps|images|style_from|style_map")
 """Those of them that may mean a part of a file, behind a ``#``."""
 
@@ -54,8 +56,9 @@ def say_plainly() -> None:
 
 def _is_plain(error: object) -> bool:
     """Whether what ends a run is no fault of the program: its traceback would tell a user nothing."""
-    ends = isinstance(error, InputError | KeyboardInterrupt | SystemExit)
-    return ends or getattr(error, "filename", None) is not None
+    if isinstance(error, OSError):
+        return error.filename is not None or error.errno in _FULL
+    return isinstance(error, InputError | KeyboardInterrupt | SystemExit)
 
 
 class _SaidAtTheEnd(logging.Filter):
@@ -93,7 +96,8 @@ def _install_hook() -> None:
 def os_error_line(error: OSError) -> str:
     """What could not be read or written, why, and what to do, in one line."""
     file = "" if error.filename is None else f"{shown(error.filename)}: "
-    return f"{file}{shown(error.strerror or error)}; check the path and its permissions"
+    fix = "free disk space, or write elsewhere" if error.errno in _FULL else "check the path and its permissions"
+    return f"{file}{shown(error.strerror or error)}; {fix}"
 
 
 def refuse_misread_paths(arguments: Sequence[str]) -> None:

@@ -153,7 +153,7 @@ def check_names(names: Sequence[str], source: str | Path, *, fix: str = "set 'ca
     """
     unsafe = [f"{shown(repr(name))}: {why}" for name in sorted(set(names)) if (why := unusable_name(name)) is not None]
     if unsafe:
-        raise InputError(f"{source}: case names become folder and file names, these cannot; {fix}", unsafe)
+        raise InputError(f"{source}: case names become folder and file names, cannot use these; {fix}", unsafe)
     twice = sorted(name for name, count in Counter(names).items() if count > 1)
     if twice:
         raise InputError(f"{source}: case names must differ, found more than once: {', '.join(twice)}; {fix}")

@@ -32,6 +32,19 @@ class SaveMetrics(MetricsSaver):
     def __init__(self, save_dir: str | Path, **kwargs: Any) -> None:
         super().__init__(str(as_path(save_dir, "evaluation_dir")), **kwargs)
 
+    def __call__(self, engine: Engine) -> None:
+        """Write the files.
+
+        Raises:
+            OSError: naming the folder, also where the system's own error (a full disk) names no file.
+        """
+        try:
+            super().__call__(engine)
+        except OSError as error:
+            if error.filename is not None or error.errno is None:
+                raise
+            raise type(error)(error.errno, error.strerror, str(self.save_dir)) from error
+
 
 class MetricsSummary:
     """Attached to an evaluator: writes ``<metric>_summary.csv``: mean, sample standard deviation, median and range.
