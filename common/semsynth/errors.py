@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import logging
 import re
 import sys
 from collections.abc import Sequence
@@ -9,10 +11,15 @@ from types import TracebackType
 
 from .booleans import misread
 from .signals import end_on_sigterm
+from .texts import log_plainly, shown
+from .texts import message as one_line
 
 _PATHS = re.compile(r"(.*_(dir|root)|((?!class_).*_)?weights|label_maps|images|style_from|style_map|(.*_)?datalists?"
                     r"|metadata)")  # fmt: skip
 """Names of the bundles' options that are paths."""
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_WITH_PARTS = re.compile(r"label_maps|images|style_from|style_map")
+"""Those of them that may mean a part of a file, behind a ``#``."""
 
 
 class InputError(ValueError):
@@ -25,7 +32,7 @@ class InputError(ValueError):
 
     def __init__(self, message: str, problems: Sequence[str] = ()) -> None:
         self.problems = list(problems)
-        super().__init__("\n".join([message, *(f"  - {problem}" for problem in self.problems)]))
+        super().__init__("\n".join([one_line(message), *(f"  - {one_line(problem)}" for problem in self.problems)]))
 
 
 def say_plainly() -> None:
@@ -42,9 +49,30 @@ def say_plainly() -> None:
     if not getattr(sys.excepthook, "says_plainly", False):
         _install_hook()
     end_on_sigterm()
+    log_plainly()
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(_SAID_AT_THE_END)
     refuse_misread_paths(sys.argv[1:])
     if (wrong := misread(sys.argv[1:], _PATHS)) is not None:
         raise InputError(wrong)
+
+
+def _is_plain(error: object) -> bool:
+    """Whether what ends a run is no fault of the program: its traceback would tell a user nothing."""
+    if isinstance(error, OSError):
+        return error.filename is not None or error.errno in _FULL
+    return isinstance(error, InputError | KeyboardInterrupt | SystemExit)
+
+
+class _SaidAtTheEnd(logging.Filter):
+    """Holds back what engines log of an error that ends the run with one line anyway: it would stand there twice."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        ends = record.levelno >= logging.ERROR and record.name.startswith("ignite.engine")
+        return not (ends and _is_plain(sys.exc_info()[1]))  # logged where the error is caught and raised again
+
+
+_SAID_AT_THE_END = _SaidAtTheEnd()
 
 
 def _install_hook() -> None:
@@ -52,12 +80,15 @@ def _install_hook() -> None:
 
     def hook(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
         cause: BaseException | None = error
-        while cause is not None and not isinstance(cause, InputError) and getattr(cause, "filename", None) is None:
+        while cause is not None and not _is_plain(cause):
             cause = cause.__cause__ or cause.__context__
         if isinstance(cause, InputError):
             sys.stderr.write(f"error: {cause}\n")
+        elif isinstance(cause, KeyboardInterrupt):
+            sys.stderr.write("interrupted; what is finished stays, and the same command goes on from here\n")
+            raise SystemExit(130)  # python -m would end with 1
         elif isinstance(cause, OSError):
-            sys.stderr.write(f"error: {cause.filename}: {cause.strerror}; check the path and its permissions\n")
+            sys.stderr.write(f"error: {os_error_line(cause)}\n")
         else:
             before(kind, error, traceback)
 
@@ -65,10 +96,18 @@ def _install_hook() -> None:
     sys.excepthook = hook
 
 
-def refuse_misread_paths(arguments: Sequence[str]) -> None:
-    """Refuse paths that Fire, which reads MONAI's command line, takes for something else than text.
+def os_error_line(error: OSError) -> str:
+    """What could not be read or written, why, and what to do, in one line."""
+    file = "" if error.filename is None else f"{shown(error.filename)}: "
+    fix = "free disk space, or write elsewhere" if error.errno in _FULL else "check the path and its permissions"
+    return f"{file}{shown(error.strerror or error)}; {fix}"
 
-    It reads ``2024_11_28`` as the number 20241128 and ``a,b`` as a tuple; what was typed is nowhere but here.
+
+def refuse_misread_paths(arguments: Sequence[str]) -> None:
+    """Refuse paths that are not those which were typed, once MONAI's command line has read them.
+
+    Fire reads ``2024_11_28`` as the number 20241128, ``a,b`` as a tuple and ``run#2`` as ``run`` and a comment; MONAI's
+    configs turn ``#`` into ``::``. What was typed is nowhere but here.
 
     Args:
         arguments: of the process, ``--output_dir x`` or ``--output_dir=x``.
@@ -83,9 +122,14 @@ def refuse_misread_paths(arguments: Sequence[str]) -> None:
     for argument, following in zip(arguments, [*arguments, ""][1:], strict=True):
         name, equals, typed = argument.removeprefix("--").partition("=")
         typed = typed if equals else following
-        if not argument.startswith("--") or typed.startswith("--") or not _PATHS.fullmatch(re.split("#|::", name)[-1]):
+        option = re.split("#|::", name)[-1].replace("-", "_")
+        if not argument.startswith("--") or typed.startswith("--") or not _PATHS.fullmatch(option):
             continue
         value = DefaultParseValue(typed)
+        parts = _WITH_PARTS.fullmatch(option)
+        if "#" in typed and (not parts or "#" not in str(value)):
+            fix = f"write --{name} './{typed}'" if parts else "give a path without '#'"
+            raise InputError(f"--{name} {typed}: MONAI's command line makes another path of one with '#'; {fix}")
         if isinstance(value, str | list | dict | bool | None):
             continue
         raise InputError(

@@ -35,19 +35,43 @@ def split_part(path: str | Path) -> tuple[Path, str | None]:
 
 
 def is_there(path: str | Path) -> bool:
-    """Whether there is a file or folder that may hold a volume; a part behind a ``#`` is not looked for."""
-    return split_part(path)[0].exists()
+    """Whether there is a file or folder that may hold a volume; a part behind a ``#`` is not looked for.
+
+    False, not an error, for what cannot be reached: a folder that may not be read, links in a circle, a name too long.
+    """
+    return os.path.exists(split_part(path)[0])  # noqa: PTH110 - Path.exists raises for these
 
 
-def walk(folder: str | Path) -> Iterator[Path]:
-    """All files below a folder by path; linked folders are entered, each real folder once."""
+def real(path: str | Path) -> Path:
+    """The path without links; no error, as of ``Path.resolve``, for links in a circle."""
+    return Path(os.path.realpath(path))
+
+
+def walk(folder: str | Path, unreadable: list[Path] | None = None) -> Iterator[Path]:
+    """All files below a folder by path; linked folders are entered, each real folder once.
+
+    Args:
+        folder: where to look.
+        unreadable: takes the folders that cannot be read.
+
+    Raises:
+        OSError: for a folder that cannot be read, where nobody takes it.
+    """
     entered: set[str] = set()
-    for place, inner, files in os.walk(folder, followlinks=True):
-        real = os.path.realpath(place)
-        if real in entered:  # a link that leads back up
+
+    def failed(error: OSError) -> None:
+        if isinstance(error, FileNotFoundError | NotADirectoryError):
+            return
+        if unreadable is None:
+            raise error
+        unreadable.append(Path(str(error.filename)))
+
+    for place, inner, files in os.walk(folder, followlinks=True, onerror=failed):
+        itself = os.path.realpath(place)
+        if itself in entered:  # a link that leads back up
             inner.clear()
             continue
-        entered.add(real)
+        entered.add(itself)
         inner.sort()
         yield from (Path(place) / name for name in sorted(files))
 
@@ -92,7 +116,8 @@ def shown_name(path: str | Path) -> str:
 def relative_to(path: str | Path, folder: str | Path) -> str:
     """Where a file is, from a folder; a link keeps its own name."""
     place, _ = split_part(path)
-    return os.path.relpath(place.parent.resolve() / shown_name(path), Path(folder).resolve())
+    above, start = os.path.realpath(place.parent), os.path.realpath(folder)  # no error for links in a circle
+    return os.path.relpath(Path(above) / shown_name(path), start)
 
 
 @contextmanager
@@ -169,7 +194,10 @@ def remove_left_over(folder: str | Path) -> None:
 
 
 def write_text(path: str | Path, text: str) -> Path:
-    """Write a text file whole or not at all."""
+    """Write a text file whole or not at all.
+
+    Bytes of file names that are no UTF-8 are written as JSON escapes them, so that JSON gives them back.
+    """
     with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
     return Path(path)

@@ -21,6 +21,7 @@ from filelock import FileLock, Timeout
 from .distributed import rank, world_size
 from .errors import InputError
 from .files import remove_left_over, write_text
+from .json_files import read_object_or_none
 from .paths import as_path
 
 logger = logging.getLogger(__name__)
@@ -152,11 +153,7 @@ def _self(work: str, processes: int) -> dict[str, Any]:
 
 
 def _read(about: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(about.read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # it has the lock since this moment, or gives it back
-        return {}
-    return found if isinstance(found, dict) else {}
+    return read_object_or_none(about) or {}  # nothing: it has the lock since this moment, or gives it back
 
 
 def _described(holder: Mapping[str, Any]) -> str:

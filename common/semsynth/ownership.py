@@ -19,6 +19,7 @@ from typing import Any
 
 from .errors import InputError
 from .files import atomic_path, sha256, write_text
+from .json_files import read_object_or_none
 
 LEDGER = ".semsynth-files.json"
 MAKER = "semsynth"
@@ -104,7 +105,7 @@ class Outputs:
             path.replace(self.folder / name)
 
     def _ledger(self) -> dict[str, Any]:
-        content = read_object(self.folder / LEDGER)
+        content = read_object_or_none(self.folder / LEDGER)
         files = content.get("files") if content else None
         return files if isinstance(files, dict) else {}
 
@@ -142,20 +143,11 @@ def nobody(path: Path) -> bool:
     return False
 
 
-def read_object(path: str | Path) -> dict[str, Any] | None:
-    """The object in a JSON file; None where there is no such file, or it holds anything else."""
-    try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return None
-    return content if isinstance(content, dict) else None
-
-
 def object_with(*keys: str, **values: Any) -> Recogniser:
     """Recognises a JSON object by its keys, and by the values of some of them."""
 
     def recognise(path: Path) -> bool:
-        content = read_object(path)
+        content = read_object_or_none(path)
         return content is not None and {*keys, *values} <= content.keys() and values.items() <= _plain(content).items()
 
     return recognise

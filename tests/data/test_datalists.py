@@ -29,7 +29,7 @@ def written(folder: Path, content: object) -> Path:
     [
         ("{", r"datalist\.json: not valid JSON"),
         ([], "needs lists of cases under training, validation, testing"),
-        ({"training": {}}, "needs lists of cases under training, validation, testing"),
+        ({"training": {}}, "training: needs to be a list of entries, found an object of 0"),
         ({"training": ["a.nii", {"image": "b.nii"}, 3]}, "entries that cannot be used"),
         ({"training": [], "num_classes": 1}, "num_classes must be a whole number from 2 on, found 1"),
         ({"training": [], "num_classes": "4"}, "num_classes must be a whole number from 2 on, found '4'"),

@@ -197,11 +197,11 @@ def test_without_the_weights_and_without_a_network_one_line_says_so_within_secon
     monkeypatch.setattr(hub.file_download.constants, "ENDPOINT", "http://127.0.0.1:9")  # nothing listens there
     start = time.monotonic()
     with pytest.raises(FeaturesUnavailable) as caught:
-        load_features("medicalnet_resnet50")
+        load_features("medicalnet_resnet50", download=True)
     assert time.monotonic() - start < 5
     text = str(caught.value)
     assert "\n" not in text and "resnet_50_23dataset.pth is not in the Hugging Face hub's cache" in text
-    assert "TencentMedicalNet/MedicalNet-Resnet50 and give its path as weights" in text
+    assert "TencentMedicalNet/MedicalNet-Resnet50 and give its path as weights (--weights medicalnet_resnet50=" in text
 
 
 def test_weights_in_the_hubs_cache_are_found_without_a_network_and_checked_like_any_others(tmp_path, monkeypatch):

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 from ..errors import InputError
+from ..seeds import checked_seed
 from .options import FilePath, Words, given, lines_or_words, number, numbers, numbers_or_text, two_numbers, whole
 
 
@@ -38,7 +39,7 @@ def phantom(
     from ..prepare.phantom import write_phantom_cases
 
     path = write_phantom_cases(
-        str(output), whole("cases", cases), seed=whole("seed", seed), size=numbers("size", size, int),
+        str(output), whole("cases", cases), seed=checked_seed(seed, "--seed"), size=numbers("size", size, int),
         spacing=numbers("spacing", spacing, float), k=whole("k", k), wait=bool(wait),
     )  # fmt: skip
     return str(path)
@@ -136,9 +137,8 @@ def prepare(
     shares = None if fractions is None else numbers("fractions", fractions, float)
     return str(run(
         str(input), str(output), settings, endo=endo, wall=wall, fractions=shares, patient_regex=patient_regex,
-        find_patients=bool(group_patients), seed=whole("seed", seed), frozen_centers=fit_once, jobs=whole("jobs", jobs),
-        overwrite=bool(overwrite),
-        wait=bool(wait),
+        find_patients=bool(group_patients), seed=checked_seed(seed, "--seed"), frozen_centers=fit_once,
+        jobs=whole("jobs", jobs), overwrite=bool(overwrite), wait=bool(wait),
     ))  # fmt: skip
 
 
@@ -263,7 +263,7 @@ def prepare_maps(
     shares = None if fractions is None else numbers("fractions", fractions, float)
     return str(run(
         str(input), str(output), settings, label=label, unlabelled=unlabelled, fractions=shares,
-        patient_regex=patient_regex, find_patients=bool(group_patients), seed=whole("seed", seed),
+        patient_regex=patient_regex, find_patients=bool(group_patients), seed=checked_seed(seed, "--seed"),
         frozen_centers=fit_once, modality=str(modality), jobs=whole("jobs", jobs), overwrite=bool(overwrite),
         wait=bool(wait),
     ))  # fmt: skip
@@ -407,7 +407,7 @@ def choose_k(
     scores = run(
         str(input), endo=endo, k_max=whole("k-max", k_max), cases=whole("cases", cases),
         spacing=numbers("spacing", spacing, float), sigma=number("sigma", sigma), scaling=scaling,
-        seed=whole("seed", seed),
+        seed=checked_seed(seed, "--seed"),
     )  # fmt: skip
     written = [f"\n{path}" for path in save_scores(scores, str(output))] if output is not None else []
     return table(scores) + "".join(written)

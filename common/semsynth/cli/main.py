@@ -14,8 +14,9 @@ import fire
 import fire.core
 
 from .. import __version__
-from ..errors import InputError
+from ..errors import InputError, os_error_line
 from ..signals import Terminated, end_on_sigterm
+from ..texts import log_plainly, shown
 from .datasets import FailedCheck, check, choose_k, phantom, prepare, prepare_maps
 from .options import as_typed, booleans_of, texts_of
 from .systems import convert, evaluate, export, picture, weights
@@ -107,6 +108,7 @@ def _run(arguments: list[str]) -> int:
         _print(f"semsynth {__version__}")
         return 0
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s", stream=sys.stderr)
+    log_plainly()
     fire.core.Display = lambda lines, out: print(*lines, sep="\n", file=out)  # help without a pager
     try:
         if arguments:
@@ -124,10 +126,7 @@ def _run(arguments: list[str]) -> int:
     except BrokenPipeError:
         raise
     except OSError as error:
-        print(
-            f"error: {error.filename or ''}: {error.strerror or error}; check the path and its permissions",
-            file=sys.stderr,
-        )
+        print(f"error: {os_error_line(error)}", file=sys.stderr)
         return 1
     except fire.core.FireExit as error:
         return int(error.code or 0)
@@ -148,7 +147,7 @@ def _printed_later(result: Any) -> Any:
 def _print(text: str) -> None:
     """Print a result; ``semsynth check | head`` has what it wants and closes the pipe."""
     try:
-        print(text, flush=True)
+        print(shown(text, lines=True), flush=True)
     except BrokenPipeError:
         _write_nowhere()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..errors import InputError
+from ..seeds import checked_seed
 from .options import FilePath, Words, number, numbers, one_or_more, pairs, whole, words
 
 
@@ -161,6 +162,7 @@ def evaluate(
     pictures: int = 16,
     device: str | None = None,
     wait: bool = False,
+    download: bool = False,
 ) -> str:
     """Synthetic against real volumes by every metric, with floors and intervals: tables, CSV, JSON and an HTML report.
 
@@ -184,7 +186,7 @@ def evaluate(
             la_unet_judge; the first, third and fourth unless said otherwise.
         feature_spacing: mm per voxel at which efficientnet_lite0 sees volumes (its slices are four of it apart, its
             pixels half of it); more for large fields of view, such as 4 for a CT. Numbers of different ones differ.
-        weights: NAME=FILE of a feature network's weights, where they are not in a package or on the hub.
+        weights: NAME=FILE of a feature network's weights, where they are not in a package or the hub's cache.
         in_loss: NAME=NETWORK that was in that system's own loss, beside those that its records name.
         lpips: also LPIPS (needs pip install 'semsynth[lpips]' and its weights).
         draws: of reference cases, 20 or more.
@@ -193,6 +195,8 @@ def evaluate(
         pictures: cases per system and group in the HTML report, worst first.
         device: cpu, cuda …; without it a GPU where there is one.
         wait: until another run that writes into --output has ended; else it is an error that it is there.
+        download: ask the Hugging Face hub for feature networks' weights that are not here; without it no network is
+            ever asked, and what is missing is left out and named.
     """
     import torch
 
@@ -216,7 +220,7 @@ def evaluate(
         targets=classes,
         feature_spacing=number("feature-spacing", feature_spacing),
         in_loss=pairs("in-loss", in_loss), with_lpips=bool(lpips), draws=whole("draws", draws),
-        n=None if n is None else whole("n", n), seed=whole("seed", seed), pictures=whole("pictures", pictures),
-        device=place, wait=bool(wait),
+        n=None if n is None else whole("n", n), seed=checked_seed(seed, "--seed"), pictures=whole("pictures", pictures),
+        device=place, download=bool(download), wait=bool(wait),
     )  # fmt: skip
     return f"{result.text()}\n\n{result.output / 'evaluation.html'}"

@@ -17,6 +17,7 @@ from ..provenance.cards import record_of
 from ..provenance.replacing import check_replaced_weights
 from ..training.checkpoints import not_finite
 from ..training.weights import write_weights
+from ..weight_files import read_tensors
 from .autoencoder import convert_autoencoder
 from .common import Conversion, Weights, some
 from .denoiser import convert_denoiser
@@ -149,13 +150,7 @@ def convert_file(
     """
     source, output = Path(weights), Path(output)
     _check_paths(source, output, overwrite=overwrite)
-    try:
-        content: Any = torch.load(source, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise InputError(
-            f"{source}: cannot be read as weights ({type(error).__name__}); give what "
-            "torch.save(network.state_dict(), …) wrote"
-        ) from error
+    content: Any = read_tensors(source, fix="give what torch.save(network.state_dict(), …) wrote")
     try:
         conversion = convert(content, name=name, **settings)
     except InputError as error:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,11 +15,11 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from ..errors import InputError
-from ..files import is_there, stamp
+from ..files import stamp
 from .findings import Finding, FindingError, Report, of_case
 from .headers import Header, on_grid, read_header, unreadable
 from .histograms import check_histogram, check_ranges, span
-from .identity import SOURCE, is_image, is_map, same_names, shared_patients, shared_voxels
+from .identity import SOURCE, is_image, is_map, same_names, shared_patients, shared_voxels, unusable_names
 from .intensity import Intensity
 from .label_values import rounded
 from .rules import (
@@ -160,7 +161,7 @@ def check_cases(
     if jobs is not None and jobs < 1:
         raise InputError(f"--jobs must be 1 or more, got {jobs}")
     rules = rules or Rules()
-    found = [*same_names(cases), *shared_patients(cases, patient_regex)]
+    found = [*same_names(cases), *unusable_names(cases), *shared_patients(cases, patient_regex)]
     voxels: dict[str, dict[str, str]] = {}
     ranges: dict[str, tuple[str, float]] = {}
     classes: dict[int, int] = {}
@@ -169,7 +170,7 @@ def check_cases(
     named: dict[str, tuple[Path, tuple[str, ...]]] = {}
 
     def work(case: Checkable) -> tuple[list[Finding], dict[str, str], list[int], Header | None, float | None]:
-        stamps = {path: stamp(path) for path in case.files.values() if is_there(path)}  # before anything is read
+        stamps = _stamps(case.files.values())  # before anything is read
         seen = examine(case, rules)
         if also is not None and seen.usable:
             seen.findings += of_case(case.name, also(case, seen.volumes))
@@ -238,6 +239,15 @@ def examine(case: Checkable, rules: Rules | None = None) -> Examined:
         seen.findings += check_masks_together(seen.headers["endo"], *(seen.volumes[role] for role in MASKS))
     seen.findings = of_case(case.name, seen.findings)
     return seen
+
+
+def _stamps(paths: Iterable[Path]) -> dict[Path, tuple[int, int]]:
+    """By which files are known again; without those that cannot be reached, of which a finding says it."""
+    found = {}
+    for path in paths:
+        with suppress(OSError):
+            found[path] = stamp(path)
+    return found
 
 
 def _hashes(case: Checkable, seen: Examined) -> dict[str, str]:

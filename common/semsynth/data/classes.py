@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from .. import json_files
 from ..errors import InputError
 from ..vocabulary import WALL, class_names
 from .findings import Finding, error, warning
@@ -143,15 +143,21 @@ def read_object(path: Path) -> dict[str, Any]:
     Raises:
         InputError: for anything else.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; give the folder of a bundle") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as reason:
-        raise InputError(f"{path}: not valid JSON ({reason})") from reason
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: needs to be a JSON object, found {type(content).__name__}")
-    return content
+    return json_files.read_object(path, missing="give the folder of a bundle", damaged="take the bundle's own")
+
+
+def trained_on(metadata: Path) -> dict[str, dict[str, Any]]:
+    """What a bundle's metadata says of the data that its files of weights were trained on; empty where it does not.
+
+    Raises:
+        InputError: for anything else than an object of objects.
+    """
+    stated = read_object(metadata).get("trained_on")
+    if stated is None:
+        return {}
+    if not isinstance(stated, dict) or not all(isinstance(about, dict) for about in stated.values()):
+        raise InputError(f'{metadata}: "trained_on" must hold an object for each file of weights, found {stated!r}')
+    return stated
 
 
 def plain_name(name: str) -> str:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
+from ..json_files import read_json
 from ..paths import as_path, expanded
 from ..vocabulary import ENDO, SPLITS, UNLABELLED, WALL, class_names
 from .classes import class_table
+from .entry_forms import brief, name_of, problems_of
 from .naming import entry_name
 from .patterns import matches, names_of
 
+LISTS = (*SPLITS, UNLABELLED)
 NAMES = ("case", "source_case", "patient", "intensity")  # texts of an entry that are no paths
 
 
@@ -21,33 +23,42 @@ def read_datalist(path: str | Path) -> dict[str, Any]:
     """Read a datalist in MONAI's form.
 
     Raises:
-        InputError: missing file, not JSON, or no list of entries under training, validation or testing, or
-            a ``num_classes`` that is no number of classes.
+        InputError: missing file, not JSON, or no list of entries under training, validation or testing; entries whose
+            files or names are something else than text, all listed; a ``num_classes`` that is no number of classes.
     """
     path = as_path(path, "the datalist's path")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file; make it with 'semsynth prepare' or 'semsynth phantom'") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not valid JSON ({error})") from error
-    lists = (*SPLITS, UNLABELLED)
-    found = [key for key in lists if isinstance(content, dict) and isinstance(content.get(key), list)]
-    if not found:
+    content = read_json(path, missing="make it with 'semsynth prepare' or 'semsynth phantom'",
+                        damaged="correct it, or make it again")  # fmt: skip
+    stated = {key: content[key] for key in LISTS if content.get(key) is not None} if isinstance(content, dict) else {}
+    if not stated:
         raise InputError(f"{path}: needs lists of cases under {', '.join(SPLITS)}")
-    bad = [
-        f"{key}[{i}]: needs to be an object with file names, found {entry!r}"
-        for key in found
-        for i, entry in enumerate(content[key])
-        if not isinstance(entry, dict)
-    ]
+    bad = []
+    for key, entries in stated.items():
+        if not isinstance(entries, list):
+            bad.append(f"{key}: needs to be a list of entries, found {brief(entries)}")
+            continue
+        for i, entry in enumerate(entries):
+            bad += [f"{key}[{i}]{name_of(entry)}: {problem}" for problem in problems_of(entry)]
     if bad:
         raise InputError(f"{path}: entries that cannot be used", bad)
+    # null says nothing, like a key that is not there
+    content = {
+        key: [_without_null(entry) for entry in value] if key in stated else value
+        for key, value in content.items()
+        if key not in LISTS or key in stated
+    }
+    pattern = content.get("patient_regex")
+    if pattern is not None and not isinstance(pattern, str):
+        raise InputError(f"{path}: patient_regex must be a text, found {brief(pattern)}")
     count = content.get("num_classes")
     if count is not None and (not isinstance(count, int) or count < 2):
-        raise InputError(f"{path}: num_classes must be a whole number from 2 on, found {count!r}")
+        raise InputError(f"{path}: num_classes must be a whole number from 2 on, found {brief(count)}")
     result: dict[str, Any] = content
     return result
+
+
+def _without_null(entry: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in entry.items() if value is not None}
 
 
 def datalist_path(source: str | Path) -> Path | None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from ..errors import InputError
 from ..files import is_there
+from ..json_files import read_object_or_none
 from ..paths import as_path
 from ..vocabulary import OWN_STYLE, PREPARED, SPLITS, UNLABELLED
 from .check import ROLES, Entry, Rules, check_cases
@@ -345,11 +346,8 @@ def load_label_maps(
 
 def _source_beside(path: Path) -> dict[str, str]:
     """The hashes of the raw files that a prepared map came from, where its record still lies beside it."""
-    try:
-        record = json.loads(path.with_name(PREPARED).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return {f"{SOURCE}{role}": value for role, value in source_of(record).items()} if isinstance(record, dict) else {}
+    record = read_object_or_none(path.with_name(PREPARED)) or {}
+    return {f"{SOURCE}{role}": value for role, value in source_of(record).items()}
 
 
 def load_images(

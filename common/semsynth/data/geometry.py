@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -15,8 +16,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..errors import InputError
+from ..files import real
 from ..paths import as_path
-from .classes import read_object
+from .classes import read_object, trained_on
 from .findings import Finding, FindingError, Report, of_case, warning
 from .headers import Header, read_header
 from .intensity import MIN_MAX, Intensity, Scaling, one_rule, stated_intensity
@@ -316,10 +318,12 @@ def geometry_of(weights: Path, metadata: Path) -> Geometry | None:
         InputError: where one of them says it in another form.
     """
     card, stated = weights.with_suffix(".json"), dict[str, Any]()
-    own = weights.resolve().parent == metadata.resolve().parent.parent / "models"
+    own = real(weights).parent == real(metadata).parent.parent / "models"
     if own and metadata.is_file():
-        stated = read_object(metadata).get("trained_on", {}).get(weights.name) or {}
+        stated = trained_on(metadata).get(weights.name) or {}
     if card.is_file() and (said := read_object(card).get("geometry")) is not None:
+        if not isinstance(said, dict):
+            raise InputError(f'{card}: "geometry" must be an object, found {said!r}; take the card of its training')
         stated, metadata = {**stated, **said}, card
     return Geometry.from_json(stated, metadata) if stated else None
 
@@ -328,7 +332,7 @@ def bundle_grid(bundle: str | Path, vocabulary: str = "classes") -> TrainedGrid 
     """Of those of a bundle's weights that know the classes which its metadata has under ``vocabulary``."""
     path = Path(bundle)
     path = path if path.suffix == ".json" else path / "configs" / "metadata.json"
-    stated = read_object(path).get("trained_on", {})
+    stated = trained_on(path)
     names = [name for name, about in stated.items() if about.get("classes", "classes") == vocabulary]
     names += ["model.pt"] if vocabulary == "classes" else []
     return TrainedGrid(path.parent.parent / "models" / names[0], path) if names else None
@@ -388,7 +392,7 @@ def _voxels(ends: tuple[Triple, Triple]) -> tuple[Voxels, Voxels]:
 
 
 def _numbers(values: Sequence[float]) -> Triple:
-    if len(values) != 3 or not all(float(value) > 0 for value in values):
+    if len(values) != 3 or not all(0 < float(value) < math.inf for value in values):
         raise ValueError(values)
     return _triple(np.asarray(values))
 

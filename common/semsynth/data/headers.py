@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import math
+import stat
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -102,17 +103,18 @@ def read_header(path: str | Path, selection: Selection = EVERYTHING) -> Header:
     from .dicom import is_dicom, read_dicom_header  # which builds on this module
 
     path = Path(path)
-    if is_dicom(path):
-        try:
-            header = read_dicom_header(path, selection)
-        except Exception as reason:  # as below
-            raise unreadable(path, reason) from reason
+    try:
+        dicom = is_dicom(path)
+        header = read_dicom_header(path, selection) if dicom else None
+    except Exception as reason:  # as below
+        raise unreadable(path, reason) from reason
+    if header is not None:
         _check_transform(path, header.affine)
         return header
-    file, named = mask_file(path)
-    path, selection = file, named if named.names else selection
-    _check_file(path)
     try:
+        file, named = mask_file(path)
+        path, selection = file, named if named.names else selection
+        _check_file(path)
         header = _nrrd_header(path, selection) if path.name.lower().endswith(".nrrd") else _nifti_header(path)
     except Exception as reason:  # the libraries raise all kinds of errors on malformed bytes
         raise unreadable(path, reason) from reason
@@ -145,7 +147,7 @@ def named_segments(maps: Mapping[str, Path]) -> dict[str, tuple[Path, tuple[str,
 
 
 def _check_file(path: Path) -> None:
-    if not path.is_file():
+    if not stat.S_ISREG(_mode(path)):
         found = "a folder without DICOM files" if split_part(path)[0].is_dir() else "no such file"
         fail(path, "missing", found=found, expected="a file, or a folder with a DICOM series",
              fix="check the path in the datalist or pattern")  # fmt: skip
@@ -157,6 +159,18 @@ def _check_file(path: Path) -> None:
              fix="convert it: it is not a format that is read here")  # fmt: skip
     if path.stat().st_size == 0:
         fail(path, "empty file", found="0 bytes", expected="a whole file", fix="copy it again")
+
+
+def _mode(path: Path) -> int:
+    """What kind of file it is, 0 for none.
+
+    Raises:
+        OSError: where it is not known: a folder that may not be read, links in a circle, a name too long.
+    """
+    try:
+        return path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return 0
 
 
 def _nifti_head(path: Path) -> bytes:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from os.path import realpath
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import InputError
 from ..vocabulary import SPLITS, UNLABELLED
 from .findings import Finding, error, of_case, warning
+from .naming import unusable_name
 
 if TYPE_CHECKING:
     from .check import Checkable
@@ -69,6 +71,16 @@ def same_names(cases: Sequence[Checkable]) -> list[Finding]:
     ]  # fmt: skip
 
 
+def unusable_names(cases: Sequence[Checkable]) -> list[Finding]:
+    """Cases whose names cannot be those of folders and files."""
+    return [
+        Finding(case.name, _file(case), "unusable case name", f"{case.name!r}: {why}", "a plain file name",
+                "set 'case' in the datalist")
+        for case in cases
+        if (why := unusable_name(case.name)) is not None
+    ]  # fmt: skip
+
+
 def shared_patients(cases: Sequence[Checkable], pattern: str | None) -> list[Finding]:
     """Patients in two splits; cases without a split are passed over.
 
@@ -93,7 +105,7 @@ def shared_patients(cases: Sequence[Checkable], pattern: str | None) -> list[Fin
 
 def shared_files(cases: Sequence[Checkable]) -> list[Finding]:
     """Label maps that stand in two splits, by their paths alone: no file is read."""
-    maps = ((case, path.resolve(), path) for case in cases for role, path in case.files.items() if is_map(role))
+    maps = ((case, realpath(path), path) for case in cases for role, path in case.files.items() if is_map(role))
     return [_one_map(a, b, path) for a, b, path in _again(maps) if use_of(a.split) != use_of(b.split)]
 
 

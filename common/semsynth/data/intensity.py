@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
+from ..json_files import read_object_or_none
 from ..vocabulary import PREPARED
 from .volumes import scale_intensity, stem
 
@@ -204,7 +206,7 @@ class Intensity:
             found = cls(
                 _ends(window), None if scaling is None else Scaling.from_json(scaling, source), unit, _ends(span)
             )
-        except (AttributeError, TypeError, ValueError) as reason:
+        except (AttributeError, RecursionError, TypeError, ValueError) as reason:
             raise InputError(
                 f'{source}: "{INTENSITY}" must be such as {{"window": [0, 1]}} or {{"window": [-1000, 1000], "unit": '
                 f'"HU"}}, the values of the files that are 0 and 1, found {content!r}'
@@ -249,7 +251,10 @@ def stated_intensity(content: Mapping[str, Any], source: str | Path) -> Intensit
     if not isinstance(settings, Mapping) or "dtype" not in settings:
         return None
     window = settings.get("window")
-    return Intensity(UNIT, Scaling("window", cast(Ends, tuple(window))) if window else MIN_MAX)
+    try:
+        return Intensity(UNIT, Scaling("window", cast(Ends, _ends(window))) if window else MIN_MAX)
+    except (TypeError, ValueError) as reason:
+        raise InputError(f'{source}: "window" of its settings must be two rising numbers, found {window!r}') from reason
 
 
 def entry_intensity(entry: Mapping[str, Any], stated: Intensity | None, source: str | Path) -> Intensity | None:
@@ -268,25 +273,18 @@ def entry_intensity(entry: Mapping[str, Any], stated: Intensity | None, source: 
 def intensity_beside(path: str | Path) -> Intensity | None:
     """What the record beside an image says that it holds: of a prepared image or a synthetic volume; else None."""
     path = Path(path)
-    try:
-        record = json.loads(path.with_name(f"{stem(path)}.json").read_text(encoding="utf-8"))
-        if isinstance(record, dict) and record.get("synthetic"):
-            return entry_intensity(record, None, path)
-    except (OSError, ValueError):
-        pass
-    try:
-        record = json.loads(path.with_name(PREPARED).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    ours = isinstance(record, dict) and stem(path) == "image"
-    return stated_intensity(record, path.with_name(PREPARED)) if ours else None
+    record = read_object_or_none(path.with_name(f"{stem(path)}.json"))
+    if record is not None and record.get("synthetic"):
+        return entry_intensity(record, None, path)
+    record = read_object_or_none(path.with_name(PREPARED))
+    return stated_intensity(record, path.with_name(PREPARED)) if record is not None and stem(path) == "image" else None
 
 
 def _ends(values: Any) -> Ends | None:
     if values is None:
         return None
     low, high = (float(value) for value in values)
-    if not low < high:
+    if not -math.inf < low < high < math.inf:
         raise ValueError(values)
     return low, high
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from ..errors import InputError
 from ..files import split_part, walk
+from ..texts import shown
 from .headers import SUFFIXES
 from .volumes import stem
 
@@ -35,6 +36,7 @@ PLAIN_FOLDERS = ROLES | {
     "out", "output", "files", "renamed", "prepared",
 }  # fmt: skip
 """Folders that hold many cases, or one case's files of one kind."""
+LONGEST_NAME = 180
 _VISIT = re.compile(
     r"(ses|session|visit|tp|timepoint|day|week|month|year|exam|study|series|run)[-_ ]?\w*|baseline|follow[-_ ]?up\d*"
     r"|(pre|post)([-_ ]?op)?",
@@ -149,12 +151,27 @@ def check_names(names: Sequence[str], source: str | Path, *, fix: str = "set 'ca
     Raises:
         InputError: listing the names.
     """
-    unsafe = sorted({repr(name) for name in names if name in ("", ".", "..") or set(name) & set("/\\\0")})
+    unsafe = [f"{shown(repr(name))}: {why}" for name in sorted(set(names)) if (why := unusable_name(name)) is not None]
     if unsafe:
-        raise InputError(f"{source}: case names become folder and file names, cannot use {', '.join(unsafe)}; {fix}")
+        raise InputError(f"{source}: case names become folder and file names, cannot use these; {fix}", unsafe)
     twice = sorted(name for name, count in Counter(names).items() if count > 1)
     if twice:
         raise InputError(f"{source}: case names must differ, found more than once: {', '.join(twice)}; {fix}")
+
+
+def unusable_name(name: str) -> str | None:
+    """Why a case's name cannot be that of its folder and files, or None where it can."""
+    if not name:
+        return "it is empty"
+    if name.startswith("."):
+        return "files whose names begin with a dot are hidden"
+    if set(name) & set("/\\"):
+        return "it leads to another folder"
+    if shown(name) != name:
+        return "it holds characters that are not seen, such as a line break"
+    if len(name.encode()) > LONGEST_NAME:
+        return f"it has {len(name.encode())} bytes, of which file systems take {LONGEST_NAME} beside what is put behind"
+    return None
 
 
 def volumes_below(folder: str | Path) -> list[Path]:

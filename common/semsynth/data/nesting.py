@@ -9,7 +9,8 @@ from pathlib import Path
 
 from ..errors import InputError
 from ..files import split_part
-from ..ownership import object_with, read_object
+from ..json_files import read_object_or_none
+from ..ownership import object_with
 from .patterns import is_pattern, matches_path
 
 _IS_SYNTHETIC, _IS_SEGMENTED = object_with("weights_sha256", synthetic=True), object_with("weights_sha256", "volume_ml")
@@ -79,7 +80,7 @@ def refuse_results(pattern: str, files: Sequence[Path], what: str) -> None:
     for file in files:
         name = re.sub(r"(\.nii(\.gz)?|(\.seg)?\.nrrd)$", "", file.name)
         record = file.with_name(f"{name}.json")
-        if name.endswith(ending) and is_result(record) and str((read_object(record) or {}).get("case")) in name:
+        if name.endswith(ending) and is_result(record) and str((read_object_or_none(record) or {}).get("case")) in name:
             raise InputError(
                 f"{pattern}: finds {file} too, a result of an earlier run and none of the {what}; give a pattern that "
                 "leaves it out, and another output_dir"

@@ -170,7 +170,9 @@ def _from_challenge(folder: Path) -> list[Case]:
         return found[0] if found else None
 
     folder = folder.absolute()
-    images = [image for path in sorted({f.parent for f in walk(folder)}) if (image := find(path, "image"))]
+    unreadable: list[Path] = []
+    images = [image for path in sorted({f.parent for f in walk(folder, unreadable)}) if (image := find(path, "image"))]
+    images += [path / (CHALLENGE_FILES["image"] + ".nrrd") for path in unreadable]  # the check says why they are none
     names = distinct_names([case_name(image) for image in images],
                            [image.parent.relative_to(folder).parts for image in images])  # fmt: skip
     # a folder without its mask is listed by the check, with the name that the file should have

@@ -23,6 +23,8 @@ CHALLENGE_MASK = 255
 """How the 2018 challenge writes 1 in its masks."""
 EXPERTS = (ENDO, WALL)
 MOST_CLASSES = 32
+LARGEST = 1e30
+"""Intensities beyond it are no measurement, and single precision (up to 3e38) cannot compute with them."""
 """A file of more distinct values is no label map, one of fewer is hardly an image."""
 OUTSIDE_SHARE = 0.03
 """Share of the cavity that may lie outside the wall, which is open at veins and valve; experts' masks have 0 to 2 %."""
@@ -122,9 +124,14 @@ def check_intensities(path: str | Path, data: NDArray[Any]) -> list[Finding]:
     if bad:
         return [error(path, "NaN or infinite voxels in the image", found=f"{bad} of {data.size}",
                       expected="finite intensities", fix="repair them, or convert the source again")]  # fmt: skip
-    if data.min() == data.max():
-        return [error(path, "image is constant", found=f"{data.min():g} everywhere",
-                      expected="more than one intensity", fix="check that it is the right file")]  # fmt: skip
+    least, most = float(data.min()), float(data.max())
+    if max(abs(least), abs(most)) > LARGEST:
+        return [error(path, "intensities beyond all measure", found=f"{least:g} to {most:g}",
+                      expected=f"at most {LARGEST:g}", fix="repair them, or convert the source again")]  # fmt: skip
+    if np.float32(least) == np.float32(most):  # what all further steps compute with
+        found = f"{least:g} everywhere" if least == most else f"{least:.9g} to {most:.9g}, one in single precision"
+        return [error(path, "image is constant", found=found, expected="more than one intensity",
+                      fix="check that it is the right file")]  # fmt: skip
     return []
 
 

@@ -40,6 +40,9 @@ class Results:
         """All tables for a terminal."""
         return "\n\n".join(table.text() for table in self.tables)
 
+    def __str__(self) -> str:
+        return self.text()
+
 
 def write_results(results: Results, found: Collected, facts: Facts, pictures: Iterable[CasePicture]) -> None:
     """Write all files into the results' folder, each whole or not at all.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -25,6 +24,7 @@ from ..provenance.cards import weights_hash
 from ..vocabulary import PLANES
 
 Arrays = dict[str, NDArray[Any]]
+_DIGEST = "sha256_of_all"
 MEASURED_AS = 1
 """To be raised when a measurement comes to mean something else: results that were kept are then measured again."""
 
@@ -48,16 +48,33 @@ class MeasurementStore:
         said = json.dumps([MEASURED_AS, *what], sort_keys=True, default=str)
         key = hashlib.sha256(said.encode()).hexdigest()
         path = self.folder / f"{key[:32]}.npz"
-        if path.is_file():
-            try:
-                with np.load(path, allow_pickle=False) as stored:
-                    return {name: stored[name] for name in stored.files}
-            except (OSError, ValueError, EOFError, zipfile.BadZipFile, KeyError):
-                pass  # written again below
-        found = compute()
+        kept = _kept(path)
+        if kept is not None:
+            return kept
+        found = {name: np.asarray(value) for name, value in compute().items()}
         with atomic_path(path) as temporary, temporary.open("wb") as stream:
-            np.savez(stream, **found)  # type: ignore[arg-type]
+            np.savez(stream, **found, **{_DIGEST: np.asarray(_digest(found))})  # type: ignore[arg-type]
         return found
+
+
+def _kept(path: Path) -> Arrays | None:
+    """What a file of an earlier run holds; None where there is none, or another than was written."""
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            found = {name: stored[name] for name in stored.files}
+    except Exception:  # missing, or whatever damaged bytes make of zip and NumPy; it is measured and written again
+        return None
+    digest = found.pop(_DIGEST, None)
+    return found if digest is not None and str(digest) == _digest(found) else None
+
+
+def _digest(arrays: Arrays) -> str:
+    """SHA-256 of names, types, shapes and values."""
+    digest = hashlib.sha256()
+    for name, array in sorted(arrays.items()):
+        digest.update(f"{name} {array.dtype.str} {array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
 
 
 class Measurer:

@@ -40,6 +40,8 @@ def open_extractors(
     device: torch.device | str = "cpu",
     spacing: float = 1.0,
     judge: FrozenSegmenter | None = None,
+    *,
+    download: bool = False,
 ) -> tuple[list[FeatureExtractor], dict[str, str]]:
     """The feature networks that are to be had, and for the others why not.
 
@@ -49,6 +51,7 @@ def open_extractors(
         device: where they compute.
         spacing: see :func:`~semsynth.networks.features.registry.load_features`.
         judge: la_unet_judge, whose encoder is a feature network as well, where no file is given for that.
+        download: ask the hub for weights that are not here; without it no network is ever asked.
     """
     there: list[FeatureExtractor] = []
     absent: dict[str, str] = {}
@@ -58,7 +61,8 @@ def open_extractors(
             there.append(encoder.to(device))
             continue
         try:
-            there.append(load_features(name, weights=(weights or {}).get(name), device=device, spacing=spacing))
+            file = (weights or {}).get(name)
+            there.append(load_features(name, weights=file, device=device, spacing=spacing, download=download))
         except FeaturesUnavailable as error:
             absent[name] = str(error)
             logger.warning("%s", error)
@@ -86,6 +90,7 @@ def evaluate(
     seed: int = 0,
     pictures: int = 16,
     show: bool = False,
+    download: bool = False,
     device: torch.device | str = "cpu",
     wait: bool = False,
 ) -> Results:
@@ -118,6 +123,7 @@ def evaluate(
         seed: of the draws.
         pictures: cases per system and group in the report, worst first.
         show: log the tables, for those who do not print the result.
+        download: ask the hub for feature networks' weights that are not here; without it no network is ever asked.
         device: of metrics and networks.
         wait: until another evaluation that writes into ``output`` has ended; else it is an error that it is there.
 
@@ -144,7 +150,7 @@ def evaluate(
     check_grids(systems, cases, scored)
     names = load_names(real)
     judge, pairs, off = fitting(judge, names, targets)
-    networks, absent = open_extractors(extractors, weights, device, feature_spacing, judge=judge)
+    networks, absent = open_extractors(extractors, weights, device, feature_spacing, judge=judge, download=download)
     reasons = _reasons(judge, with_lpips)
     if off:
         reasons["judge"] = off
@@ -166,7 +172,7 @@ def evaluate(
     results = Results(Layout(found, scores, facts).tables(compared), scores, compared, output)
     write_results(results, found, facts, worst_pictures(found, cases, pictures))
     if show:
-        logger.info("\n%s\n\n%s", results.text(), output / "evaluation.html")
+        logger.info("\n%s\n\n%s", results, output / "evaluation.html")
     return results
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -18,11 +17,15 @@ from ..data.patterns import matches
 from ..data.volumes import stem
 from ..errors import InputError
 from ..files import is_there
+from ..json_files import read_object
 from ..paths import as_path
 from ..vocabulary import SPLITS
 from .sources import RealCase, named_volumes
 
 logger = logging.getLogger(__name__)
+_TYPES: dict[str, Any] = {"case": str | None, "source_case": str | None, "in_loss": list | None,
+                          "weights_sha256": str | None}  # fmt: skip
+"""Of a record beside a synthetic volume: what is used of it, and what that has to be."""
 
 
 @dataclass(frozen=True)
@@ -140,12 +143,11 @@ def _record(volume: Path) -> Mapping[str, Any]:
     path = volume.with_name(f"{stem(volume)}.json")
     if not path.is_file():
         return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path}: not valid JSON ({error}); delete it or synthesise this case again") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: needs to be an object about the volume beside it, found {type(content).__name__}")
+    content = read_object(path, damaged="delete it or synthesise this case again")
+    wrong = [key for key, kinds in _TYPES.items() if not isinstance(content.get(key), kinds)]
+    if wrong:
+        raise InputError(f"{path}: says something else than texts and names under {', '.join(wrong)}; delete it or "
+                         "synthesise this case again")  # fmt: skip
     return content
 
 

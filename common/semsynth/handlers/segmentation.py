@@ -15,6 +15,7 @@ from ignite.engine import Engine, Events
 from monai.utils.enums import CommonKeys as Keys
 
 from .. import __version__
+from ..data.classes import read_object
 from ..data.grids import same_affine
 from ..data.kept import state_of
 from ..data.label_files import LabelFormat, check_format, write_label_tables, write_labels
@@ -23,8 +24,9 @@ from ..data.volumes import read_volume
 from ..data.voxels import voxel_hash
 from ..errors import InputError
 from ..files import atomic_path, relative_to, sha256, shown_name, write_text
+from ..json_files import read_object_or_none
 from ..locks import locked
-from ..ownership import object_with, read_object, refuse
+from ..ownership import object_with, refuse
 from ..paths import as_path
 from .finite import refuse_not_finite
 
@@ -98,10 +100,10 @@ class SegmentationWriter:
         entries = getattr(dataset, "data", None) or []
         listed = [entry for entry in entries if isinstance(entry, Mapping)]
         refuse_among(self.output_dir, [str(entry[Keys.IMAGE]) for entry in listed], option="output_dir")
-        about = json.loads(self.metadata.read_text(encoding="utf-8"))
+        about = read_object(self.metadata)
         self.origin = {
             "bundle": about.get("name", self.metadata.parent.parent.name),
-            "version": about["version"],
+            "version": str(about.get("version", "unknown")),
             "semsynth": __version__,
             "weights": self.weights.name,
             "weights_sha256": sha256(self.weights),
@@ -158,7 +160,7 @@ class SegmentationWriter:
         reasons = []
         for case in cases:
             file, described = self._file(case), self.output_dir / f"{case}_seg.json"
-            record = read_object(described) if _IS_RECORD(described) else None
+            record = read_object_or_none(described) if _IS_RECORD(described) else None
             if os.path.lexists(described) and record is None:
                 reasons.append(f"{described}: is no record of a segmentation")
             elif os.path.lexists(file) and (record is None or record.get("file", file.name) != file.name):
@@ -173,12 +175,7 @@ class SegmentationWriter:
 
     def _refuse_other_image(self, case: str, image: Path, voxels: str | None) -> None:
         described = self.output_dir / f"{case}_seg.json"
-        try:
-            found = json.loads(described.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return
-        if not isinstance(found, dict):
-            return
+        found = read_object_or_none(described) or {}
         own, other = relative_to(image, self.output_dir), found.get("image_from")
         if found.get("image_voxels", voxels) != voxels and other != own:
             file = self.output_dir / str(found.get("file", f"{case}_seg.nii.gz"))

@@ -15,7 +15,7 @@ from ignite.engine import Engine, Events
 from monai.utils.enums import CommonKeys as Keys
 
 from .. import __version__
-from ..data.classes import bundle_classes
+from ..data.classes import bundle_classes, read_object
 from ..data.datalists import read_datalist
 from ..data.entries import SOURCE_VOXELS, VOXELS
 from ..data.geometry import TrainedGrid
@@ -28,9 +28,10 @@ from ..data.volumes import StorageType, Volume, check_storage, write_image
 from ..data.voxels import hash_file
 from ..errors import InputError
 from ..files import atomic_path, relative_to, sha256, shown_name, write_text
+from ..json_files import read_object_or_none
 from ..locks import locked
 from ..paths import as_path
-from ..provenance.seen import Seen
+from ..provenance.seen import Seen, read_card
 from ..vocabulary import OWN_STYLE, class_names
 from .finite import refuse_not_finite
 
@@ -154,7 +155,7 @@ class SyntheticWriter:
             image, described = self._paths(entry)
             if not image.is_file():
                 continue
-            found = _read(described)
+            found = read_object_or_none(described)
             if found is None and described.is_file():
                 logger.warning("%s is damaged; the volume is made again", described)
             elif found is None:
@@ -211,7 +212,7 @@ class SyntheticWriter:
         """Whether an entry's volume is there, whole, of the same map, weights, seed, style, settings and versions."""
         self.hold()
         image, described = self._paths(entry)
-        found = _read(described)
+        found = read_object_or_none(described)
         if found is None or self._comparable(found) != self._comparable(self._record(entry)):
             return False
         return state_of(image, found.get(WRITTEN)) == "kept"
@@ -219,13 +220,13 @@ class SyntheticWriter:
     @cached_property
     def _origin(self) -> dict[str, Any]:
         """What all records have in common."""
-        about = json.loads(self.metadata.read_text(encoding="utf-8"))
+        about = read_object(self.metadata)
         if not self.weights.is_file():
             raise InputError(f"{self.weights}: no such file; train the bundle first or set 'weights' to a trained file")
         origin = {
             "synthetic": True,
             "bundle": about.get("name", self.metadata.parent.parent.name),
-            "version": about["version"],
+            "version": str(about.get("version", "unknown")),
             "semsynth": __version__,
             "weights": self.weights.name,
             "weights_sha256": sha256(self.weights),
@@ -256,8 +257,7 @@ class SyntheticWriter:
     @cached_property
     def _card(self) -> dict[str, Any]:
         described = self.weights.with_suffix(".json")
-        card: dict[str, Any] = json.loads(described.read_text(encoding="utf-8")) if described.is_file() else {}
-        return card
+        return read_card(described) if described.is_file() else {}
 
     def _paths(self, entry: Mapping[str, Any]) -> tuple[Path, Path]:
         """The volume's file and its record's."""
@@ -379,15 +379,6 @@ def _lists_synthetic(datalist: Path) -> bool:
     entries = [entry for value in content.values() if isinstance(value, list) for entry in value]
     synthetic = all(isinstance(entry, dict) and entry.get("synthetic") for entry in entries)
     return synthetic and (bool(entries) or str(content.get("name", "")).startswith("synthetic, "))
-
-
-def _read(described: Path) -> dict[str, Any] | None:
-    """A volume's record; None where there is none, or it is damaged."""
-    try:
-        found = json.loads(described.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return None
-    return found if isinstance(found, dict) else None
 
 
 def _short(value: Any) -> str:

@@ -12,12 +12,13 @@ from ignite.engine import Engine, Events
 from monai.handlers import CheckpointLoader
 
 from ..distributed import rank
-from ..errors import InputError
+from ..errors import InputError, is_out_of_memory
 from ..paths import as_path
 from ..provenance.cards import TrainingRecord
 from ..provenance.replacing import check_replaced_weights
 from ..training.checkpoints import not_finite
 from ..training.weights import save_weights
+from ..weight_files import read_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -30,15 +31,33 @@ class LoadWeights(CheckpointLoader):
         kwargs: all else that ``monai.handlers.CheckpointLoader`` takes.
 
     Raises:
-        InputError: for a path that is no text; (when it loads) for weights that hold NaN or infinite values.
+        InputError: for a path that is no text; (when it loads) for a file that cannot be read as weights of the
+            network, or whose weights hold NaN or infinite values.
     """
 
     def __init__(self, load_path: str | Path, **kwargs: Any) -> None:
         super().__init__(str(as_path(load_path, "weights")), **kwargs)
 
     def __call__(self, engine: Engine) -> None:
-        """Load the file into the objects."""
-        super().__call__(engine)
+        """Load the file.
+
+        Raises:
+            InputError: in one line, for a file that is missing, cannot be read or does not fit.
+        """
+        content = read_tensors(self.load_path)
+        if not isinstance(content, dict):
+            raise InputError(f"{self.load_path}: holds no weights of a network, but {type(content).__name__}; give a "
+                             "bundle's model.pt")  # fmt: skip
+        try:
+            super().__call__(engine)
+        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            if is_out_of_memory(error):
+                raise
+            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+            raise InputError(
+                f"{self.load_path}: does not fit the network ({' '.join(lines[:2])[:300]}); give weights that this "
+                "config has trained, or the config that they were trained with"
+            ) from error
         broken = not_finite({name: dict(part.state_dict()) for name, part in self.load_dict.items()})
         if broken:
             raise InputError(

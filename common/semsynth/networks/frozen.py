@@ -18,6 +18,7 @@ from torch import nn
 from ..errors import InputError
 from ..files import sha256
 from ..paths import as_path
+from ..weight_files import read_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -123,8 +124,9 @@ def load_segmenter(
         logger.warning("%s: no such weights; %s is off. Train or copy that bundle's weights, or give another path",
                        path, use)  # fmt: skip
         return None
+    state = read_tensors(path, fix="copy the file again, or give null to do without")
     try:
-        network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+        network.load_state_dict(state)
     except Exception as error:
         raise InputError(
             f"{path}: does not fit the network that is to use it ({str(error).splitlines()[0]}); give the weights of "

@@ -23,7 +23,7 @@ from ..errors import InputError
 from ..locks import one_at_a_time
 from ..report.pictures import Panel, Row, centre_of, overlay_edges
 from ..vocabulary import ENDO, class_names, num_classes
-from .composite import BACKGROUNDS, MAX_K, Background, CompositeLabel
+from .composite import BACKGROUNDS, MAX_K, Background, CompositeLabel, check_centers
 from .job import (
     Prepared,
     check_form,
@@ -87,6 +87,7 @@ class Settings:
             raise InputError(f"--k must lie in 0…{MAX_K}, got {self.k}")
         if self.background not in BACKGROUNDS:
             raise InputError(f"--background must be one of {', '.join(BACKGROUNDS)}, got {self.background!r}")
+        check_centers(self.centers)
 
     @property
     def scaling(self) -> Scaling | None:

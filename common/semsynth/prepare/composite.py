@@ -168,6 +168,19 @@ def _check_binary(mask: NDArray[Any], name: str, *, allow_empty: bool = False) -
         raise InputError(f"{name} mask is empty: no voxel is 1; leave the case out or give its mask")
 
 
+def check_centers(centers: ArrayLike | None) -> None:
+    """Raise unless cluster centres are what intensities are scaled to.
+
+    Raises:
+        InputError: for one outside [0, 1], or that is no number.
+    """
+    values = np.zeros(0) if centers is None else np.asarray(centers, dtype=np.float64).reshape(-1)
+    if not all(0 <= value <= 1 for value in values):
+        raise InputError(
+            f"centres (--centers) are intensities after scaling, from 0 to 1, got {', '.join(f'{v:g}' for v in values)}"
+        )
+
+
 class CompositeLabel:
     """Image and expert masks → composite semantic map (Al-Sanaani et al., Algorithm 1, its gaps closed).
 
@@ -205,6 +218,7 @@ class CompositeLabel:
         self.centers = None if centers is None else np.sort(np.asarray(centers, dtype=np.float64).reshape(-1))
         if self.centers is not None and len(np.unique(self.centers)) != self.k:
             raise InputError(f"centers must be k = {k} distinct values, got {self.centers.tolist()}")
+        check_centers(centers)
 
     def __call__(self, image: Any, endo: Any, wall: Any = None, zeros: Any = None) -> Any:
         """Make the map.

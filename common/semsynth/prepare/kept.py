@@ -14,7 +14,8 @@ from ..data.intensity import INTENSITY, Intensity
 from ..data.kept import state_of
 from ..data.volumes import StorageType, write_image, write_label
 from ..errors import InputError
-from ..files import atomic_folder, sha256, write_text
+from ..files import atomic_folder, real, sha256, write_text
+from ..json_files import read_object_or_none
 from ..report.pictures import Row, save_planes
 from ..vocabulary import PREPARED
 from .job import Prepared, fingerprints, run_all
@@ -52,10 +53,10 @@ def check_output(output: Path, cases: Sequence[Checkable]) -> None:
     """
     if output.is_file():
         raise InputError(f"{output}: is a file; --output needs a folder")
-    folders = {(output / case.name).resolve(): case.name for case in cases}
+    folders = {real(output / case.name): case.name for case in cases}
     problems = []
     for case in cases:
-        inside = [path for path in case.files.values() if folders.keys() & set(path.resolve().parents)]
+        inside = [path for path in case.files.values() if folders.keys() & set(real(path).parents)]
         problems += [f"case {case.name}: {path} lies in a folder that would be replaced" for path in inside]
     for folder, name in folders.items():
         if folder.is_dir() and (folder / PREPARED).is_file():
@@ -109,12 +110,10 @@ def already_prepared(
 
 def read_record(folder: Path) -> dict[str, Any] | None:
     """A prepared case's record; None where it is damaged."""
-    try:
-        found = json.loads((folder / PREPARED).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+    found = read_object_or_none(folder / PREPARED)
+    if found is None or "content" not in found:
         return None
-    texts = isinstance(found, dict) and all(isinstance(found.get(key, {}), dict) for key in ("settings", WRITTEN))
-    return found if texts and "content" in found else None
+    return found if all(isinstance(found.get(key, {}), dict) for key in ("settings", WRITTEN)) else None
 
 
 def _is_whole(case: Checkable, folder: Path, record: Mapping[str, Any], overwrite: bool) -> bool:

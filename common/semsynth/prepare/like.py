@@ -8,7 +8,7 @@ from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ..data.classes import read_object
+from ..data.classes import read_object, trained_on
 from ..data.datalists import datalist_path, read_datalist
 from ..data.intensity import Scaling, chosen_scaling
 from ..errors import InputError
@@ -135,7 +135,7 @@ def _settings(source: str | Path, option: str, needed: str, known: Collection[st
     folder = as_path(source, option)
     path, metadata = datalist_path(folder), folder / "configs" / "metadata.json"
     if metadata.is_file() and (path is None or not path.is_file()):
-        weights = read_object(metadata).get("trained_on", {}).values()
+        weights = trained_on(metadata).values()
         found = [about[PREPARED_WITH] for about in weights if isinstance(about.get(PREPARED_WITH), dict)]
         fitting = [s for s in found if s.keys() <= {*known}]
         if fitting:

@@ -32,7 +32,7 @@ from ..errors import InputError
 from ..locks import one_at_a_time
 from ..report.pictures import Panel, Row, centre_of
 from ..vocabulary import SPLITS, UNLABELLED
-from .composite import IntensityHistogram, fit_histogram, smooth
+from .composite import IntensityHistogram, check_centers, fit_histogram, smooth
 from .job import (
     Prepared,
     check_form,
@@ -112,6 +112,7 @@ class MapSettings:
             raise InputError(
                 f"needs 1 to {MAX_CLASSES - 1} classes of different names, tissues too, got {', '.join(self.names)}"
             )
+        check_centers(self.centers)
         if self.centers is not None and (len(self.centers) != self.k or list(self.centers) != sorted(self.centers)):
             raise InputError(f"--centers must be --k {self.k} rising intensities in [0, 1], got {self.centers}")
         if self.axes is not None and sorted(AXES.get(letter, "?") for letter in self.axes) != ["AP", "RL", "SI"]:

@@ -25,6 +25,7 @@ from ..data.geometry import training_geometry
 from ..errors import InputError
 from ..files import sha256, write_text
 from ..paths import as_path
+from ..weight_files import read_tensors
 from .command import run_command, without_absolute
 from .config import canonical, config_digest
 from .pseudonyms import key_id, pseudonym_key
@@ -221,8 +222,8 @@ def record_of(weights: Path) -> dict[str, Any]:
 
 def _record_inside(weights: Path) -> dict[str, Any] | None:
     try:
-        content: Any = torch.load(weights, map_location="cpu", weights_only=True)
-    except Exception:  # whoever loads it as weights says what is wrong
+        content: Any = read_tensors(weights)
+    except InputError:  # whoever loads it as weights says what is wrong
         return None
     record = content.get("record") if isinstance(content, dict) else None
     return dict(record) if isinstance(record, Mapping) else None

@@ -9,6 +9,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from ..files import real
+
 _QUOTED_PATH = re.compile(r"(?<=['\"])(?:/|[A-Za-z]:[\\/])[^'\"]+")
 _BARE_PATH = re.compile(r"(?<![\w.~…/\\)\]}'\"*?-])(?:/|\b[A-Za-z]:[\\/])[^\s'\",;()\[\]{}]+")
 _IN_LIST = re.compile(r"[^'\",()\[\]{}]*[/\\][^'\",()\[\]{}]*")
@@ -67,7 +69,7 @@ def _program() -> tuple[list[str], list[str]]:
         return ["python", "-m", module], arguments
     if first in ("", "-c"):
         return ["python", *([first] if first else [])], arguments
-    if Path(first).parent.resolve() == Path(sys.executable).parent.resolve():
+    if real(Path(first).parent) == real(Path(sys.executable).parent):
         return [_quote(Path(first).name)], arguments
     return ["python", _quote(without_absolute(first))], arguments
 
@@ -95,7 +97,8 @@ def without_absolute(argument: str) -> str:
     def shorten(match: re.Match[str]) -> str:
         path = match[0]
         # in "$@run_dir + '/model.pt'" the text is the end of a path, not a path
-        if expression and not Path(path).parents[-1].joinpath(*Path(path).parts[1:2]).exists():
+        first = Path(path).parents[-1].joinpath(*Path(path).parts[1:2])
+        if expression and not os.path.exists(first):  # noqa: PTH110 - False for what can be no path
             return path
         return _shorten(path)
 
@@ -113,7 +116,7 @@ def _shorten(path: str) -> str:
     absolute = Path(os.path.normpath(path))
     here = Path.cwd()
     if absolute.is_absolute() and here != Path(here.anchor):  # under the root of the file system is everything
-        for candidate in (absolute, absolute.resolve()):
+        for candidate in (absolute, real(absolute)):
             if candidate.is_relative_to(here):
                 return candidate.relative_to(here).as_posix()
     last = [part for part in re.split(r"[\\/]", str(path)) if part]

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from ..errors import InputError
 from ..files import sha256
-from ..ownership import object_with, read_object, refuse
+from ..json_files import read_object_or_none
+from ..ownership import object_with, refuse
 
 _IS_CARD = object_with("file", "sha256", "training_cases")
 
@@ -41,7 +42,7 @@ def _foreign_card(path: Path, card: Path) -> str | None:
         return None
     if not _IS_CARD(card):
         return f"{card}: would be replaced by the card of {path.name}, and is no card"
-    described = str((read_object(card) or {}).get("file"))
+    described = str((read_object_or_none(card) or {}).get("file"))
     if described != path.name and card.with_name(Path(described).name).exists():
         return f"{card}: is the card of {described}, and would be replaced by that of {path.name}"
     return None
@@ -52,5 +53,5 @@ def _foreign_weights(path: Path, card: Path) -> str | None:
         return None
     if not path.is_file() or not card.is_file():
         return f"{path}: has no card beside it, so it is not known to be weights of ours"
-    known = (read_object(card) or {}).get("sha256")
+    known = (read_object_or_none(card) or {}).get("sha256")
     return None if sha256(path) == known else f"{path}: is not the file that its card describes (SHA-256)"

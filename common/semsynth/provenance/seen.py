@@ -16,6 +16,7 @@ from ..data.identity import SOURCE, is_image, is_map
 from ..data.voxels import hash_file
 from ..errors import InputError
 from ..files import sha256, stamp
+from ..json_files import read_object
 from ..paths import as_path
 from .pseudonyms import key_id, pseudonym, pseudonym_key
 
@@ -71,7 +72,8 @@ class Seen:
 
     @staticmethod
     def from_card(content: Mapping[str, Any], source: str) -> Seen:
-        """What a card, or the record in a checkpoint, says."""
+        """What a card, or the record in a checkpoint, says; nothing, where it says it in another form."""
+        content = content if not content or not _wrong_in(content) else {}
         cases = tuple(content.get("training_cases") or ())
         said = content.get(UNKNOWN_PARENTS)  # 0.1.0 left out what weights were trained on before, and says nothing
         gaps = tuple(said) if said is not None and (cases or said) else (source,)
@@ -131,15 +133,42 @@ def read_card(path: str | Path) -> dict[str, Any]:
     Raises:
         InputError: for a file that is missing or no card.
     """
-    try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-        if not all(isinstance(case, dict) for case in content["training_cases"]):
-            raise TypeError("training_cases")
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such model card; it is written beside the weights by a training") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: not a model card ({error!r}); take the one that its training wrote") from error
-    return dict(content)
+    content = read_object(path, missing="a model card is written beside the weights by their training",
+                          damaged="take the card that their training wrote, or remove it")  # fmt: skip
+    wrong = _wrong_in(content)
+    if wrong:
+        raise InputError(f"{path}: not a model card ({wrong}); take the one that its training wrote, or remove it")
+    return content
+
+
+def _wrong_in(record: Mapping[str, Any]) -> str:
+    """What of a card, or of the record in a checkpoint, is not as it is written; empty for nothing."""
+    cases = record.get("training_cases")
+    if not isinstance(cases, list) or not all(isinstance(case, Mapping) and _of_texts(case) for case in cases):
+        return "training_cases must be a list of objects of texts"
+    losses = record.get("in_loss")
+    if losses is not None and not (isinstance(losses, list) and all(map(_is_network, losses))):
+        return "in_loss must be a list of names or of objects of texts"
+    gaps = record.get(UNKNOWN_PARENTS)
+    if gaps is not None and not (isinstance(gaps, list) and all(isinstance(gap, str) for gap in gaps)):
+        return f"{UNKNOWN_PARENTS} must be a list of texts"
+    for key in ("sha256", "pseudonym_key"):
+        if not isinstance(record.get(key), str | None):
+            return f"{key} must be a text"
+    return ""
+
+
+def _of_texts(values: Mapping[str, Any]) -> bool:
+    """Whether all values are texts, or objects of texts."""
+    return all(
+        isinstance(value, str | None)
+        or (isinstance(value, Mapping) and all(isinstance(item, str | None) for item in value.values()))
+        for value in values.values()
+    )
+
+
+def _is_network(value: Any) -> bool:
+    return isinstance(value, str) or (isinstance(value, Mapping) and _of_texts(value))
 
 
 def training_cases(entries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

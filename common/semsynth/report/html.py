@@ -90,7 +90,10 @@ def write_html(
         "tables": "\n".join(_table(table, f"table-{i}") for i, table in enumerate(tables)),
         "cases": _case_table(rows, metrics, digits),
     }
-    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as stream:
+    with (
+        atomic_path(path) as temporary,
+        temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as stream,
+    ):
         stream.write(_fill(before, texts))
         shown = PictureWriter(stream, slices, class_names)
         for picture in pictures:

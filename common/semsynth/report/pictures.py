@@ -24,6 +24,7 @@ from ..data.volumes import read_label, read_volume
 from ..errors import InputError
 from ..files import atomic_path
 from ..ownership import MAKER, is_plotted_png, marked_png, nobody, refuse_picture
+from ..texts import shown
 from ..vocabulary import ENDO, PLANES, SPLITS
 
 SHOWN_PLANES = PLANES[::-1]
@@ -72,6 +73,10 @@ def plane(volume: NDArray[Any], name: str, centre: Sequence[int]) -> NDArray[Any
     return np.asarray(cut[::-1, ::-1].T)
 
 
+AS_TYPED: dict[str, Any] = {"parse_math": False, "usetex": False}
+"""For texts with names in them: what stands between two ``$`` is no formula."""
+
+
 def save_planes(
     path: str | Path, rows: Sequence[Row], *, title: str = "", planes: Sequence[str] = SHOWN_PLANES
 ) -> Path:
@@ -96,7 +101,7 @@ def save_planes(
             for p, name in enumerate(planes):
                 _draw_line(axes[r * len(planes) + p], row, name, titles=p == 0)
         if title:
-            figure.suptitle(title, color="white", fontsize=11)
+            figure.suptitle(shown(title), **AS_TYPED, color="white", fontsize=11)
         return save_figure(path, figure, dpi=90)
 
 
@@ -158,11 +163,11 @@ def _draw_line(axes: Sequence[Any], row: Row, name: str, *, titles: bool) -> Non
             if levels and outline.min() != outline.max():
                 axis.contour(outline, levels=levels, colors=[colour], linewidths=0.8)
         if titles:
-            axis.set_title(panel.title, color="white", fontsize=9)
+            axis.set_title(shown(panel.title), **AS_TYPED, color="white", fontsize=9)
     axes[0].text(-0.02, 0.5, name, color="white", fontsize=8, rotation=90, va="center", ha="right",
                  transform=axes[0].transAxes)  # fmt: skip
     if titles and row.name:
-        axes[0].set_title(f"{row.name}: {row.panels[0].title}", color="white", fontsize=8)
+        axes[0].set_title(shown(f"{row.name}: {row.panels[0].title}"), **AS_TYPED, color="white", fontsize=8)
 
 
 def overlay_edges(image: NDArray[np.floating], label: NDArray[np.integer]) -> NDArray[np.floating]:

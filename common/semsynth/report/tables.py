@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from ..texts import in_csv, shown
+
 NOTHING = "—"
 
 
@@ -65,19 +67,22 @@ class Table:
 
     def text(self) -> str:
         """For a terminal: aligned columns."""
-        lines = [[column.heading for column in self.columns], *([cell.text for cell in row] for row in self.rows)]
+        lines = [
+            [column.heading for column in self.columns],
+            *([shown(cell.text) for cell in row] for row in self.rows),
+        ]
         widths = [max(_width(line[i]) for line in lines) for i in range(len(self.columns))]
-        shown = ["  ".join(_pad(text, width, i > 0) for i, (text, width) in enumerate(zip(line, widths, strict=True)))
+        aligned = ["  ".join(_pad(text, width, i > 0) for i, (text, width) in enumerate(zip(line, widths, strict=True)))
                  for line in lines]  # fmt: skip
         rule = "  ".join("─" * width for width in widths)
-        body = [self.title, "", shown[0].rstrip(), rule, *(line.rstrip() for line in shown[1:])]
+        body = [self.title, "", aligned[0].rstrip(), rule, *(line.rstrip() for line in aligned[1:])]
         return "\n".join([*body, *(f"  {note}" for note in self.notes)])
 
     def markdown(self) -> str:
         """GitHub's Markdown."""
         heads = [column.heading for column in self.columns]
         rule = ["---", *["---:"] * (len(heads) - 1)]
-        lines = [heads, rule, *([cell.text for cell in row] for row in self.rows)]
+        lines = [heads, rule, *([shown(cell.text) for cell in row] for row in self.rows)]
         table = "\n".join("| " + " | ".join(text.replace("|", "\\|") for text in line) + " |" for line in lines)
         notes = "".join(f"\n- {note}" for note in self.notes)
         return f"### {self.title}\n\n{table}\n" + (notes + "\n" if notes else "")
@@ -88,13 +93,8 @@ class Table:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow([column.title for column in self.columns])
         for row in self.rows:
-            writer.writerow([_inert(cell.text) if cell.value is None else repr(cell.value) for cell in row])
+            writer.writerow([in_csv(cell.text) if cell.value is None else repr(cell.value) for cell in row])
         return stream.getvalue()
-
-
-def _inert(text: str) -> str:
-    """A text that no spreadsheet takes for a formula."""
-    return f"'{text}" if text[:1] in ("=", "+", "-", "@") else text
 
 
 def _width(text: str) -> int:

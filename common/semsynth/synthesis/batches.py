@@ -10,6 +10,7 @@ import torch
 from monai.engines import PrepareBatch
 from monai.utils.enums import CommonKeys as Keys
 
+from ..seeds import checked_seed
 from .style import StyleSource
 
 
@@ -33,7 +34,7 @@ class PrepareMapBatch(PrepareBatch):
     def __init__(
         self, *, seed: int = 0, per_case: bool = False, style: StyleSource | None = None, progress: Any = None
     ) -> None:
-        self.seed, self.per_case, self.style = int(seed), per_case, style
+        self.seed, self.per_case, self.style = checked_seed(seed), per_case, style
         self.on_step: Callable[[float], None] | None = None if progress is None else progress.step
 
     def __call__(  # type: ignore[override]

@@ -24,6 +24,7 @@ from torch import nn
 from .. import __version__
 from ..errors import InputError
 from ..files import sha256
+from ..json_files import read_object
 from ..networks.autoencoder import cover
 from ..networks.blocks.spade import Modulation
 from ..networks.denoiser import DenoiserModulation
@@ -267,7 +268,7 @@ def load_network(bundle: str | Path, weights: str | Path | None = None) -> Laten
     if not config.is_file():
         raise InputError(f"{bundle}: no configs/inference.json in it; give the folder of a bundle")
     parser = ConfigParser()
-    parser.read_config(config)
+    parser.read_config(read_object(config, damaged="take the bundle's own"))
     parser["bundle_root"], parser["device"] = str(bundle), "cpu"
     network = parser.get_parsed_content("network_def")
     if not isinstance(network, LatentDiffusion):

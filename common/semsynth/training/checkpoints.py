@@ -25,8 +25,10 @@ import torch
 
 from ..errors import InputError
 from ..files import atomic_path, remove_left_over, sha256
-from ..ownership import read_object, refuse
+from ..json_files import read_object_or_none
+from ..ownership import refuse
 from ..paths import as_path
+from ..weight_files import read_tensors
 
 logger = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
@@ -188,7 +190,7 @@ class CheckpointFolder:
             InputError: naming it.
         """
         path = self.folder / MANIFEST
-        content = read_object(path)
+        content = read_object_or_none(path)
         if content is not None and "checkpoints" not in content:
             refuse([f"{path}: is no list of checkpoints"], "run_dir")
 
@@ -250,10 +252,7 @@ def read_checkpoint(path: str | Path, digest: str | None = None) -> dict[str, An
         raise InputError(f"{path}: no such file")
     if digest is not None and sha256(path) != digest:
         raise InputError(f"{path}: damaged, its SHA-256 is not the one of the manifest")
-    try:
-        state: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise InputError(f"{path}: cannot be read as a checkpoint ({type(error).__name__})") from error
+    state: Any = read_tensors(path, "a checkpoint", fix="take another one")
     if not isinstance(state, dict) or not {"objects", "epoch", "iteration"} <= set(state):
         raise InputError(f"{path}: is no training checkpoint, it has no objects, epoch and iteration")
     return state

@@ -23,8 +23,10 @@ from ..data.identity import is_image, is_map, patient_of
 from ..data.intensity import INTENSITY, Intensity, Scaling, one_rule
 from ..distributed import rank, world_size
 from ..errors import InputError
+from ..files import real
 from ..paths import as_path
 from ..provenance.seen import Seen, entry_voxels, refuse_seen_cases
+from ..seeds import checked_seed
 from ..vocabulary import SPLITS
 
 logger = logging.getLogger(__name__)
@@ -93,7 +95,7 @@ def _refuse_held_out(entries: Sequence[Mapping[str, Any]], validation: Path, pat
     leaks = []
     for entry in entries:
         # within one list load_datalist has compared the splits
-        inside = paths[entry["source"]].resolve() == validation.resolve()
+        inside = real(paths[entry["source"]]) == real(validation)
         same = {} if inside else {mark[0]: known[mark] for mark in _marks(entry) if mark in known}
         if same:
             where = f"{entry['case']}, in {paths[entry['source']]}"
@@ -229,7 +231,7 @@ class CaseSampler(DistributedSampler):
         shuffle: bool = True,
         group: int = 1,
     ) -> None:
-        super().__init__(dataset, num_replicas=world_size(), rank=rank(), shuffle=shuffle, seed=seed)
+        super().__init__(dataset, num_replicas=world_size(), rank=rank(), shuffle=shuffle, seed=checked_seed(seed))
         sources = np.array([entry.get("source", 0) for entry in dataset.data])
         self.members = [np.flatnonzero(sources == source) for source in np.unique(sources)]
         sizes = [len(members) for members in self.members]

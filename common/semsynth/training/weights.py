@@ -17,6 +17,7 @@ from ..paths import as_path
 from ..provenance.cards import TrainingRecord, write_model_card
 from ..provenance.replacing import check_replaced_weights
 from ..provenance.seen import UNKNOWN_PARENTS, Seen, read_card
+from ..weight_files import read_tensors
 from .checkpoints import newest_checkpoint, not_finite, rounded, save_atomically
 
 logger = logging.getLogger(__name__)
@@ -69,10 +70,7 @@ def load_weights(path: str | Path, *, name: str = "network") -> dict[str, torch.
     path = as_path(path, "weights")
     if not path.is_file():
         raise InputError(f"{path}: no such file of weights; train the bundle first, or give another path")
-    try:
-        state: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise InputError(f"{path}: cannot be read as weights ({type(error).__name__}); copy the file again") from error
+    state: Any = read_tensors(path)
     if isinstance(state, dict) and isinstance(state.get("objects"), dict):
         state = state["objects"].get(name, {})
     if not isinstance(state, dict) or not state or not all(isinstance(v, torch.Tensor) for v in state.values()):

@@ -17,6 +17,7 @@ from torch import nn
 from ...errors import InputError
 from ...files import sha256
 from ...paths import as_path
+from ...weight_files import read_tensors
 
 SPACING_TOLERANCE = 1e-3
 
@@ -189,10 +190,7 @@ def read_weights(path: str | Path, *, name: str) -> dict[str, torch.Tensor]:
     Raises:
         InputError: for a file that holds anything else.
     """
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise InputError(f"{path}: cannot be read as weights of {name} ({str(error).splitlines()[0]})") from error
+    content = read_tensors(path, f"weights of {name}")
     state = content.get("state_dict", content) if isinstance(content, dict) else content
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise InputError(f"{path}: holds no weights by name; give the file of {name}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,6 @@ from ...errors import InputError
 from ..segmentation import standardize
 from .extractor import FeatureExtractor, FeaturesUnavailable, checked_file, load_exactly, read_weights
 
-logger = logging.getLogger(__name__)
 HUB_TIMEOUT = 3.0
 """Seconds after which the hub counts as out of reach."""
 
@@ -132,12 +130,13 @@ def medicalnet_network(name: str) -> ResNet:
     return network
 
 
-def load_medicalnet(name: str, weights: str | Path | None = None) -> MedicalNet:
+def load_medicalnet(name: str, weights: str | Path | None = None, *, download: bool = False) -> MedicalNet:
     """The network with the published weights.
 
     Args:
         name: one of :data:`MANIFEST`.
-        weights: the file; None looks in the Hugging Face hub's cache, then on the hub.
+        weights: the file; None looks in the Hugging Face hub's cache.
+        download: ask the hub for what is not in the cache; without it no network is ever asked.
 
     Raises:
         FeaturesUnavailable: when the file is not there and cannot be had.
@@ -145,7 +144,7 @@ def load_medicalnet(name: str, weights: str | Path | None = None) -> MedicalNet:
     """
     entry = MANIFEST[name]
     try:
-        path = checked_file(weights or _from_hub(name, entry), name=name, sha256_wanted=entry.sha256)
+        path = checked_file(weights or _from_hub(name, entry, download=download), name=name, sha256_wanted=entry.sha256)
     except FeaturesUnavailable:
         raise
     except InputError as error:
@@ -160,19 +159,26 @@ def load_medicalnet(name: str, weights: str | Path | None = None) -> MedicalNet:
     return MedicalNet(network, name)
 
 
-def _from_hub(name: str, entry: HubFile) -> str:
-    instead = f"or fetch it elsewhere from the hub's {entry.repository} and give its path as weights"
+def _from_hub(name: str, entry: HubFile, *, download: bool) -> str:
+    instead = (
+        f"or fetch it elsewhere from the hub's {entry.repository} and give its path as weights (--weights {name}=FILE)"
+    )
     try:
-        from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+        from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
     except ImportError as error:
         raise FeaturesUnavailable(
             f"{name}: fetching {entry.file} needs the package huggingface_hub; pip install huggingface-hub, {instead}"
         ) from error
     where: dict[str, Any] = {"repo_id": entry.repository, "filename": entry.file, "revision": entry.revision}
-    try:
-        return str(hf_hub_download(**where, local_files_only=True))
-    except Exception as error:  # of several kinds, all of which mean that it is not in the cache
-        logger.debug("%s is not in the hub's cache (%s)", entry.file, type(error).__name__)
+    # not hf_hub_download(local_files_only=True), which asks the hub for a list of programs before it looks
+    cached = try_to_load_from_cache(**where)
+    if isinstance(cached, str):
+        return cached
+    if not download:
+        raise FeaturesUnavailable(
+            f"{name}: {entry.file} is not in the Hugging Face hub's cache, and no network is asked without --download "
+            f"(of bundles: --download True); give that, {instead}"
+        )
     try:
         # asked once, with a short timeout: without a network the download itself goes on trying for half a minute
         get_hf_file_metadata(hf_hub_url(**where), timeout=HUB_TIMEOUT)

@@ -116,6 +116,7 @@ def load_perceptual(
     slices: int = 2,
     depths: int | None = None,
     pixel_mm: float | None = None,
+    download: bool = False,
 ) -> PerceptualLoss:
     """A perceptual loss with the first of several feature networks whose weights can be had; the log says which.
 
@@ -126,6 +127,7 @@ def load_perceptual(
         slices, depths: see :class:`PerceptualLoss`.
         pixel_mm: of the slices that the slice-wise network sees; 1.0 is four times cheaper than its 0.5. 3D networks
             see voxels as they are and do not use it.
+        download: ask the hub for weights that are not here; without it no network is ever asked.
 
     Raises:
         FeaturesUnavailable: when none can be had, in one line.
@@ -143,7 +145,7 @@ def load_perceptual(
     reasons = []
     for name in wanted:
         try:
-            extractor = load_features(name, weights=weights.get(name), device=device)
+            extractor = load_features(name, weights=weights.get(name), device=device, download=download)
         except FeaturesUnavailable as reason:
             reasons.append(str(reason))
             continue

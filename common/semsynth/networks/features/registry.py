@@ -85,7 +85,12 @@ class JudgeEncoder(FeatureExtractor):
 
 
 def load_features(
-    name: str, *, weights: str | Path | None = None, device: torch.device | str = "cpu", spacing: float = 1.0
+    name: str,
+    *,
+    weights: str | Path | None = None,
+    device: torch.device | str = "cpu",
+    spacing: float = 1.0,
+    download: bool = False,
 ) -> FeatureExtractor:
     """A feature network by its name, with the weights that the name stands for.
 
@@ -94,10 +99,12 @@ def load_features(
 
     Args:
         name: one of :data:`EXTRACTORS`: ``medicalnet_resnet34`` and ``medicalnet_resnet50`` (from the Hugging Face
-            hub), ``efficientnet_lite0`` (from an installed package), ``la_unet_judge`` (from the bundle ``la_unet``).
+            hub's cache, or with ``download`` from the hub), ``efficientnet_lite0`` (from an installed package),
+            ``la_unet_judge`` (from the bundle ``la_unet``).
         weights: the weights' file, where it is not to be looked for; needed for ``la_unet_judge``.
         device: where it computes.
         spacing: mm per voxel at which ``efficientnet_lite0`` takes slices; the others have one of their own.
+        download: ask the hub for weights that are not here; without it no network is ever asked.
 
     Raises:
         FeaturesUnavailable: when the weights cannot be had, in one line.
@@ -107,7 +114,7 @@ def load_features(
         raise InputError(f"no feature network is called {name!r}; there are {', '.join(EXTRACTORS)}")
     extractor: FeatureExtractor
     if name in MANIFEST:
-        extractor = load_medicalnet(name, weights)
+        extractor = load_medicalnet(name, weights, download=download)
     elif name == JUDGE:
         extractor = _load_judge(weights)
     else:

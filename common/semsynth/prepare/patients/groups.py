@@ -16,6 +16,7 @@ from ...data.check import Checkable
 from ...data.findings import Finding, Report
 from ...data.identity import patient_of, shared_patients
 from ...ownership import Outputs, any_of, beside, is_marked_png, is_plotted_png, object_with, text_with
+from ...texts import in_csv
 from ...vocabulary import UNLABELLED
 from .null import LIKELY, STATED, SURE, WEAK
 from .screening import Link, Screening, screen
@@ -236,9 +237,9 @@ def save(
         shared = patient.get(link.first) if patient.get(link.first) == patient.get(link.second) else None
         mm = float((link.pose.shift**2).sum() ** 0.5)
         numbers = (link.similarity, link.correlation, link.intensity, link.dice, link.pose.degrees, mm)
-        writer.writerow([link.first, link.second, splits[link.first], splits[link.second], link.kind, link.sureness,
-                         f"{link.expected:.3g}", *(f"{number:.4f}" for number in numbers), _stored(link),
-                         shared or ""])  # fmt: skip
+        writer.writerow([in_csv(link.first), in_csv(link.second), splits[link.first], splits[link.second], link.kind,
+                         link.sureness, f"{link.expected:.3g}", *(f"{number:.4f}" for number in numbers), _stored(link),
+                         in_csv(shared or "")])  # fmt: skip
     files.write_text(PAIRS, text.getvalue())
     files.write_text(SUMMARY, json.dumps(_summary(screening, groups, refused), indent=1, ensure_ascii=False))
     save_sheet(files.folder / SHEET, screening)

@@ -11,7 +11,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from ...report.pictures import SHOWN_PLANES, plane, save_figure
+from ...report.pictures import AS_TYPED, SHOWN_PLANES, plane, save_figure
+from ...texts import shown as escaped
 from .scans import oriented
 from .screening import Link, Screening, registered
 
@@ -50,7 +51,7 @@ def save_sheet(path: str | Path, screening: Screening) -> Path:
         axis = figure.add_axes(place)
         axis.imshow(strip, cmap="gray", vmin=0, vmax=1, aspect="auto", interpolation="nearest")
         axis.set_axis_off()
-        axis.set_title(title, color="white", fontsize=8, loc="left", pad=3)
+        axis.set_title(escaped(title), **AS_TYPED, color="white", fontsize=8, loc="left", pad=3)
     return save_figure(path, figure, dpi=DPI, facecolor="black")
 
 
