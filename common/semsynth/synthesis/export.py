@@ -22,14 +22,18 @@ from torch import nn
 from .. import __version__
 from ..errors import InputError
 from ..files import atomic_path, sha256, write_text
+from ..memory import check_fits, check_size
 from ..networks.autoencoder import cover
 from ..networks.blocks.spade import Modulation
 from ..networks.denoiser import DenoiserModulation
 from ..networks.latent_diffusion import LatentDiffusion
 from ..networks.sampling.samplers import Level
 from ..training.weights import load_weights
+from .memory import synthesis_memory
 
 logger = logging.getLogger(__name__)
+EXPORT_BYTES = 8
+"""Per voxel at least: the label map, and the volume."""
 
 
 class Conditioner(nn.Module):
@@ -203,7 +207,11 @@ def export_bundle(
     there = [path.name for path in output.glob("*.pt2")]
     if there and not overwrite:
         raise InputError(f"{output}: has {', '.join(sorted(there))} already; give another output, or --overwrite")
+    check_size(size, "a label map", "give a smaller --size", voxel=EXPORT_BYTES)
     network = load_network(bundle, weights)
+    check_fits(
+        synthesis_memory(network, size), f"graphs of {' × '.join(map(str, size))} voxels", "give a smaller --size"
+    )
     if steps is not None:
         network.schedule.steps(steps)
         network.sampling = replace(network.sampling, steps=steps)
