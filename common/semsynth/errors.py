@@ -22,6 +22,20 @@ _WITH_PARTS = re.compile(r"label_maps|images|style_from|style_map")
 """Those of them that may mean a part of a file, behind a ``#``."""
 
 
+_MEMORY_SIGNS = (
+    "out of memory", "out of shared memory", "can't allocate memory", "cannot allocate memory", "not enough memory",
+    "failed to allocate memory", "std::bad_alloc", "alloc_failed", "killed by signal: killed",
+)  # fmt: skip
+_IN_TRACEBACK = re.compile(
+    r"^[\w.]*\b(?:InputError|FindingError): (.*?)(?=\n\n(?:The above|During handling)|\Z)", re.MULTILINE | re.DOTALL
+)
+LESS_MEMORY = (
+    "what needs less: in a synthesis smaller label maps, windows (the overlay sliding_window.json, --window, "
+    "--window_size) or --batch_size 1; in a training a smaller --patch_size or --cache_rate, or fewer --num_workers; "
+    "in both --device cpu, where that has more memory"
+)
+
+
 class InputError(ValueError):
     """Bad input: the message names the case or file, what was found, what is needed and what to do.
 
@@ -32,6 +46,7 @@ class InputError(ValueError):
 
     def __init__(self, message: str, problems: Sequence[str] = ()) -> None:
         self.problems = list(problems)
+        message = _of_worker(message) or message
         super().__init__("\n".join([one_line(message), *(f"  - {one_line(problem)}" for problem in self.problems)]))
 
 
@@ -89,6 +104,10 @@ def _install_hook() -> None:
             raise SystemExit(130)  # python -m would end with 1
         elif isinstance(cause, OSError):
             sys.stderr.write(f"error: {os_error_line(cause)}\n")
+        elif (told := _of_worker(str(error))) is not None:
+            sys.stderr.write(f"error: {told}\n")
+        elif is_out_of_memory(error):
+            sys.stderr.write(f"error: out of memory ({_first_line(error)}); {LESS_MEMORY}\n")
         else:
             before(kind, error, traceback)
 
@@ -138,9 +157,29 @@ def refuse_misread_paths(arguments: Sequence[str]) -> None:
         )
 
 
+def _of_worker(text: str) -> str | None:
+    """The message of an :class:`InputError` that a data loader's process met: torch hands it on within a traceback."""
+    if "Original Traceback" not in text:
+        return None
+    found = _IN_TRACEBACK.search(text)
+    return None if found is None else found[1].strip()
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+
+
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out, on a GPU or on the CPU (torch has no one class for both)."""
-    text = str(error)
-    return isinstance(error, MemoryError) or any(
-        sign in text for sign in ("out of memory", "can't allocate memory", "not enough memory")
-    )
+    """Whether an error, or one that it came from, says that memory ran out, on a GPU or on the CPU.
+
+    torch has no one class for both.
+    """
+    seen: BaseException | None = error
+    while seen is not None and not isinstance(seen, InputError):
+        text = str(seen).lower()
+        if isinstance(seen, MemoryError) or getattr(seen, "errno", None) == errno.ENOMEM:
+            return True
+        if any(sign in text for sign in _MEMORY_SIGNS) or "\nmemoryerror" in text:
+            return True
+        seen = seen.__cause__
+    return False

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import InputError
+from .paths import read_text
 
 
 def read_json(path: str | Path, *, missing: str = "check the path", damaged: str = "correct it") -> Any:
@@ -21,7 +22,9 @@ def read_json(path: str | Path, *, missing: str = "check the path", damaged: str
         InputError: for a file that is missing, cannot be read, is no UTF-8 or no JSON, or is nested beyond all measure.
     """
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        return json.loads(read_text(path))
+    except InputError:
+        raise
     except FileNotFoundError as reason:
         raise InputError(f"{path}: no such file; {missing}") from reason
     except OSError as reason:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 
 from .errors import InputError
@@ -19,6 +20,10 @@ def problem(path: str) -> str | None:
     except UnicodeEncodeError:
         return "it holds half of a character (a lone surrogate)"
     return None
+
+
+MOST_TEXT = 1 << 28
+"""Bytes of a text: a datalist of a hundred thousand cases has a fifth of it."""
 
 
 def expanded(path: str) -> str:
@@ -52,3 +57,23 @@ def as_path(path: str | Path, option: str = "a path") -> Path:
         raise InputError(f"{option} {path}: MONAI's configs turn '#' into '::', so that nobody knows which folder is "
                          "meant; give a path with neither of them")  # fmt: skip
     return Path(expanded(str(path)))
+
+
+def read_text(path: str | Path, most: int = MOST_TEXT) -> str:
+    """A text file (UTF-8), such as a datalist or a card.
+
+    Args:
+        path: the file.
+        most: bytes that it may have.
+
+    Raises:
+        InputError: for a pipe or a device, which may have no end, and for a file that is larger.
+        OSError, UnicodeDecodeError: where it cannot be read.
+    """
+    path = Path(path)
+    found = path.stat()
+    if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
+        raise InputError(f"{path}: is a pipe or a device; give a file")
+    if found.st_size > most:
+        raise InputError(f"{path}: has {found.st_size} bytes, and such a text has at most {most}; check the path")
+    return path.read_text(encoding="utf-8")

@@ -6,10 +6,9 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
-import torch
-
 from .errors import InputError, is_out_of_memory
 from .paths import as_path
+from .tensor_files import load_tensors
 
 _UNSAFE = ("GLOBAL", "allowlist")
 """What PyTorch says of a file that names classes or functions, which loading it without care would run."""
@@ -24,14 +23,16 @@ def read_tensors(path: str | Path, what: str = "weights", *, fix: str = "copy th
         fix: what to do where it cannot be read, for the message.
 
     Raises:
-        InputError: in one line, for a file that is missing, cannot be read, is damaged, or holds anything that would be
-            executed.
+        InputError: in one line, for a file that is missing, cannot be read, is damaged, would unpack to much more
+            than it is, or holds anything that would be executed.
     """
     path = as_path(path, what)
     try:
         with path.open("rb"):
             pass
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return load_tensors(path)
+    except InputError:
+        raise
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file of weights; check the path") from error
     except Exception as error:

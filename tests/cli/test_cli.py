@@ -51,7 +51,7 @@ def test_the_phantom_is_written_and_its_datalist_printed(tmp_path, capsys):
         (["prepare", "--input", "nowhere", "--output", "OUT"], "nowhere: no such file or folder"),
         (["prepare", "--input", "x", "--output", "OUT", "--dtype=int8"], "--dtype must be uint8, int16 or float32"),
         (["prepare", "--input", "x", "--output", "OUT", "--k=12"], "--k must lie in 0…10, got 12"),
-        (["prepare", "--input", "x", "--output", "OUT", "--sigma=-1"], "--sigma must be 0 or more voxels"),
+        (["prepare", "--input", "x", "--output", "OUT", "--sigma=-1"], "--sigma must lie in 0…20 voxels"),
         (["picture", "--synthetic", "PHANTOM", "--output", "FILE/a.png"], "check the path and its permissions"),
         (["choose-k", "--input", "nowhere"], "nowhere: no such file or folder"),
         (["picture", "--synthetic", "nowhere", "--output", "OUT/a.png"], "no such file"),

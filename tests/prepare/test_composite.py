@@ -179,7 +179,7 @@ def test_bad_input_is_named(changes, message):
     ("arguments", "message"),
     [
         ({"k": -1}, "k must be an integer in 0…10"),
-        ({"sigma": -1.0}, "sigma must be 0 or more"),
+        ({"sigma": -1.0}, "sigma must lie in 0…20 voxels"),
         ({"background": "dark"}, "background must be one of auto, zero, lowest, none"),
         ({"k": 2, "centers": [0.5]}, "centers must be k = 2 distinct values"),
     ],

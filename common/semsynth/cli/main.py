@@ -14,7 +14,8 @@ import fire
 import fire.core
 
 from .. import __version__
-from ..errors import InputError, os_error_line
+from ..errors import InputError, is_out_of_memory, os_error_line
+from ..memory import out_of_memory
 from ..signals import Terminated, end_on_sigterm
 from ..texts import log_plainly, shown
 from .datasets import FailedCheck, check, choose_k, phantom, prepare, prepare_maps
@@ -33,6 +34,18 @@ COMMANDS: dict[str, Callable[..., str]] = {
     "convert": as_typed(convert),
     "export": as_typed(export),
 }
+MORE = "end other programs, or use a larger machine"
+LESS_MEMORY = {
+    "phantom": "give a smaller --size",
+    "check": "give fewer --jobs",
+    "prepare": "give a larger --spacing, a smaller --size or fewer --jobs",
+    "prepare-maps": "give a larger --spacing, a smaller --size or fewer --jobs",
+    "choose-k": "give a larger --spacing",
+    "evaluate": "give a larger --feature-spacing, fewer --extractors, or --device cpu where that has more memory",
+    "picture": "give fewer --cases or --samples",
+    "export": "give a smaller --size",
+}
+"""Command → the settings that need less memory."""
 LISTS = ("--synthetic", "--weights", "--in-loss")  # options of evaluate and picture that take several values
 
 
@@ -125,7 +138,12 @@ def _run(arguments: list[str]) -> int:
         return 1
     except BrokenPipeError:
         raise
-    except OSError as error:
+    except (MemoryError, RuntimeError, OSError) as error:
+        if is_out_of_memory(error):
+            print(f"error: {out_of_memory(arguments[0], LESS_MEMORY.get(arguments[0], MORE), error)}", file=sys.stderr)
+            return 1
+        if not isinstance(error, OSError):
+            raise
         print(f"error: {os_error_line(error)}", file=sys.stderr)
         return 1
     except fire.core.FireExit as error:

@@ -17,7 +17,7 @@ from fire.decorators import SetParseFns
 
 from ..booleans import understood
 from ..errors import InputError
-from ..paths import as_path, expanded
+from ..paths import as_path, expanded, read_text
 
 FilePath: TypeAlias = Annotated[str, "path"]
 """Text that names files or folders: a ``~`` at its beginning is the home folder."""
@@ -181,7 +181,7 @@ def lines_or_words(value: Any) -> list[str]:
     """Words of a list or of a text with commas, or the lines of a text file."""
     if isinstance(value, str) and value.endswith(".txt"):
         try:
-            lines = as_path(value).read_text(encoding="utf-8").splitlines()
+            lines = read_text(as_path(value)).splitlines()
             return [line.strip() for line in lines if line.strip()]
         except (OSError, UnicodeDecodeError) as reason:
             raise InputError(f"{value}: cannot be read as a text of one name per line ({reason})") from reason

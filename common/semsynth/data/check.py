@@ -16,6 +16,8 @@ from tqdm import tqdm
 
 from ..errors import InputError
 from ..files import stamp
+from ..limits import check_classes, check_jobs
+from ..memory import check_size
 from .findings import Finding, FindingError, Report, of_case
 from .headers import Header, on_grid, read_header, unreadable
 from .histograms import check_histogram, check_ranges, span
@@ -113,6 +115,10 @@ class Rules:
             raise InputError(f"patch_size must be three positive numbers of voxels, got {tuple(self.patch_size)}")
         if self.num_classes is not None and self.num_classes < 2:
             raise InputError(f"num_classes must be 2 or more, got {self.num_classes}")
+        if self.num_classes is not None:
+            check_classes(self.num_classes)
+        if self.patch_size is not None:
+            check_size(self.patch_size, "a patch_size", "give a smaller one")
 
 
 @dataclass
@@ -158,8 +164,8 @@ def check_cases(
         InputError: for a ``patient_regex`` that is not valid or does not match a name, or ``jobs`` below 1. Everything
             else is a finding.
     """
-    if jobs is not None and jobs < 1:
-        raise InputError(f"--jobs must be 1 or more, got {jobs}")
+    if jobs is not None:
+        check_jobs(jobs)
     rules = rules or Rules()
     found = [*same_names(cases), *unusable_names(cases), *shared_patients(cases, patient_regex)]
     voxels: dict[str, dict[str, str]] = {}

@@ -8,6 +8,7 @@ from typing import Any
 
 from .. import json_files
 from ..errors import InputError
+from ..limits import MOST_CLASSES
 from ..vocabulary import WALL, class_names
 from .findings import Finding, error, warning
 
@@ -65,6 +66,8 @@ def class_table(content: Any, source: str | Path) -> dict[int, str]:
     """
     if content is None:
         return {}
+    if isinstance(content, Mapping) and len(content) > MOST_CLASSES:
+        raise InputError(f'{source}: "classes" has {len(content)} of them; label maps have at most {MOST_CLASSES}')
     try:
         return {int(index): str(name) for index, name in sorted(content.items(), key=lambda item: int(item[0]))}
     except (AttributeError, TypeError, ValueError):

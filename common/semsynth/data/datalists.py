@@ -8,6 +8,7 @@ from typing import Any
 
 from ..errors import InputError
 from ..json_files import read_json
+from ..limits import check_classes
 from ..paths import as_path, expanded
 from ..vocabulary import ENDO, SPLITS, UNLABELLED, WALL, class_names
 from .classes import class_table
@@ -53,6 +54,8 @@ def read_datalist(path: str | Path) -> dict[str, Any]:
     count = content.get("num_classes")
     if count is not None and (not isinstance(count, int) or count < 2):
         raise InputError(f"{path}: num_classes must be a whole number from 2 on, found {brief(count)}")
+    if count is not None:
+        check_classes(count, f"{path}: num_classes")
     result: dict[str, Any] = content
     return result
 

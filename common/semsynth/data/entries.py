@@ -13,6 +13,7 @@ from typing import Any
 from ..errors import InputError
 from ..files import is_there
 from ..json_files import read_object_or_none
+from ..limits import check_number
 from ..paths import as_path
 from ..vocabulary import OWN_STYLE, PREPARED, SPLITS, UNLABELLED
 from .check import ROLES, Entry, Rules, check_cases
@@ -33,9 +34,12 @@ from .intensity import INTENSITY, Intensity, entry_intensity, intensity_beside, 
 from .naming import check_names
 from .nesting import refuse_results
 from .segments import Selection, mask_file
+from .sizes import check_resampling
 from .voxels import hash_file
 
 logger = logging.getLogger(__name__)
+MOST_SAMPLES = 100_000
+"""Volumes of one label map, and some times more of all maps."""
 SOURCE_VOXELS = "source_voxels"
 """Key of a prepared entry: role → hash of the voxels of the raw file that it was made from."""
 VOXELS = "voxels"
@@ -95,6 +99,9 @@ def load_datalist(
         return resolved
     found = [case_of(entry, roles_of(entry, needs, also), split) for entry in resolved]
     names = tuple(class_table(content.get("classes"), path).values())[1:]
+    if spacing is not None:
+        check_resampling({case.name: case.files["image"] for case in found if "image" in case.files}, spacing,
+                         fix="give a larger spacing")  # fmt: skip
     held = stated_intensity(content, path)
     # trainings read files as they are: segments in the order of the classes, on the image's own grid
     rules = Rules(num_classes, expert_classes(path, content), patch_size, spacing, held, names, pad=False)
@@ -298,6 +305,7 @@ def load_label_maps(
     """
     if num_samples < 1:
         raise InputError(f"num_samples must be 1 or more, got {num_samples}")
+    check_number("num_samples", num_samples, 1, MOST_SAMPLES)
     own = style_from == OWN_STYLE
     if own and pattern is not None:
         raise InputError(
@@ -400,6 +408,7 @@ def _compared(entries: list[dict[str, Any]], grid: TrainedGrid | None, samples: 
 def _repeat(entries: list[dict[str, Any]], samples: int) -> list[dict[str, Any]]:
     if samples == 1:
         return entries
+    check_number("num_samples × label maps", samples * len(entries), 1, 10 * MOST_SAMPLES)
     repeated = [
         entry | {"case": f"{entry['case']}_s{i}", "source_case": entry["case"], "sample": i}
         for entry in entries

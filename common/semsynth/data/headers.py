@@ -6,7 +6,7 @@ import gzip
 import math
 import stat
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -18,8 +18,11 @@ from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
+from ..errors import is_out_of_memory
 from ..files import split_part
+from ..memory import too_much
 from .findings import Finding, FindingError, error, warning
+from .nrrd_files import read_nrrd_header, voxel_bytes
 from .segments import EVERYTHING, Placement, Segmentation, Selection, layers_axis, mask_file, placement, segmentation_of
 
 SUFFIXES = (".nii.gz", ".nii", ".nrrd")
@@ -38,7 +41,8 @@ class Header:
         path: the file, or the folder of a DICOM series, with the part that is meant behind a ``#``.
         shape: voxels along the three axes.
         affine: ``(4, 4)`` voxel indices → mm, RAS+ (NIfTI: the sform, without one the qform).
-        size: bytes that the uncompressed file needs, or None where the format checks that itself.
+        size: bytes that its voxels need when they are unpacked, of NIfTI those of the header with them; None where the
+            format checks that itself.
         notes: warnings on what had to be decided to read it.
         segments: of a file that names them (``.seg.nrrd``, SEG, RTSTRUCT); its voxels are read as classes then.
         selection: what is taken of a file of labels.
@@ -78,10 +82,32 @@ def damaged(path: Path, reason: object) -> FindingError:
                               expected="a whole file", fix="copy it again"))  # fmt: skip
 
 
+def check_memory(path: Path, shape: Sequence[int], needed: float) -> None:
+    """Raise for a volume that the memory that is free does not hold.
+
+    Args:
+        path: its file.
+        shape: its voxels along the axes.
+        needed: bytes that it takes at least.
+
+    Raises:
+        FindingError: naming both figures.
+    """
+    excess = too_much(needed)
+    if excess is not None:
+        voxels = " × ".join(map(str, shape))
+        fail(path, "more voxels than memory", found=f"{voxels} voxels, which need at least {excess}",
+             expected="a volume that fits", fix="crop or resample it, or use a larger machine")  # fmt: skip
+
+
 def unreadable(path: str | Path, reason: Exception) -> FindingError:
     """The finding for whatever nibabel, pynrrd, gzip, zlib or the system raised while reading a file."""
     if isinstance(reason, FindingError):
         return reason
+    if is_out_of_memory(reason):
+        return FindingError(error(path, "out of memory", found=str(reason).splitlines()[0] or "no memory left",
+                                  expected="memory for its voxels", fix="give fewer --jobs, or end other programs",
+                                  ))  # fmt: skip
     if isinstance(reason, _DAMAGE):
         return damaged(Path(path), reason)
     text = (reason.strerror if isinstance(reason, OSError) else None) or f"{type(reason).__name__}: {reason}"
@@ -268,7 +294,7 @@ def _nrrd_header(path: Path, selection: Selection) -> Header:
         magic = stream.read(4)
     if magic != b"NRRD":
         fail(path, "not an image", found="no NRRD header", expected="what the name says", fix="copy it again")
-    header = nrrd.read_header(str(path))
+    header = read_nrrd_header(path)
     segments, notes = segmentation_of(path, header, selection)
     layers = layers_axis(header) if segments is not None else None
     shape = _volume_shape(path, tuple(int(n) for axis, n in enumerate(header["sizes"]) if axis != layers))
@@ -290,7 +316,7 @@ def _nrrd_header(path: Path, selection: Selection) -> Header:
     elif space not in ("right-anterior-superior", "ras"):
         fail(path, "unknown NRRD space", found=space, expected="left-posterior-superior or right-anterior-superior",
              fix="write it as left-posterior-superior")  # fmt: skip
-    return Header(path, shape, affine, notes=notes, segments=segments)
+    return Header(path, shape, affine, voxel_bytes(header), notes, segments=segments)
 
 
 def _numbers(values: tuple[float, ...]) -> str:

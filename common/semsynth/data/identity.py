@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import re
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from os.path import realpath
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import regex
 
 from ..errors import InputError
 from ..vocabulary import SPLITS, UNLABELLED
@@ -19,6 +21,10 @@ if TYPE_CHECKING:
 SOURCE = "source_"
 """Before the role of a raw file that a prepared one was made from."""
 _MAPS = ("label", "endo")
+SECONDS = 1.0
+"""That a pattern may take on one name; a usual one takes microseconds."""
+MOST_PATTERN = 1000
+"""Characters of a pattern."""
 
 Voxels = Mapping[str, Mapping[str, str]]
 """Case → role (``image``, ``label``, ``source_image`` …) → hash of the voxels, see :mod:`semsynth.data.voxels`."""
@@ -42,17 +48,31 @@ def patient_of(case: Checkable, pattern: str | None = None) -> str:
         pattern: its first group that matches, or its whole match, is the patient.
 
     Raises:
-        InputError: for a pattern that is not valid or does not match.
+        InputError: for a pattern that is not valid, does not match, or takes longer than a second.
     """
     if case.patient is not None or pattern is None:
         return case.name if case.patient is None else case.patient
-    try:
-        match = re.search(str(pattern), case.name)
-    except re.error as reason:
-        raise InputError(f"--patient-regex {pattern!r} is not a valid pattern: {reason}") from reason
+    match = _found(str(pattern), case.name)
     if match is None:
         raise InputError(f"--patient-regex {pattern!r} does not match the case name {case.name!r}")
     return next((str(group) for group in match.groups() if group is not None), str(match.group(0)))
+
+
+def _found(pattern: str, name: str) -> Any:
+    """The first match, by an engine that gives up: a pattern may stand in a datalist that nobody here has written."""
+    try:
+        if len(pattern) > MOST_PATTERN:
+            raise InputError(f"--patient-regex of {len(pattern)} characters; at most {MOST_PATTERN} are taken")
+        with warnings.catch_warnings(action="ignore"):  # of sets within sets, which mean what they do in Python's re
+            compiled = regex.compile(pattern)
+        return compiled.search(name, timeout=SECONDS)
+    except (regex.error, RecursionError) as reason:
+        raise InputError(f"--patient-regex {pattern!r} is not a valid pattern: {reason}") from reason
+    except TimeoutError as reason:
+        raise InputError(
+            f"--patient-regex {pattern!r} takes more than {SECONDS:g} s on the case name {name!r}; write it without "
+            "one repetition inside another, such as ^([^_]+) in place of ^(([^_]+)+)"
+        ) from reason
 
 
 def use_of(split: str | None) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from ..paths import expanded
 from .naming import case_name, check_names, distinct_names
 
 _WILDCARD = re.compile(r"\*\*/|\*\*|\*|\?|\[!?\]?[^\]]*\]")
-_ONE_PART = r"[^/]"
+_DOUBLED = re.compile(r"(\*\*/)+")
 
 
 @dataclass(frozen=True)
@@ -33,15 +33,30 @@ class _Piece:
         """As :mod:`glob` takes it."""
         return self.text if self.wild else glob.escape(self.text)
 
-    def regex(self) -> str:
-        """As :mod:`re` takes it, what a wildcard stands for in a group."""
+    def ends(self, text: str, at: int) -> Iterator[int]:
+        """Where what it stands for can end, if it begins at ``at``: rising, each found from the one before."""
         if not self.wild:
-            return re.escape(self.text)
-        if self.text[0] == "[":
-            inside = self.text[1:-1].replace("\\", "\\\\")
-            inside = "^" + inside[1:] if inside[0] == "!" else "\\" + inside if inside[0] == "^" else inside
-            return f"([{inside}])"
-        return {"**/": f"((?:{_ONE_PART}+/)*)", "**": "(.*)", "*": f"({_ONE_PART}*)", "?": f"({_ONE_PART})"}[self.text]
+            yield from (at + len(self.text),) if text.startswith(self.text, at) else ()
+        elif self.text[0] != "*":
+            yield from (at + 1,) if at < len(text) and self._is_one(text[at]) else ()
+        else:
+            yield at
+            while (end := self._further(text, at)) is not None:
+                yield (at := end)
+
+    def _further(self, text: str, at: int) -> int | None:
+        """One more character, or folder, than up to ``at``; None where a star cannot stand for it."""
+        if self.text == "**/":
+            slash = text.find("/", at)
+            return slash + 1 if slash > at else None
+        return at + 1 if at < len(text) and (self.text == "**" or text[at] != "/") else None
+
+    def _is_one(self, character: str) -> bool:
+        if self.text == "?":
+            return character != "/"
+        inside = self.text[1:-1].replace("\\", "\\\\")
+        inside = "^" + inside[1:] if inside[0] == "!" else "\\" + inside if inside[0] == "^" else inside
+        return re.fullmatch(f"[{inside}]", character, re.DOTALL) is not None
 
 
 def is_pattern(source: str | Path) -> bool:
@@ -103,7 +118,8 @@ def matches(pattern: str) -> list[Match]:
 def _matches(pattern: str) -> list[Match]:
     for brackets in (True, False):
         pieces = _pieces(pattern, brackets=brackets)
-        found = sorted(glob.glob("".join(piece.glob() for piece in pieces), recursive=True))
+        asked = _DOUBLED.sub("**/", "".join(piece.glob() for piece in pieces))  # each would double what is found
+        found = sorted(set(glob.glob(asked, recursive=True)))
         if found:
             return [Match(Path(path), _stands_for(pieces, path)) for path in found]
     return []
@@ -119,7 +135,7 @@ def matches_path(pattern: str, path: str | Path) -> bool:
             continue
         start = os.path.realpath(head or ".").replace(os.sep, "/").rstrip("/")
         pieces = [_Piece(f"{start}/", wild=False), *_pieces(rest)]
-        if re.fullmatch("".join(piece.regex() for piece in pieces), place, re.DOTALL):
+        if _fitting(pieces, place)[-1][0]:
             return True
     return False
 
@@ -160,6 +176,30 @@ def _split(pattern: str) -> tuple[str, str]:
 
 
 def _stands_for(pieces: Sequence[_Piece], path: str) -> tuple[tuple[str, str], ...]:
-    match = re.fullmatch("".join(piece.regex() for piece in pieces), path.replace(os.sep, "/"), re.DOTALL)
-    kinds = [piece.kind for piece in pieces if piece.wild]
-    return tuple(zip(kinds, match.groups(), strict=True)) if match else ()
+    """What each wildcard stands for, the first ones for as much as they can; nothing where the path does not fit."""
+    text = path.replace(os.sep, "/")
+    table = _fitting(pieces, text)
+    if not table[-1][0]:
+        return ()
+    found, at = list[tuple[str, str]](), 0
+    for piece, rest in zip(pieces, table[-2::-1], strict=True):
+        end = max(end for end in piece.ends(text, at) if rest[end])
+        found += [(piece.kind, text[at:end])] if piece.wild else []
+        at = end
+    return tuple(found)
+
+
+def _fitting(pieces: Sequence[_Piece], text: str) -> list[list[bool]]:
+    """Whether the last 0, 1, 2 … pieces fit the text from each of its places on.
+
+    In time of text × pattern: a regular expression tries all ways to share a name among many stars.
+    """
+    table = [fits := [False] * len(text) + [True]]
+    for piece in reversed(pieces):
+        own = [False] * (len(text) + 1)
+        for at in reversed(range(len(text) + 1)):
+            first = next(ends := piece.ends(text, at), None)
+            further = next(ends, None)  # what fits further on is known already
+            own[at] = (first is not None and fits[first]) or (further is not None and own[further])
+        table.append(fits := own)
+    return table

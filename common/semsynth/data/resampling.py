@@ -12,9 +12,12 @@ from monai.data import MetaTensor
 from monai.data.utils import affine_to_spacing
 from monai.transforms import MapTransform
 
+from ..memory import check_size
 from .geometry import TOLD, TrainedGrid, resampled_shape
 
 logger = logging.getLogger(__name__)
+CLASS_BYTES = 9
+"""Per voxel: the share of a class, the largest so far, and the class."""
 AS_GIVEN = "_as_given"
 """Ending of the key under which a resampled map's own is kept until the volume is back."""
 
@@ -52,6 +55,8 @@ class TrainedSpacingd(MapTransform):
                 continue
             result[f"{key}{AS_GIVEN}"] = label
             shape = resampled_shape(label.shape[1:], spacing, wanted)
+            check_size(shape, "a label map resampled to what the weights know,", "leave out --resample, or crop it",
+                       voxel=CLASS_BYTES)  # fmt: skip
             result[key] = _on_grid(label, resampled_classes(label, shape, spacing, wanted), spacing, wanted)
             for other in self.images:
                 moved = resampled(result[other].as_tensor(), shape, spacing, wanted)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import gzip
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,17 +10,19 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import nibabel as nib
-import nrrd
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
 from ..files import atomic_path, split_part
+from ..memory import IMAGE_BYTES
 from .dicom import is_dicom, read_dicom_voxels
 from .findings import Finding
 from .grids import place, same_affine
-from .headers import SUFFIXES, Header, damaged, read_header, unreadable
+from .headers import SUFFIXES, Header, check_memory, damaged, read_header, unreadable
+from .inflate import GZIP, cannot_hold, inflate
 from .label_values import rounded
+from .nrrd_files import read_nrrd
 from .segments import relabelled
 
 StorageType: TypeAlias = Literal["uint8", "int16", "float32"]
@@ -79,11 +81,13 @@ def read_volume(path: str | Path, header: Header | None = None) -> Volume:
 
     Raises:
         InputError: missing, empty, truncated or of another format; not one 3D volume of real numbers; no usable
-            voxel-to-mm transform (a voxel size of 0, a singular or non-finite matrix); segments that are missing.
+            voxel-to-mm transform (a voxel size of 0, a singular or non-finite matrix); segments that are missing; more
+            voxels than the file, or the memory that is free, can hold.
     """
     header = header or read_header(path)
     notes: tuple[Finding, ...] = ()
     try:
+        _check_bounds(header)
         data = _voxels(header)
         if header.segments is not None:
             data, notes = header.segments.class_map(data, header.path)
@@ -100,7 +104,7 @@ def read_volume(path: str | Path, header: Header | None = None) -> Volume:
 def _voxels(header: Header) -> NDArray[Any]:
     if is_dicom(header.path):
         return read_dicom_voxels(header.path, header.selection)
-    return _nrrd_voxels(header) if header.path.name.lower().endswith(".nrrd") else _nifti_voxels(header)
+    return read_nrrd(header.path) if header.path.name.lower().endswith(".nrrd") else _nifti_voxels(header)
 
 
 def read_label(path: str | Path, header: Header | None = None) -> Volume:
@@ -112,19 +116,30 @@ def read_label(path: str | Path, header: Header | None = None) -> Volume:
     return Volume(rounded(volume.data), volume.affine)
 
 
+def _check_bounds(header: Header) -> None:
+    """Raise before anything is read that no file of this size, or no memory of this machine, can hold."""
+    path, size, name = header.path, header.size, header.path.name.lower()
+    if size is not None and name.endswith((".nii", ".nii.gz")):
+        stored, packing = path.stat().st_size, (GZIP if name.endswith(".gz") else None)
+        if cannot_hold(stored, size, packing):
+            raise damaged(path, f"{stored} {'packed ones ' if packing else ''}of {size} bytes")
+    voxels = math.prod(header.shape)
+    # as they are stored, and as they are worked with
+    check_memory(path, header.shape, (size or voxels) + IMAGE_BYTES * voxels)
+
+
 def _nifti_voxels(header: Header) -> NDArray[Any]:
-    raw = header.path.read_bytes()
+    with header.path.open("rb") as stream:
+        if header.size is None or header.path.name.lower().endswith(".gz"):
+            raw = stream.read()
+        else:
+            raw = stream.read(header.size)
     if raw[:2] == b"\x1f\x8b":
-        raw = gzip.decompress(raw)  # in one go: twice as fast as a stream, and it compares the checksum
+        raw = inflate(raw, header.size or 0, header.path)
     if header.size is not None and len(raw) < header.size:
         raise damaged(header.path, f"{len(raw)} of {header.size} bytes")
     kind = nib.Nifti1Image if nib.Nifti1Header.may_contain_header(raw[:348]) else nib.Nifti2Image
     return np.asanyarray(kind.from_bytes(raw).dataobj)
-
-
-def _nrrd_voxels(header: Header) -> NDArray[Any]:
-    data: NDArray[Any] = nrrd.read(str(header.path))[0]
-    return data
 
 
 def scale_intensity(image: NDArray[np.floating]) -> NDArray[np.float32]:

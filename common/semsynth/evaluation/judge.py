@@ -17,6 +17,7 @@ from ..networks.segmentation import residual_unet, subvoxel_segresnet
 from ..vocabulary import ENDO
 
 logger = logging.getLogger(__name__)
+MOST_CHANNELS = 4096
 
 
 class JudgeFacts(NamedTuple):
@@ -124,8 +125,10 @@ def load_judge(
     size, widths = tuple(spacing or (1.0, 1.0, 1.0)), tuple(channels or (16, 32, 64, 128, 128))
     if len(size) != 3 or min(size) <= 0:
         raise InputError(f"--judge-spacing must be three lengths in mm, such as 4,4,2.5, got {size}")
-    if len(widths) < 2 or min(widths) < 1:
-        raise InputError(f"--judge-channels must be two or more widths, such as 16,32,64,64, got {widths}")
+    if len(widths) < 2 or min(widths) < 1 or max(widths) > MOST_CHANNELS:
+        raise InputError(
+            f"--judge-channels must be two or more widths up to {MOST_CHANNELS}, such as 16,32,64,64, got {widths}"
+        )
     try:
         return load_segmenter(residual_unet(len(classes) + 1, channels=widths), weights, use="faithfulness",
                               device=device, spacing=size, largest_component=[])  # fmt: skip

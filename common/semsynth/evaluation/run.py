@@ -10,7 +10,9 @@ from typing import Any
 import torch
 
 from ..data.nesting import refuse_found
+from ..data.sizes import check_resampling
 from ..errors import InputError
+from ..limits import check_number
 from ..locks import one_at_a_time
 from ..metrics import lpips
 from ..networks.features.registry import EXTRACTORS, JUDGE, FeatureExtractor, FeaturesUnavailable, load_features
@@ -31,6 +33,8 @@ from .systems import check_grids, load_system, pair, with_scaling
 
 logger = logging.getLogger(__name__)
 DEFAULT_EXTRACTORS = ("medicalnet_resnet34", "efficientnet_lite0", "la_unet_judge")
+SLICEWISE = "efficientnet_lite0"
+MOST = {"draws": 100_000, "seed": 2**63 - 1, "pictures": 1000}
 COMPARED = ("psnr", "mse", "ms_ssim", "dice")
 
 
@@ -141,6 +145,11 @@ def evaluate(
         raise InputError(f"--feature-spacing must be above 0 and at most 10 mm, got {feature_spacing:g}")
     _check_settings(synthetic, weights or {}, in_loss or {}, draws=draws, seed=seed, pictures=pictures)
     cases = load_real(real, train=train_real, labels=labels)
+    images = {name: case.image for name, case in cases.items()}
+    if SLICEWISE in extractors:
+        check_resampling(images, (feature_spacing,) * 3, fix="give a larger --feature-spacing")
+    if judge is not None:
+        check_resampling(images, judge.spacing, fix="give a larger --judge-spacing, that of its training")
     systems = [
         load_system(system, src, in_loss=(in_loss or {}).get(system, ()), known=cases)
         for system, src in synthetic.items()
@@ -192,6 +201,7 @@ def _check_settings(
     for option, value, least in (("draws", draws, 20), ("seed", seed, 0), ("pictures", pictures, 0)):
         if value < least:
             raise InputError(f"--{option} must be {least} or more, got {value}")
+        check_number(f"--{option}", value, least, MOST[option])
 
 
 def _seen(

@@ -11,7 +11,8 @@ from ignite.engine import Engine, Events
 
 from ..data.geometry import TrainedGrid
 from ..data.headers import read_header
-from ..synthesis.memory import GIB, PeakMemory, free, resident, synthesis_memory
+from ..memory import GIB
+from ..synthesis.memory import PeakMemory, free, resident, synthesis_memory
 
 logger = logging.getLogger(__name__)
 

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from ..errors import InputError
 from ..labels import plain
+from ..limits import check_classes
 from .blocks.residual import Attention, Downsample, Norm, Resampling, ResBlock, Upsample, check_resampling, per_level
 from .blocks.spade import SPADE, BlockModulation, Sampling, SPADEOptions, label_pyramid
 from .spade_gan import Reconstruction
@@ -92,6 +93,7 @@ class SPADEAutoencoder(nn.Module):
                 f"needs strides of 1 or 2, 2 or more classes and 1 or more latent channels, got {tuple(steps)}, "
                 f"{num_classes} and {latent_channels}"
             )
+        check_classes(num_classes)
         check_resampling(resampling)
         options = SPADEOptions(**({"norm": "voxel"} | (spade or {})))
         self.num_classes, self.latent_channels = num_classes, latent_channels

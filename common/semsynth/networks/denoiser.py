@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ..errors import InputError
+from ..limits import check_classes
 from .autoencoder import LabelEncoding, encode_labels, label_channels
 from .blocks.residual import (
     Attention,
@@ -234,6 +235,7 @@ class SPADEUNet(LatentDenoiser):
         )
         if num_classes < 2 or stride < 1:
             raise InputError(f"needs 2 or more classes and a stride of 1 or more, got {num_classes} and {stride}")
+        check_classes(num_classes)
         check_resampling(resampling)
         super().__init__(widths[0], style_channels=style_channels, predictions=predictions)
         options = SPADEOptions(**(spade or {}))

@@ -12,6 +12,7 @@ from torch.nn.utils import parametrizations
 
 from ..errors import InputError
 from ..labels import one_hot
+from ..limits import check_classes
 from .blocks.normalization import VolumeInstanceNorm
 
 
@@ -51,6 +52,7 @@ class ConditionalPatchDiscriminator(nn.Module):
             raise InputError(f"label_encoding must be one_hot or scalar, got {label_encoding!r}")
         if num_classes < 2:
             raise InputError(f"a discriminator of label maps needs 2 or more classes, got {num_classes}")
+        check_classes(num_classes)
         self.num_classes = num_classes
         self.scalar = label_encoding == "scalar"
         self.smallest = 3 * 2**num_layers  # voxels per axis below which the last layer's kernel would not fit

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from ..errors import InputError
 from ..labels import one_hot
+from ..limits import check_classes
 from .blocks.noise import item_seeds, white_noises
 from .blocks.normalization import VolumeInstanceNorm
 
@@ -59,6 +60,7 @@ class Pix2PixGenerator(nn.Module):
             raise InputError(f"label_encoding must be one_hot or scalar, got {label_encoding!r}")
         if num_classes < 2 or len(channels) < 2:
             raise InputError(f"needs 2 or more classes and 2 or more widths, got {num_classes} and {tuple(channels)}")
+        check_classes(num_classes)
         self.num_classes = num_classes
         self.scalar = label_encoding == "scalar"
         self.multiple = 2 ** (len(channels) - 1)

@@ -9,6 +9,8 @@ from monai.networks.nets import SegResNet, UNet
 from torch import nn
 from torch.nn import functional as F
 
+from ..limits import check_classes
+
 
 class StandardizedSegmenter(nn.Module):
     """Any fully convolutional network behind per-volume standardisation and padding.
@@ -90,6 +92,7 @@ def residual_unet(
         channels: widths of the levels, five in the paper (which gives no widths).
         dropout: rate within the units.
     """
+    check_classes(num_classes)
     network = UNet(
         spatial_dims=3, in_channels=1, out_channels=num_classes, channels=channels, strides=(2,) * (len(channels) - 1),
         num_res_units=2, norm="INSTANCE", dropout=dropout,
@@ -111,6 +114,7 @@ def subvoxel_segresnet(
         blocks: residual blocks per level on the way down.
         dropout: rate after the first convolution.
     """
+    check_classes(num_classes)
     network = SegResNet(
         spatial_dims=3, in_channels=8, out_channels=8 * num_classes, init_filters=filters, blocks_down=tuple(blocks),
         blocks_up=(1,) * (len(blocks) - 1), norm=("GROUP", {"num_groups": 8}), upsample_mode="deconv",

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from ..distributed import concatenate
 from ..errors import InputError
 from ..labels import plain
+from ..limits import check_classes
 from .blocks.noise import item_seeds, stream
 from .blocks.spade import (
     SPADE,
@@ -150,6 +151,7 @@ class SPADEGenerator(StyleDistribution):
             )
         super().__init__(style_channels, style_scale)
         options = SPADEOptions(**(spade or {}))
+        check_classes(num_classes)
         self.num_classes, self.labels = num_classes, labels
         self.noise, self.noise_seed = noise, int(noise_seed)
         self.strides = [2**power for power in range(len(channels) - 1, -1, -1)]

@@ -20,6 +20,7 @@ from ..data.raw import Case, LoadedCase, find_cases, load_case, stated_regex
 from ..data.rules import values_of
 from ..data.volumes import StorageType, Volume
 from ..errors import InputError
+from ..limits import MOST_SIGMA, check_jobs, check_number
 from ..locks import one_at_a_time
 from ..report.pictures import Panel, Row, centre_of, overlay_edges
 from ..vocabulary import ENDO, class_names, num_classes
@@ -27,6 +28,7 @@ from .composite import BACKGROUNDS, MAX_K, Background, CompositeLabel, check_cen
 from .job import (
     Prepared,
     check_form,
+    check_memory,
     dataset_centers,
     first_voxel,
     refuse,
@@ -81,8 +83,7 @@ class Settings:
             raise InputError(f"--wall-mm must lie in 0…20 mm, got {self.wall_mm}")
         if self.wall_plane not in WALL_PLANES:
             raise InputError(f"--wall-plane must be one of {', '.join(WALL_PLANES)}, got {self.wall_plane!r}")
-        if self.sigma < 0:
-            raise InputError(f"--sigma must be 0 or more voxels, got {self.sigma}")
+        check_number("--sigma", self.sigma, 0, MOST_SIGMA, unit=" voxels")
         if not 0 <= self.k <= MAX_K:
             raise InputError(f"--k must lie in 0…{MAX_K}, got {self.k}")
         if self.background not in BACKGROUNDS:
@@ -271,8 +272,7 @@ def prepare(
     Raises:
         InputError: for whatever is wrong with the input; another run that writes into ``output``, unless ``wait``.
     """
-    if jobs < 1:
-        raise InputError(f"--jobs must be 1 or more, got {jobs}")
+    check_jobs(jobs)
     output = Path(output)
     settings, intensity = with_source_scaling(settings, source_intensity(source))
     patient_regex = patient_regex or stated_regex(source)
@@ -281,6 +281,7 @@ def prepare(
     cases = [replace(case, split=None) for case in cases] if drawn else cases
     check_output(output, cases)
     check_files(output, cases, (source, endo, wall), patients=find_patients)
+    check_memory(cases, settings.spacing, settings.size, jobs)
     report = check_cases(
         cases, Rules(intensity=Intensity(settings.window)), patient_regex=patient_regex, jobs=jobs,
         also=lambda case, seen: unsuitable(case, seen, settings),

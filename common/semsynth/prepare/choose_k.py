@@ -17,11 +17,13 @@ from sklearn.metrics import davies_bouldin_score, silhouette_score
 from ..data.check import Entry, read_case
 from ..data.intensity import MIN_MAX, Scaling
 from ..data.raw import Case, find_cases
+from ..data.sizes import check_resampling
 from ..errors import InputError
+from ..limits import MOST_SIGMA, check_number
 from ..ownership import Outputs, any_of, beside, is_marked_png, is_plotted_png, text_with
 from ..report.pictures import save_figure
 from .composite import MAX_K, fit_centers, smooth
-from .job import resample, run_all
+from .job import check_form, resample, run_all
 from .scaling import source_intensity
 
 TABLE, PLOT = "choose_k.csv", "choose_k.png"
@@ -87,6 +89,8 @@ def choose_k(
     found = find_cases(source, endo=endo)
     found = [case for case in found if case.split == "training"] or found
     picked = np.random.default_rng(seed).permutation(len(found))[:cases]
+    check_number("--sigma", sigma, 0, MOST_SIGMA, unit=" voxels")
+    check_form(spacing, None, "float32")
     ks = range(2, k_max + 1)
     rule = scaling or _stated(source) or Scaling()
 
@@ -97,6 +101,7 @@ def choose_k(
         return score_volume(rule(moved.data, ends), ks, sigma=sigma, seed=seed)
 
     chosen = [found[index] for index in sorted(picked)]
+    check_resampling({case.name: case.image for case in chosen}, spacing, fix="give a larger --spacing")
     per_case = run_all(chosen, work, jobs=1, title="choosing k", name=lambda case: case.name)
     values = np.array([per_case[case.name] for case in chosen])  # (cases, k, 2)
     mean, sd = values.mean(axis=0), values.std(axis=0, ddof=1 if len(values) > 1 else 0)

@@ -23,6 +23,7 @@ from scipy import ndimage
 
 from ..data.label_values import listed, rounded
 from ..errors import InputError
+from ..limits import MOST_SIGMA, check_number
 from ..vocabulary import ENDO, FIRST_TISSUE, WALL
 
 logger = logging.getLogger(__name__)
@@ -210,8 +211,7 @@ class CompositeLabel:
     ) -> None:
         if not 0 <= k <= MAX_K or k != int(k):
             raise InputError(f"k must be an integer in 0…{MAX_K}, got {k}")
-        if sigma < 0:
-            raise InputError(f"sigma must be 0 or more voxels, got {sigma}")
+        check_number("sigma", sigma, 0, MOST_SIGMA, unit=" voxels")
         if background not in BACKGROUNDS:
             raise InputError(f"background must be one of {', '.join(BACKGROUNDS)}, got {background!r}")
         self.k, self.sigma, self.background = int(k), float(sigma), background

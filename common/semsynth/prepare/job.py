@@ -29,10 +29,12 @@ from ..data.identity import Voxels, is_image, is_map, joined
 from ..data.intensity import INTENSITY, Intensity
 from ..data.label_files import write_label_tables
 from ..data.raw import Case
+from ..data.sizes import check_resampling
 from ..data.volumes import Volume
 from ..data.voxels import hash_file
 from ..errors import InputError
 from ..files import sha256, shown_name
+from ..memory import memory_advice
 from ..vocabulary import PREPARED, SPLITS, UNLABELLED
 from .composite import IntensityHistogram, fit_histogram, smooth
 from .outputs import DATALIST, NAME, listing
@@ -42,6 +44,8 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 AnyCase = TypeVar("AnyCase", Case, Entry)
 RECORD = PREPARED
+MOST_MM = 100
+LESS_MEMORY = "a larger --spacing, a smaller --size or fewer --jobs"
 
 
 def check_form(spacing: Sequence[float] | None, size: Sequence[int] | None, dtype: str) -> None:
@@ -50,12 +54,24 @@ def check_form(spacing: Sequence[float] | None, size: Sequence[int] | None, dtyp
     Raises:
         InputError: naming the option.
     """
-    if spacing is not None and (len(spacing) != 3 or min(spacing) <= 0):
-        raise InputError(f"--spacing must be three positive numbers of mm, got {spacing}")
+    if spacing is not None and (len(spacing) != 3 or not all(0 < mm <= MOST_MM for mm in spacing)):
+        raise InputError(f"--spacing must be three numbers of mm above 0 and up to {MOST_MM}, got {spacing}")
     if size is not None and (len(size) != 3 or min(size) < 8):
         raise InputError(f"--size must be three numbers of voxels, at least 8, got {size}")
     if dtype not in ("uint8", "int16", "float32"):
         raise InputError(f"--dtype must be uint8, int16 or float32, got {dtype!r}")
+
+
+def check_memory(
+    cases: Sequence[Checkable], spacing: Sequence[float] | None, size: Sequence[int] | None, jobs: int
+) -> None:
+    """Raise before any work where prepared volumes would not fit into memory.
+
+    Raises:
+        InputError: naming the largest case and the options.
+    """
+    files = {case.name: case.files[IMAGE] for case in cases if IMAGE in case.files}
+    check_resampling(files, spacing, size=size, at_once=jobs, fix=f"give {LESS_MEMORY}")
 
 
 def resample(volume: Volume, spacing: Sequence[float], *, nearest: bool) -> Volume:
@@ -194,12 +210,13 @@ def run_all(
     """
     results: dict[str, Any] = {}
     problems: list[str] = []
-    with ThreadPoolExecutor(max_workers=jobs) as pool:
+    with ThreadPoolExecutor(max_workers=min(jobs, max(len(items), 1))) as pool:
         futures = {pool.submit(work, item): name(item) for item in items}
         try:
             for future in tqdm(as_completed(futures), total=len(futures), desc=title, unit="case", disable=not futures):
                 try:
-                    results[futures[future]] = future.result()
+                    with memory_advice("", f"give {LESS_MEMORY}"):
+                        results[futures[future]] = future.result()
                 except InputError as error:
                     case, text = futures[future], str(error).replace("\n", "\n  ")
                     problems.append(text if text.startswith(f"case {case}") else f"case {case}: {text}")

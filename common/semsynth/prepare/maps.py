@@ -29,6 +29,7 @@ from ..data.raw import labelled_images, stated_regex
 from ..data.segments import Selection
 from ..data.volumes import StorageType, Volume
 from ..errors import InputError
+from ..limits import MOST_SIGMA, check_jobs, check_number
 from ..locks import one_at_a_time
 from ..report.pictures import Panel, Row, centre_of
 from ..vocabulary import SPLITS, UNLABELLED
@@ -36,6 +37,7 @@ from .composite import IntensityHistogram, check_centers, fit_histogram, smooth
 from .job import (
     Prepared,
     check_form,
+    check_memory,
     dataset_centers,
     first_voxel,
     refuse,
@@ -52,6 +54,7 @@ from .scaling import source_intensity, with_source_scaling
 
 logger = logging.getLogger(__name__)
 MAX_CLASSES = 255
+MOST_MARGIN = 10_000.0
 TRAINING = SPLITS[0]
 CT = "CT"
 AXES = {letter: axis for axis in ("RL", "AP", "SI") for letter in axis}
@@ -106,11 +109,16 @@ class MapSettings:
         _ = self.scaling  # raises for a rule that is none
         if self.k < 0 or self.sigma < 0 or (self.margin is not None and self.margin < 0):
             raise InputError(f"--k, --sigma and --margin must be 0 or more, got {self.k}, {self.sigma}, {self.margin}")
+        check_number("--sigma", self.sigma, 0, MOST_SIGMA, unit=" voxels")
+        check_number("--k", self.k, 0, MAX_CLASSES)
+        if self.margin is not None:
+            check_number("--margin", self.margin, 0, MOST_MARGIN, unit=" mm")
         if not self.classes:
             raise InputError("names of the classes are needed: give --classes, or state them in the datalist")
         if len(set(self.names)) != len(self.names) or len(self.names) > MAX_CLASSES:
             raise InputError(
-                f"needs 1 to {MAX_CLASSES - 1} classes of different names, tissues too, got {', '.join(self.names)}"
+                f"needs 1 to {MAX_CLASSES - 1} classes of different names, tissues too, got {len(self.names)}: "
+                f"{', '.join(self.names[:8])} …"
             )
         check_centers(self.centers)
         if self.centers is not None and (len(self.centers) != self.k or list(self.centers) != sorted(self.centers)):
@@ -349,8 +357,7 @@ def prepare_maps(
     Raises:
         InputError: for whatever is wrong with the input; another run that writes into ``output``, unless ``wait``.
     """
-    if jobs < 1:
-        raise InputError(f"--jobs must be 1 or more, got {jobs}")
+    check_jobs(jobs)
     output = Path(output)
     stated = source_intensity(source)
     _check_modality(modality, settings, stated)
@@ -367,6 +374,7 @@ def prepare_maps(
     cases = [*given, *bare]
     check_output(output, cases)
     check_files(output, cases, (source, label, unlabelled), patients=find_patients)
+    check_memory(cases, settings.spacing, settings.size, jobs)
     rules = Rules(len(settings.classes) + 1, experts=(), intensity=Intensity(settings.window))
     offset = settings.hu_offset if stated is None else None
     report = check_cases(

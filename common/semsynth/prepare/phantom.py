@@ -24,7 +24,9 @@ from tqdm import tqdm
 
 from ..data.volumes import write_label
 from ..errors import InputError
+from ..limits import check_number
 from ..locks import one_at_a_time
+from ..memory import check_size
 from ..ownership import Outputs, beside, object_with
 from ..vocabulary import class_names, num_classes
 from .composite import MAX_K, CompositeLabel
@@ -57,6 +59,9 @@ ANATOMY: dict[int, str] = {index: name for index, (name, _, _) in enumerate(_TIS
 # Field of view (mm) that the atrium with its vein stumps needs; a smaller one gets a smaller body.
 _NEEDED_MM = np.array([100.0, 74.0, 54.0])
 _MIN_SIZE = 16
+VOXEL_BYTES = 140
+"""That making a phantom takes per voxel; 159 were measured."""
+MOST_CASES = 100_000
 
 _Pair: TypeAlias = tuple[float, float]
 _Vector: TypeAlias = Sequence[float] | np.ndarray
@@ -306,6 +311,7 @@ def _check(seed: int, size: Sequence[int], spacing: Sequence[float]) -> tuple[np
         raise InputError(f"size must be three whole numbers of at least {_MIN_SIZE} voxels, got {size}; enlarge it")
     if len(spacing) != 3 or not all(np.isfinite(s) and s > 0 for s in spacing):
         raise InputError(f"spacing must be three positive lengths in mm, got {spacing}; give e.g. (1.0, 1.0, 1.0)")
+    check_size(size, "a phantom", "give a smaller --size", voxel=VOXEL_BYTES)
     return np.array(size, dtype=np.int64), np.array(spacing, dtype=np.float64)
 
 
@@ -401,6 +407,7 @@ def write_phantom_cases(
         raise InputError(f"output must be a folder, {output} is a file; name another path or remove the file")
     if cases != int(cases) or cases < 3:
         raise InputError(f"cases must be at least 3 (one per split), got {cases}; ask for more")
+    check_number("cases", cases, 3, MOST_CASES)
     if k != int(k) or not 0 <= k <= MAX_K:
         raise InputError(f"k must be a whole number from 0 to {MAX_K}, got {k}; give e.g. 2")
     _check(seed, size, spacing)

@@ -25,6 +25,7 @@ from .. import __version__
 from ..errors import InputError
 from ..files import sha256
 from ..json_files import read_object
+from ..memory import check_fits, check_size
 from ..networks.autoencoder import cover
 from ..networks.blocks.spade import Modulation
 from ..networks.denoiser import DenoiserModulation
@@ -32,10 +33,13 @@ from ..networks.latent_diffusion import LatentDiffusion
 from ..networks.sampling.samplers import Level
 from ..ownership import Outputs, beside, object_with
 from ..training.weights import load_weights
+from .memory import synthesis_memory
 
 logger = logging.getLogger(__name__)
 DESCRIPTION = "sampling.json"
 _DESCRIBES = object_with("semsynth", "timesteps", "signal_squared")
+EXPORT_BYTES = 8
+"""Per voxel at least: the label map, and the volume."""
 
 
 class Conditioner(nn.Module):
@@ -250,7 +254,11 @@ def export_bundle(
     there = [name for name in files.known if (output / name).exists()]
     if there and not overwrite:
         raise InputError(f"{output}: has {', '.join(sorted(there))} already; give another output, or --overwrite")
+    check_size(size, "a label map", "give a smaller --size", voxel=EXPORT_BYTES)
     network = load_network(bundle, weights)
+    check_fits(
+        synthesis_memory(network, size), f"graphs of {' × '.join(map(str, size))} voxels", "give a smaller --size"
+    )
     if steps is not None:
         network.schedule.steps(steps)
         network.sampling = replace(network.sampling, steps=steps)

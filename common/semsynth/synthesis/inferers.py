@@ -12,7 +12,37 @@ from monai.utils import fall_back_tuple
 from torch.nn import functional as F
 
 from ..errors import InputError, is_out_of_memory
+from ..memory import memory_advice
 from ..networks.blocks.noise import gaussian_noises, item_seeds, white_noises
+
+WINDOWS = (
+    "add the overlay configs/sliding_window.json (--config_file \"['configs/inference.json',"
+    "'configs/sliding_window.json']\"), or give --device cpu where that has more memory"
+)
+
+
+class WholeVolumeInferer(SimpleInferer):
+    """MONAI's ``SimpleInferer``, which takes whole volumes, with a word on what to do where they are too large.
+
+    Args:
+        advice: what needs less memory.
+    """
+
+    def __init__(self, advice: str = WINDOWS) -> None:
+        super().__init__()
+        self.advice = advice
+
+    def __call__(
+        self, inputs: torch.Tensor, network: Callable[..., torch.Tensor], *args: Any, **kwargs: Any
+    ) -> torch.Tensor:
+        """Input ``(B, C, H, W, D)`` → the network's output.
+
+        Raises:
+            InputError: out of memory, with what to do.
+        """
+        with memory_advice(lambda: f"a volume of {tuple(inputs.shape[2:])} voxels as a whole", self.advice):
+            result: torch.Tensor = super().__call__(inputs, network, *args, **kwargs)
+        return result
 
 
 class NoisyWindowInferer(SlidingWindowInferer):
@@ -52,8 +82,22 @@ class NoisyWindowInferer(SlidingWindowInferer):
                 which may draw a style from it. A ``style`` of the network, ``(B, Z)``, is each item's own.
 
         Raises:
-            InputError: for another number of seeds.
+            InputError: for another number of seeds; out of memory, with what to do.
         """
+        with memory_advice(
+            lambda: f"a volume of {tuple(inputs.shape[2:])} voxels with windows of {self.roi_size}",
+            "give a smaller --roi_size, such as '[96,96,48]', or --device cpu where that has more memory",
+        ):
+            return self._synthesise(inputs, network, *args, noise_seeds=noise_seeds, **kwargs)
+
+    def _synthesise(
+        self,
+        inputs: torch.Tensor,
+        network: Callable[..., torch.Tensor],
+        *args: Any,
+        noise_seeds: Sequence[int] | None,
+        **kwargs: Any,
+    ) -> torch.Tensor:
         items = inputs.shape[0]
         seeds = item_seeds(noise_seeds, self.noise_seed, items)
         if items > 1:  # MONAI mixes the windows of several items, of which the network could not tell whose seed counts
@@ -62,7 +106,8 @@ class NoisyWindowInferer(SlidingWindowInferer):
                    for i in range(items)]  # fmt: skip
             given = [None if noise_seeds is None else [seed] for seed in seeds]
             return torch.cat([
-                self(inputs[i : i + 1], network, *args, noise_seeds=given[i], **own[i], **kwargs) for i in range(items)
+                self._synthesise(inputs[i : i + 1], network, *args, noise_seeds=given[i], **own[i], **kwargs)
+                for i in range(items)
             ])  # fmt: skip
         h, w, d = inputs.shape[2:]
         x = inputs.to(torch.float32)  # MONAI adds windows up in the input's type

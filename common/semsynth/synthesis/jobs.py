@@ -14,6 +14,7 @@ from torch.utils.data import Sampler
 from ..data.geometry import TrainedGrid
 from ..distributed import rank, world_size
 from ..errors import InputError
+from ..memory import memory_advice
 from ..precision import reduced_type
 
 logger = logging.getLogger(__name__)
@@ -101,7 +102,7 @@ def run(evaluator: Any, writer: Any, batches: MapBatches, *, alone: bool = False
         alone: what follows needs all volumes: refuse to be one of several processes.
 
     Raises:
-        InputError: for several processes where ``alone``.
+        InputError: for several processes where ``alone``; out of memory, with what to do.
     """
     if alone and world_size() > 1:
         raise InputError(
@@ -114,7 +115,8 @@ def run(evaluator: Any, writer: Any, batches: MapBatches, *, alone: bool = False
             "%d of %d volumes are there already, made with the same weights and settings", done, batches.volumes
         )
     if batches.remaining:
-        evaluator.run()
+        with memory_advice("a synthesis", "give smaller label maps, --batch_size 1 or fewer --num_workers"):
+            evaluator.run()
     else:
         writer.prepare()
         writer.finish()

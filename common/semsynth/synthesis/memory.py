@@ -15,12 +15,11 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from ..memory import free_memory, kib
 from ..networks.autoencoder import cover
 from ..networks.sampling.guided import GuidedDenoiser, Start
 from ..networks.sampling.tiles import tile_size
 from ..precision import autocast
-
-GIB = 2**30
 
 
 class TensorMemory(TorchDispatchMode):
@@ -114,7 +113,7 @@ class PeakMemory:
         """Bytes; None where the system does not say (Windows)."""
         if self.device.type == "cuda":
             return int(torch.cuda.max_memory_reserved(self.device))
-        found = _kib("/proc/self/status", "VmHWM")
+        found = kib("/proc/self/status", "VmHWM")
         if found is not None:
             return found * 1024
         try:
@@ -129,35 +128,14 @@ def resident(device: torch.device) -> int:
     """Bytes that the process holds now."""
     if device.type == "cuda":
         return int(torch.cuda.memory_reserved(device))
-    return (_kib("/proc/self/status", "VmRSS") or 0) * 1024
+    return (kib("/proc/self/status", "VmRSS") or 0) * 1024
 
 
 def free(device: torch.device) -> int | None:
     """Bytes that can still be had; None where the system does not say."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    left = _kib("/proc/meminfo", "MemAvailable")
-    if left is None:
-        return None
-    return min([left * 1024, *_left_in_group()])
-
-
-def _left_in_group() -> list[int]:
-    """Of a container's own limit."""
-    folder = Path("/sys/fs/cgroup")
-    try:
-        limit, used = ((folder / name).read_text().strip() for name in ("memory.max", "memory.current"))
-    except OSError:
-        return []
-    return [max(int(limit) - int(used), 0)] if limit.isdigit() else []
-
-
-def _kib(path: str, name: str) -> int | None:
-    try:
-        lines = Path(path).read_text().splitlines()
-    except OSError:
-        return None
-    return next((int(line.split()[1]) for line in lines if line.startswith(f"{name}:")), None)
+    return free_memory()
 
 
 @torch.no_grad()

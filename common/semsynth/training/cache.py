@@ -36,6 +36,7 @@ from monai.utils import TraceKeys
 from .. import __version__
 from ..files import sha256, split_part, stamp
 from ..paths import as_path
+from ..tensor_files import load_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -224,7 +225,7 @@ def _unpack(data: bytes, origin: Mapping[str, Any]) -> dict[str, Any]:
         end = data.index(b"\n", _PREFIX.size)
         head = json.loads(data[_PREFIX.size : end])
         _check_origin(head["origin"], origin)
-        tensors = torch.load(io.BytesIO(memoryview(data)[end + 1 :]), weights_only=True)
+        tensors = load_tensors("its tensors", io.BytesIO(memoryview(data)[end + 1 :]))
         value: dict[str, Any] = _decode(head["value"], tensors)
     except _UnusableError:
         raise

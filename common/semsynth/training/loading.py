@@ -24,12 +24,20 @@ from ..data.intensity import INTENSITY, Intensity, Scaling, one_rule
 from ..distributed import rank, world_size
 from ..errors import InputError
 from ..files import real
+from ..limits import check_number
+from ..memory import memory_advice
 from ..paths import as_path
 from ..provenance.seen import Seen, entry_voxels, refuse_seen_cases
 from ..seeds import checked_seed
 from ..vocabulary import SPLITS
 
 logger = logging.getLogger(__name__)
+MOST_DRAWS = 10_000_000
+MOST_WORKERS = 256
+LESS_MEMORY = (
+    "give fewer --num_workers (each holds whole volumes), a smaller --cache_rate, or with it a --cache_dir on disk, a "
+    "smaller --patch_size, or crop the cases with 'semsynth prepare --size'"
+)
 
 
 def load_sources(
@@ -164,6 +172,10 @@ class TrainingDataset(CacheDataset):
         super().__init__(data, transform, **kwargs)
 
     def _load_cache_item(self, idx: int) -> Any:
+        with memory_advice(lambda: f"case {self.data[idx].get('case', idx)} while it is loaded", LESS_MEMORY):
+            return self._loaded(idx)
+
+    def _loaded(self, idx: int) -> Any:
         if self.disk is None:
             return super()._load_cache_item(idx)
         # by its files, whose changes the cache notices itself: an entry whose voxels changed replaces the old one
@@ -187,7 +199,8 @@ class TrainingDataset(CacheDataset):
             return super().__getitem__(index)
         number, seed = index
         self.transform.set_random_state(seed=seed)
-        return self._transform(number)
+        with memory_advice(lambda: f"case {self.data[number].get('case', number)} while it is augmented", LESS_MEMORY):
+            return self._transform(number)
 
 
 def _deterministic(transform: Any) -> list[Any]:
@@ -239,6 +252,8 @@ class CaseSampler(DistributedSampler):
             raise InputError(f"mixing ratio needs one positive share per datalist ({len(sizes)}), got {list(ratio)}")
         if epoch_cases is not None and epoch_cases < 1:
             raise InputError(f"epoch_cases must be positive or null, got {epoch_cases}")
+        if epoch_cases is not None:
+            check_number("epoch_cases", epoch_cases, 1, MOST_DRAWS)
         shares = np.asarray(sizes if ratio is None else ratio, dtype=float)
         shares /= shares.sum()
         parts = self.num_replicas * group
@@ -300,6 +315,7 @@ class TrainingLoader(DataLoader):
     """
 
     def __init__(self, dataset: Any, **kwargs: Any) -> None:
+        check_number("num_workers", kwargs.get("num_workers") or 0, 0, MOST_WORKERS)
         kwargs.setdefault("generator", torch.Generator().manual_seed(0))
         kwargs.setdefault("worker_init_fn", _start_worker)
         super().__init__(dataset, **kwargs)

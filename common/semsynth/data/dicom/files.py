@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import math
+import zlib
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,6 +30,9 @@ _TAGS = (
     "ReferencedFrameOfReferenceSequence", "PixelData",
 )  # fmt: skip
 PIXEL_DATA = 0x7FE00010
+CHUNK = 1 << 20
+MOST_DEFLATED = 1 << 30
+"""Bytes of one deflated file when it is unpacked."""
 _UNDEFINED = 0xFFFFFFFF
 VARYING = (
     "TemporalPositionIdentifier", "TriggerTime", "EchoTime", "InversionTime", "DiffusionBValue", "ImageType",
@@ -131,6 +135,8 @@ def is_dicom(path: str | Path) -> bool:
 
 def _begins_as_dicom(file: Path) -> bool:
     try:
+        if not file.is_file():  # a pipe would be waited for
+            return False
         with file.open("rb") as stream:
             return stream.read(MAGIC_AT + len(MAGIC))[MAGIC_AT:] == MAGIC
     except OSError:
@@ -170,6 +176,7 @@ def _scan(place: Path, _stamp: tuple[int, int]) -> Contents:
 def _instance(file: Path) -> Instance:
     import pydicom
 
+    _check_deflated(file)
     tags = pydicom.dcmread(file, specific_tags=list(_TAGS), defer_size=4096)
     pixels: Any = tags.get_item(PIXEL_DATA, keep_deferred=True) if PIXEL_DATA in tags else None
 
@@ -209,6 +216,26 @@ def _instance(file: Path) -> Instance:
     elif instance.shape is None and pydicom.uid.UID(instance.kind).name.endswith("Image Storage"):
         raise damaged(file, "its header ends before the size of the image")
     return instance
+
+
+def _check_deflated(file: Path) -> None:
+    """Raise where a deflated file, which pydicom unpacks as a whole, would fill the memory."""
+    from pydicom.filereader import _read_file_meta_info as read_meta
+    from pydicom.filereader import read_preamble
+
+    with file.open("rb") as stream:
+        read_preamble(stream, force=False)
+        syntax = read_meta(stream).get("TransferSyntaxUID")
+        if syntax is None or not syntax.is_deflated:
+            return
+        member, unpacked = zlib.decompressobj(wbits=-zlib.MAX_WBITS), 0
+        waiting = stream.read(CHUNK)
+        while waiting and not member.eof:
+            unpacked += len(member.decompress(waiting, CHUNK))
+            if unpacked > MOST_DEFLATED:
+                fail(file, "more data than a DICOM file has", found=f"more than {MOST_DEFLATED} bytes when unpacked",
+                     expected="an image or its segments", fix="export it again")  # fmt: skip
+            waiting = member.unconsumed_tail or stream.read(CHUNK)
 
 
 def _check_length(image: Instance, pixels: Any, bits: int, syntax: Any) -> None:

@@ -22,7 +22,7 @@ from skimage.measure import grid_points_in_poly
 
 from ...files import stamp
 from ..findings import Finding, FindingError, error, warning
-from ..headers import Header, fail
+from ..headers import Header, check_memory, fail
 from ..segments import EVERYTHING, Segment, Segmentation, Selection, choose
 from .files import RTSTRUCT, Instance, scan, whole
 from .series import Item, Stack, called, stack_of
@@ -96,7 +96,7 @@ def _choose(
 
 
 def _stacked(
-    segments: tuple[Segment, ...], parts: Iterable[tuple[Segment, NDArray[np.bool_]]]
+    path: Path, segments: tuple[Segment, ...], parts: Iterable[tuple[Segment, NDArray[np.bool_]]]
 ) -> tuple[Segmentation, NDArray[Any]]:
     """Segments as values, each in the first layer in which it meets no other."""
     kind = _smallest(segments)
@@ -105,6 +105,7 @@ def _stacked(
     for segment, mask in parts:
         level = next((i for i, layer in enumerate(layers) if not layer[mask].any()), len(layers))
         if level == len(layers):
+            check_memory(path, mask.shape, mask.size)
             layers.append(np.zeros(mask.shape, kind))
         layers[level][mask] = segment.value
         placed[segment.value] = replace(segment, layer=level)
@@ -122,6 +123,8 @@ def _segments(path: Path, mask: Instance, selection: Selection, images: Stack | 
     """Segments of a SEG by their numbers."""
     import highdicom
 
+    claimed = (*(mask.shape or (1, 1)), mask.frames)
+    check_memory(path, claimed, math.prod(claimed))
     seg: Any = highdicom.seg.segread(mask.path)
     labels = {int(n): str(seg.get_segment_description(n).segment_label) for n in seg.segment_numbers}
     segments = tuple(Segment(name or f"Segment_{number}", number, 0) for number, name in labels.items())
@@ -141,7 +144,7 @@ def _segments(path: Path, mask: Instance, selection: Selection, images: Stack | 
     else:
         volume = volume_of([chosen[0].value])  # for its grid, which all share
         parts = ((s, volume_of([s.value]).array.transpose(2, 1, 0) > 0) for s in chosen)
-        segmentation, data = _stacked(segments, parts)
+        segmentation, data = _stacked(path, segments, parts)
     affine = np.asarray(_LPS_TO_RAS @ volume.affine[:, [2, 1, 0, 3]], dtype=np.float64)
     return segmentation, data, affine, notes
 
@@ -203,7 +206,7 @@ def _contours(path: Path, mask: Instance, selection: Selection, images: Stack | 
                 data[:, :, level] = _filled(polygons, images.shape[:2])
             yield segment, data
 
-    segmentation, data = _stacked(segments, parts())
+    segmentation, data = _stacked(path, segments, parts())
     return segmentation, data, images.affine, tuple(told)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from ...files import split_part
 from ..findings import Finding, FindingError, warning
-from ..headers import damaged, fail
+from ..headers import check_memory, damaged, fail
 from .files import VARYING, Contents, Instance, nothing_here, scan, whole
 
 MOST_LISTED = 20
@@ -288,7 +289,9 @@ def read_slices(stack: Stack) -> NDArray[Any]:
 
     whole_numbers = all(float(s.slope).is_integer() and float(s.intercept).is_integer() for s in stack.slices)
     columns, rows, count = stack.shape
-    result = np.empty((count, rows, columns), dtype=np.int32 if whole_numbers else np.float32)
+    result_type = np.dtype(np.int32 if whole_numbers else np.float32)
+    check_memory(stack.slices[0].path.parent, stack.shape, math.prod(stack.shape) * result_type.itemsize)
+    result = np.empty((count, rows, columns), dtype=result_type)
     for i, image in enumerate(stack.slices):
         try:  # SimpleITK applies slope and intercept of every file by itself, and knows all usual compressions
             result[i] = sitk.GetArrayFromImage(sitk.ReadImage(str(image.path))).reshape(rows, columns)

@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ...errors import InputError
+from ...limits import check_classes
 
 
 class LabelEncoder(nn.Module):
@@ -35,6 +36,7 @@ class LabelEncoder(nn.Module):
                 "a label encoder needs 2 or more classes, a stride and vectors of 1 or more, got "
                 f"{num_classes}, {stride} and {vector}"
             )
+        check_classes(num_classes)
         self.num_classes, self.stride = num_classes, stride
         self.vectors = nn.Embedding(num_classes + 1, vector)  # the last one stands for no label
         self.cells = nn.Conv3d(vector, channels[0], stride, stride=stride)

@@ -1,0 +1,82 @@
+"""Files of tensors, as ``torch.save`` writes them: measured before they are unpacked; nothing in them is executed."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+
+from .errors import InputError
+from .memory import check_fits
+
+MOST_RATIO = 20
+"""So many times its own size a file may unpack to. ``torch.save`` stores; float16 weights deflate to a half at best."""
+SMALL = 1 << 26
+"""Bytes that any file may unpack to."""
+
+
+def check_tensor_file(path: str | Path, stream: BinaryIO | None = None) -> None:
+    """Raise for a file that would unpack to much more than it is, or than the memory that is free.
+
+    Args:
+        path: the file, or its name for the message.
+        stream: its content, where that is in memory.
+
+    Raises:
+        InputError: naming both sizes.
+    """
+    source = Path(path) if stream is None else stream
+    if stream is None and not Path(path).is_file():
+        raise InputError(f"{path}: no such file of weights")
+    if not zipfile.is_zipfile(source):
+        return  # the older format holds tensors as they are
+    stored = Path(path).stat().st_size if stream is None else stream.seek(0, os.SEEK_END)
+    try:
+        with zipfile.ZipFile(source) as parts:
+            unpacked = sum(part.file_size for part in parts.infolist())
+    except (zipfile.BadZipFile, OSError):
+        return  # torch says what is wrong with it
+    if stream is not None:
+        stream.seek(0)
+    if unpacked > max(MOST_RATIO * stored, SMALL):
+        raise InputError(
+            f"{path}: {stored} bytes that unpack to {unpacked}, which weights never do; get the file again from where "
+            "it comes from"
+        )
+    check_fits(unpacked, f"{path}: these weights", "use a larger machine, or end other programs")
+
+
+def load_tensors(path: str | Path, stream: BinaryIO | None = None) -> Any:
+    """What a file holds, on the CPU: tensors, numbers and texts; nothing in it is executed.
+
+    Args:
+        path, stream: as of :func:`check_tensor_file`.
+
+    Raises:
+        InputError: as :func:`check_tensor_file`; for a tensor that is larger than what is stored of it.
+        Exception: torch's own for a file that it cannot read.
+    """
+    check_tensor_file(path, stream)
+    content = torch.load(path if stream is None else stream, map_location="cpu", weights_only=True)
+    for name, tensor in _tensors(content):
+        needed = tensor.numel() * tensor.element_size()
+        if tensor.layout == torch.strided and needed > tensor.untyped_storage().nbytes():
+            raise InputError(
+                f"{path}: {name} has {tuple(tensor.shape)} values, of which {tensor.untyped_storage().nbytes()} bytes "
+                "are stored; get the file again from where it comes from"
+            )
+    return content
+
+
+def _tensors(content: Any, name: str = "", seen: set[int] | None = None) -> Iterable[tuple[str, torch.Tensor]]:
+    seen = set() if seen is None else seen
+    if isinstance(content, torch.Tensor):
+        yield name, content
+    elif isinstance(content, Mapping | list | tuple) and id(content) not in seen:
+        seen.add(id(content))  # lists of one list many times over would not end
+        for key, part in content.items() if isinstance(content, Mapping) else enumerate(content):
+            yield from _tensors(part, f"{name}.{key}" if name else str(key), seen)
