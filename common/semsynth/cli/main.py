@@ -104,9 +104,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line.
 
     Returns:
-        The exit status: 0 done, 1 bad input or errors found, 2 wrong usage, 130 interrupted, 143 told to end
-        (SIGTERM), 141 ended because nobody
-        reads what it writes. A command whose work is done keeps its own status, also where nobody reads its result.
+        The exit status: 0 done, 1 bad input or errors found, 2 wrong usage, 130 interrupted, 143 told to end (SIGTERM),
+        141 ended because nobody reads what it writes. A command whose work is done keeps its own status, also where
+        nobody reads its result.
     """
     end_on_sigterm()
     try:

@@ -61,7 +61,7 @@ def refuse_among(
             raise InputError(f"{output}: holds {Path(file).name}, which is an input; give an {option} of its own")
     for file in files:
         given, _ = split_part(file)
-        if given.is_dir() and place.is_relative_to(os.path.realpath(given)):
+        if os.path.isdir(given) and place.is_relative_to(os.path.realpath(given)):  # noqa: PTH112 - False, no error
             raise InputError(f"{output}: lies in {given}, which is an input; give an {option} elsewhere")
 
 

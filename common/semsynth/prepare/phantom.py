@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from ..data.volumes import write_label
 from ..errors import InputError
+from ..files import remove_left_over
 from ..limits import check_number
 from ..locks import one_at_a_time
 from ..memory import check_size
@@ -415,6 +416,7 @@ def write_phantom_cases(
     files.check()
     entries = []
     for index in tqdm(range(int(cases)), desc="phantoms", disable=not progress):
+        remove_left_over(output / f"phantom_{index:03d}")
         case_seed = int(np.random.SeedSequence([int(seed), index]).generate_state(1)[0])
         phantom = make_phantom(case_seed, size=size, spacing=spacing)
         entries.append(_write_case(files, f"phantom_{index:03d}", phantom, k))

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from ..errors import InputError
-from ..files import sha256
+from ..files import real, sha256
 from ..json_files import read_object_or_none
 from ..ownership import object_with, refuse
 
@@ -32,7 +32,7 @@ def check_replaced_weights(path: str | Path, *, instead: str = "--output", sourc
     if path.is_dir() or path.suffix == ".json":
         what = "a folder" if path.is_dir() else "the name of a card"
         raise InputError(f"{path}: is {what}; give {instead} a file such as model.pt")
-    if source is not None and Path(source).resolve() in (path.resolve(), card.resolve()):
+    if source is not None and real(source) in (real(path), real(card)):
         raise InputError(f"{path}: would overwrite what the weights are made from; give another {instead}")
     refuse([reason for reason in (_foreign_card(path, card), _foreign_weights(path, card)) if reason], instead)
 
