@@ -67,7 +67,9 @@ class Arena:
             "MPLCONFIGDIR": str(folder / "matplotlib"),
         }
         command = [sys.executable, str(Path(__file__).with_name("attack_server.py"))]
-        self.server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+        self.server = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        )
         self._answer()
 
     def close(self) -> None:
@@ -99,7 +101,7 @@ class Arena:
         for name in ("stdout", "stderr"):
             (home / name).unlink()
         outcome.faults += _said(outcome, arguments)
-        outcome.faults += _left(place, before, outcome.status)
+        outcome.faults += _left(place, before, outcome.status, at_home=any("~" in word for word in arguments))
         return outcome
 
     def smallest(self, attack: Attack, kind: str) -> Attack:
@@ -130,7 +132,7 @@ def _contents(folder: Path) -> dict[str, str]:
             path = Path(place) / name
             key = str(path.relative_to(folder))
             if path.is_symlink():
-                found[key] = f"link to {os.readlink(path)}"
+                found[key] = f"link to {path.readlink()}"
             elif path.is_dir():
                 found[key] = "folder"
             else:
@@ -158,8 +160,8 @@ def _said(outcome: Outcome, arguments: list[str]) -> list[str]:
     return faults
 
 
-def _left(place: Path, before: dict[str, str], status: int) -> list[str]:
-    """Faults of what is in the folders now."""
+def _left(place: Path, before: dict[str, str], status: int, *, at_home: bool) -> list[str]:
+    """Faults of what is in the folders now; at home nothing is to be written unless it was named."""
     faults = []
     after = _contents(place)
     for name, was in before.items():
@@ -172,13 +174,16 @@ def _left(place: Path, before: dict[str, str], status: int) -> list[str]:
     for name in new:
         if _TEMPORARY.search(name):
             faults.append(f"left behind: {name}")
-        elif name.startswith("home/") and not name.startswith(("home/.cache", "home/.config")):
+        elif not at_home and name.startswith("home/") and not name.startswith(("home/.cache", "home/.config")):
             faults.append(f"left in the home folder: {name}")
         elif name == "a/work/executed":
             faults.append("a payload was executed")
         elif after[name] not in ("folder",) and not after[name].startswith("link"):
             reason = _broken(place / name)
             faults += [f"not whole: {name} ({reason})"] if reason else []
+    if status == 1:
+        outside = (name for name in new if not re.match(r"a/work/(out|kept)|home/", name) and ".lock" not in name)
+        faults += [f"written although it failed: {name}" for name in list(outside)[:3]]
     if status == 2:
         faults += [f"written by wrong usage: {name}" for name in new[:3]]
     return faults

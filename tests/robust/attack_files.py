@@ -205,7 +205,7 @@ WEIGHTS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "sparse": lambda state: {key: tensor.to_sparse() for key, tensor in state.items()},
     "empty tensors": lambda state: {key: tensor.flatten()[:0] for key, tensor in state.items()},
     "meta": lambda state: {key: tensor.to("meta") for key, tensor in state.items()},
-    "texts": lambda state: {key: "x" for key in state},
+    "texts": lambda state: dict.fromkeys(state, "x"),
     "a list": lambda state: list(state.values()),
     "nothing": lambda state: {},
     "null": lambda state: None,
@@ -296,6 +296,4 @@ class PlaceChange:
             path.symlink_to(target[self.action.removeprefix("a link to ").removeprefix("a link ")])
 
 
-FileChange: TypeAlias = (
-    JsonChange | NiftiChange | VoxelChange | NrrdChange | WeightsChange | BytesChange | PlaceChange
-)
+FileChange: TypeAlias = JsonChange | NiftiChange | VoxelChange | NrrdChange | WeightsChange | BytesChange | PlaceChange

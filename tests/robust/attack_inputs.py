@@ -26,10 +26,10 @@ FOREIGN = ("kept/cases.csv", "kept/notes.txt", "kept/phantom_000/mine.txt", "kep
 def write_inputs(folder: Path) -> Path:
     """All of them, in ``folder``.
 
-    ``raw``: three phantoms with their datalist; ``nrrd``: two of them in that format, with named segments; ``prepared``:
-    what ``prepare`` makes of them; ``made``: synthetic volumes of their maps, as a bundle's inference leaves them;
-    ``weights``: a judge, a block of MONAI's; ``run``: a training's checkpoints; ``bundle``: a tiny latent diffusion;
-    ``kept``: an earlier, unfinished preparation with somebody's own files in it (:data:`FOREIGN`).
+    ``raw``: three phantoms with their datalist; ``nrrd``: two of them in that format, with named segments;
+    ``prepared``: what ``prepare`` makes of them; ``made``: synthetic volumes of their maps, as a bundle's inference
+    leaves them; ``weights``: a judge, a block of MONAI's; ``run``: a training's checkpoints; ``bundle``: a tiny latent
+    diffusion; ``kept``: an earlier, unfinished preparation with somebody's own files in it (:data:`FOREIGN`).
     """
     raw = folder / "raw"
     size, spacing = ",".join([str(SIZE)] * 3), "4,4,4"
@@ -63,7 +63,7 @@ def _write_nrrd(raw: Path, folder: Path) -> None:
             }
             if name == "endo":
                 header |= {"Segment0_ID": "Segment_1", "Segment0_Name": "endo", "Segment0_LabelValue": "1",
-                           "Segment0_Layer": "0", "Segment0_Extent": f"0 {SIZE - 1} 0 {SIZE - 1} 0 {SIZE - 1}"}  # fmt: skip
+                           "Segment0_Layer": "0", "Segment0_Extent": " ".join([f"0 {SIZE - 1}"] * 3)}  # fmt: skip
             path = folder / case / ("seg.seg.nrrd" if name == "endo" else "image.nrrd")
             nrrd.write(str(path), np.asarray(volume.dataobj), header)  # type: ignore[attr-defined]
 

@@ -17,10 +17,13 @@ import resource
 import signal
 import socket
 import sys
+import threading
 import time
 import traceback
 from pathlib import Path
 from typing import Any, NoReturn
+
+from tqdm import tqdm
 
 ESCAPED = 99
 MEMORY = 3 << 30  # bytes of address space above those of the imported packages
@@ -64,6 +67,7 @@ def _example(job: dict[str, Any]) -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.chdir(job["folder"])
         os.environ["HOME"] = job["home"]
+        tqdm.set_lock(threading.RLock())  # its own one is shared with later processes, and a killed one holds it
         faulthandler.enable()
         faulthandler.register(signal.SIGXCPU, chain=True)  # says where it was
         _limit(job["arguments"][0])

@@ -10,11 +10,11 @@ import os
 import random
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from attack_checks import Arena, Outcome
-from attack_examples import EXAMPLES, Attack, attacks
+from attack_draws import attacks
+from attack_examples import EXAMPLES, Attack
 from attack_inputs import write_inputs
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from semsynth.cli.main import COMMANDS
