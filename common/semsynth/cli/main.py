@@ -46,7 +46,8 @@ LESS_MEMORY = {
     "export": "give a smaller --size",
 }
 """Command → the settings that need less memory."""
-LISTS = ("--synthetic", "--weights", "--in-loss")  # options of evaluate and picture that take several values
+LISTS = ("--synthetic", "--weights", "--in-loss")  # options that take several values, of:
+TAKE_LISTS = ("evaluate", "picture")
 
 
 def _join_lists(arguments: Sequence[str]) -> list[str]:
@@ -93,6 +94,27 @@ def _check_options(arguments: Sequence[str]) -> None:
                 raise InputError(f"--{name} stands alone; --{negated} takes yes or no")
             if name not in known and negated not in switches:
                 raise InputError(f"semsynth {command} has no option --{name}; {_hint(name, known)}")
+    _refuse_stray_words(command, arguments[1:])
+
+
+def _refuse_stray_words(command: str, arguments: Sequence[str]) -> None:
+    """A word that belongs to no option, such as files of a pattern that was not quoted."""
+    several = [name.removeprefix("--") for name in LISTS] if command in TAKE_LISTS else []
+    option = ""
+    taken = 0  # words behind the option, one for its value
+    for argument in arguments:
+        if argument == "--":
+            return
+        if argument.startswith("--"):
+            name, equals, _ = argument[2:].partition("=")
+            option, taken = name.replace("_", "-"), 1 if equals else 0
+        elif argument != "-h" and (not option or (taken and option not in several)):
+            raise InputError(
+                f"semsynth {command}: the word {argument!r} belongs to no option; values stand behind --OPTION, lists "
+                "without spaces (1,1,1), patterns and names with spaces in quotes"
+            )
+        else:
+            taken += 1
 
 
 def _hint(word: str, known: list[str]) -> str:
@@ -126,7 +148,7 @@ def _run(arguments: list[str]) -> int:
     try:
         if arguments:
             _check_options(arguments)
-        arguments = _join_lists(arguments) if arguments[:1] in (["evaluate"], ["picture"]) else arguments
+        arguments = _join_lists(arguments) if arguments and arguments[0] in TAKE_LISTS else arguments
         result = fire.Fire(COMMANDS, command=arguments or ["--help"], name="semsynth", serialize=_printed_later)
         if isinstance(result, str):
             _print(result)

@@ -1,0 +1,118 @@
+"""Tiny real inputs of every command: raw and prepared cases, synthetic volumes, weights, a checkpoint, a bundle."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import nibabel as nib
+import nrrd
+import numpy as np
+import torch
+from monai.networks.blocks.spade_norm import SPADE
+from semsynth.cli.main import main
+from semsynth.networks.pix2pix import Pix2PixGenerator
+from semsynth.networks.segmentation import residual_unet
+from semsynth.training.checkpoints import CheckpointFolder
+
+ROOT = Path(__file__).resolve().parents[2]
+SIZE = 20
+JUDGE = (2, 4)  # channels of its levels
+FOREIGN = ("kept/cases.csv", "kept/notes.txt", "kept/phantom_000/mine.txt", "kept/phantom_001/contours.json")
+"""Files in an output folder that no command has written."""
+
+
+def write_inputs(folder: Path) -> Path:
+    """All of them, in ``folder``.
+
+    ``raw``: three phantoms with their datalist; ``nrrd``: two of them in that format, with named segments;
+    ``prepared``: what ``prepare`` makes of them; ``made``: synthetic volumes of their maps, as a bundle's inference
+    leaves them; ``weights``: a judge, a block of MONAI's; ``run``: a training's checkpoints; ``bundle``: a tiny latent
+    diffusion; ``kept``: an earlier, unfinished preparation with somebody's own files in it (:data:`FOREIGN`).
+    """
+    raw = folder / "raw"
+    size, spacing = ",".join([str(SIZE)] * 3), "4,4,4"
+    _run("phantom", "--output", str(raw), "--cases", "3", "--size", size, "--spacing", spacing)
+    _run("prepare", "--input", str(raw), "--output", str(folder / "prepared"), "--spacing", spacing)
+    _write_nrrd(raw, folder / "nrrd")
+    _write_made(folder / "prepared", folder / "made")
+    _write_weights(folder / "weights")
+    _write_checkpoints(folder / "run")
+    _write_bundle(folder / "bundle")
+    (folder / "classes.txt").write_text("endo\nwall\nscar\n")
+    _write_kept(folder / "prepared", folder / "kept")
+    return folder
+
+
+def _run(*arguments: str) -> None:
+    assert main(arguments) == 0, arguments
+
+
+def _write_nrrd(raw: Path, folder: Path) -> None:
+    for case in ("phantom_000", "phantom_001"):
+        (folder / case).mkdir(parents=True)
+        for name in ("image", "endo"):
+            volume = nib.load(raw / case / f"{name}.nii.gz")
+            lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ volume.affine  # type: ignore[attr-defined]
+            header = {
+                "space": "left-posterior-superior",
+                "space directions": lps[:3, :3].T,
+                "space origin": lps[:3, 3],
+                "kinds": ["domain"] * 3,
+            }
+            if name == "endo":
+                header |= {"Segment0_ID": "Segment_1", "Segment0_Name": "endo", "Segment0_LabelValue": "1",
+                           "Segment0_Layer": "0", "Segment0_Extent": " ".join([f"0 {SIZE - 1}"] * 3)}  # fmt: skip
+            path = folder / case / ("seg.seg.nrrd" if name == "endo" else "image.nrrd")
+            nrrd.write(str(path), np.asarray(volume.dataobj), header)  # type: ignore[attr-defined]
+
+
+def _write_made(prepared: Path, folder: Path) -> None:
+    folder.mkdir()
+    listed = json.loads((prepared / "datalist.json").read_text())
+    entries = []
+    for entry in [entry for split in ("training", "validation", "testing") for entry in listed.get(split, [])]:
+        name, case = f"{entry['case']}_synthetic", entry["case"]
+        shutil.copy(prepared / entry["image"], folder / f"{name}.nii.gz")
+        about = {"case": case, "source_case": case, "sample": 0, "trained_on": False}
+        (folder / f"{name}.json").write_text(json.dumps(about))
+        entries.append({"case": case, "source_case": case, "sample": 0, "image": f"{name}.nii.gz",
+                        "label": str(Path("..") / prepared.name / entry["label"])})  # fmt: skip
+    (folder / "datalist.json").write_text(json.dumps({"num_classes": listed["num_classes"], "training": entries}))
+
+
+def _write_weights(folder: Path) -> None:
+    folder.mkdir()
+    torch.manual_seed(0)
+    torch.save(residual_unet(2, channels=JUDGE).state_dict(), folder / "judge.pt")
+    torch.save(SPADE(3, 4, 3, 3, 4).state_dict(), folder / "spade.pt")
+
+
+def _write_checkpoints(folder: Path) -> None:
+    torch.manual_seed(0)
+    network = Pix2PixGenerator(4, channels=(4, 8))
+    CheckpointFolder(folder).save(
+        {"objects": {"network": network.state_dict()}, "epoch": 1, "iteration": 2}, epoch=1, iteration=2
+    )
+
+
+def _write_bundle(folder: Path) -> None:
+    """The latent diffusion's configs with the changes of its tiny overlay, and its random weights."""
+    from bundle_runs import read
+    from tiny_synthesis import random_weights
+
+    bundle = ROOT / "bundles" / "spade_ldm"
+    (folder / "configs").mkdir(parents=True)
+    (folder / "models").mkdir()
+    (folder / "configs" / "inference.json").write_text(json.dumps(read(bundle, "inference", "tiny")))
+    shutil.copy(bundle / "configs" / "metadata.json", folder / "configs")
+    random_weights(bundle, folder / "models" / "model.pt")
+
+
+def _write_kept(prepared: Path, folder: Path) -> None:
+    shutil.copytree(prepared, folder)
+    shutil.rmtree(folder / "phantom_002")
+    (folder / "datalist.json").unlink()
+    for name in FOREIGN:
+        (folder.parent / name).write_text("somebody's own\n")
