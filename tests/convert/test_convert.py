@@ -441,7 +441,7 @@ def test_nothing_is_overwritten_unasked(tmp_path, capsys):
         convert_file(source, tmp_path / "x" / ".." / "theirs.pt", overwrite=True)
     with pytest.raises(InputError, match=r"theirs\.json: is the name of a card"):
         convert_file(source, tmp_path / "theirs.json")
-    with pytest.raises(InputError, match=r"is a folder; give a file such as model\.pt"):
+    with pytest.raises(InputError, match=r"is a folder; give --output a file such as model\.pt"):
         convert_file(source, tmp_path)
     assert source.read_bytes() == content
 

@@ -86,7 +86,7 @@ def test_datalists_are_compared_by_what_they_say(tiny_dataset, tmp_path):
          "--lr 1e-4 --ratio 1/2 --up …/data --train#trainer#max_epochs 3"),
         (["--dataset_dir", "../clinic/Jane Doe/LA"], "--dataset_dir …/LA"),
         (["--dataset_dir={here}/Jane_Doe/LA"], "--dataset_dir=…/LA"),
-        (["--label_maps", "Jane_Doe/*/map.nii.gz"], "--label_maps '…/map.nii.gz'"),
+        (["--label_maps", "Jane_Doe/*/map.nii.gz"], "--label_maps …/map.nii.gz"),
         (["--datalists", "['Jane Doe/a.json','{here}/Jane/b.json', 'c.json']"],
          "--datalists \"['…/a.json','…/b.json', 'c.json']\""),
         (["--images", "scans/Jane#LGE 3D"], "--images '…/Jane#LGE 3D'"),
