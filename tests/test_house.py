@@ -34,7 +34,7 @@ def test_the_package_imports_itself_relatively() -> None:
 def test_tests_mirror_the_rooms() -> None:
     rooms = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").is_file()}
     folders = {path.name for path in (ROOT / "tests").iterdir() if path.is_dir() and path.name != "__pycache__"}
-    assert folders == rooms | {"bundles"}
+    assert folders == rooms | {"bundles", "robust"}
 
 
 def test_options_have_hyphens_in_semsynth_and_underscores_in_bundles() -> None:
