@@ -218,13 +218,13 @@ def weights(tmp_path):
 def test_a_damaged_card_is_named_by_all_that_reads_it(weights, name):
     weights.with_suffix(".json").write_text(CARDS[name])
     for reader in (Seen.of, record_of):
-        with pytest.raises(InputError, match=r"model\.json: (not|needs)"):
+        with pytest.raises(InputError, match=r"model\.json: not a model card"):
             reader(weights)
 
 
 def test_a_card_that_is_no_text_is_named(weights):
     weights.with_suffix(".json").write_bytes(b"\xff\xfe{}")
-    with pytest.raises(InputError, match=r"model\.json: not valid JSON"):
+    with pytest.raises(InputError, match=r"model\.json: not a model card: not valid JSON"):
         Seen.of(weights)
     weights.with_suffix(".json").write_text('{"training_cases": [], "geometry": [1]}')
     with pytest.raises(InputError, match=r'"geometry" must be an object'):
@@ -324,6 +324,35 @@ def test_weights_of_another_network_are_one_line(tmp_path, state):
     with pytest.raises(InputError, match=r"model\.pt: (does not fit the network|holds no weights)") as caught:
         LoadWeights(tmp_path / "model.pt", load_dict={"model": torch.nn.Linear(2, 2)})(None)
     assert "\n" not in str(caught.value)
+
+
+CHECKPOINTS = (
+    {"objects": [1]}, {"epoch": "a"}, {"record": [1]}, {"objects": {"network": None}}, {"objects": {"network": [1]}},
+    {"objects": {"network": {"w": 5}}}, {"objects": {"network": {"w": torch.ones(2, device="meta")}}},
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("change", CHECKPOINTS)
+def test_a_checkpoint_of_another_form_is_named(tmp_path, capsys, change):
+    good = {"objects": {"network": {"w": torch.ones(2)}}, "epoch": 1, "iteration": 2, "record": {}}
+    path = tmp_path / "checkpoint_e0001_i0000002.pt"
+    torch.save(good | change, path)
+    arguments = ["weights", "--checkpoint", str(path), "--output", str(tmp_path / "model.pt")]
+    assert main(arguments) == 1
+    assert capsys.readouterr().err.count("\n") == 1 and not (tmp_path / "model.pt").exists()
+
+
+CONFIGS = ("", "{", "[1]", DEEP, "{}", '{"network_def": 5}', '{"network_def": {"_target_": "no.such.Thing"}}')
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_a_bundles_damaged_config_is_named_by_export(tmp_path, capsys, config):
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "inference.json").write_text(config)
+    arguments = ["export", "--bundle", str(tmp_path), "--output", str(tmp_path / "out"), "--size=32,32,32"]
+    assert main(arguments) == 1
+    shown = capsys.readouterr().err
+    assert shown.startswith("error: ") and str(tmp_path) in shown and "Traceback" not in shown
 
 
 # ---- options

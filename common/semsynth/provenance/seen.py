@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from ..errors import InputError
 from ..files import sha256, stamp
 from ..json_files import read_object
 from ..paths import as_path
+from ..texts import shown
 from .pseudonyms import key_id, pseudonym, pseudonym_key
 
 logger = logging.getLogger(__name__)
@@ -133,11 +135,16 @@ def read_card(path: str | Path) -> dict[str, Any]:
     Raises:
         InputError: for a file that is missing or no card.
     """
-    content = read_object(path, missing="a model card is written beside the weights by their training",
-                          damaged="take the card that their training wrote, or remove it")  # fmt: skip
+    if not os.path.exists(path):  # noqa: PTH110 - False for links in a circle
+        raise InputError(f"{path}: no such model card; it is written beside the weights by a training")
+    fix = "take the one that its training wrote, or remove it"
+    try:
+        content = read_object(path, damaged=fix)
+    except InputError as error:
+        raise InputError(f"{path}: not a model card: {str(error).removeprefix(f'{shown(path)}: ')}") from error
     wrong = _wrong_in(content)
     if wrong:
-        raise InputError(f"{path}: not a model card ({wrong}); take the one that its training wrote, or remove it")
+        raise InputError(f"{path}: not a model card ({wrong}); {fix}")
     return content
 
 

@@ -22,7 +22,7 @@ from monai.bundle import ConfigParser
 from torch import nn
 
 from .. import __version__
-from ..errors import InputError
+from ..errors import InputError, is_out_of_memory
 from ..files import sha256
 from ..json_files import read_object
 from ..memory import check_fits, check_size
@@ -278,7 +278,13 @@ def load_network(bundle: str | Path, weights: str | Path | None = None) -> Laten
     parser = ConfigParser()
     parser.read_config(read_object(config, damaged="take the bundle's own"))
     parser["bundle_root"], parser["device"] = str(bundle), "cpu"
-    network = parser.get_parsed_content("network_def")
+    try:
+        network = parser.get_parsed_content("network_def")
+    except Exception as error:  # of any kind that a config's components raise
+        if is_out_of_memory(error):
+            raise
+        reason = str(error.__cause__ or error).splitlines() or [type(error).__name__]
+        raise InputError(f"{config}: its network_def cannot be built ({reason[0]}); take the bundle's own") from error
     if not isinstance(network, LatentDiffusion):
         raise InputError(f"{bundle}: holds a {type(network).__name__}; what is exported is a LatentDiffusion")
     source = Path(weights or bundle / "models" / "model.pt")

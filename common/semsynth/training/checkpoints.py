@@ -255,6 +255,10 @@ def read_checkpoint(path: str | Path, digest: str | None = None) -> dict[str, An
     state: Any = read_tensors(path, "a checkpoint", fix="take another one")
     if not isinstance(state, dict) or not {"objects", "epoch", "iteration"} <= set(state):
         raise InputError(f"{path}: is no training checkpoint, it has no objects, epoch and iteration")
+    kinds = {"objects": dict, "epoch": int, "iteration": int, "record": dict | None}
+    wrong = [key for key, kind in kinds.items() if not isinstance(state.get(key), kind)]
+    if wrong:
+        raise InputError(f"{path}: is no training checkpoint, its {', '.join(wrong)} are of another kind; take another")
     return state
 
 
@@ -303,9 +307,12 @@ def set_random_state(state: Mapping[str, Any]) -> None:
 
 
 def not_finite(state: Any, name: str = "") -> list[str]:
-    """Names of the tensors in a (nested) state that hold NaN or infinite values."""
+    """Names of the tensors in a (nested) state that hold NaN or infinite values, or none that can be looked at."""
     if isinstance(state, torch.Tensor):
-        return [] if not state.is_floating_point() or bool(state.isfinite().all()) else [name]
+        try:
+            return [] if state.isfinite().all() else [name]
+        except (NotImplementedError, RuntimeError):  # without values, or of a form that no network here has
+            return [name]
     parts: Sequence[tuple[Any, Any]] = ()
     if isinstance(state, Mapping):
         parts = list(state.items())

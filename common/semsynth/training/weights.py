@@ -163,7 +163,10 @@ def extract_weights(
     state = newest_checkpoint(checkpoint)
     if name not in state["objects"]:
         raise InputError(f"{checkpoint}: holds no {name!r}, only {', '.join(sorted(state['objects']))}")
-    weights = {key: t.half() if t.is_floating_point() else t for key, t in state["objects"][name].items()}
+    found = state["objects"][name]
+    if not isinstance(found, dict) or not all(isinstance(value, torch.Tensor) for value in found.values()):
+        raise InputError(f"{checkpoint}: {name!r} is no network's weights; give another --name")
+    weights = {key: t.half() if t.is_floating_point() else t for key, t in found.items()}
     broken = not_finite(weights)
     if broken:
         raise InputError(f"{output}: not written, values that float16 cannot hold in {', '.join(broken[:4])}")
