@@ -24,7 +24,7 @@ _WITH_PARTS = re.compile(r"label_maps|images|style_from|style_map")
 
 _MEMORY_SIGNS = (
     "out of memory", "out of shared memory", "can't allocate memory", "cannot allocate memory", "not enough memory",
-    "failed to allocate memory", "std::bad_alloc", "alloc_failed", "killed by signal: killed",
+    "failed to allocate memory", "memoryerror: ", "std::bad_alloc", "alloc_failed", "killed by signal: killed",
 )  # fmt: skip
 _IN_TRACEBACK = re.compile(
     r"^[\w.]*\b(?:InputError|FindingError): (.*?)(?=\n\n(?:The above|During handling)|\Z)", re.MULTILINE | re.DOTALL
@@ -166,7 +166,10 @@ def _of_worker(text: str) -> str | None:
 
 
 def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+    """That which says what ran out, of a text that may be a whole traceback."""
+    lines = str(error).splitlines() or [type(error).__name__]
+    telling = [line for line in lines if any(sign in line.lower() for sign in _MEMORY_SIGNS)]
+    return (telling or lines)[0].strip()[:200]
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -179,7 +182,7 @@ def is_out_of_memory(error: BaseException) -> bool:
         text = str(seen).lower()
         if isinstance(seen, MemoryError) or getattr(seen, "errno", None) == errno.ENOMEM:
             return True
-        if any(sign in text for sign in _MEMORY_SIGNS) or "\nmemoryerror" in text:
+        if any(sign in text for sign in _MEMORY_SIGNS):
             return True
         seen = seen.__cause__
     return False

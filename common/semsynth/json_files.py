@@ -19,7 +19,8 @@ def read_json(path: str | Path, *, missing: str = "check the path", damaged: str
         damaged: what to do where it is no JSON, for the message.
 
     Raises:
-        InputError: for a file that is missing, cannot be read, is no UTF-8 or no JSON, or is nested beyond all measure.
+        InputError: for a file that is missing, cannot be read, is no UTF-8 or no JSON, is nested beyond all measure,
+            or larger than any such text; for a pipe or a device, which may have no end.
     """
     try:
         return json.loads(read_text(path))

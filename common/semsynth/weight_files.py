@@ -28,6 +28,8 @@ def read_tensors(path: str | Path, what: str = "weights", *, fix: str = "copy th
     """
     path = as_path(path, what)
     try:
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise InputError(f"{path}: is a pipe or a device; give a file of weights")
         with path.open("rb"):
             pass
         return load_tensors(path)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import logging
 import math
+import multiprocessing
 import signal
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -308,7 +311,7 @@ class TrainingLoader(DataLoader):
 
     What the network draws (dropout, noise) then does not depend on how often an epoch was started, which exact resuming
     needs. Worker processes leave SIGINT and SIGTERM to the main process: Ctrl-C and batch systems send them to all, and
-    a training whose workers are gone could not finish its step.
+    a training whose workers are gone could not finish its step. When the main process ends they are killed.
 
     Args:
         dataset, kwargs: as ``monai.data.DataLoader``.
@@ -319,6 +322,21 @@ class TrainingLoader(DataLoader):
         kwargs.setdefault("generator", torch.Generator().manual_seed(0))
         kwargs.setdefault("worker_init_fn", _start_worker)
         super().__init__(dataset, **kwargs)
+        if self.num_workers:
+            _end_with_this_process()
+
+
+@cache
+def _end_with_this_process() -> None:
+    atexit.register(_kill_workers)  # before multiprocessing waits for them, whose SIGTERM they do not heed
+
+
+def _kill_workers() -> None:
+    if hasattr(signal, "SIGCHLD"):
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's would say that a worker was killed
+    for child in multiprocessing.active_children():
+        if child.daemon:
+            child.kill()
 
 
 def _start_worker(worker: int) -> None:
