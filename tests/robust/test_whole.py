@@ -20,7 +20,7 @@ from ignite.engine import Engine
 from semsynth.data.volumes import read_volume, write_image, write_label
 from semsynth.errors import InputError
 from semsynth.files import atomic_folder, atomic_path
-from semsynth.handlers import PreviewHandler
+from semsynth.handlers import PreviewHandler, TensorBoardStats
 from semsynth.prepare.atrium import Settings, prepare
 from tiny_synthesis import random_weights, refused, synthesise
 
@@ -314,3 +314,24 @@ def test_a_preview_that_cannot_be_written_does_not_end_a_training(
     with caplog.at_level(logging.WARNING):
         engine.run([0], max_epochs=2)
     assert engine.state.epoch == 2 and "not drawn" in caplog.text
+
+
+def test_numbers_that_cannot_be_written_do_not_end_a_training(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "file").write_text("a file where the folder should be")
+    engine = Engine(lambda engine, batch: {"loss": 1.0})
+    stats = TensorBoardStats(tmp_path / "file" / "tensorboard", output_transform=lambda output: output["loss"])
+    stats.attach(engine)
+    with caplog.at_level(logging.WARNING):
+        engine.run([0, 0], max_epochs=2)
+    stats.close()
+    assert engine.state.iteration == 4 and caplog.text.count("no more numbers are written for TensorBoard") == 1
+
+
+def test_numbers_are_written_from_the_first_one_on(tmp_path: Path) -> None:
+    engine = Engine(lambda engine, batch: {"loss": 1.0})
+    stats = TensorBoardStats(tmp_path / "tensorboard", output_transform=lambda output: output["loss"])
+    stats.attach(engine)
+    assert not list(tmp_path.iterdir())
+    engine.run([0, 0], max_epochs=1)
+    stats.close()
+    assert list((tmp_path / "tensorboard").glob("events.*"))

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ignite.engine import Engine
 from monai.handlers import StatsHandler, TensorBoardStatsHandler
+from torch.utils.tensorboard import SummaryWriter
 
 from ..distributed import rank
 from ..paths import as_path
+
+logger = logging.getLogger(__name__)
 
 
 class Stats(StatsHandler):
@@ -25,8 +30,23 @@ class Stats(StatsHandler):
             super().attach(engine)
 
 
+class _EventFiles:
+    """TensorBoard's writer, made when the first number comes: a training that is refused leaves no file."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.writer: SummaryWriter | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        if self.writer is None:
+            self.writer = SummaryWriter(log_dir=str(self.folder))
+        return getattr(self.writer, name)
+
+
 class TensorBoardStats(TensorBoardStatsHandler):
-    """MONAI's ``TensorBoardStatsHandler``, made and attached by the first process only: each would write files.
+    """MONAI's ``TensorBoardStatsHandler``, attached by the first process only: each would write files.
+
+    Numbers that cannot be written (a full disk) are a warning: they never end a training.
 
     Args:
         log_dir: folder of the files.
@@ -34,18 +54,37 @@ class TensorBoardStats(TensorBoardStatsHandler):
     """
 
     def __init__(self, log_dir: str | Path = "./runs", **kwargs: Any) -> None:
-        if rank() == 0:
-            super().__init__(log_dir=str(as_path(log_dir, "run_dir")), **kwargs)
+        self.files = _EventFiles(as_path(log_dir, "run_dir"))
+        self.failed = False
+        super().__init__(summary_writer=self.files, **kwargs)
 
     def attach(self, engine: Engine) -> None:
         """Follow ``engine``, in the first process."""
         if rank() == 0:
             super().attach(engine)
 
+    def epoch_completed(self, engine: Engine) -> None:
+        """Write the numbers of an epoch."""
+        self._write(super().epoch_completed, engine)
+
+    def iteration_completed(self, engine: Engine) -> None:
+        """Write the numbers of a step."""
+        self._write(super().iteration_completed, engine)
+
+    def _write(self, write: Callable[[Engine], None], engine: Engine) -> None:
+        if self.failed:
+            return
+        try:
+            write(engine)
+        except OSError as error:
+            self.failed = True
+            logger.warning("%s: no more numbers are written for TensorBoard (%s); the training goes on",
+                           self.files.folder, error.strerror or error)  # fmt: skip
+
     def close(self) -> None:
         """Close the files, where they were opened."""
-        if rank() == 0:
-            super().close()
+        if self.files.writer is not None and not self.failed:
+            self.files.writer.close()
 
 
 class Attach:
