@@ -152,8 +152,9 @@ def test_a_training_and_a_preparation_name_them_as_well(data, tmp_path, capsys, 
     path = spoil(data, in_first(image=place))
     with pytest.raises(InputError, match=r"1 of 2 cases cannot be used"):
         load_datalist(path)
-    arguments = ["prepare", "--input", str(data), "--output", str(tmp_path / "out")]
-    assert main(arguments) == 1 and "cannot be used" in capsys.readouterr().err
+    for command in ("prepare", "prepare-maps"):
+        assert main([command, "--input", str(data), "--output", str(tmp_path / "out")]) == 1
+        assert "cannot be used" in capsys.readouterr().err
 
 
 def test_a_folder_that_cannot_be_read_is_listed_and_the_others_are_still_checked(data, tmp_path, monkeypatch):

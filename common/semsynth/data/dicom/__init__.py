@@ -63,7 +63,7 @@ def same_modality(paths: Iterable[Path]) -> str | None:
     for path in paths:
         try:
             item = chosen(path) if is_dicom(path) else None
-        except (FindingError, ImportError):  # the check of the files says it
+        except (FindingError, ImportError, OSError):  # the check of the files says it
             item = None
         found.add(item.images[0].modality if item is not None and item.images else None)
         if len(found) > 1 or None in found:
