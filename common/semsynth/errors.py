@@ -31,8 +31,8 @@ _IN_TRACEBACK = re.compile(
 )
 LESS_MEMORY = (
     "what needs less: in a synthesis smaller label maps, windows (the overlay sliding_window.json, --window, "
-    "--window_size) or --batch_size 1; in a training a smaller --patch_size or --cache_rate, or fewer --num_workers; "
-    "in both --device cpu, where that has more memory"
+    "--window_size), a larger --spacing or --batch_size 1; in a training a smaller --patch_size or --cache_rate, or "
+    "fewer --num_workers; in both --device cpu, where that has more memory"
 )
 
 
@@ -107,7 +107,7 @@ def _install_hook() -> None:
         elif (told := _of_worker(str(error))) is not None:
             sys.stderr.write(f"error: {told}\n")
         elif is_out_of_memory(error):
-            sys.stderr.write(f"error: out of memory ({_first_line(error)}); {LESS_MEMORY}\n")
+            sys.stderr.write(f"error: out of memory ({_what_ran_out(error)}); {LESS_MEMORY}\n")
         else:
             before(kind, error, traceback)
 
@@ -165,9 +165,10 @@ def _of_worker(text: str) -> str | None:
     return None if found is None else found[1].strip()
 
 
-def _first_line(error: BaseException) -> str:
-    """That which says what ran out, of a text that may be a whole traceback."""
-    lines = str(error).splitlines() or [type(error).__name__]
+def _what_ran_out(error: BaseException) -> str:
+    """The line that says it, of a text that may be a whole traceback."""
+    found = _memory_error(error) or error
+    lines = str(found).splitlines() or [type(found).__name__]
     telling = [line for line in lines if any(sign in line.lower() for sign in _MEMORY_SIGNS)]
     return (telling or lines)[0].strip()[:200]
 
@@ -177,12 +178,16 @@ def is_out_of_memory(error: BaseException) -> bool:
 
     torch has no one class for both.
     """
+    return _memory_error(error) is not None
+
+
+def _memory_error(error: BaseException) -> BaseException | None:
     seen: BaseException | None = error
     while seen is not None and not isinstance(seen, InputError):
         text = str(seen).lower()
         if isinstance(seen, MemoryError) or getattr(seen, "errno", None) == errno.ENOMEM:
-            return True
+            return seen
         if any(sign in text for sign in _MEMORY_SIGNS):
-            return True
+            return seen
         seen = seen.__cause__
-    return False
+    return None
