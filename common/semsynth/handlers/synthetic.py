@@ -121,8 +121,9 @@ class SyntheticWriter:
     def hold(self) -> None:
         """Take the folder for this run, from the first look at what is in it to :meth:`finish`."""
         if self._held is None:
-            self._held = ExitStack()
-            self._held.enter_context(locked(self.output_dir, "an inference", wait=self.wait, shared=True))
+            held = ExitStack()
+            held.enter_context(locked(self.output_dir, "an inference", wait=self.wait, shared=True))
+            self._held = held
 
     def _give_up(self, engine: Engine, error: BaseException) -> None:
         self.let_go()
@@ -153,9 +154,11 @@ class SyntheticWriter:
         other_maps, otherwise = [], []
         for entry in self.entries or []:
             image, described = self._paths(entry)
-            if not image.is_file():
-                continue
             found = read_object_or_none(described)
+            if not image.is_file():
+                if found is not None and not found.get("synthetic"):
+                    other_maps.append(f"{described.name}: is no record of a synthetic volume")
+                continue
             if found is None and described.is_file():
                 logger.warning("%s is damaged; the volume is made again", described)
             elif found is None:
