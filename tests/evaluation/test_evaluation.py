@@ -789,7 +789,7 @@ def test_a_mask_that_one_sample_misses_costs_that_sample_alone():
         (["--feature-spacing", "1e999"], "--feature-spacing must be above 0 and at most 10 mm, got inf"),
         (["--in-loss", "someone=x"], "no such name 'someone'"),
         (["--weights", "medicalnet=x"], "no such name 'medicalnet'"),
-        (["--seed", "-1"], "--seed must be 0 or more"),
+        (["--seed", "-1"], "--seed must be a whole number from 0"),
         (["--draws", "3"], "--draws must be 20 or more"),
         (["--pictures", "-1"], "--pictures must be 0 or more"),
         (["--device", "cuda:7"], "no GPU"),
