@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import glob
 import os
 import re
@@ -13,7 +14,7 @@ from ..errors import InputError
 from ..paths import expanded
 from .naming import case_name, check_names, distinct_names
 
-_WILDCARD = re.compile(r"\*\*/|\*\*|\*|\?|\[!?\]?[^\]]*\]")
+_WILDCARD = re.compile(r"\*\*/|\*\*|\*|\?|\[!?+(?:\][^\]]*|[^\]]+)\]")  # [] and [!] are texts, as glob takes them
 _DOUBLED = re.compile(r"(\*\*/)+")
 
 
@@ -52,11 +53,7 @@ class _Piece:
         return at + 1 if at < len(text) and (self.text == "**" or text[at] != "/") else None
 
     def _is_one(self, character: str) -> bool:
-        if self.text == "?":
-            return character != "/"
-        inside = self.text[1:-1].replace("\\", "\\\\")
-        inside = "^" + inside[1:] if inside[0] == "!" else "\\" + inside if inside[0] == "^" else inside
-        return re.fullmatch(f"[{inside}]", character, re.DOTALL) is not None
+        return character != "/" and fnmatch.fnmatchcase(character, self.text)
 
 
 def is_pattern(source: str | Path) -> bool:

@@ -203,11 +203,8 @@ class CheckpointFolder:
 
     def listed(self) -> list[dict[str, Any]]:
         """What the manifest lists, oldest first; [] where there is none or it cannot be read."""
-        try:
-            entries = json.loads((self.folder / MANIFEST).read_text(encoding="utf-8"))["checkpoints"]
-            return [entry for entry in entries if {"file", "sha256"} <= set(entry)]
-        except (OSError, ValueError, TypeError, KeyError):
-            return []
+        entries = (read_object_or_none(self.folder / MANIFEST) or {}).get("checkpoints")
+        return [entry for entry in entries if _is_entry(entry)] if isinstance(entries, list) else []
 
     def load_newest(self) -> tuple[dict[str, Any], Path] | None:
         """The newest checkpoint that is whole, and its file; None where no checkpoint was ever written.
@@ -235,6 +232,16 @@ class CheckpointFolder:
                 logger.warning("%s; trying the one before", error)
                 problems.append(str(error))
         raise InputError(f"{self.folder}: no good checkpoint; remove the folder to start afresh", problems)
+
+
+def _is_entry(entry: Any) -> bool:
+    """Whether an entry of a manifest names a checkpoint of its own folder."""
+    return (
+        isinstance(entry, dict)
+        and isinstance(entry.get("file"), str)
+        and _NAME.fullmatch(entry["file"]) is not None
+        and isinstance(entry.get("sha256"), str)
+    )
 
 
 def read_checkpoint(path: str | Path, digest: str | None = None) -> dict[str, Any]:
