@@ -318,6 +318,7 @@ def test_a_segmentation_of_another_image_of_the_same_name_stays(tmp_path, bundle
                 writer._write(engine)
         else:
             writer._write(engine)  # the second time the same file holds another scan
+        writer.held.close()  # as at the end of a run
     assert json.loads((tmp_path / "out" / "a_seg.json").read_text())["image_from"] == "../first/scan.nii.gz"
 
 
