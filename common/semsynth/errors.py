@@ -72,7 +72,7 @@ def say_plainly() -> None:
         raise InputError(wrong)
 
 
-def _is_plain(error: object) -> bool:
+def is_plain(error: object) -> bool:
     """Whether what ends a run is no fault of the program: its traceback would tell a user nothing."""
     if isinstance(error, OSError):
         return error.filename is not None or error.errno in _FULL
@@ -84,7 +84,7 @@ class _SaidAtTheEnd(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         ends = record.levelno >= logging.ERROR and record.name.startswith("ignite.engine")
-        return not (ends and _is_plain(sys.exc_info()[1]))  # logged where the error is caught and raised again
+        return not (ends and is_plain(sys.exc_info()[1]))  # logged where the error is caught and raised again
 
 
 _SAID_AT_THE_END = _SaidAtTheEnd()
@@ -95,7 +95,7 @@ def _install_hook() -> None:
 
     def hook(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
         cause: BaseException | None = error
-        while cause is not None and not _is_plain(cause):
+        while cause is not None and not is_plain(cause):
             cause = cause.__cause__ or cause.__context__
         if isinstance(cause, InputError):
             sys.stderr.write(f"error: {cause}\n")

@@ -15,6 +15,7 @@ from semsynth.cli.main import main
 from semsynth.networks.pix2pix import Pix2PixGenerator
 from semsynth.networks.segmentation import residual_unet
 from semsynth.training.checkpoints import CheckpointFolder
+from semsynth.training.weights import save_weights
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZE = 20
@@ -85,7 +86,7 @@ def _write_made(prepared: Path, folder: Path) -> None:
 def _write_weights(folder: Path) -> None:
     folder.mkdir()
     torch.manual_seed(0)
-    torch.save(residual_unet(2, channels=JUDGE).state_dict(), folder / "judge.pt")
+    save_weights(residual_unet(2, channels=JUDGE), folder / "judge.pt")  # and its card
     torch.save(SPADE(3, 4, 3, 3, 4).state_dict(), folder / "spade.pt")
 
 

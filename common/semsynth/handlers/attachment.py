@@ -12,6 +12,7 @@ from monai.handlers import StatsHandler, TensorBoardStatsHandler
 from torch.utils.tensorboard import SummaryWriter
 
 from ..distributed import rank
+from ..errors import is_plain
 from ..paths import as_path
 
 logger = logging.getLogger(__name__)
@@ -28,6 +29,12 @@ class Stats(StatsHandler):
         """Follow ``engine``, in the first process."""
         if rank() == 0:
             super().attach(engine)
+
+    def exception_raised(self, _engine: Engine, e: Exception) -> None:
+        """Raise ``e`` again; logged with its traceback only where it does not end the run with one line of its own."""
+        if is_plain(e):
+            raise e
+        super().exception_raised(_engine, e)
 
 
 class _EventFiles:
