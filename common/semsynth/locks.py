@@ -100,14 +100,17 @@ def _acquire(held: ExitStack, folder: Path, name: str, work: str, wait: bool, pr
     began = said = time.monotonic()
     while True:
         try:
-            lock.acquire(timeout=1.0 if wait else 0.0)
+            lock.acquire(timeout=1.0 if wait else 0.3)  # another one may look for a moment
             break
+        except FileNotFoundError:  # the other run made the folder, wrote nothing, and has just removed it
+            folder.mkdir(parents=True, exist_ok=True)
+            continue
         except Timeout:
             holder = _read(about)
         now = time.monotonic()
         if not wait and not (_has_ended(holder) and now - began < SECONDS_UNTIL_WORKERS_END):
             raise InputError(
-                f"{folder}: {_described(holder)} is writing into it; wait until it has ended (--wait), or give another "
+                f"{folder}: {_described(holder)} is writing into it; wait until it has ended (--wait True), or give another "
                 "folder"
             ) from None
         if not wait:
@@ -124,22 +127,28 @@ def _acquire(held: ExitStack, folder: Path, name: str, work: str, wait: bool, pr
 def _refuse_other_run(folder: Path, processes: int, work: str, wait: bool) -> None:
     """A process of several: the first one's lock may be held by another run, which is one process alone."""
     while True:
-        lock = FileLock(folder / _name(0))
-        try:
-            lock.acquire(timeout=0.0)
-        except Timeout:
-            holder = _read(folder / f"{LOCK}.json")
-            if holder.get("processes", processes) == processes:
-                return
-        else:
-            lock.release()
+        holder = _read(folder / f"{LOCK}.json")
+        if holder.get("processes", processes) == processes or not _is_held(folder / LOCK):
             return
         if not wait:
             raise InputError(
-                f"{folder}: {_described(holder)} is writing into it; wait until it has ended (--wait), or give another "
+                f"{folder}: {_described(holder)} is writing into it; wait until it has ended (--wait True), or give another "
                 "folder"
             )
         time.sleep(1.0)
+
+
+def _is_held(path: Path) -> bool:
+    """Whether a process has a lock now; what says who has it may be that of a killed one."""
+    if not path.exists():
+        return False
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0.0)
+    except Timeout:
+        return True
+    lock.release()
+    return False
 
 
 def _self(work: str, processes: int) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import struct
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -53,11 +54,15 @@ class Outputs:
         Raises:
             InputError: naming all of them.
         """
+        refuse(self.foreign(names), self.instead)
+
+    def foreign(self, names: Iterable[str] | None = None) -> list[str]:
+        """Which files may not be replaced, and why; arguments and errors as of :meth:`check`."""
         if self.folder.exists() and not self.folder.is_dir():
             raise InputError(f"{self.folder}: is a file; {self.instead} needs a folder")
         ledger = self._ledger()
         reasons = (self._foreign(name, ledger) for name in (self.known if names is None else names))
-        refuse([reason for reason in reasons if reason], self.instead)
+        return [reason for reason in reasons if reason]
 
     def _foreign(self, name: str, ledger: Mapping[str, Any]) -> str | None:
         """Why a file may not be replaced; None where it may."""
@@ -164,6 +169,17 @@ def text_with(start: str = "", *, within: str = "") -> Recogniser:
         with path.open("rb") as stream:
             head = stream.read(_HEAD).decode("utf-8", "replace").replace("\r\n", "\n")
         return head.startswith(start) and within in head
+
+    return recognise
+
+
+def text_like(pattern: str) -> Recogniser:
+    """Recognises a text file by a regular expression that its beginning matches."""
+
+    def recognise(path: Path) -> bool:
+        with path.open("rb") as stream:
+            head = stream.read(_HEAD).decode("utf-8", "replace").replace("\r\n", "\n")
+        return re.match(pattern, head) is not None
 
     return recognise
 

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
-from ignite.engine import Engine
+from ignite.engine import Engine, Events
 from semsynth.cli.main import main
 from semsynth.errors import InputError
 from semsynth.handlers import TrainingCheckpoint
@@ -105,6 +105,32 @@ def test_two_trainings_do_not_share_a_run_folder(tmp_path: Path) -> None:
     assert steps == [1] and not (tmp_path / "run" / LOCK).exists()
 
 
+def test_a_training_holds_its_folder_until_its_last_handler_has_written(tmp_path: Path) -> None:
+    held: list[bool] = []
+    engine = Engine(lambda engine, batch: None)
+    TrainingCheckpoint(tmp_path / "run" / "checkpoints", {}).attach(engine)
+    engine.add_event_handler(Events.COMPLETED, lambda: held.append((tmp_path / "run" / LOCK).exists()))  # final weights
+    engine.run([1], max_epochs=1)
+    assert held == [True] and not (tmp_path / "run" / LOCK).exists()
+
+
+def test_a_waiting_run_comes_through_where_the_first_one_removes_its_folder(tmp_path: Path) -> None:
+    holds = threading.Event()
+
+    def first() -> None:
+        with locked(tmp_path / "out", "first"):
+            holds.set()
+            time.sleep(1.5)
+
+    thread = threading.Thread(target=first)
+    thread.start()
+    holds.wait()
+    with locked(tmp_path / "out", "second", wait=True):
+        (tmp_path / "out" / "result").write_text("")
+    thread.join()
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["result"]
+
+
 def test_processes_of_one_torchrun_share_a_folder_and_no_other_run_joins(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -128,3 +154,5 @@ def test_processes_of_one_torchrun_share_a_folder_and_no_other_run_joins(
         process(1, 2)
         with pytest.raises(InputError, match=r"alone \(process"), locked(tmp_path, "inference", shared=True):
             pass
+        process(0, 1)
+    assert not list(tmp_path.iterdir())

@@ -304,10 +304,11 @@ def test_tables_of_metrics_leave_those_of_the_user(name: str, own: str, tmp_path
     (tmp_path / name).write_text(own)  # as version 0.1.0 left it
     for one in attach:
         one()
-    (tmp_path / name).write_text("case;age\n1;71\n")
-    with pytest.raises(InputError, match=f"{name}: was not written by semsynth's metrics"):
-        for one in attach:
-            one()
+    for content in ("case;age\n1;71\n", "case,dice,hd95\nP1,0.9,4\n", "dice,hd95\n0.9,4\n", "filename,dice,mean\n"):
+        (tmp_path / name).write_text(content)
+        with pytest.raises(InputError, match=f"{name}: was not written by semsynth's metrics"):
+            for one in attach:
+                one()
 
 
 def test_the_demo_empties_no_folder_of_the_user(tmp_path: Path) -> None:

@@ -87,14 +87,17 @@ class TrainingCheckpoint:
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._stop_if_told)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._save_epoch)
         engine.add_event_handler(Events.COMPLETED | Events.TERMINATE, self._stop_listening)
-        engine.add_event_handler(Events.COMPLETED | Events.TERMINATE, self._let_go)
         engine.add_event_handler(Events.EXCEPTION_RAISED, self._give_up)
 
     # ---- one training at a time
 
     def _hold(self, engine: Engine) -> None:
-        if rank() == 0:  # the others write nothing
-            self.held.enter_context(locked(self.files.folder.parent, "a training", wait=self.wait))
+        # all processes wait where they wait at all: those that write nothing would go on without the first one
+        self.held.enter_context(locked(self.files.folder.parent, "a training", wait=self.wait, shared=True))
+        # behind all other handlers, however late they were attached: the final weights are written in the folder too
+        for event in (Events.COMPLETED, Events.TERMINATE):
+            if not engine.has_event_handler(self._let_go, event):
+                engine.add_event_handler(event, self._let_go)
 
     def _let_go(self, engine: Engine) -> None:
         self.held.close()

@@ -163,10 +163,12 @@ class SegmentationWriter:
             record = read_object_or_none(described) if _IS_RECORD(described) else None
             if os.path.lexists(described) and record is None:
                 reasons.append(f"{described}: is no record of a segmentation")
-            elif os.path.lexists(file) and (record is None or record.get("file", file.name) != file.name):
+            elif os.path.lexists(file) and record is None:
                 reasons.append(f"{file}: has no record of what made it beside it")
             elif record is None or self.overwrite or not file.is_file():
                 continue
+            elif record.get("file", file.name) != file.name:
+                reasons.append(f"{file}: is not the file that {described.name} describes; --overwrite True replaces it")
             elif record["weights_sha256"] != self.origin["weights_sha256"]:
                 reasons.append(f"{file}: was made with other weights; --overwrite True replaces it")
             elif state_of(file, record.get(WRITTEN)) == "changed":

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ..distributed import rank
 from ..errors import InputError
-from ..ownership import Outputs, Recogniser, text_with
+from ..ownership import Outputs, Recogniser, text_like, text_with
 from ..paths import as_path
 
 _SUMMARY = "class,n,mean,sd,median,min,max"
@@ -38,8 +38,9 @@ class SaveMetrics(MetricsSaver):
 
     def __init__(self, save_dir: str | Path, **kwargs: Any) -> None:
         super().__init__(str(as_path(save_dir, "evaluation_dir")), **kwargs)
-        details, raw = self.metric_details or (), text_with("filename,", within=",mean\n")
-        means = {"metrics.csv": text_with(within=f"{details[0]},")} if details else {}
+        # as MONAI writes them: a line per metric, and per case its file, a value for each class and their mean
+        details, raw = self.metric_details or (), text_like(r"filename,(class\d+,)+mean\n")
+        means = {"metrics.csv": text_like(r"(\w+,(nan|-?inf|[-+.e\d]+)\n)+\Z")}
         self.files = _files(Path(self.save_dir), means | {f"{metric}_raw.csv": raw for metric in details})
 
     def attach(self, engine: Engine) -> None:

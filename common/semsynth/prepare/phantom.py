@@ -28,7 +28,7 @@ from ..files import remove_left_over
 from ..limits import check_number
 from ..locks import one_at_a_time
 from ..memory import check_size
-from ..ownership import Outputs, beside, object_with
+from ..ownership import Outputs, beside, object_with, refuse
 from ..vocabulary import class_names, num_classes
 from .composite import MAX_K, CompositeLabel
 
@@ -346,14 +346,17 @@ _ROLES = ("image", "endo", "wall", "scar", "label")
 _IS_PHANTOMS = object_with("phantom", name="left-atrium phantom")
 
 
-def _outputs(output: Path, cases: int) -> Outputs:
-    """The files of that many cases and their datalist; the volumes of version 0.1.0 are known by its datalist."""
-    volume = beside("../datalist.json", _IS_PHANTOMS)
-    volumes = {f"phantom_{index:03d}/{role}.nii.gz": volume for index in range(cases) for role in _ROLES}
-    return Outputs(output, "semsynth phantom", volumes | {"datalist.json": _IS_PHANTOMS})
+def _listing(output: Path) -> Outputs:
+    return Outputs(output, "semsynth phantom", {"datalist.json": _IS_PHANTOMS})
 
 
-def _write_case(files: Outputs, name: str, phantom: Phantom, k: int) -> dict[str, str]:
+def _volumes(output: Path, index: int) -> Outputs:
+    """The volumes of a case; those of version 0.1.0 are known by the datalist. A ledger of its own: it stays short."""
+    by_datalist = beside("../datalist.json", _IS_PHANTOMS)
+    return Outputs(output / f"phantom_{index:03d}", "semsynth phantom", {f"{r}.nii.gz": by_datalist for r in _ROLES})
+
+
+def _write_case(files: Outputs, phantom: Phantom, k: int) -> dict[str, str]:
     """Write one case; return its datalist entry with paths relative to the datalist."""
     # Raw grey levels, as scanners store them; volumes.write_image is for intensities in [0, 1].
     make_image: Any = nib.Nifti1Image  # nibabel's calls are untyped
@@ -361,13 +364,14 @@ def _write_case(files: Outputs, name: str, phantom: Phantom, k: int) -> dict[str
     image.header.set_xyzt_units("mm")
     image.set_qform(phantom.affine, code=1)
     image.set_sform(phantom.affine, code=1)
-    with files.path(f"{name}/image.nii.gz") as temporary:
+    with files.path("image.nii.gz") as temporary:
         nib.save(image, temporary)
     masks = {"endo": phantom.endo, "wall": phantom.wall, "scar": phantom.scar}
     masks["label"] = CompositeLabel(k=k)(phantom.image, phantom.endo, phantom.wall)
     for role, mask in masks.items():
-        with files.path(f"{name}/{role}.nii.gz") as temporary:
+        with files.path(f"{role}.nii.gz") as temporary:
             write_label(temporary, mask, phantom.affine)
+    name = files.folder.name
     return {"case": name} | {role: f"{name}/{role}.nii.gz" for role in _ROLES}
 
 
@@ -412,17 +416,17 @@ def write_phantom_cases(
     if k != int(k) or not 0 <= k <= MAX_K:
         raise InputError(f"k must be a whole number from 0 to {MAX_K}, got {k}; give e.g. 2")
     _check(seed, size, spacing)
-    files = _outputs(output, int(cases))
-    files.check()
+    listing, folders = _listing(output), [_volumes(output, index) for index in range(int(cases))]
+    refuse([reason for files in (listing, *folders) for reason in files.foreign()])
     entries = []
-    for index in tqdm(range(int(cases)), desc="phantoms", disable=not progress):
-        remove_left_over(output / f"phantom_{index:03d}")
+    for index, files in enumerate(tqdm(folders, desc="phantoms", disable=not progress)):
+        remove_left_over(files.folder)
         case_seed = int(np.random.SeedSequence([int(seed), index]).generate_state(1)[0])
         phantom = make_phantom(case_seed, size=size, spacing=spacing)
-        entries.append(_write_case(files, f"phantom_{index:03d}", phantom, k))
+        entries.append(_write_case(files, phantom, k))
     recipe = {"seed": int(seed), "size": [int(n) for n in size], "spacing": [float(s) for s in spacing], "k": int(k)}
     logger.info("wrote %d phantom cases to %s", cases, output)
-    return files.write_text("datalist.json", json.dumps(_datalist(entries, recipe), indent=2) + "\n")
+    return listing.write_text("datalist.json", json.dumps(_datalist(entries, recipe), indent=2) + "\n")
 
 
 def _datalist(entries: list[dict[str, str]], recipe: dict[str, object]) -> dict[str, object]:
