@@ -52,3 +52,15 @@ def test_a_manifest_with_other_values_is_a_lost_one(spoilt: Any, key: str, tmp_p
         return  # another file than what was written: that is damaged, see tests/training/test_checkpoints.py
     found = folder.load_newest()
     assert found is not None and found[1] == path
+
+
+@pytest.mark.parametrize("device", ["\xb2\xe2", "cpu:x", "meta", "nonsense", "vulkan", "cuda:99"])
+def test_a_device_that_is_none_is_named(device: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["evaluate", "--synthetic=x", "--real=y", f"--output={tmp_path / 'out'}", f"--device={device}"]
+    assert main(arguments) == 1
+    assert f"--device {device}: " in capsys.readouterr().err
+
+
+def test_a_picture_of_no_folder_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["picture", "--synthetic=", f"--output={tmp_path / 'p.png'}"]) == 1
+    assert "give --synthetic FOLDER" in capsys.readouterr().err

@@ -205,3 +205,25 @@ def pairs(name: str, value: Any, *, alone: str | None = None) -> dict[str, list[
             raise InputError(f"--{name} takes NAME=VALUE, got {word!r}")
         pairs.setdefault(key, []).append(expanded(rest))
     return pairs
+
+
+def usable_device(typed: str | None) -> str:
+    """Where torch computes: what was typed, or a GPU where there is one, else the CPU.
+
+    Raises:
+        InputError: for what is no device, or none that is here.
+    """
+    import torch
+
+    place = str(typed or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if place.startswith("cuda") and not torch.cuda.is_available():
+        raise InputError(f"--device {place}: no GPU that torch can use is here; leave it out, or give cpu")
+    try:
+        if torch.empty(1, device=place).is_meta:
+            raise RuntimeError("it holds no values")
+    except (RuntimeError, AssertionError, NotImplementedError) as reason:  # one for each kind of device
+        raise InputError(
+            f"--device {place}: is no device that torch can use here ({str(reason).splitlines()[0]}); leave it out, or "
+            "give cpu"
+        ) from reason
+    return place

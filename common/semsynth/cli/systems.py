@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ..errors import InputError
 from ..seeds import checked_seed
-from .options import FilePath, Words, number, numbers, one_or_more, pairs, whole, words
+from .options import FilePath, Words, number, numbers, one_or_more, pairs, usable_device, whole, words
 
 
 def picture(
@@ -198,15 +198,11 @@ def evaluate(
         download: ask the Hugging Face hub for feature networks' weights that are not here; without it no network is
             ever asked, and what is missing is left out and named.
     """
-    import torch
-
     from ..evaluation import DEFAULT_EXTRACTORS
     from ..evaluation import evaluate as run
     from ..evaluation.judge import load_judge
 
-    place = str(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    if place.startswith("cuda") and not torch.cuda.is_available():
-        raise InputError(f"--device {place}: no GPU that torch can use is here; leave it out, or give cpu")
+    place = usable_device(device)
     files = {name: values[-1] for name, values in pairs("weights", weights).items()}
     classes = None if judge_classes is None else numbers("judge-classes", judge_classes, int)
     spacing = None if judge_spacing is None else numbers("judge-spacing", judge_spacing, float)

@@ -221,6 +221,8 @@ def comparison_rows(
 ) -> list[Row]:
     """What :func:`save_comparison` draws, one row per case; arguments and errors as there."""
     folders = synthetic if isinstance(synthetic, Mapping) else {"synthetic": synthetic}
+    if not folders:
+        raise InputError("no folder of synthetic volumes to draw; give --synthetic FOLDER")
     systems = {name: _by_case(Path(folder)) for name, folder in folders.items()}
     shared = [case for case in next(iter(systems.values())) if all(case in system for system in systems.values())]
     if not shared or min(cases, samples) < 1:
