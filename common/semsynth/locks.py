@@ -109,10 +109,7 @@ def _acquire(held: ExitStack, folder: Path, name: str, work: str, wait: bool, pr
             holder = _read(about)
         now = time.monotonic()
         if not wait and not (_has_ended(holder) and now - began < SECONDS_UNTIL_WORKERS_END):
-            raise InputError(
-                f"{folder}: {_described(holder)} is writing into it; wait until it has ended (--wait True), or give another "
-                "folder"
-            ) from None
+            raise _refusal(folder, holder) from None
         if not wait:
             time.sleep(0.5)
         elif said == began or now - said > SECONDS_BETWEEN_MESSAGES:
@@ -131,10 +128,7 @@ def _refuse_other_run(folder: Path, processes: int, work: str, wait: bool) -> No
         if holder.get("processes", processes) == processes or not _is_held(folder / LOCK):
             return
         if not wait:
-            raise InputError(
-                f"{folder}: {_described(holder)} is writing into it; wait until it has ended (--wait True), or give another "
-                "folder"
-            )
+            raise _refusal(folder, holder)
         time.sleep(1.0)
 
 
@@ -149,6 +143,12 @@ def _is_held(path: Path) -> bool:
         return True
     lock.release()
     return False
+
+
+def _refusal(folder: Path, holder: Mapping[str, Any]) -> InputError:
+    return InputError(
+        f"{folder}: {_described(holder)} is writing into it; wait until it has ended (--wait True), or give another folder"
+    )
 
 
 def _self(work: str, processes: int) -> dict[str, Any]:
