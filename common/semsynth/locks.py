@@ -147,7 +147,8 @@ def _is_held(path: Path) -> bool:
 
 def _refusal(folder: Path, holder: Mapping[str, Any]) -> InputError:
     return InputError(
-        f"{folder}: {_described(holder)} is writing into it; wait until it has ended (--wait True), or give another folder"
+        f"{folder}: {_described(holder)} is writing into it; wait until it has ended (--wait True), or give another "
+        "folder"
     )
 
 
