@@ -67,6 +67,8 @@ def say_plainly() -> None:
     log_plainly()
     for handler in logging.getLogger().handlers:
         handler.addFilter(_SAID_AT_THE_END)
+    if not re.search(r"monai[/\\.]bundle", sys.argv[0]):
+        return  # a program that runs the bundle has options of its own
     refuse_misread_paths(sys.argv[1:])
     if (wrong := misread(sys.argv[1:], _PATHS)) is not None:
         raise InputError(wrong)

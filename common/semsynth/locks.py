@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import inspect
 import json
 import logging
@@ -20,7 +21,7 @@ from filelock import FileLock, Timeout
 
 from .distributed import rank, world_size
 from .errors import InputError
-from .files import remove_left_over, write_text
+from .files import real, remove_left_over, write_text
 from .json_files import read_object_or_none
 from .paths import as_path
 
@@ -51,22 +52,61 @@ def locked(folder: str | Path, work: str, *, wait: bool = False, shared: bool = 
         OSError: a folder that cannot be written into.
     """
     folder = as_path(folder, "output")
+    mine = _HOLDS.pop(real(folder), None)
+    if mine is not None:  # since hold(): from here on it is the block's
+        with mine:
+            yield
+        return
     if folder.exists() and not folder.is_dir():
         raise InputError(f"output must be a folder, {folder} is a file; name another path or remove the file")
-    made = [place for place in (folder, *folder.parents) if not place.exists()]
+    made = _missing(folder)
     folder.mkdir(parents=True, exist_ok=True)
     number, processes = (rank(), world_size()) if shared else (0, 1)
     with ExitStack() as held:
         held.callback(_leave_nothing, made)
-        _acquire(held, folder, _name(number), work, wait, processes)
+        _acquire(held, folder, _name(number), work, wait, processes, made)
+        if number == 0 and processes > 1 and not any(map(_is_held, folder.glob(f"{LOCK}.*[0-9]"))):
+            remove_left_over(folder)
         if processes == 1:
             for other in sorted(folder.glob(f"{LOCK}.*[0-9]")):  # of a torchrun that is still there
                 with ExitStack() as probe:
-                    _acquire(probe, folder, other.name, work, wait, processes)
+                    _acquire(probe, folder, other.name, work, wait, processes, [])
             remove_left_over(folder)
         elif number:
             _refuse_other_run(folder, processes, work, wait)
         yield
+
+
+_HOLDS: dict[Path, ExitStack] = {}
+"""Folders that this process holds since :func:`hold`."""
+
+
+def hold(folder: str | Path, work: str, *, wait: bool = False) -> None:
+    """Hold a folder from here on, until the :func:`locked` block on it that follows in this process has ended.
+
+    A bundle's training calls this before its data are loaded, which takes long; its end gives the folder back.
+
+    Args:
+        folder, work, wait: as of :func:`locked`, ``shared``.
+
+    Raises:
+        InputError, OSError: as :func:`locked`.
+    """
+    place = real(as_path(folder, "run_dir"))
+    if place not in _HOLDS:
+        held = ExitStack()
+        held.enter_context(locked(folder, work, wait=wait, shared=True))
+        _HOLDS[place] = held
+
+
+@atexit.register
+def _let_go_of_all() -> None:
+    while _HOLDS:
+        _HOLDS.popitem()[1].close()
+
+
+def _missing(folder: Path) -> list[Path]:
+    return [place for place in (folder, *folder.parents) if not place.exists()]
 
 
 def one_at_a_time(work: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
@@ -94,7 +134,7 @@ def _name(number: int) -> str:
     return f"{LOCK}.{number}" if number else LOCK
 
 
-def _acquire(held: ExitStack, folder: Path, name: str, work: str, wait: bool, processes: int) -> None:
+def _acquire(held: ExitStack, folder: Path, name: str, work: str, wait: bool, processes: int, made: list[Path]) -> None:
     """Take one lock, and say in a file beside who has it."""
     lock, about = FileLock(folder / name), folder / f"{name}.json"
     began = said = time.monotonic()
@@ -103,7 +143,9 @@ def _acquire(held: ExitStack, folder: Path, name: str, work: str, wait: bool, pr
             lock.acquire(timeout=1.0 if wait else 0.3)  # another one may look for a moment
             break
         except FileNotFoundError:  # the other run made the folder, wrote nothing, and has just removed it
+            made[:] = _missing(folder)
             folder.mkdir(parents=True, exist_ok=True)
+            time.sleep(0.05)
             continue
         except Timeout:
             holder = _read(about)
@@ -141,6 +183,7 @@ def _is_held(path: Path) -> bool:
         lock.acquire(timeout=0.0)
     except Timeout:
         return True
+    _remove(path)
     lock.release()
     return False
 

@@ -94,7 +94,7 @@ class Outputs:
     def write_text(self, name: str, text: str) -> Path:
         """Write a text file whole or not at all; errors as of :meth:`path`."""
         with self.path(name) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+            temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
         return self.folder / name
 
     def replace(self, made: Mapping[str, Path]) -> None:
@@ -115,13 +115,12 @@ class Outputs:
         return files if isinstance(files, dict) else {}
 
     def _list(self, hashes: Mapping[str, str]) -> None:
-        """Add files to the ledger, with the hash of before too: a kill may come between the two."""
+        """Add files to the ledger, with the hash of what stands there too: a kill may come between the two."""
         files = self._ledger()
         for name, digest in hashes.items():
-            before = files.get(name)
-            old = before.get("sha256") if isinstance(before, dict) else None
-            kept = [value for value in old if value != digest][:1] if isinstance(old, list) else []
-            files[name] = {"by": self.maker, "sha256": [digest, *kept]}
+            path = self.folder / name
+            standing = [sha256(path)] if path.is_file() else []  # which is ours, or nothing would be written
+            files[name] = {"by": self.maker, "sha256": list(dict.fromkeys([digest, *standing]))}
         about = "SHA-256 of what semsynth wrote here: files that were changed since are not replaced"
         text = json.dumps({"about": about, "files": files}, indent=1)
         write_text(self.folder / LEDGER, text + "\n")

@@ -17,7 +17,7 @@ from ignite.engine import Engine, Events
 from semsynth.cli.main import main
 from semsynth.errors import InputError
 from semsynth.handlers import TrainingCheckpoint
-from semsynth.locks import LOCK, locked
+from semsynth.locks import LOCK, hold, locked
 
 HOLD = (
     "import sys, time\nfrom semsynth.locks import locked\n"
@@ -103,6 +103,19 @@ def test_two_trainings_do_not_share_a_run_folder(tmp_path: Path) -> None:
         assert not steps and not (tmp_path / "run" / "checkpoints").exists()
     train()
     assert steps == [1] and not (tmp_path / "run" / LOCK).exists()
+
+
+def test_a_training_takes_over_what_was_held_before_its_data_were_loaded(tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    hold(run_dir, "a training")
+    hold(run_dir, "a training")  # once is enough
+    assert (run_dir / LOCK).exists()
+    engine = Engine(lambda engine, batch: None)
+    TrainingCheckpoint(run_dir / "checkpoints", {}).attach(engine)
+    engine.run([1], max_epochs=1)
+    assert not (run_dir / LOCK).exists()
+    with locked(run_dir, "another"), pytest.raises(InputError, match="another"):
+        hold(run_dir, "a training")
 
 
 def test_a_training_holds_its_folder_until_its_last_handler_has_written(tmp_path: Path) -> None:

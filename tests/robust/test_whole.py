@@ -265,8 +265,18 @@ def test_a_file_of_a_volumes_name_without_a_record_stays(weights: Path, tiny_dat
         again(weights, tiny_dataset, synthetic, overwrite=True)
     assert contents(synthetic) == before
     (synthetic / "datalist.json").write_text('{"mine": 1}')
-    with refused("is no list of synthetic volumes and would be replaced"):
+    with refused("datalist.json: was not written by semsynth's inference"):
         again(weights, tiny_dataset, synthetic, overwrite=True)
+
+
+def test_an_edited_list_of_volumes_stays(weights: Path, tiny_dataset: Path, synthetic: Path) -> None:
+    content = json.loads((synthetic / "datalist.json").read_text())
+    content["name"] += ", my split"
+    (synthetic / "datalist.json").write_text(json.dumps(content))
+    before = contents(synthetic)
+    with refused("datalist.json: was changed since semsynth's inference wrote it"):
+        again(weights, tiny_dataset, synthetic, seed=5, overwrite=True)
+    assert contents(synthetic) == before
 
 
 def test_a_full_disk_leaves_volumes_records_and_list(weights: Path, tiny_dataset: Path, synthetic: Path) -> None:

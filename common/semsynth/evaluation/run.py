@@ -12,6 +12,7 @@ import torch
 from ..data.nesting import refuse_found
 from ..data.sizes import check_resampling
 from ..errors import InputError
+from ..files import remove_left_over
 from ..limits import check_number
 from ..locks import one_at_a_time
 from ..metrics import lpips
@@ -164,6 +165,7 @@ def evaluate(
     if off:
         reasons["judge"] = off
         absent = {name: off if name == JUDGE else why for name, why in absent.items()}
+    remove_left_over(output / "measured")
     store = MeasurementStore(output / "measured")
     measurer = Measurer(networks, judge, targets=pairs, with_lpips=with_lpips and "lpips" not in reasons,
                         store=store, device=device)  # fmt: skip

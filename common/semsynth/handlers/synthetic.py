@@ -30,6 +30,7 @@ from ..errors import InputError
 from ..files import atomic_path, relative_to, sha256, shown_name, write_text
 from ..json_files import read_object_or_none
 from ..locks import locked
+from ..ownership import Outputs
 from ..paths import as_path
 from ..provenance.seen import Seen, read_card
 from ..vocabulary import OWN_STYLE, class_names
@@ -39,6 +40,7 @@ logger = logging.getLogger(__name__)
 WRITTEN = "volume_sha256"
 """Key of a record: SHA-256 of the volume's file as it was written."""
 MOST_SHOWN = 10
+DATALIST = "datalist.json"
 
 
 class SyntheticWriter:
@@ -139,11 +141,7 @@ class SyntheticWriter:
         """Before the first volume: whether the weights are there, and nothing is lost that is not to be replaced."""
         self.hold()
         self.written = []
-        listed = self.output_dir / "datalist.json"
-        if listed.is_file() and not _lists_synthetic(listed):
-            raise InputError(
-                f"{listed}: is no list of synthetic volumes and would be replaced; give another output_dir"
-            )
+        self._listing.check()
         _ = self._origin  # whether the weights are there, before any work
         check_storage(self.dtype, self._stored.window)
         refuse_among(self.output_dir, [str(e[Keys.IMAGE]) for e in self.entries or []], option="output_dir")
@@ -246,6 +244,11 @@ class SyntheticWriter:
         return origin
 
     @cached_property
+    def _listing(self) -> Outputs:
+        """The list of volumes; one of real cases, or that somebody has edited, is not replaced."""
+        return Outputs(self.output_dir, "semsynth's inference", {DATALIST: _lists_synthetic}, instead="output_dir")
+
+    @cached_property
     def _stored(self) -> Stored:
         return Stored.of(None if self.grid is None else self.grid.trained, self.intensity_range)
 
@@ -282,7 +285,7 @@ class SyntheticWriter:
                 write_image(new, volume.data, volume.affine, self.dtype, self._stored.window)
                 record = self._record(source) | {WRITTEN: sha256(new)}
                 if image.exists():  # the list may hold it as a volume of other weights
-                    (self.output_dir / "datalist.json").unlink(missing_ok=True)
+                    (self.output_dir / DATALIST).unlink(missing_ok=True)
                 # both are on the disk before one is renamed; the record is first: no volume is ever without one
                 write_text(described, json.dumps(record, indent=1))
             self.written.append(source)
@@ -346,7 +349,7 @@ class SyntheticWriter:
             INTENSITY: self._stored.about.to_json(),
             "training": [listed[case] for case in sorted(listed)],
         }
-        path = write_text(self.output_dir / "datalist.json", json.dumps(content, indent=1))
+        path = self._listing.write_text(DATALIST, json.dumps(content, indent=1))
         logger.info("%d synthetic volumes, listed in %s", len(listed), path)
 
     def _names(self) -> dict[int, str]:

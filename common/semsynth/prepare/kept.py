@@ -35,6 +35,9 @@ def commit_case(
     """Write a prepared case beside, then rename it: image, label map where there is one, picture and record.
 
     The record holds the SHA-256 of each, by which a later run knows that they are whole.
+
+    Raises:
+        InputError: for files that no preparation wrote, in a folder that would be replaced.
     """
     with atomic_folder(folder) as partial:
         write_image(partial / IMAGE_FILE, made.image, made.affine, dtype)
@@ -43,6 +46,8 @@ def commit_case(
         save_planes(partial / PICTURE_FILE, [picture], title=title)
         written = {path.name: sha256(path) for path in sorted(partial.iterdir())}
         write_text(partial / PREPARED, json.dumps({**record, WRITTEN: written}, indent=1))
+        if folder.exists():  # something may have come into it since the check
+            _refuse_foreign(folder, read_record(folder) or {})
 
 
 def check_output(output: Path, cases: Sequence[Checkable]) -> None:
