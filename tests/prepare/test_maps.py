@@ -223,7 +223,7 @@ def test_largest_part_is_the_largest() -> None:
     ("bad", "message"),
     [
         ({"window": (5.0, 5.0)}, "window must be two rising"),
-        ({"spacing": (1.0, 0.0, 1.0)}, "--spacing must be three positive"),
+        ({"spacing": (1.0, 0.0, 1.0)}, "--spacing must be three numbers of mm above 0"),
         ({"size": (4, 32, 32)}, "--size must be three numbers"),
         ({"k": -1}, "--k, --sigma and --margin"),
         ({"classes": ("a", "a")}, "different names"),

@@ -82,9 +82,11 @@ def test_names_of_two_writers_never_meet(tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_leaves_nothing_half_written(number: int, tmp_path: Path) -> None:
     code = (
-        "import sys, time\nfrom semsynth.files import atomic_folder, atomic_path\nfrom semsynth.signals import "
-        "end_on_sigterm\nend_on_sigterm()\nwith atomic_folder(sys.argv[1]) as f, atomic_path(f / 'x.nii.gz') as p:\n"
-        "    p.write_text('half')\n    print('in', flush=True)\n    time.sleep(600)"
+        "import signal, sys, time\nfrom semsynth.files import atomic_folder, atomic_path\n"
+        "from semsynth.signals import end_on_sigterm\nend_on_sigterm()\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background is born without it\n"
+        "with atomic_folder(sys.argv[1]) as f, atomic_path(f / 'x.nii.gz') as p:\n"
+        "    p.write_text('half')\n    print('in', flush=True)\n    time.sleep(60)"
     )
     command = [sys.executable, "-c", code, str(tmp_path / "case")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as run:

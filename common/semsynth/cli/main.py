@@ -8,7 +8,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TextIO
 
 import fire
 import fire.core
@@ -48,6 +48,14 @@ LESS_MEMORY = {
 """Command → the settings that need less memory."""
 LISTS = ("--synthetic", "--weights", "--in-loss")  # options that take several values, of:
 TAKE_LISTS = ("evaluate", "picture")
+
+
+class _ToStandardError(logging.StreamHandler[TextIO]):
+    """Logs to what is standard error when it logs: a program that calls :func:`main` may change it between calls."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.stream = sys.stderr
+        super().emit(record)
 
 
 def _join_lists(arguments: Sequence[str]) -> list[str]:
@@ -142,7 +150,7 @@ def _run(arguments: list[str]) -> int:
     if arguments[:1] == ["--version"]:
         _print(f"semsynth {__version__}")
         return 0
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s", stream=sys.stderr)
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s", handlers=[_ToStandardError()])
     log_plainly()
     fire.core.Display = lambda lines, out: print(*lines, sep="\n", file=out)  # help without a pager
     try:

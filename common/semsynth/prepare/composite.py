@@ -218,7 +218,6 @@ class CompositeLabel:
         self.centers = None if centers is None else np.sort(np.asarray(centers, dtype=np.float64).reshape(-1))
         if self.centers is not None and len(np.unique(self.centers)) != self.k:
             raise InputError(f"centers must be k = {k} distinct values, got {self.centers.tolist()}")
-        check_centers(centers)
 
     def __call__(self, image: Any, endo: Any, wall: Any = None, zeros: Any = None) -> Any:
         """Make the map.
