@@ -36,6 +36,7 @@ def test_a_group_without_torchrun_is_refused(monkeypatch: pytest.MonkeyPatch) ->
         start()
 
 
+@pytest.mark.slow
 def test_two_processes_know_of_each_other(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", __file__]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}

@@ -57,7 +57,7 @@ def test_every_option_of_a_bundle_that_is_a_path_is_known_by_its_name(project_ro
                     refuse_misread_paths([f"--{name}", "2024_11_28"])
 
 
-@pytest.mark.parametrize("bundle", ["pix2pix3d", "la_unet"])
+@pytest.mark.parametrize("bundle", [pytest.param("pix2pix3d", marks=pytest.mark.slow), "la_unet"])
 def test_a_bundle_says_how_to_write_a_path_instead_of_a_traceback(
     project_root: Path, tmp_path: Path, bundle: str
 ) -> None:

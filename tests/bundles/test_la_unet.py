@@ -35,6 +35,7 @@ def start(arguments: list[str]) -> subprocess.Popen[str]:
     return subprocess.Popen(arguments, cwd=BUNDLE, env=environment, **streams)
 
 
+@pytest.mark.slow
 def test_sigterm_ends_the_bundles_training_with_143_and_resume_goes_on(tiny_dataset, tmp_path):
     options = {"dataset_dir": tiny_dataset, "run_dir": tmp_path / "run", "val_interval": 100, "epoch_cases": 12}
     process = start(command("train", "tiny", max_epochs=50, **options))

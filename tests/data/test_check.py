@@ -744,7 +744,8 @@ REAL = Path(os.environ.get("SEMSYNTH_DATA", Path(__file__).resolve().parents[2] 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason=f"no real volumes at {REAL} (set SEMSYNTH_DATA)")
 @pytest.mark.parametrize(
-    ("name", "count", "warned"), [("la2018", None, 79), ("la_wall_scar", None, 1), ("openkbp_ct", 11, 0)]
+    ("name", "count", "warned"),
+    [("la2018", None, 79), ("la_wall_scar", None, 1), pytest.param("openkbp_ct", 11, 0, marks=pytest.mark.slow)],
 )
 def test_real_data_give_no_false_alarm(name, count, warned):
     report = check_input(REAL / name, num_classes=count)

@@ -230,6 +230,7 @@ def test_mistakes_are_named():
         EvaluationHandler([extractor()], reference="datalist.json")
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_numbers_of_one(tmp_path):
     entries = write_reals(tmp_path, [case(i) for i in range(10, 13)])
     (tmp_path / "reference.json").write_text(json.dumps(entries))

@@ -237,6 +237,7 @@ print(repr(metric.aggregate()))
 """
 
 
+@pytest.mark.slow
 def test_features_are_gathered_from_all_processes_also_when_they_hold_unequal_numbers(tmp_path):
     a, b = features(12, 5), features(12, 5, seed=1)
     torch.save((a, b), tmp_path / "features.pt")

@@ -272,6 +272,7 @@ def test_bad_networks_are_refused(make: Any, message: str) -> None:
         make()
 
 
+@pytest.mark.slow
 def test_its_graphs_are_the_networks(tmp_path: Path) -> None:
     network, label = med_lsdm(window=24), label_map()
     export_sampling(network, (16, 12, 24), tmp_path)

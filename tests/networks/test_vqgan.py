@@ -340,6 +340,7 @@ def learn(rank: int, folder: str) -> None:
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_processes_learn_one_codebook_from_the_latents_of_both(tmp_path: Path) -> None:
     mp.spawn(learn, (str(tmp_path),), nprocs=2)
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))

@@ -224,6 +224,7 @@ def test_the_end_of_a_bundle_is_one_message(
         assert "Traceback" not in said and ("--num_workers" in said or isinstance(transform, Refusing))
 
 
+@pytest.mark.slow
 def test_a_process_ends_although_a_worker_met_an_error(tmp_path: Path) -> None:
     script = tmp_path / "training.py"
     script.write_text(

@@ -76,6 +76,7 @@ def test_a_preparation_that_a_second_one_would_find_is_refused(
     assert {path: path.is_file() and path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 
 
+@pytest.mark.slow
 def test_what_is_harmless_is_allowed(raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     shutil.copytree(raw, "scans")

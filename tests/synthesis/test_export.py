@@ -125,6 +125,7 @@ def test_what_cannot_be_exported_is_named(tmp_path: Path, capsys: pytest.Capture
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_said_and_nothing_is_left(tmp_path: Path) -> None:
     network, size = diffusion(prediction="v"), (8, 8, 8)
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

@@ -310,6 +310,7 @@ print(describe([Compose([LoadImaged(keys), LoadLabelMapd("label", 4), Orientatio
 """
 
 
+@pytest.mark.slow
 def test_the_same_transforms_are_the_same_in_every_process(capsys):
     env = os.environ | {"PYTHONHASHSEED": "1"}
     other = subprocess.run([sys.executable, "-c", DESCRIBE], check=True, capture_output=True, text=True, env=env).stdout

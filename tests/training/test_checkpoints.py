@@ -98,7 +98,10 @@ def command(data, folder, epochs, output, workers):
     return [sys.executable, str(SCRIPT), str(data), str(folder), str(epochs), str(output), str(workers)]
 
 
-@pytest.mark.parametrize(("number", "status", "workers"), [(signal.SIGTERM, 143, 0), (signal.SIGINT, 130, 2)])
+@pytest.mark.parametrize(
+    ("number", "status", "workers"),
+    [(signal.SIGTERM, 143, 0), pytest.param(signal.SIGINT, 130, 2, marks=pytest.mark.slow)],
+)
 def test_a_signal_to_the_whole_job_ends_it_with_its_status_and_resuming_goes_on(
     tiny_dataset, tmp_path, number, status, workers
 ):
