@@ -11,6 +11,8 @@ from pathlib import Path
 from .errors import InputError, is_out_of_memory
 
 GIB = 2**30
+LESS_TO_PREPARE = "give a larger --spacing, a smaller --size or fewer --jobs"
+LESS_TO_EVALUATE = "give a larger --feature-spacing, fewer --extractors, or --device cpu where that has more memory"
 IMAGE_BYTES = 4
 """Of a voxel of an intensity, float32: what every work on a volume holds at least once."""
 

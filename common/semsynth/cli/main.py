@@ -15,7 +15,7 @@ import fire.core
 
 from .. import __version__
 from ..errors import InputError, is_out_of_memory, os_error_line
-from ..memory import out_of_memory
+from ..memory import LESS_TO_EVALUATE, LESS_TO_PREPARE, out_of_memory
 from ..signals import Terminated, end_on_sigterm
 from ..texts import log_plainly, shown
 from .datasets import FailedCheck, check, choose_k, phantom, prepare, prepare_maps
@@ -38,10 +38,10 @@ MORE = "end other programs, or use a larger machine"
 LESS_MEMORY = {
     "phantom": "give a smaller --size",
     "check": "give fewer --jobs",
-    "prepare": "give a larger --spacing, a smaller --size or fewer --jobs",
-    "prepare-maps": "give a larger --spacing, a smaller --size or fewer --jobs",
+    "prepare": LESS_TO_PREPARE,
+    "prepare-maps": LESS_TO_PREPARE,
     "choose-k": "give a larger --spacing",
-    "evaluate": "give a larger --feature-spacing, fewer --extractors, or --device cpu where that has more memory",
+    "evaluate": LESS_TO_EVALUATE,
     "picture": "give fewer --cases or --samples",
     "export": "give a smaller --size",
 }

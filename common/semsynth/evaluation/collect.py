@@ -14,14 +14,12 @@ from tqdm import tqdm
 from ..data.intensity import HU, MIN_MAX
 from ..data.volumes import Volume
 from ..files import sha256
-from ..memory import memory_advice
+from ..memory import LESS_TO_EVALUATE, memory_advice
 from .measure import Measurer, similarities
 from .painting import average_means, class_means, paint
 from .scores import DIVERSE_BLOCKS, FLOOR, IN_UNIT, MIN_SAMPLES, PAINTING_OWN, PAINTING_TRAINING, Collected
 from .sources import RealCase
 from .uncertainty import conditional_mse, pairwise_distance
-
-LESS_MEMORY = "give a larger --feature-spacing, fewer --extractors, or --device cpu where that has more memory"
 
 
 def collect(found: Collected, cases: Mapping[str, RealCase], scored: Sequence[str], measurer: Measurer) -> None:
@@ -32,7 +30,7 @@ def collect(found: Collected, cases: Mapping[str, RealCase], scored: Sequence[st
     interval = 0.1 if sys.stderr.isatty() else 30.0
     with tqdm(total=total, desc="evaluation", unit="volume", mininterval=interval) as bar:
         for case in [*scored, *references]:
-            with memory_advice(f"case {case}", LESS_MEMORY):
+            with memory_advice(f"case {case}", LESS_TO_EVALUATE):
                 image, label = cases[case].read()
                 key = _key(cases[case])
                 real = found.features.setdefault(FLOOR, {})

@@ -34,7 +34,7 @@ from ..data.volumes import Volume
 from ..data.voxels import hash_file
 from ..errors import InputError
 from ..files import sha256, shown_name
-from ..memory import memory_advice
+from ..memory import LESS_TO_PREPARE, memory_advice
 from ..vocabulary import PREPARED, SPLITS, UNLABELLED
 from .composite import IntensityHistogram, fit_histogram, smooth
 from .outputs import DATALIST, NAME, listing
@@ -45,7 +45,6 @@ T = TypeVar("T")
 AnyCase = TypeVar("AnyCase", Case, Entry)
 RECORD = PREPARED
 MOST_MM = 100
-LESS_MEMORY = "a larger --spacing, a smaller --size or fewer --jobs"
 
 
 def check_form(spacing: Sequence[float] | None, size: Sequence[int] | None, dtype: str) -> None:
@@ -71,7 +70,7 @@ def check_memory(
         InputError: naming the largest case and the options.
     """
     files = {case.name: case.files[IMAGE] for case in cases if IMAGE in case.files}
-    check_resampling(files, spacing, size=size, at_once=jobs, fix=f"give {LESS_MEMORY}")
+    check_resampling(files, spacing, size=size, at_once=jobs, fix=LESS_TO_PREPARE)
 
 
 def resample(volume: Volume, spacing: Sequence[float], *, nearest: bool) -> Volume:
@@ -215,7 +214,7 @@ def run_all(
         try:
             for future in tqdm(as_completed(futures), total=len(futures), desc=title, unit="case", disable=not futures):
                 try:
-                    with memory_advice("", f"give {LESS_MEMORY}"):
+                    with memory_advice("", LESS_TO_PREPARE):
                         results[futures[future]] = future.result()
                 except InputError as error:
                     case, text = futures[future], str(error).replace("\n", "\n  ")
