@@ -1,4 +1,7 @@
-"""Files of tensors, as ``torch.save`` writes them: measured before they are unpacked; nothing in them is executed."""
+"""Files of tensors (weights, checkpoints, caches), as ``torch.save`` writes them.
+
+They are measured before they are unpacked, and nothing in them is executed.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +9,21 @@ import os
 import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, BinaryIO
 
 import torch
 
-from .errors import InputError
+from .errors import InputError, is_out_of_memory
 from .memory import check_fits
+from .paths import as_path
 
 MOST_RATIO = 20
 """So many times its own size a file may unpack to. ``torch.save`` stores; float16 weights deflate to a half at best."""
 SMALL = 1 << 26
 """Bytes that any file may unpack to."""
+_UNSAFE = ("GLOBAL", "allowlist")
+"""What PyTorch says of a file that names classes or functions, which loading it without care would run."""
 
 
 def check_tensor_file(path: str | Path, stream: BinaryIO | None = None) -> None:
@@ -80,3 +87,41 @@ def _tensors(content: Any, name: str = "", seen: set[int] | None = None) -> Iter
         seen.add(id(content))  # lists of one list many times over would not end
         for key, part in content.items() if isinstance(content, Mapping) else enumerate(content):
             yield from _tensors(part, f"{name}.{key}" if name else str(key), seen)
+
+
+def read_tensors(path: str | Path, what: str = "weights", *, fix: str = "copy the file again") -> Any:
+    """What ``torch.save`` wrote, on the CPU.
+
+    Args:
+        path: the file.
+        what: it is to hold, for the message.
+        fix: what to do where it cannot be read, for the message.
+
+    Raises:
+        InputError: in one line, for a file that is missing, cannot be read, is damaged, would unpack to much more
+            than it is, or holds anything that would be executed.
+    """
+    path = as_path(path, what)
+    try:
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise InputError(f"{path}: is a pipe or a device; give a file of weights")
+        with path.open("rb"):
+            pass
+        return load_tensors(path)
+    except InputError:
+        raise
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file of weights; check the path") from error
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        raise InputError(f"{path}: cannot be read as {what} ({_reason(error)}); {fix}") from error
+
+
+def _reason(error: Exception) -> str:
+    """Why, in words of our own: PyTorch's advise to load the file in a way that runs what is in it."""
+    if isinstance(error, OSError):
+        return error.strerror or type(error).__name__
+    if isinstance(error, UnpicklingError) and any(sign in str(error) for sign in _UNSAFE):
+        return "it holds more than tensors, numbers and texts, which could run code and is never loaded"
+    return "it is damaged, cut short, or no file that torch.save wrote"

@@ -15,9 +15,9 @@ from ..errors import InputError
 from ..files import sha256
 from ..provenance.cards import record_of
 from ..provenance.replacing import check_replaced_weights
+from ..tensor_files import read_tensors
 from ..training.checkpoints import not_finite
 from ..training.weights import write_weights
-from ..weight_files import read_tensors
 from .autoencoder import convert_autoencoder
 from .common import Conversion, Weights, some
 from .denoiser import convert_denoiser

@@ -27,7 +27,7 @@ def bundle_classes(bundle: str | Path, *, key: str = "classes") -> dict[int, str
     """
     path = Path(bundle)
     path = path if path.suffix == ".json" else path / "configs" / "metadata.json"
-    classes = class_table(read_object(path).get(key), path)
+    classes = class_table(read_metadata(path).get(key), path)
     if not classes:
         raise InputError(
             f'{path}: does not say which classes the weights know; add "{key}": {{"0": "background", "1": …}}'
@@ -36,7 +36,7 @@ def bundle_classes(bundle: str | Path, *, key: str = "classes") -> dict[int, str
         return classes
     for name in ("train.json", "inference.json"):
         config = path.with_name(name)
-        count = read_object(config).get("num_classes") if config.is_file() else None
+        count = read_metadata(config).get("num_classes") if config.is_file() else None
         if isinstance(count, int) and count != len(classes):
             raise InputError(f"{path}: lists {len(classes)} classes, but num_classes of {name} is {count}; correct one")
     return classes
@@ -52,7 +52,9 @@ def vocabulary_of(bundle: str | Path, count: int) -> str:
     path = Path(bundle)
     path = path if path.suffix == ".json" else path / "configs" / "metadata.json"
     tables = {
-        key: value for key, value in read_object(path).items() if key.startswith("classes") and isinstance(value, dict)
+        key: value
+        for key, value in read_metadata(path).items()
+        if key.startswith("classes") and isinstance(value, dict)
     }
     fitting = [key for key, table in tables.items() if len(table) == count]
     return "classes" if "classes" in fitting or not fitting else fitting[0]
@@ -140,8 +142,8 @@ def _known(maps: Mapping[int, str], index: int, name: str) -> bool:
     return any(plain_name(other) == plain_name(name) if other else i == index for i, other in maps.items())
 
 
-def read_object(path: Path) -> dict[str, Any]:
-    """A file that holds one JSON object.
+def read_metadata(path: Path) -> dict[str, Any]:
+    """A bundle's ``metadata.json``, or another JSON object of a bundle.
 
     Raises:
         InputError: for anything else.
@@ -155,7 +157,7 @@ def trained_on(metadata: Path) -> dict[str, dict[str, Any]]:
     Raises:
         InputError: for anything else than an object of objects.
     """
-    stated = read_object(metadata).get("trained_on")
+    stated = read_metadata(metadata).get("trained_on")
     if stated is None:
         return {}
     if not isinstance(stated, dict) or not all(isinstance(about, dict) for about in stated.values()):

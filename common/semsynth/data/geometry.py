@@ -17,8 +17,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..errors import InputError
 from ..files import real
+from ..json_files import read_object
 from ..paths import as_path
-from .classes import read_object, trained_on
+from .classes import read_metadata, trained_on
 from .findings import Finding, FindingError, Report, of_case, warning
 from .headers import Header, read_header
 from .intensity import MIN_MAX, Intensity, Scaling, one_rule, stated_intensity
@@ -321,7 +322,8 @@ def geometry_of(weights: Path, metadata: Path) -> Geometry | None:
     own = real(weights).parent == real(metadata).parent.parent / "models"
     if own and metadata.is_file():
         stated = trained_on(metadata).get(weights.name) or {}
-    if card.is_file() and (said := read_object(card).get("geometry")) is not None:
+    about = read_object(card, damaged="take the card of its training") if card.is_file() else {}
+    if (said := about.get("geometry")) is not None:
         if not isinstance(said, dict):
             raise InputError(f'{card}: "geometry" must be an object, found {said!r}; take the card of its training')
         stated, metadata = {**stated, **said}, card
@@ -351,7 +353,7 @@ def training_geometry(
         spacing: that training resamples to; None: it does not.
     """
     paths = [datalists] if isinstance(datalists, str | Path) else datalists
-    stated = [stated_intensity(read_object(Path(path)), path) for path in paths]
+    stated = [stated_intensity(read_metadata(Path(path)), path) for path in paths]
     known = [found for found in stated if found is not None and found.scaling is not None]
     first = known[0] if known else Intensity(None, Scaling())  # of raw images, see LoadIntensityd
     trained = Intensity(None, first.scaling, first.unit, first.unit_range)

@@ -15,7 +15,7 @@ from ignite.engine import Engine, Events
 from monai.utils.enums import CommonKeys as Keys
 
 from .. import __version__
-from ..data.classes import read_object
+from ..data.classes import read_metadata
 from ..data.grids import same_affine
 from ..data.kept import state_of
 from ..data.label_files import LabelFormat, check_format, write_label_tables, write_labels
@@ -100,7 +100,7 @@ class SegmentationWriter:
         entries = getattr(dataset, "data", None) or []
         listed = [entry for entry in entries if isinstance(entry, Mapping)]
         refuse_among(self.output_dir, [str(entry[Keys.IMAGE]) for entry in listed], option="output_dir")
-        about = read_object(self.metadata)
+        about = read_metadata(self.metadata)
         self.origin = {
             "bundle": about.get("name", self.metadata.parent.parent.name),
             "version": str(about.get("version", "unknown")),

@@ -15,7 +15,7 @@ from ignite.engine import Engine, Events
 from monai.utils.enums import CommonKeys as Keys
 
 from .. import __version__
-from ..data.classes import bundle_classes, read_object
+from ..data.classes import bundle_classes, read_metadata
 from ..data.datalists import read_datalist
 from ..data.entries import SOURCE_VOXELS, VOXELS
 from ..data.geometry import TrainedGrid
@@ -221,7 +221,7 @@ class SyntheticWriter:
     @cached_property
     def _origin(self) -> dict[str, Any]:
         """What all records have in common."""
-        about = read_object(self.metadata)
+        about = read_metadata(self.metadata)
         if not self.weights.is_file():
             raise InputError(f"{self.weights}: no such file; train the bundle first or set 'weights' to a trained file")
         origin = {

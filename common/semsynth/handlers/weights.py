@@ -16,9 +16,9 @@ from ..errors import InputError, is_out_of_memory
 from ..paths import as_path
 from ..provenance.cards import TrainingRecord
 from ..provenance.replacing import check_replaced_weights
+from ..tensor_files import read_tensors
 from ..training.checkpoints import not_finite
 from ..training.weights import save_weights
-from ..weight_files import read_tensors
 
 logger = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ from torch import nn
 from ..errors import InputError
 from ..files import sha256
 from ..paths import as_path
-from ..weight_files import read_tensors
+from ..tensor_files import read_tensors
 
 logger = logging.getLogger(__name__)
 

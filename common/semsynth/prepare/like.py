@@ -8,7 +8,7 @@ from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ..data.classes import read_object, trained_on
+from ..data.classes import read_metadata, trained_on
 from ..data.datalists import datalist_path, read_datalist
 from ..data.intensity import Scaling, chosen_scaling
 from ..errors import InputError
@@ -113,7 +113,7 @@ def warn_of_rule(source: str | Path, settings: Any) -> None:
 def modality_of(like: str | Path, kind: type[Any]) -> str:
     """What data prepared before, or that of a bundle's weights, says of its images."""
     path, settings = _settings(like, "--like", NEEDED, _names(kind))
-    stated = read_object(path).get("modality")
+    stated = read_metadata(path).get("modality")
     if isinstance(stated, Mapping) and stated:
         return str(next(iter(stated.values())))
     return "MRI" if settings.get("hu_offset") is None else "CT"

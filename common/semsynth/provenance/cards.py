@@ -25,7 +25,7 @@ from ..data.geometry import training_geometry
 from ..errors import InputError
 from ..files import sha256, write_text
 from ..paths import as_path
-from ..weight_files import read_tensors
+from ..tensor_files import read_tensors
 from .command import run_command, without_absolute
 from .config import canonical, config_digest
 from .pseudonyms import key_id, pseudonym_key

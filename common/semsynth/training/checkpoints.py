@@ -28,7 +28,7 @@ from ..files import atomic_path, remove_left_over, sha256
 from ..json_files import read_object_or_none
 from ..ownership import refuse
 from ..paths import as_path
-from ..weight_files import read_tensors
+from ..tensor_files import read_tensors
 
 logger = logging.getLogger(__name__)
 MANIFEST = "manifest.json"

@@ -17,7 +17,7 @@ from ..paths import as_path
 from ..provenance.cards import TrainingRecord, write_model_card
 from ..provenance.replacing import check_replaced_weights
 from ..provenance.seen import UNKNOWN_PARENTS, Seen, read_card
-from ..weight_files import read_tensors
+from ..tensor_files import read_tensors
 from .checkpoints import newest_checkpoint, not_finite, rounded, save_atomically
 
 logger = logging.getLogger(__name__)

@@ -17,7 +17,7 @@ from torch import nn
 from ...errors import InputError
 from ...files import sha256
 from ...paths import as_path
-from ...weight_files import read_tensors
+from ...tensor_files import read_tensors
 
 SPACING_TOLERANCE = 1e-3
 
