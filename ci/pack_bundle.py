@@ -34,7 +34,7 @@ LEFT_BY_RUNS = {"data", "eval", "output", "runs"}  # top folders of a bundle
 ALLOWED = {
     "": ("LICENSE",),
     "configs": ("*.json", "logging.conf"),
-    "docs": ("*.md", "*.png", "*.jpg", "*.svg", "data_license.txt"),
+    "docs": ("*.md", "*.png", "*.jpg", "*.svg", "data_license.txt", "golden.nii.gz", "golden.json"),
     "models": ("*.pt", "*.json"),
     "scripts": ("*.py",),
 }

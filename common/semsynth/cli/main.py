@@ -20,7 +20,7 @@ from ..signals import Terminated, end_on_sigterm
 from ..texts import log_plainly, shown
 from .datasets import FailedCheck, check, choose_k, phantom, prepare, prepare_maps
 from .options import as_typed, booleans_of, texts_of
-from .systems import convert, evaluate, export, picture, weights
+from .systems import convert, evaluate, export, picture, reproduce, weights
 
 COMMANDS: dict[str, Callable[..., str]] = {
     "phantom": as_typed(phantom),
@@ -33,6 +33,7 @@ COMMANDS: dict[str, Callable[..., str]] = {
     "weights": as_typed(weights),
     "convert": as_typed(convert),
     "export": as_typed(export),
+    "reproduce": as_typed(reproduce),
 }
 MORE = "end other programs, or use a larger machine"
 LESS_MEMORY = {

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from ..errors import InputError
 from ..seeds import checked_seed
+from .datasets import FailedCheck
 from .options import FilePath, Words, number, numbers, one_or_more, pairs, usable_device, whole, words
 
 
@@ -220,3 +222,26 @@ def evaluate(
         device=place, download=bool(download), wait=bool(wait),
     )  # fmt: skip
     return f"{result.text()}\n\n{result.output / 'evaluation.html'}"
+
+
+def reproduce(*, bundle: FilePath, device: str | None = None) -> str:
+    """Whether a bundle gives here what it gave where it was shipped: one volume against its golden file.
+
+    The built-in phantom is made, the bundle's own inference makes a volume of it with the shipped weights and a fixed
+    seed, and the volume is compared with docs/golden.nii.gz of the bundle. It takes seconds, and says by its exit
+    status (1) where weights, preprocessing or platform do not agree.
+
+    Args:
+        bundle: folder of the bundle, for example bundles/spade_ldm.
+        device: cpu, cuda …; without it a GPU where there is one. The golden files were made on a CPU.
+    """
+    from ..synthesis.reproduce import reproduce as run
+
+    findings = run(str(bundle), device=None if device is None else usable_device(device))
+    width = max(len(finding.what) for finding in findings)
+    lines = [f"  {'agrees' if f.agrees else 'DIFFERS':8}{f.what:{width}}  {f.found}" for f in findings]
+    agrees = all(finding.agrees for finding in findings)
+    text = "\n".join([f"{bundle}: {'reproduced' if agrees else 'NOT reproduced'}", *lines])
+    if not agrees:
+        raise FailedCheck(text)
+    return text
