@@ -2,8 +2,10 @@
 
     python ci/feature_sensitivity.py DATASET_DIR --judge bundles/la_unet/models/judge.pt [--measured FOLDER]
 
-DATASET_DIR is what ``semsynth prepare`` wrote. The validation cases are painted with the training cases' class means,
-blurred, or given noise, and held against real images of other cases; mean and 2.5-97.5 % range of the ratio over draws.
+DATASET_DIR is what ``semsynth prepare`` wrote. Cases that the judge was trained on, by the card beside its weights, and
+other scans of their patients are left out. Of the others, some are painted with the training cases' class means,
+blurred, or given noise, and held against real images of other patients; mean and 2.5-97.5 % range of the ratio over
+draws.
 """
 
 from __future__ import annotations
@@ -17,10 +19,12 @@ from semsynth.data.volumes import Volume
 from semsynth.evaluation import open_extractors
 from semsynth.evaluation.measure import MeasurementStore, Measurer
 from semsynth.evaluation.painting import average_means, class_means, paint
+from semsynth.evaluation.seen import judge_has_seen
 from semsynth.evaluation.sources import load_real
 from semsynth.evaluation.uncertainty import Interval, largest_n, make_draws, over_draws
 from semsynth.files import sha256
 from semsynth.metrics import fid
+from semsynth.provenance.seen import Seen
 from torch import from_numpy
 from tqdm import tqdm
 
@@ -32,13 +36,20 @@ def main() -> None:
     parser.add_argument("--judge", required=True, help="weights of la_unet_judge")
     parser.add_argument("--measured", help="an evaluation's folder of finished measurements, to use and to add to")
     parser.add_argument("--draws", type=int, default=50)
+    parser.add_argument("--cases", type=int, default=24, help="how many cases are changed")
     options = parser.parse_args()
     networks, _ = open_extractors(["efficientnet_lite0", "la_unet_judge"], {"la_unet_judge": options.judge})
     measurer = Measurer(networks, targets={}, store=MeasurementStore(options.measured))
     cases = load_real(options.dataset_dir)
-    read = {name: case.read() for name, case in cases.items() if case.training}
-    means = average_means(class_means(image.data, label, int(label.max()) + 1) for image, label in read.values())
-    unseen = [name for name, case in cases.items() if not case.training]
+    means = average_means(
+        class_means(image.data, label, int(label.max()) + 1)
+        for image, label in (case.read() for case in cases.values() if case.training)
+    )
+    known = judge_has_seen(cases, Seen.of(options.judge))
+    people = {cases[name].person for name, seen in known.items() if seen}
+    cases = {name: case for name, case in cases.items() if case.person not in people}
+    unseen = sorted(cases, key=lambda name: (cases[name].training, name))[: options.cases]
+    print(f"{len(cases)} cases of patients that the judge was not trained on, {len(unseen)} of them changed")
     rows: dict[str, dict] = {name: {} for name in ("real", "painted", "blurred, σ 0.7 voxels", "noise of 0.03")}
     for name, case in tqdm(cases.items(), mininterval=10):
         image, label = case.read()

@@ -7,7 +7,16 @@ import pytest
 import torch
 from monai.data import MetaTensor
 from monai.transforms import Compose, RandFlipd
-from semsynth.data.transforms import Chain, CropContentd, LoadIntensityd, LoadLabelMapd, RandIntensityCurved, SameGridd
+from semsynth.data.transforms import (
+    Chain,
+    CropContentd,
+    LoadIntensityd,
+    LoadLabelMapd,
+    RandIntensityCurved,
+    RandTissueContrastd,
+    SameGridd,
+    TissueMapd,
+)
 from semsynth.data.volumes import write_image, write_label
 from semsynth.errors import InputError
 from semsynth.labels import one_hot
@@ -84,6 +93,40 @@ def test_a_random_curve_changes_the_order_of_intensities_by_its_seed_alone():
     falls = [bool((r.flatten().diff() < 0).any()) for r in results]
     assert any(falls), "blood must not always stay the brightest"
     assert transform.__class__("image", prob=0.0)({"image": image})["image"] is image
+
+
+def tissues() -> dict:
+    """Three slabs of rising brightness, a target of two classes in the last."""
+    image = torch.linspace(0.2, 0.7, 3).repeat_interleave(8).reshape(1, 24, 1, 1).expand(1, 24, 10, 10)
+    image = image + 0.01 * torch.rand(image.shape, generator=torch.Generator().manual_seed(0))
+    label = torch.zeros(1, 24, 10, 10)
+    label[:, 20:22], label[:, 22:] = 1, 2
+    return {"image": MetaTensor(image, affine=torch.eye(4) * 2), "label": MetaTensor(label)}
+
+
+def test_tissues_are_the_parts_outside_the_target_by_brightness_and_the_targets_classes():
+    tissue = TissueMapd(["image", "label"], sigma=0.5)(tissues())["tissue"]
+    assert tissue.shape == (1, 24, 10, 10) and set(tissue.unique().tolist()) == {0, 1, 2, 3, 4}
+    assert [int(tissue[0, i, 5, 5]) for i in (2, 12, 18, 21, 23)] == [0, 1, 2, 3, 4]
+
+
+def test_each_tissue_is_brightened_or_darkened_as_a_whole_and_keeps_its_texture():
+    given = TissueMapd(["image", "label"], sigma=0.5)(tissues())
+    transform = RandTissueContrastd("image", prob=1.0, shift=0.15)
+    results = []
+    for seed in (1, 2, 1):
+        transform.set_random_state(seed=seed)
+        found = transform(given)
+        assert "tissue" not in found and torch.equal(found["image"].affine, given["image"].affine)
+        results.append(found["image"])
+    assert torch.equal(results[0], results[2]) and not torch.equal(results[0], results[1])
+    change = results[0] - given["image"]
+    inner = [change[0, i, 2:-2, 2:-2] for i in (3, 12, 18)]
+    assert all(float(c.std()) < 1e-3 for c in inner), "a constant within a tissue"
+    assert len({round(float(c.mean()), 2) for c in inner}) == 3 and max(float(c.abs().max()) for c in inner) <= 0.15
+    assert "tissue" not in RandTissueContrastd("image", prob=0.0)(given)
+    bright = RandTissueContrastd("image", prob=1.0, shift=5.0).set_random_state(seed=0)(given)["image"]
+    assert float(bright.min()) >= 0 and float(bright.max()) <= 1
 
 
 def test_a_chain_takes_lists_apart_and_keeps_their_order():

@@ -20,7 +20,7 @@ from semsynth.errors import InputError
 from semsynth.evaluation import collect, evaluate, groups, measure
 from semsynth.evaluation.distributions import feature_rows
 from semsynth.evaluation.files import worst_pictures
-from semsynth.evaluation.judge import facts_of, targets_of
+from semsynth.evaluation.judge import JudgeFacts, Panel, targets_of
 from semsynth.evaluation.measure import MeasurementStore, Measurer
 from semsynth.evaluation.painting import average_means, class_means, paint
 from semsynth.evaluation.run import open_extractors
@@ -38,7 +38,7 @@ from semsynth.evaluation.uncertainty import (
 from semsynth.metrics import psnr
 from semsynth.networks.features.registry import Features
 from semsynth.networks.frozen import FrozenSegmenter, load_segmenter
-from semsynth.networks.segmentation import residual_unet, subvoxel_segresnet
+from semsynth.networks.segmentation import residual_unet, subvoxel_swin
 from semsynth.prepare.phantom import write_phantom_cases
 from semsynth.report.tables import Cell, Column, Table
 
@@ -61,7 +61,7 @@ def dataset(tmp_path_factory):
 def judge_file(tmp_path_factory):
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("judge") / "judge.pt"
-    torch.save(subvoxel_segresnet().state_dict(), path)
+    torch.save(subvoxel_swin().state_dict(), path)
     return path
 
 
@@ -101,7 +101,7 @@ def systems(dataset, tmp_path_factory):
 @pytest.fixture(scope="module")
 def results(dataset, systems, judge_file, tmp_path_factory):
     output = tmp_path_factory.mktemp("report")
-    judge = load_segmenter(subvoxel_segresnet(), judge_file, use="faithfulness", name="la_unet_judge")
+    judge = load_segmenter(subvoxel_swin(), judge_file, use="faithfulness", name="la_unet_judge")
     found = evaluate(
         {name: str(path) for name, path in systems.items()}, dataset, output,
         extractors=["la_unet_judge", "medicalnet_resnet34"], judge=judge, draws=20,
@@ -477,7 +477,7 @@ class Bright(torch.nn.Module):
 def test_what_the_judge_finds_is_held_against_the_same_class_of_the_map(dataset):
     image, label = next(iter(load_real(dataset).values())).read()
     drawn = Volume((label == 1).astype(np.float32), image.affine)
-    values = Measurer([], FrozenSegmenter(Bright()), targets={1: 1}).faithfulness([], drawn, label)
+    values = Measurer([], Panel(FrozenSegmenter(Bright())), targets={1: 1}).faithfulness("c", [], drawn, label)
     assert (values["dice"], values["jaccard"], values["hd95"], values["asd"]) == (1, 1, 0, 0)
 
 
@@ -515,7 +515,7 @@ def test_a_second_run_measures_nothing_again(results, dataset, systems, judge_fi
     victim = next(iter(kept))
     content = victim.read_bytes()
     victim.write_bytes(content[:50])  # a damaged one is measured again
-    judge = load_segmenter(subvoxel_segresnet(), judge_file, use="faithfulness", name="la_unet_judge")
+    judge = load_segmenter(subvoxel_swin(), judge_file, use="faithfulness", name="la_unet_judge")
     again = evaluate(
         {name: str(path) for name, path in systems.items()}, dataset, results.output, judge=judge, draws=20,
         extractors=["la_unet_judge"], weights={"la_unet_judge": judge_file},
@@ -596,10 +596,10 @@ def test_settings_that_cannot_be_are_refused(dataset, systems, judge_file, tmp_p
 def test_several_classes_of_a_judge_are_scored_each_and_on_average(dataset, judge_file):
     case = next(iter(load_real(dataset).values()))
     image, label = case.read()
-    judge = load_segmenter(subvoxel_segresnet(), judge_file, use="faithfulness")
-    values = Measurer([], judge, targets={1: 1, 0: 0}).faithfulness([], image, label)
+    judge = load_segmenter(subvoxel_swin(), judge_file, use="faithfulness")
+    values = Measurer([], Panel(judge), targets={1: 1, 0: 0}).faithfulness("c", [], image, label)
     assert values["dice"] == pytest.approx((values["dice of class 0"] + values["dice of class 1"]) / 2)
-    assert "dice of class 1" not in Measurer([], judge, targets={1: 1}).faithfulness([], image, label)
+    assert "dice of class 1" not in Measurer([], Panel(judge), targets={1: 1}).faithfulness("c", [], image, label)
 
 
 def test_what_was_measured_is_found_by_all_that_it_depends_on(tmp_path):
@@ -812,7 +812,7 @@ def test_no_cell_becomes_a_formula():
 
 
 def test_the_judges_own_encoder_gives_its_features_without_reading_its_file_again(dataset, judge_file):
-    judge = load_segmenter(subvoxel_segresnet(), judge_file, use="faithfulness", name="la_unet_judge")
+    judge = load_segmenter(subvoxel_swin(), judge_file, use="faithfulness", name="la_unet_judge")
     (own,), absent = open_extractors(["la_unet_judge"], judge=judge)
     (read,), _ = open_extractors(["la_unet_judge"], {"la_unet_judge": judge_file})
     image = measure.tensor(next(iter(load_real(dataset).values())).read()[0])
@@ -823,7 +823,7 @@ def test_the_judges_own_encoder_gives_its_features_without_reading_its_file_agai
 
 
 def test_a_judge_of_other_anatomy_is_off_and_the_tables_say_why(dataset, systems, tmp_path):
-    judge = FrozenSegmenter(subvoxel_segresnet(), name="la_unet_judge", classes=["liver"])
+    judge = FrozenSegmenter(subvoxel_swin(), name="la_unet_judge", classes=["liver"])
     found = evaluate(str(systems["poor"]), dataset, tmp_path, name="alone", judge=judge, draws=20,
                      extractors=["la_unet_judge"])  # fmt: skip
     assert {s.row for s in found.scores} >= {"alone"} and not any(s.metric in ("dice", "fid") for s in found.scores)
@@ -835,7 +835,7 @@ def test_a_judge_that_knows_some_of_the_classes_says_which_it_does_not(caplog):
     names = {0: "background", 3: "Left_Parotid", 5: "Larynx"}
     assert targets_of(judge, names) == {1: 5, 2: 3} and "mandible is not judged" in caplog.text
     assert targets_of(judge, names, [7, 8]) == {1: 7, 2: 8} and targets_of(judge, names, {2: 4}) == {2: 4}
-    assert facts_of(judge) == ("organs", "", (1.0, 1.0, 1.0)) and facts_of(None) is None
+    assert Panel(judge).facts() == JudgeFacts("organs", "", (1.0, 1.0, 1.0)) and Panel().facts() is None
 
 
 def test_the_command_takes_a_judge_of_several_classes(dataset, tmp_path, capsys):
@@ -860,7 +860,7 @@ def test_the_command_takes_a_judge_of_several_classes(dataset, tmp_path, capsys)
     case = next(iter(load_real(dataset).values()))
     image, label = case.read()
     found = judge.segment(measure.tensor(image))[0].numpy()
-    values = Measurer([], judge, targets={1: 2, 2: 3, 3: 1}).faithfulness([], image, label)
+    values = Measurer([], Panel(judge), targets={1: 2, 2: 3, 3: 1}).faithfulness("c", [], image, label)
     overlap = 2 * np.count_nonzero((found == 1) & (label == 2))
     wanted = overlap / (np.count_nonzero(found == 1) + np.count_nonzero(label == 2))
     assert values["dice of class 2"] == pytest.approx(wanted, abs=1e-6)

@@ -21,6 +21,7 @@ from semsynth.errors import InputError
 from semsynth.evaluation import evaluate
 from semsynth.evaluation.distributions import all_distributions, sizes
 from semsynth.evaluation.groups import as_trained, group_cases
+from semsynth.evaluation.judge import Panel
 from semsynth.evaluation.layout import Facts, Layout
 from semsynth.evaluation.measure import MeasurementStore, Measurer
 from semsynth.evaluation.scores import FLOOR, FLOOR_TRAINING, Collected, all_scores, conditional_scores
@@ -31,8 +32,8 @@ from semsynth.evaluation.uncertainty import conditional_mse, largest_n, make_dra
 from semsynth.files import sha256
 from semsynth.handlers import MetricsSummary
 from semsynth.networks.features.registry import FeatureExtractor, Features
-from semsynth.networks.frozen import load_segmenter
-from semsynth.networks.segmentation import subvoxel_segresnet
+from semsynth.networks.frozen import FrozenSegmenter, load_segmenter
+from semsynth.networks.segmentation import subvoxel_swin
 from semsynth.prepare.phantom import write_phantom_cases
 
 
@@ -368,11 +369,11 @@ def test_another_scan_of_the_same_patient_counts_apart():
 def test_numbers_of_cases_that_the_judge_was_trained_on_are_marked(phantoms, tmp_path):
     torch.manual_seed(0)
     weights = tmp_path / "judge.pt"
-    torch.save(subvoxel_segresnet().state_dict(), weights)
+    torch.save(subvoxel_swin().state_dict(), weights)
     cases = load_real(phantoms)
     seen = [{"voxels": {"image": hash_file(c.image)}} for n, c in cases.items() if c.training]
     weights.with_suffix(".json").write_text(json.dumps({"training_cases": seen, "unknown_parents": []}))
-    judge = load_segmenter(subvoxel_segresnet(), weights, use="faithfulness", name="la_unet_judge")
+    judge = load_segmenter(subvoxel_swin(), weights, use="faithfulness", name="la_unet_judge")
     made = synthesised(tmp_path / "made", phantoms, 1)
     found = evaluate(str(made), phantoms, tmp_path / "out", judge=judge, extractors=["la_unet_judge"], draws=20)
     tables = {t.title: t for t in found.tables if t.title.startswith(("Faithfulness", "Distribution"))}
@@ -394,6 +395,81 @@ def test_numbers_of_cases_that_the_judge_was_trained_on_are_marked(phantoms, tmp
     rows = list(csv.DictReader((tmp_path / "out" / "evaluation.csv").open()))
     assert any(row["floor_training"] for row in rows) and (tmp_path / "out" / "evaluation.html").is_file()
     shutil.rmtree(made)
+
+
+# ---- two judges
+
+
+class Finds(torch.nn.Module):
+    """A judge that finds everything, or nothing."""
+
+    def __init__(self, everything: bool):
+        super().__init__()
+        self.shift = torch.nn.Parameter(torch.tensor(1.0 if everything else -1.0))
+
+    def forward(self, x):
+        return torch.cat([torch.zeros_like(x), torch.zeros_like(x) + self.shift], dim=1)
+
+
+def judge(sha256, *, everything=True, **kwargs):
+    return FrozenSegmenter(Finds(everything), name="la_unet_judge", sha256=sha256, largest_component=[], **kwargs)
+
+
+def test_the_second_judge_takes_the_cases_whose_patients_the_first_was_trained_on():
+    cases = {n: real(n, patient=p) for n, p in zip("abcdefg", "pppqqrr", strict=True)}
+    seen = {
+        "1" * 64: {"a": True, "b": False, "c": None, "d": False, "e": False, "f": True, "g": True},
+        "2" * 64: {"a": False, "b": False, "c": None, "d": True, "e": True, "f": True, "g": False},
+    }
+    panel = Panel.of(judge("1" * 64), judge("2" * 64), cases, seen)
+    # c: of nobody knows whether the second has seen it; f, g: of a patient of both
+    assert panel.seconded == {"a", "b"}
+    assert [panel.judge(n).sha256[0] for n in "abcdefg"] == list("2211111")
+    assert panel.seen(seen) == {"a": False, "b": False, "c": None, "d": False, "e": False, "f": True, "g": True}
+    facts = panel.facts()
+    assert facts.hashes("ab") == ["2" * 64] and facts.hashes("d") == ["1" * 64]
+    assert facts.hashes("bd") == ["1" * 64, "2" * 64]
+
+
+def test_judges_that_do_not_go_together_are_refused():
+    cases, seen = {"a": real("a")}, {"1": {"a": False}, "2": {"a": False}}
+    with pytest.raises(InputError, match="a second judge needs a first"):
+        Panel.of(None, judge("2"), cases, seen)
+    with pytest.raises(InputError, match="the second judge is the first"):
+        Panel.of(judge("1"), judge("1"), cases, seen)
+    with pytest.raises(InputError, match=r"work at \(1.0, 1.0, 1.0\) and \(2.0, 2.0, 2.0\) mm"):
+        Panel.of(judge("1"), judge("2", spacing=(2.0, 2.0, 2.0)), cases, seen)
+    assert Panel.of(judge("1"), None, cases, seen).facts().second == ""
+    assert Panel().judge("a") is None and Panel().seen(seen) == {}
+
+
+def test_an_evaluation_asks_of_each_case_the_judge_that_has_not_seen_it(phantoms, tmp_path):
+    cases = load_real(phantoms)
+    training = sorted(n for n, c in cases.items() if c.training)
+    halves = training[:1], [n for n in training[1:] if cases[n].person != cases[training[0]].person]
+    judges = []
+    for i, half in enumerate(halves):
+        file = tmp_path / f"judge_{i}.pt"
+        torch.save({"x": torch.tensor(i)}, file)
+        seen = [{"voxels": {"image": hash_file(cases[n].image)}} for n in half]
+        file.with_suffix(".json").write_text(json.dumps({"training_cases": seen, "unknown_parents": []}))
+        judges.append(judge(sha256(file), everything=i == 1, source=file))
+    made = synthesised(tmp_path / "made", phantoms, 1)
+    first_judge, second_judge = judges
+    found = evaluate(
+        str(made), phantoms, tmp_path / "out", judge=first_judge, second_judge=second_judge, extractors=[], draws=20
+    )
+    rows = list(csv.DictReader((tmp_path / "out" / "cases.csv").open()))
+    dice = {row["case"]: float(row["dice"]) for row in rows if row["system"] == "synthetic"}
+    mine = {n for n in dice if cases[n].person == cases[training[0]].person}
+    assert mine and all((dice[n] > 0) == (n in mine) for n in dice), "the second finds everything, the first nothing"
+    scores = {s.group: s for s in found.scores if (s.row, s.metric) == ("synthetic", "dice")}
+    first, second = judges[0].sha256, judges[1].sha256
+    assert scores["training"].sha256 == f"{first} and {second}" and scores["unseen"].sha256 == first
+    assert scores["training"].seen == 0, "no case is judged by who has seen it"
+    assert f"on whose patients it was trained, the second judge, SHA-256 {second}" in found.text()
+    content = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert content["judge"]["second_sha256"] == second and content["groups"]["training"]["second_judge"] >= 1
 
 
 # ---- standard deviations

@@ -21,7 +21,7 @@ from semsynth.metrics.frechet import fid
 from semsynth.metrics.mmd import kid
 from semsynth.metrics.similarity import psnr
 from semsynth.networks.features.registry import JudgeEncoder
-from semsynth.networks.segmentation import subvoxel_segresnet
+from semsynth.networks.segmentation import subvoxel_swin
 from semsynth.training.engines.batches import PrepareSynthesisBatch
 from torch import nn
 
@@ -39,7 +39,7 @@ class Painter(nn.Module):
 
 def extractor() -> JudgeEncoder:
     torch.manual_seed(0)
-    return JudgeEncoder(subvoxel_segresnet(filters=8, blocks=(1, 1)), sha256="0" * 64)
+    return JudgeEncoder(subvoxel_swin(window=2, depths=(1, 1, 1, 1)), sha256="0" * 64)
 
 
 def case(index, *, real=True, size=SIZE):
@@ -220,7 +220,7 @@ def test_mistakes_are_named():
         EvaluationHandler([], paired=("lpips",))
     with pytest.raises(InputError, match="extractors must differ, got la_unet_judge, la_unet_judge"):
         EvaluationHandler([extractor(), extractor()])
-    with pytest.raises(InputError, match=r"features \(M, 24\) of la_unet_judge, found shape \(3, 5\)"):
+    with pytest.raises(InputError, match=r"features \(M, 192\) of la_unet_judge, found shape \(3, 5\)"):
         EvaluationHandler([extractor()], reference={"la_unet_judge": np.zeros((3, 5))})
     with pytest.raises(InputError, match="of la_unet_judge, found those of medicalnet"):
         EvaluationHandler([extractor()], reference={"medicalnet": np.zeros((3, 5))})

@@ -16,7 +16,7 @@ from semsynth.files import sha256
 from semsynth.networks.features import medicalnet
 from semsynth.networks.features.medicalnet import ZeroPaddedShortcut, medicalnet_network
 from semsynth.networks.features.registry import EXTRACTORS, FeaturesUnavailable, load_features
-from semsynth.networks.segmentation import subvoxel_segresnet
+from semsynth.networks.segmentation import subvoxel_swin
 from semsynth.vocabulary import PLANES
 from torch import nn
 
@@ -47,7 +47,7 @@ def extractors(tmp_path_factory):
             patch.setitem(medicalnet.MANIFEST, name, entry)
             made[name] = load_features(name, weights=path)
     torch.manual_seed(0)
-    torch.save(subvoxel_segresnet().state_dict(), folder / "judge.pt")
+    torch.save(subvoxel_swin().state_dict(), folder / "judge.pt")
     made["la_unet_judge"] = load_features("la_unet_judge", weights=folder / "judge.pt")
     assert made.keys() == set(EXTRACTORS)
     return made
@@ -81,7 +81,7 @@ def test_a_volume_gives_as_many_features_as_announced_and_another_volume_gives_o
     assert about["name"] == extractor.name and len(about["sha256"]) == 64 and about["spacing"] == [1, 1, 1]
     assert about["dimension"] == extractor.dimension and "volume" in about["intensity"] + "volume"
     expected = {"medicalnet_resnet34": 512, "medicalnet_resnet50": 2048, "efficientnet_lite0": 3840}
-    assert extractor.dimension == expected.get(extractor.name, 240)
+    assert extractor.dimension == expected.get(extractor.name, 192)
 
 
 def test_features_are_the_same_every_time_and_do_not_depend_on_the_rest_of_the_batch(extractor):
@@ -331,30 +331,36 @@ def test_nothing_is_printed_and_a_missing_package_is_named(capsys, monkeypatch):
 
 def test_the_judges_levels_are_those_of_its_own_forward_pass_without_the_padding(extractors):
     extractor = extractors["la_unet_judge"]
-    seen = []
-    layers = extractor.network.network.network.down_layers
-    hooks = [layer.register_forward_hook(lambda module, inputs, output: seen.append(output)) for layer in layers]
+    swin, seen = extractor.network.network.network, {}
+    layers = (swin.encoder1, swin.encoder2, swin.encoder3, swin.encoder4, swin.swinViT)
+    hooks = [
+        layer.register_forward_hook(lambda module, inputs, output, i=i: seen.update({i: output}))
+        for i, layer in enumerate(layers)
+    ]
     extractor.network(volume()[None])
     for hook in hooks:
         hook.remove()
     maps = extractor.maps(volume()[None])
-    assert [tuple(m.shape[1:]) for m in maps] == [(16, 20, 17, 11), (32, 10, 9, 6), (64, 5, 5, 3), (128, 3, 3, 2)]
-    for m, whole in zip(maps, seen, strict=True):
+    assert [tuple(m.shape[1:]) for m in maps] == [
+        (12, 20, 17, 11), (12, 10, 9, 6), (24, 5, 5, 3), (48, 3, 3, 2), (96, 2, 2, 1)
+    ]  # fmt: skip
+    wholes = [*(seen[i] for i in range(4)), seen[4][3]]
+    for m, whole in zip(maps, wholes, strict=True):
         h, w, d = m.shape[2:]
         assert torch.allclose(m, whole[:, :, :h, :w, :d], atol=1e-5)
 
 
 def test_the_judges_levels_weigh_alike(extractors):
     features = extractors["la_unet_judge"].describe(meta(volume())).volume
-    levels = np.split(features, [16, 48, 112])
+    levels = np.split(features, [12, 24, 48, 96])
     assert np.square(features).mean() <= 1
-    assert all(0.05 * 60 < np.square(level).sum() <= 60 * 1.0001 for level in levels)
+    assert all(0.05 * 38.4 < np.square(level).sum() <= 38.4 * 1.0001 for level in levels)
 
 
 def test_the_judge_needs_its_path_and_says_whose_it_is(tmp_path):
     with pytest.raises(FeaturesUnavailable, match=r"la_unet_judge: give the path of .*judge.pt as weights$"):
         load_features("la_unet_judge")
-    torch.save(subvoxel_segresnet(filters=8).state_dict(), tmp_path / "small.pt")
+    torch.save(subvoxel_swin(features=24).state_dict(), tmp_path / "small.pt")
     with pytest.raises(InputError, match=r"small.pt: does not fit la_unet_judge: .* of another shape"):
         load_features("la_unet_judge", weights=tmp_path / "small.pt")
 

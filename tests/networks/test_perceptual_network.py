@@ -11,7 +11,7 @@ from semsynth.files import sha256
 from semsynth.networks.features.extractor import FeatureExtractor
 from semsynth.networks.features.perceptual import PerceptualLoss, load_perceptual
 from semsynth.networks.features.registry import FeaturesUnavailable, load_features
-from semsynth.networks.segmentation import subvoxel_segresnet
+from semsynth.networks.segmentation import subvoxel_swin
 from semsynth.training.losses.gan import VariationalGANLoss
 from torch import nn
 
@@ -209,7 +209,7 @@ def test_on_a_cpu_the_slicewise_network_stays_in_float32_where_it_is_faster(slic
 
 def test_the_first_network_is_taken_when_its_weights_are_there(tmp_path, caplog):
     path = tmp_path / "judge.pt"
-    torch.save(subvoxel_segresnet().state_dict(), path)
+    torch.save(subvoxel_swin().state_dict(), path)
     with caplog.at_level(logging.INFO):
         loss = load_perceptual(["la_unet_judge", "efficientnet_lite0"], weights={"la_unet_judge": path}, pixel_mm=1.0)
     assert loss.in_loss == [{"name": "la_unet_judge", "sha256": sha256(path)}]

@@ -150,6 +150,7 @@ def evaluate(
     train_real: FilePath | None = None,
     labels: FilePath | None = None,
     judge: FilePath | None = None,
+    second_judge: FilePath | None = None,
     judge_classes: Sequence[int] | None = None,
     judge_spacing: Sequence[float] | None = None,
     judge_channels: Sequence[int] | None = None,
@@ -180,6 +181,8 @@ def evaluate(
         labels: folder or quoted pattern of label maps by case name, instead of those that --real names.
         judge: weights of la_unet_judge (models/judge.pt of the bundle la_unet): faithfulness, and its features. With
             --judge-classes those of a residual U-Net that the bundle la_unet trained with ct.json or duke.json.
+        second_judge: weights of a judge of the same kind that was trained on other patients (models/judge_2.pt of the
+            bundle la_unet): it judges the cases whose patients --judge was trained on.
         judge_classes: the label maps' classes that it segments, in its order, for example 1,2,3,4,5,6,7: Dice of each
             and their mean.
         judge_spacing: mm per voxel that it was trained at, 1,1,1 unless given; only with --judge-classes.
@@ -209,12 +212,16 @@ def evaluate(
     classes = None if judge_classes is None else numbers("judge-classes", judge_classes, int)
     spacing = None if judge_spacing is None else numbers("judge-spacing", judge_spacing, float)
     channels = None if judge_channels is None else numbers("judge-channels", judge_channels, int)
-    network = load_judge(None if judge is None else str(judge), classes=classes, spacing=spacing, channels=channels,
-                         device=place)  # fmt: skip
+    kind: dict[str, Any] = {"classes": classes, "spacing": spacing, "channels": channels, "device": place}
+    network = load_judge(None if judge is None else str(judge), **kind)
+    if second_judge is not None and network is None:
+        raise InputError("--second-judge goes with --judge, the file of weights that judges the other cases")
+    second = None if second_judge is None else load_judge(str(second_judge), option="second-judge", **kind)
     result = run(
         pairs("synthetic", synthetic, alone="synthetic"), str(real), str(output),
         train_real=None if train_real is None else str(train_real), labels=None if labels is None else str(labels),
         extractors=DEFAULT_EXTRACTORS if extractors is None else words(extractors), weights=files, judge=network,
+        second_judge=second,
         targets=classes,
         feature_spacing=number("feature-spacing", feature_spacing),
         in_loss=pairs("in-loss", in_loss), with_lpips=bool(lpips), draws=whole("draws", draws),

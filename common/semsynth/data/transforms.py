@@ -10,6 +10,7 @@ import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import Compose, MapTransform, RandomizableTransform, SpatialCrop, Transform
+from scipy.ndimage import gaussian_filter
 
 from ..errors import InputError
 from ..labels import check_range
@@ -255,6 +256,64 @@ class RandIntensityCurved(RandomizableTransform, MapTransform):
             image = result[key]
             curved = np.interp(image.cpu().numpy(), np.linspace(0, 1, self.points), values).astype(np.float32)
             result[key] = MetaTensor(torch.from_numpy(curved), meta=image.meta)
+        return result
+
+
+class TissueMapd(MapTransform):
+    """A coarse map of an image's tissues, for :class:`RandTissueContrastd`.
+
+    Args:
+        keys: the image, in [0, 1], and the target, class indices; ``(1, H, W, D)`` each.
+        output: where the map goes, of the image's shape: 0 for the darkest part outside the target, then the brighter
+            ones, then the target's own classes.
+        k: number of parts outside the target, by the quantiles of the smoothed image.
+        sigma: of that Gaussian smoothing, in voxels.
+    """
+
+    def __init__(self, keys: KeysCollection, output: str = "tissue", *, k: int = 3, sigma: float = 1.0) -> None:
+        super().__init__(keys)
+        self.output, self.k, self.sigma = output, int(k), float(sigma)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:  # noqa: D102
+        image, target = (np.asarray(data[key])[0] for key in self.keys)
+        smoothed = gaussian_filter(image.astype(np.float32), self.sigma, mode="nearest")
+        edges = np.quantile(smoothed, np.linspace(0, 1, self.k + 1)[1:-1])
+        found = np.where(target > 0, self.k - 1 + target, np.digitize(smoothed, edges)).astype(np.uint8)
+        return dict(data) | {self.output: MetaTensor(torch.from_numpy(found)[None], meta=data[self.keys[0]].meta)}
+
+
+class RandTissueContrastd(RandomizableTransform, MapTransform):
+    """Another brightness for each tissue: some scans are darker in the blood pool than around it.
+
+    Curves over intensities change all tissues of one brightness alike. Here each class of a map is brightened or
+    darkened as a whole, with soft borders; its texture stays.
+
+    Args:
+        keys: images with intensities in [0, 1].
+        tissue: where the map is, class indices of the images' shape; it is removed from the result.
+        prob: how often.
+        shift: largest change of a class, in intensity.
+        sigma: of the borders, in voxels.
+    """
+
+    def __init__(
+        self, keys: KeysCollection, tissue: str = "tissue", *, prob: float = 0.3, shift: float = 0.4, sigma: float = 0.7
+    ) -> None:
+        MapTransform.__init__(self, keys)
+        RandomizableTransform.__init__(self, prob)
+        self.tissue, self.shift, self.sigma = tissue, float(shift), float(sigma)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:  # noqa: D102
+        result = dict(data)
+        tissue = np.asarray(result.pop(self.tissue)).astype(np.int64)
+        self.randomize(None)
+        if not self._do_transform:
+            return result
+        shifts = self.R.uniform(-self.shift, self.shift, size=int(tissue.max()) + 1).astype(np.float32)
+        change = gaussian_filter(shifts[tissue[0]], self.sigma, mode="nearest")[None]
+        for key in self.key_iterator(result):
+            image = result[key]
+            result[key] = (image + torch.from_numpy(change).to(image.device)).clamp(0, 1)
         return result
 
 

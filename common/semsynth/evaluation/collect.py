@@ -70,7 +70,7 @@ def _score_case(
     def add(row: str, name: list[Any], volume: Volume) -> None:
         values = {} if row == FLOOR else in_unit(measurer.paired([*key, *name], volume, image), case)
         if label is not None:
-            values |= measurer.faithfulness([*key, *name], volume, label)
+            values |= measurer.faithfulness(case.case, [*key, *name], volume, label)
         found.values.setdefault(row, {}).setdefault(case.case, []).append(values)
         if row != FLOOR:
             features = measurer.features([*key, *name], volume)

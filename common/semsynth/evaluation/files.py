@@ -101,7 +101,8 @@ def result_files(output: str | Path) -> Outputs:
 
 def _about(found: Collected, facts: Facts) -> dict[str, Any]:
     judges = {about["sha256"]: about["name"] for about in facts.extractors.values() if about["sha256"] in found.seen}
-    judges |= {} if facts.judge is None else {facts.judge.sha256: facts.judge.name}
+    if facts.judge is not None:
+        judges |= {sha256: facts.judge.name for sha256 in (facts.judge.sha256, facts.judge.second) if sha256}
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": run_command(),
@@ -110,7 +111,8 @@ def _about(found: Collected, facts: Facts) -> dict[str, Any]:
         "unavailable": dict(facts.unavailable),
         "judge": None
         if facts.judge is None
-        else {"name": facts.judge.name, "sha256": facts.judge.sha256, "spacing": list(facts.judge.spacing)},
+        else {"name": facts.judge.name, "sha256": facts.judge.sha256, "spacing": list(facts.judge.spacing)}
+        | ({"second_sha256": facts.judge.second} if facts.judge.second else {}),
         "groups": {group: _group(found, facts, group, judges) for group in found.groups},
         "systems": [
             {
@@ -143,6 +145,7 @@ def _group(found: Collected, facts: Facts, group: str, judges: Mapping[str, str]
         "splits": dict(Counter(found.cases[case].split or "" for case in members if case in found.cases)),
         "drawn": drawn or None,
         "judges": saw,
+        "second_judge": 0 if facts.judge is None else len(facts.judge.seconded & set(members)),
     }
 
 
@@ -161,6 +164,8 @@ def _shown(about: Mapping[str, Any]) -> list[tuple[str, str]]:
         lines.append((f"features {network['name']}", f"SHA-256 {network['sha256']}"))
     if about["judge"]:
         lines.append((f"judge {about['judge']['name']}", f"SHA-256 {about['judge']['sha256']}"))
+        if "second_sha256" in about["judge"]:
+            lines.append((f"second judge {about['judge']['name']}", f"SHA-256 {about['judge']['second_sha256']}"))
     lines += [(f"no features {name}", why) for name, why in about["unavailable"].items()]
     return lines
 

@@ -3,41 +3,124 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from monai.networks.nets import SegResNet
+from monai.networks.nets import SwinUNETR
 
 from ..data.classes import plain_name
 from ..errors import InputError
 from ..networks.features.registry import JUDGE, JudgeEncoder
 from ..networks.frozen import FrozenSegmenter, load_segmenter
-from ..networks.segmentation import residual_unet, subvoxel_segresnet
+from ..networks.segmentation import residual_unet, subvoxel_swin
 from ..vocabulary import ENDO
+from .sources import RealCase
 
 logger = logging.getLogger(__name__)
 MOST_CHANNELS = 4096
 
 
 class JudgeFacts(NamedTuple):
-    """What stands beside a judge's numbers: its name, the SHA-256 of its weights' file, its voxel size in mm."""
+    """What stands beside a judge's numbers.
+
+    Attributes:
+        name: of the judge.
+        sha256: of its weights' file.
+        spacing: its voxel size in mm.
+        second: SHA-256 of the second judge's file, "" without one.
+        seconded: the cases that the second one judges.
+    """
 
     name: str
     sha256: str
     spacing: tuple[float, ...]
+    second: str = ""
+    seconded: frozenset[str] = frozenset()
+
+    def hashes(self, cases: Iterable[str]) -> list[str]:
+        """SHA-256 of the judges of these cases, the first one's first."""
+        members = set(cases)
+        first = [self.sha256] if members - self.seconded else []
+        return first + ([self.second] if members & self.seconded else [])
 
 
-def facts_of(judge: FrozenSegmenter | None) -> JudgeFacts | None:
-    """What tables say of a judge."""
-    return None if judge is None else JudgeFacts(judge.name, judge.sha256, judge.spacing)
+@dataclass(frozen=True)
+class Panel:
+    """The judge of each case: the second one where the first has been trained on it, or on its patient.
+
+    Attributes:
+        first: judges all cases that ``seconded`` does not name; None: no case is judged.
+        second: of the same classes and voxel size, trained on other patients.
+        seconded: the cases that it judges.
+    """
+
+    first: FrozenSegmenter | None = None
+    second: FrozenSegmenter | None = None
+    seconded: frozenset[str] = frozenset()
+
+    @staticmethod
+    def of(
+        first: FrozenSegmenter | None,
+        second: FrozenSegmenter | None,
+        cases: Mapping[str, RealCase],
+        seen: Mapping[str, Mapping[str, bool | None]],
+    ) -> Panel:
+        """Share out the cases.
+
+        Args:
+            first, second: the judges.
+            cases: by name, with their patients.
+            seen: SHA-256 of a judge → case → whether it was trained on that; None where nobody knows.
+
+        Raises:
+            InputError: for a second judge without a first, of another voxel size, or that is the same file.
+        """
+        if second is None:
+            return Panel(first)
+        if first is None:
+            raise InputError(f"{second.name}: a second judge needs a first; give --judge too")
+        if second.sha256 == first.sha256:
+            raise InputError(f"{second.source}: the second judge is the first; give the one of the other half")
+        if second.spacing != first.spacing:
+            raise InputError(
+                f"the judges work at {first.spacing} and {second.spacing} mm per voxel; both need the same one"
+            )
+        people = [
+            {cases[name].person for name, value in seen[judge.sha256].items() if value} for judge in (first, second)
+        ]
+        known, other = (seen[judge.sha256] for judge in (first, second))
+        of_first = {name for name, case in cases.items() if known.get(name) or case.person in people[0]}
+        free = {name for name in of_first if other.get(name) is False and cases[name].person not in people[1]}
+        return Panel(first, second, frozenset(free))
+
+    def judge(self, case: str) -> FrozenSegmenter | None:
+        """Who judges a case."""
+        return self.second if case in self.seconded else self.first
+
+    def seen(self, seen: Mapping[str, Mapping[str, bool | None]]) -> dict[str, bool | None]:
+        """Per case whether its judge was trained on it; None where nobody knows."""
+        if self.first is None:
+            return {}
+        found = dict(seen.get(self.first.sha256, {}))
+        if self.second is not None:
+            found |= {name: seen[self.second.sha256].get(name) for name in self.seconded}
+        return found
+
+    def facts(self) -> JudgeFacts | None:
+        """What tables say of the judges."""
+        if self.first is None:
+            return None
+        second = "" if self.second is None else self.second.sha256
+        return JudgeFacts(self.first.name, self.first.sha256, self.first.spacing, second, self.seconded)
 
 
 def judge_features(judge: FrozenSegmenter | None) -> JudgeEncoder | None:
     """The feature network that a judge's encoder is, where it is la_unet_judge: its file is not read once more."""
     network: Any = None if judge is None else judge.network
     inner = getattr(getattr(network, "network", None), "network", None)  # within voxels as channels, see JudgeEncoder
-    if judge is None or judge.name != JUDGE or not isinstance(inner, SegResNet):
+    if judge is None or judge.name != JUDGE or not isinstance(inner, SwinUNETR):
         return None
     return JudgeEncoder(network, sha256=judge.sha256, source=judge.source)
 
@@ -96,6 +179,7 @@ def load_judge(
     spacing: Sequence[float] | None = None,
     channels: Sequence[int] | None = None,
     device: str = "cpu",
+    option: str = "judge",
 ) -> FrozenSegmenter | None:
     """The judge that the command line's options describe: la_unet_judge, or a residual U-Net of several classes.
 
@@ -105,23 +189,22 @@ def load_judge(
         spacing: mm per voxel of that U-Net, 1 × 1 × 1 unless given.
         channels: widths of its levels, 16, 32, 64, 128, 128 unless given.
         device: where it computes.
+        option: that the file was given by, for messages.
 
     Raises:
         InputError: naming the option, for options that do not go together, a file that is not there or does not fit.
     """
-    for option, given in (("classes", classes), ("spacing", spacing), ("channels", channels)):
+    for name, given in (("classes", classes), ("spacing", spacing), ("channels", channels)):
         if given is not None and (weights is None or classes is None):
             needed = "--judge, the file of weights" if weights is None else "--judge-classes"
-            raise InputError(f"--judge-{option} goes with {needed}")
+            raise InputError(f"--judge-{name} goes with {needed}")
     if weights is None:
         return None
     if not Path(weights).is_file():
         what = "models/judge.pt of the bundle la_unet" if classes is None else "weights that la_unet's ct.json trained"
-        raise InputError(f"--judge {weights}: no such file; give {what}")
+        raise InputError(f"--{option} {weights}: no such file; give {what}")
     if classes is None:
-        return load_segmenter(
-            subvoxel_segresnet(), weights, use="faithfulness", name=JUDGE, device=device, classes=["endo"]
-        )
+        return load_segmenter(subvoxel_swin(), weights, use="faithfulness", name=JUDGE, device=device, classes=["endo"])
     size, widths = tuple(spacing or (1.0, 1.0, 1.0)), tuple(channels or (16, 32, 64, 128, 128))
     if len(size) != 3 or min(size) <= 0:
         raise InputError(f"--judge-spacing must be three lengths in mm, such as 4,4,2.5, got {size}")
@@ -134,6 +217,6 @@ def load_judge(
                               device=device, spacing=size, largest_component=[])  # fmt: skip
     except InputError as error:
         raise InputError(
-            f"--judge {weights}: no residual U-Net of {len(classes)} classes and background with the widths "
+            f"--{option} {weights}: no residual U-Net of {len(classes)} classes and background with the widths "
             f"{','.join(map(str, widths))}; give --judge-classes and --judge-channels of its training"
         ) from error

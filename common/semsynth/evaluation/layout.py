@@ -248,8 +248,10 @@ class Layout:
             notes = [f"{NOTHING} because {self.facts.reasons.get('judge', 'no judge was given')}"]
         else:
             spacing = " × ".join(f"{size:g}" for size in self.facts.judge.spacing)
-            notes.append(f"judge: {self.facts.judge.name}, at {spacing} mm, SHA-256 {self.facts.judge.sha256}")
-            notes += exposures(self.found, group, self.facts.judge.sha256, self.facts.judge.name)
+            members = self.found.groups[group]
+            notes.append(f"judge: {self.facts.judge.name}, at {spacing} mm, {_whose(self.facts.judge, members)}")
+            exposure = self.found.judged_exposure(group)
+            notes += [] if exposure is None else [exposure.text(self.facts.judge.name)]
         notes += [OVER_CASES, *self._missing_paintings(group), *marks(rows), which(self.found, group)]
         return Table(f"Faithfulness, {self._group(group)}", [Column("system"), *metrics.values()], rows, tuple(notes))
 
@@ -345,3 +347,16 @@ def _heading(metric: str, extractor: str) -> Column:
         return Column(column.title, column.better)
     name = DISTRIBUTION[metric][0].title if metric in DISTRIBUTION else f"FID of {metric.removeprefix('fid_')} slices"
     return Column(f"{name}, {extractor}", "lower")
+
+
+def _whose(judge: JudgeFacts, cases: Sequence[str]) -> str:
+    """The judges' files, and which cases each of them judges."""
+    second = len(judge.seconded & set(cases))
+    if not second:
+        return f"SHA-256 {judge.sha256}"
+    if second == len(cases):
+        return f"SHA-256 {judge.second}, because the first judge was trained on the patients of these cases"
+    return (
+        f"SHA-256 {judge.sha256}; for {second} of the {len(cases)} cases, on whose patients it was trained, the second "
+        f"judge, SHA-256 {judge.second}"
+    )

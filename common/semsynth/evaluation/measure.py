@@ -19,9 +19,9 @@ from ..errors import InputError
 from ..files import atomic_path
 from ..metrics import inter_slice_consistency, lpips, mae, ms_ssim, psnr, rmse, segmentation_scores, similarity, ssim
 from ..networks.features.registry import FeatureExtractor, Features
-from ..networks.frozen import FrozenSegmenter
 from ..provenance.cards import weights_hash
 from ..vocabulary import PLANES
+from .judge import Panel
 
 Arrays = dict[str, NDArray[Any]]
 _DIGEST = "sha256_of_all"
@@ -82,7 +82,7 @@ class Measurer:
 
     Args:
         extractors: feature networks.
-        judge: a segmentation network that was in no generator's loss, or None.
+        panel: the judge of each case, segmentation networks that were in no generator's loss; None: no judge.
         targets: class of the judge → class of the label map that it is held against.
         with_lpips: also LPIPS, which needs the extra ``lpips``.
         store: finished results.
@@ -92,16 +92,18 @@ class Measurer:
     def __init__(
         self,
         extractors: Sequence[FeatureExtractor],
-        judge: FrozenSegmenter | None = None,
+        panel: Panel | None = None,
         *,
         targets: Mapping[int, int],
         with_lpips: bool = False,
         store: MeasurementStore | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
-        self.extractors, self.judge, self.targets = extractors, judge, dict(targets)
+        self.extractors, self.panel, self.targets = extractors, panel or Panel(), dict(targets)
         self.with_lpips, self.store, self.device = with_lpips, store or MeasurementStore(None), device
-        self.judge_hash = None if judge is None else weights_hash(judge.state_dict())
+        self.hashes = {
+            judge.sha256: weights_hash(judge.state_dict()) for judge in (self.panel.first, self.panel.second) if judge
+        }
 
     def features(self, key: Sequence[Any], volume: Volume) -> dict[str, Features]:
         """Features of a volume in [0, 1], by extractor.
@@ -136,9 +138,18 @@ class Measurer:
         }
         return values
 
-    def faithfulness(self, key: Sequence[Any], volume: Volume, label: NDArray[np.integer]) -> dict[str, float]:
-        """Agreement of the judge's segmentation of a volume with its label map (Med-LSDM, section 4.2)."""
-        judge = self.judge
+    def faithfulness(
+        self, case: str, key: Sequence[Any], volume: Volume, label: NDArray[np.integer]
+    ) -> dict[str, float]:
+        """Agreement of the judge's segmentation of a volume with its label map (Med-LSDM, section 4.2).
+
+        Args:
+            case: whose judge is asked.
+            key: as of :meth:`features`.
+            volume: ``(H, W, D)``.
+            label: class indices, of the same shape.
+        """
+        judge = self.panel.judge(case)
         if judge is None:
             return {}
 
@@ -154,7 +165,7 @@ class Measurer:
             means = {name: np.nanmean([score[name] for score in scores]) for name in scores[0]}
             return {name: np.float64(value) for name, value in (means | per_class).items()}  # type: ignore[misc]
 
-        what = ["judge", self.judge_hash, judge.spacing, sorted(self.targets.items()), *key]
+        what = ["judge", self.hashes[judge.sha256], judge.spacing, sorted(self.targets.items()), *key]
         recalled = self.store.recall(what, compute)
         return {name: float(v) for name, v in recalled.items() if len(self.targets) > 1 or " of class " not in name}
 

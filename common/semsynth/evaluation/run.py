@@ -24,7 +24,7 @@ from .collect import collect
 from .distributions import all_distributions
 from .files import Results, result_files, worst_pictures, write_results
 from .groups import as_trained, group_cases, other_maps
-from .judge import facts_of, fitting, judge_features
+from .judge import Panel, fitting, judge_features
 from .layout import Facts, Layout
 from .measure import MeasurementStore, Measurer
 from .scores import ROWS, Collected, all_scores, differences
@@ -86,6 +86,7 @@ def evaluate(
     extractors: Sequence[str] = DEFAULT_EXTRACTORS,
     weights: Mapping[str, str | Path] | None = None,
     judge: FrozenSegmenter | None = None,
+    second_judge: FrozenSegmenter | None = None,
     targets: Mapping[int, int] | Sequence[int] | None = None,
     feature_spacing: float = 1.0,
     in_loss: Mapping[str, Sequence[str]] | None = None,
@@ -116,6 +117,8 @@ def evaluate(
         extractors: feature networks of distribution metrics.
         weights: extractor → file of weights.
         judge: a segmentation network that was in no system's loss.
+        second_judge: of the same classes, trained on other patients: it judges the cases of patients that ``judge`` has
+            been trained on. Features are those of ``judge`` alone.
         targets: class of the judge → class of the label maps, or the latter in the order of the judge's; None: by name,
             see :func:`semsynth.evaluation.judge.targets_of`. A judge that knows no class of the maps is off.
         feature_spacing: mm per voxel at which ``efficientnet_lite0`` takes slices, which are four of it apart and
@@ -160,6 +163,7 @@ def evaluate(
     check_grids(systems, cases, scored)
     names = load_names(real)
     judge, pairs, off = fitting(judge, names, targets)
+    second_judge = None if judge is None else second_judge
     networks, absent = open_extractors(extractors, weights, device, feature_spacing, judge=judge, download=download)
     reasons = _reasons(judge, with_lpips)
     if off:
@@ -167,19 +171,21 @@ def evaluate(
         absent = {name: off if name == JUDGE else why for name, why in absent.items()}
     remove_left_over(output / "measured")
     store = MeasurementStore(output / "measured")
-    measurer = Measurer(networks, judge, targets=pairs, with_lpips=with_lpips and "lpips" not in reasons,
-                        store=store, device=device)  # fmt: skip
     found = Collected(group_cases(scored, cases, systems), systems, other_maps(cases, systems, scored))
     found.cases = cases = as_trained(cases, systems)
-    found.seen = _seen(cases, judge, networks)
+    found.seen = _seen(cases, [judge, second_judge], networks)
+    panel = Panel.of(judge, second_judge, cases, found.seen)
+    found.judged = panel.seen(found.seen)
+    measurer = Measurer(networks, panel, targets=pairs, with_lpips=with_lpips and "lpips" not in reasons,
+                        store=store, device=device)  # fmt: skip
     counts = ", ".join(f"{group}: {len(members)} cases" for group, members in found.groups.items())
     logger.info("%s; %d real images in all", counts, len(cases))
     collect(found, cases, scored, measurer)
     spread, without, sides = all_distributions(found, list(cases), networks, draws, n, seed)
-    scores = all_scores(found, spread, facts_of(judge))
-    compared = differences(found, COMPARED, spread, facts_of(judge))
+    scores = all_scores(found, spread, panel.facts())
+    compared = differences(found, COMPARED, spread, panel.facts())
     about = {e.name: e.about() for e in networks}
-    facts = Facts(about, absent, reasons, without, facts_of(judge), found.other_maps, names, sides)
+    facts = Facts(about, absent, reasons, without, panel.facts(), found.other_maps, names, sides)
     results = Results(Layout(found, scores, facts).tables(compared), scores, compared, output)
     write_results(results, found, facts, worst_pictures(found, cases, pictures))
     if show:
@@ -207,12 +213,19 @@ def _check_settings(
 
 
 def _seen(
-    cases: Mapping[str, RealCase], judge: FrozenSegmenter | None, networks: Sequence[FeatureExtractor]
+    cases: Mapping[str, RealCase], given: Sequence[FrozenSegmenter | None], networks: Sequence[FeatureExtractor]
 ) -> dict[str, dict[str, bool | None]]:
-    """By SHA-256 of its weights, which cases a judge was trained on, as such or as a feature network."""
+    """By SHA-256 of its weights, which cases a judge was trained on, as such or as a feature network.
+
+    Args:
+        cases: by name.
+        given: the judges.
+        networks: of which the judge may be one.
+    """
     judges = {network.sha256: network.source for network in networks if network.name == JUDGE}
-    if judge is not None:
-        judges[judge.sha256] = judge.source or judges.get(judge.sha256)
+    for judge in given:
+        if judge is not None:
+            judges[judge.sha256] = judge.source or judges.get(judge.sha256)
     return {
         sha256: judge_has_seen(cases, None if source is None else Seen.of(source)) for sha256, source in judges.items()
     }

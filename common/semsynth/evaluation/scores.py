@@ -92,6 +92,7 @@ class Collected:
         cases: the real cases, scored or not, with ``training`` as the systems' records say.
         seen: SHA-256 of a network → case → whether it was trained on that, see
             :func:`semsynth.evaluation.seen.judge_has_seen`.
+        judged: case → whether the judge of that case was trained on it.
     """
 
     groups: dict[str, list[str]]
@@ -103,6 +104,7 @@ class Collected:
     features: dict[str, dict[str, list[dict[str, Features]]]] = field(default_factory=dict)
     cases: Mapping[str, RealCase] = field(default_factory=dict)
     seen: Mapping[str, Mapping[str, bool | None]] = field(default_factory=dict)
+    judged: Mapping[str, bool | None] = field(default_factory=dict)
 
     def patients(self) -> dict[str, str]:
         """Case → patient."""
@@ -112,6 +114,10 @@ class Collected:
         """What a network has seen of a group; None for one that was not asked."""
         seen = self.seen.get(sha256)
         return None if seen is None else Exposure.among(self.groups[group], self.cases, seen)
+
+    def judged_exposure(self, group: str) -> Exposure | None:
+        """What the judges have seen of the cases of a group that each of them judges; None without a judge."""
+        return Exposure.among(self.groups[group], self.cases, self.judged) if self.judged else None
 
     def mean(self, row: str, case: str) -> dict[str, float]:
         """Metrics of a case, averaged over its samples.
@@ -155,7 +161,7 @@ class Score:
         sd: sample standard deviation over cases (n - 1); None for distribution metrics.
         low, high: 2.5 and 97.5 % of the draws; None for paired metrics.
         draws: how many.
-        extractor, sha256: the feature network; for faithfulness ``sha256`` is the judge's; else "".
+        extractor, sha256: the feature network; for faithfulness ``sha256`` is the judge's, or those of both; else "".
         floor: A, the same metric of the real images of the same cases, over the same draws.
         floor_training: B, that of training scans of other patients than the references, against the same references.
         references_training: how many of a draw's n references are training scans, on average; None: nobody says.
@@ -193,10 +199,12 @@ def paired_scores(
         rows: of which systems.
         judge: the network behind the metrics, for faithfulness.
     """
-    guided = [] if judge is None else [s.name for s in found.systems if s.was_guided_by(judge.name, judge.sha256)]
     scores = []
     for group in found.groups:
-        exposure = None if judge is None else found.exposure(judge.sha256, group)
+        hashes = [] if judge is None else judge.hashes(found.groups[group])
+        names = [] if judge is None else [judge.name, *hashes]
+        guided = [system.name for system in found.systems if system.was_guided_by(*names)]
+        exposure = None if judge is None else found.judged_exposure(group)
         seen = None if exposure is None else exposure.certain
         for row in rows:
             for metric in metrics:
@@ -205,8 +213,7 @@ def paired_scores(
                 if len(values):
                     mean = float(values.mean())
                     sd = float(values.std(ddof=1)) if len(values) > 1 and math.isfinite(mean) else None
-                    sha256 = "" if judge is None else judge.sha256
-                    scores.append(Score(group, row, metric, mean, len(values), sd=sd, sha256=sha256,
+                    scores.append(Score(group, row, metric, mean, len(values), sd=sd, sha256=" and ".join(hashes),
                                         in_loss=row in guided, seen=seen))  # fmt: skip
     return scores
 
@@ -292,10 +299,11 @@ def differences(
     result = []
     systems = {system.name: system for system in found.systems}
     for group in found.groups:
+        judges = [] if judge is None else [judge.name, *judge.hashes(found.groups[group])]
         for first, second in _pairs(found, group):
             guided = [s for s in (systems.get(first), systems.get(second)) if s is not None]
             for metric in metrics:
-                if judge is not None and is_faithful(metric) and _guided(guided, judge.name, judge.sha256):
+                if is_faithful(metric) and _guided(guided, *judges):
                     continue
                 delta = found.per_case(first, group, metric) - found.per_case(second, group, metric)
                 delta = delta[np.isfinite(delta)]
@@ -322,8 +330,8 @@ def _pairs(found: Collected, group: str) -> list[tuple[str, str]]:
     return pairs + list(combinations(names, 2))
 
 
-def _guided(systems: Iterable[System], name: str, sha256: str) -> bool:
-    return any(system.was_guided_by(name, sha256) for system in systems)
+def _guided(systems: Iterable[System], *networks: str) -> bool:
+    return any(system.was_guided_by(*networks) for system in systems)
 
 
 def _p_value(delta: NDArray[np.float64]) -> float:

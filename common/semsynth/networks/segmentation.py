@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from monai.networks.nets import SegResNet, UNet
+from monai.networks.nets import SwinUNETR, UNet
 from torch import nn
 from torch.nn import functional as F
 
@@ -19,7 +19,7 @@ class StandardizedSegmenter(nn.Module):
     differentiable, so that the same module segments scans and judges synthetic volumes within a loss (the gradient
     passes through the standardisation). Any size: it pads to a multiple of ``multiple`` by repeating the border, after
     the statistics are taken, and crops back. A volume that would be one voxel at the network's lowest level, of which
-    instance norm takes no statistics, is padded to two along each axis.
+    instance norm takes no statistics, is padded to two along the first axis.
 
     Args:
         network: ``(B, 1, H, W, D)`` → logits ``(B, C, H, W, D)``, H, W, D multiples of ``multiple``.
@@ -40,12 +40,16 @@ class StandardizedSegmenter(nn.Module):
             Logits per class, ``(B, C, H, W, D)``.
         """
         h, w, d = image.shape[2], image.shape[3], image.shape[4]
+        logits: torch.Tensor = self.network(self.prepared(image))[:, :, :h, :w, :d]
+        return logits
+
+    def prepared(self, image: torch.Tensor) -> torch.Tensor:
+        """What the network within sees of a volume: standardised and padded, ``(B, 1, H', W', D')``."""
+        h, w, d = image.shape[2], image.shape[3], image.shape[4]
         m = self.multiple
         least = 2 * m if max(h, w, d) <= m else m
-        padding = [0, max(-d % m, least - d), 0, max(-w % m, least - w), 0, max(-h % m, least - h)]
-        x = F.pad(standardize(image), padding, mode="replicate")
-        logits: torch.Tensor = self.network(x)[:, :, :h, :w, :d]
-        return logits
+        padding = [0, -d % m, 0, -w % m, 0, max(-h % m, least - h)]
+        return F.pad(standardize(image), padding, mode="replicate")
 
 
 def standardize(image: torch.Tensor, eps: float = 1e-6) -> torch.Tensor:
@@ -100,24 +104,23 @@ def residual_unet(
     return StandardizedSegmenter(network, multiple=2 ** (len(channels) - 1))
 
 
-def subvoxel_segresnet(
-    num_classes: int = 2, *, filters: int = 16, blocks: Sequence[int] = (1, 1, 2, 2), dropout: float = 0.2
+def subvoxel_swin(
+    num_classes: int = 2, *, features: int = 12, window: int = 4, depths: Sequence[int] = (2, 2, 2, 2)
 ) -> StandardizedSegmenter:
-    """MONAI's SegResNet with group norm on blocks of 2 × 2 × 2 voxels, standardising its input.
+    """MONAI's Swin UNETR (Hatamizadeh et al. 2021) on blocks of 2 × 2 × 2 voxels, standardising its input.
 
-    Another family than :func:`residual_unet` (pre-activation residual blocks, group norm, additive skips), for a judge
+    Another family than :func:`residual_unet`: its encoder is a transformer with attention within windows, for a judge
     whose mistakes are its own.
 
     Args:
         num_classes: background and what is to be segmented.
-        filters: width of the first level, doubled at each; a multiple of 8.
-        blocks: residual blocks per level on the way down.
-        dropout: rate after the first convolution.
+        features: width of the first level, doubled at each of the five; a multiple of 12.
+        window: edge of the windows of attention, in positions of a level.
+        depths: transformer blocks per stage.
     """
     check_classes(num_classes)
-    network = SegResNet(
-        spatial_dims=3, in_channels=8, out_channels=8 * num_classes, init_filters=filters, blocks_down=tuple(blocks),
-        blocks_up=(1,) * (len(blocks) - 1), norm=("GROUP", {"num_groups": 8}), upsample_mode="deconv",
-        dropout_prob=dropout,
+    network = SwinUNETR(
+        spatial_dims=3, in_channels=8, out_channels=8 * num_classes, feature_size=features, window_size=window,
+        depths=tuple(depths), num_heads=(2, 2, 4, 4),
     )  # fmt: skip
-    return StandardizedSegmenter(SubvoxelNetwork(network), multiple=2 ** len(blocks))
+    return StandardizedSegmenter(SubvoxelNetwork(network), multiple=64)

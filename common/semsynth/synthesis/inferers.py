@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from copy import copy
 from typing import Any
@@ -131,8 +132,20 @@ class WholeOrWindowInferer(SlidingWindowInferer):
 
     Args:
         roi_size: the largest window, voxels along H, W, D.
+        flips: axes (0, 1, 2) along which the volume is mirrored: the network sees it in all combinations of them (2 to
+            the power of their number), and the logarithm of the mean probabilities is returned in place of logits. Not
+            along left and right where those are classes.
         kwargs: all else that ``monai.inferers.SlidingWindowInferer`` takes.
+
+    Raises:
+        InputError: for axes that there are not.
     """
+
+    def __init__(self, *args: Any, flips: Sequence[int] = (), **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.flips = tuple(sorted(set(flips)))
+        if not set(self.flips) <= {0, 1, 2}:
+            raise InputError(f"flips must be axes of 0, 1 and 2, got {list(flips)}")
 
     def __call__(  # type: ignore[override]
         self, inputs: torch.Tensor, network: Callable[..., torch.Tensor], *args: Any, **kwargs: Any
@@ -142,6 +155,19 @@ class WholeOrWindowInferer(SlidingWindowInferer):
         Raises:
             InputError: out of memory, with what to do.
         """
+        if not self.flips:
+            return self._once(inputs, network, *args, **kwargs)
+        combinations = [axes for n in range(len(self.flips) + 1) for axes in itertools.combinations(self.flips, n)]
+        total: Any = 0
+        for axes in combinations:
+            dims = [2 + axis for axis in axes]
+            total = total + self._once(inputs.flip(dims), network, *args, **kwargs).softmax(dim=1).flip(dims)
+        result: torch.Tensor = (total / len(combinations)).clamp(min=torch.finfo(torch.float32).tiny).log()
+        return result
+
+    def _once(
+        self, inputs: torch.Tensor, network: Callable[..., torch.Tensor], *args: Any, **kwargs: Any
+    ) -> torch.Tensor:
         largest = fall_back_tuple(self.roi_size, inputs.shape[2:])
         try:
             if all(size <= window for size, window in zip(inputs.shape[2:], largest, strict=True)):

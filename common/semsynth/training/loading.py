@@ -22,6 +22,7 @@ from torch.utils.data.distributed import DistributedSampler
 
 from ..data.datalists import read_datalist
 from ..data.entries import VOXELS, case_of, load_datalist
+from ..data.halves import in_half
 from ..data.identity import is_image, is_map, patient_of
 from ..data.intensity import INTENSITY, Intensity, Scaling, one_rule
 from ..distributed import rank, world_size
@@ -48,6 +49,7 @@ def load_sources(
     key: str | Sequence[str] = "training",
     *,
     validation: str | Path | None = None,
+    half: int | None = None,
     **kwargs: Any,
 ) -> list[dict[str, Any]]:
     """Entries of one or several datalists, each with the number of its datalist under ``source``.
@@ -57,6 +59,7 @@ def load_sources(
         key: the split that is taken from each.
         validation: a datalist whose validation and testing cases must not be among them, by name, patient, scan or
             label map: a synthetic volume that was made from a validation case's map gives that case's anatomy away.
+        half: of the patients, 0 or 1 (see :mod:`semsynth.data.halves`); None takes all.
         kwargs: all else that :func:`semsynth.data.entries.load_datalist` takes.
 
     Raises:
@@ -72,7 +75,7 @@ def load_sources(
         raise InputError(f"{', '.join(map(str, paths))}: entries without 'label' or 'endo', complete them", bare)
     if validation is not None:
         _refuse_held_out(entries, as_path(validation, "validation_datalist"), [as_path(path) for path in paths])
-    return _on_one_scale(entries, paths)
+    return _on_one_scale(in_half(entries, half), paths)
 
 
 def _on_one_scale(entries: list[dict[str, Any]], paths: Sequence[str | Path]) -> list[dict[str, Any]]:
@@ -130,23 +133,29 @@ def _marks(entry: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def load_unseen(
-    path: str | Path, key: str | Sequence[str] = "validation", *, weights: str | Path, **kwargs: Any
+    path: str | Path,
+    key: str | Sequence[str] = "validation",
+    *,
+    weights: str | Path,
+    half: int | None = None,
+    **kwargs: Any,
 ) -> list[dict[str, Any]]:
     """Entries to evaluate weights on, refused where the weights were trained on one of them.
 
     The card beside the weights says what they were trained on (see :mod:`semsynth.provenance.seen`); weights without a
-    card, or that come from weights without one, are evaluated with a warning. Asked for the training split, the fit
-    itself is meant, and nothing is refused.
+    card, or that come from weights without one, are evaluated with a warning. Asked for the whole training split, the
+    fit itself is meant, and nothing is refused; asked for one half of its patients, that half has to be unseen.
 
     Args:
         path, key, kwargs: as :func:`semsynth.data.entries.load_datalist`.
         weights: the file of weights.
+        half: of the patients, 0 or 1 (see :mod:`semsynth.data.halves`); None takes all.
 
     Raises:
         InputError: as :func:`semsynth.data.entries.load_datalist`, and for cases that were seen.
     """
-    entries = load_datalist(path, key, **kwargs)
-    if key != "training":
+    entries = in_half(load_datalist(path, key, **kwargs), half)
+    if key != "training" or half is not None:
         refuse_seen_cases(Seen.of(weights), entries)
     return entries
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 from monai.networks.utils import pixelunshuffle
-from torch.nn import functional as F
 
 from ...errors import InputError
 from ...files import sha256
-from ..segmentation import StandardizedSegmenter, standardize, subvoxel_segresnet
+from ..segmentation import StandardizedSegmenter, subvoxel_swin
+from ..texture import embedding, encoder_length, encoder_levels, swin_of
 from .extractor import (
     Embedding,
     FeatureExtractor,
@@ -20,7 +20,6 @@ from .extractor import (
     FeaturesUnavailable,
     existing_file,
     load_exactly,
-    pool,
     read_weights,
 )
 from .medicalnet import MANIFEST, load_medicalnet
@@ -42,46 +41,37 @@ EXTRACTORS: tuple[str, ...] = (*MANIFEST, "efficientnet_lite0", JUDGE)
 class JudgeEncoder(FeatureExtractor):
     """The encoder of a judge that segments the left atrium: the features that are about the heart.
 
-    A volume's features are those of all levels (16, 32, 64 and 128 channels at strides 2, 4, 8 and 16): each voxel's
-    vector is brought to length 1, averaged over the volume and scaled so that all levels weigh alike and the whole
-    vector's mean square is at most 1. The deepest level alone says less: measured as for the slice-wise network, FID
-    over that of the real volumes was 8.8 for maps painted with class means, 3.3 with the deepest level alone, 3.4 with
-    all levels as they are. It hardly sees texture (0.89 for a blur of 0.7 voxels, 1.13 for noise of 0.03, both within
-    the spread of real draws): never read it alone. Whoever trains with a judge must not be scored with the same one.
+    A volume's features are those of all levels that the encoder hands to the decoder (12, 12, 24, 48 and 96 channels at
+    strides 2, 4, 8, 16 and 32), see :func:`semsynth.networks.texture.embedding`. Judges of this project are trained to
+    tell the texture of a volume from them, because a network that only segments does not notice it; how much they see
+    is measured by ``ci/feature_sensitivity.py`` and written in docs/evaluation.md. Whoever trains with a judge must not
+    be scored with the same one.
 
-    :meth:`maps` gives the four levels as they are.
+    :meth:`maps` gives the levels as they are.
 
     Args:
-        network: as :func:`semsynth.networks.segmentation.subvoxel_segresnet` makes it, with its weights.
+        network: as :func:`semsynth.networks.segmentation.subvoxel_swin` makes it, with its weights.
         sha256: of the weights' file.
         source: that file.
     """
 
     def __init__(self, network: StandardizedSegmenter, *, sha256: str, source: Path | None = None) -> None:
-        blocks: Any = network.network  # the SegResNet lies within the rearrangement of voxels into channels
-        depth, width = len(blocks.network.down_layers), int(blocks.network.init_filters)
-        super().__init__(network, name=JUDGE, sha256=sha256, dimension=width * (2**depth - 1),
+        super().__init__(network, name=JUDGE, sha256=sha256, dimension=encoder_length(network),
                          intensity="mean 0, variance 1 per volume", source=source,
                          trained_on="scans of left atria, those that the card beside its weights names")  # fmt: skip
-        self.depth = depth
 
     def levels(self, volume: torch.Tensor) -> Iterator[torch.Tensor]:
-        """The four levels of the encoder, without the padding that the network adds."""
+        """The levels of the encoder, without the padding that the network adds."""
         network: Any = self.network
-        size, m, factor = volume.shape[2:], network.multiple, network.network.factor
-        padding = [side for length in reversed(size) for side in (0, -length % m)]
-        x = F.pad(standardize(volume), padding, mode="replicate")
-        encoder = network.network.network
-        x = encoder.convInit(pixelunshuffle(x, spatial_dims=3, scale_factor=factor))
-        for level, layer in enumerate(encoder.down_layers):
-            x = layer(x)
+        size, factor = volume.shape[2:], network.network.factor
+        x = pixelunshuffle(network.prepared(volume), spatial_dims=3, scale_factor=factor)
+        for level, found in enumerate(encoder_levels(swin_of(network), x)):
             h, w, d = (-(-length // (factor * 2**level)) for length in size)
-            yield x[:, :, :h, :w, :d]
+            yield found[:, :, :h, :w, :d]
 
     def embed(self, volume: torch.Tensor) -> Embedding:
         """Features of one volume ``(1, 1, H, W, D)`` as a tensor, of all levels, see the class."""
-        scale = (self.dimension / self.depth) ** 0.5
-        return Embedding(torch.cat([pool(F.normalize(x, dim=1))[0] * scale for x in self.levels(volume)]))
+        return Embedding(embedding(self.levels(volume))[0])
 
 
 def load_features(
@@ -126,6 +116,6 @@ def _load_judge(weights: str | Path | None) -> JudgeEncoder:
     if weights is None:
         raise FeaturesUnavailable(f"{JUDGE}: give the path of the bundle la_unet's models/judge.pt as weights")
     path = existing_file(weights, name=JUDGE)
-    network = subvoxel_segresnet()
+    network = subvoxel_swin()
     load_exactly(network, read_weights(path, name=JUDGE), path=path, name=JUDGE)
     return JudgeEncoder(network, sha256=sha256(path), source=path)
