@@ -63,6 +63,7 @@ EXAMPLES: dict[str, list[tuple[dict[str, str | None], tuple[str, ...]]]] = {
     ],
     "convert": [({"weights": "weights/spade.pt", "output": "out/c.pt"}, ("weights",))],
     "export": [({"bundle": "bundle", "output": "out", "size": "16,16,16"}, ("bundle/configs", "bundle/models"))],
+    "reproduce": [({"bundle": "bundle", "device": "cpu"}, ("bundle/docs", "bundle/models"))],
 }
 """Command → working options (None: without a value), each with the folders that it reads."""
 

@@ -101,6 +101,7 @@ def _write_checkpoints(folder: Path) -> None:
 def _write_bundle(folder: Path) -> None:
     """The latent diffusion's configs with the changes of its tiny overlay, and its random weights."""
     from bundle_runs import read
+    from semsynth.synthesis.reproduce import write_golden
     from tiny_synthesis import random_weights
 
     bundle = ROOT / "bundles" / "spade_ldm"
@@ -109,6 +110,8 @@ def _write_bundle(folder: Path) -> None:
     (folder / "configs" / "inference.json").write_text(json.dumps(read(bundle, "inference", "tiny")))
     shutil.copy(bundle / "configs" / "metadata.json", folder / "configs")
     random_weights(bundle, folder / "models" / "model.pt")
+    (folder / "docs").mkdir()
+    write_golden(folder)
 
 
 def _write_kept(prepared: Path, folder: Path) -> None:

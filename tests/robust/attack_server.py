@@ -28,7 +28,7 @@ from tqdm import tqdm
 ESCAPED = 99
 MEMORY = 3 << 30  # bytes of address space above those of the imported packages
 FILE = 128 << 20  # bytes of one written file
-PROCESSOR, WALL = {"export": 60}, 300  # seconds, after which a command hangs: of computing (others 20), of waiting
+PROCESSOR, WALL = {"export": 60, "reproduce": 60}, 300  # seconds until a command hangs: computing (others 20), waiting
 NETWORK = "the network was asked for"
 
 

@@ -66,6 +66,17 @@ def test_a_golden_file_made_anew_is_the_shipped_one(copied):
     assert len(kept) > 0 and not list((copied / "docs").glob(".*")), "nothing half-written stays"
 
 
+def test_a_config_that_cannot_be_run_is_named(copied):
+    config = copied / "configs" / "inference.json"
+    config.write_text(config.read_text().replace("residual_unet", "no_such_network"))
+    with pytest.raises(InputError, match=r"inference\.json: the inference cannot be run \(.*take the bundle's own"):
+        reproduce(copied)
+    about = copied / "docs" / ABOUT
+    about.write_text(about.read_text().replace('"differing"', '"other"'))
+    with pytest.raises(InputError, match="tolerance is missing or of another form"):
+        reproduce(copied)
+
+
 @pytest.mark.parametrize(
     ("remove", "message"),
     [

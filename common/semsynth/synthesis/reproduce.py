@@ -16,11 +16,11 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-from monai.bundle import ConfigParser, ConfigWorkflow
+from monai.bundle import ConfigWorkflow
 
 from ..data.volumes import read_volume
 from ..data.voxels import hash_file
-from ..errors import InputError
+from ..errors import InputError, is_out_of_memory
 from ..files import atomic_path, sha256
 from ..json_files import read_object
 from ..paths import as_path
@@ -121,6 +121,10 @@ def _about(bundle: Path) -> dict[str, Any]:
     about = read_object(path, missing=f"this bundle ships no golden file; {fix}", damaged=fix)
     kinds = {"weights_sha256": str, "inputs": dict, "tolerance": dict}
     wrong = [key for key, kind in kinds.items() if not isinstance(about.get(key), kind)]
+    told = about.get("tolerance")
+    known = (set(TOLERANCE), set(TOLERANCE_SEGMENTATION))
+    if not wrong and (set(told) not in known or not all(isinstance(v, int | float) for v in told.values())):  # type: ignore[arg-type, union-attr]
+        wrong = ["tolerance"]
     if wrong or not (bundle / "docs" / VOLUME).is_file():
         raise InputError(f"{path}: {', '.join(wrong) or VOLUME} is missing or of another form; {fix}")
     return about
@@ -136,7 +140,7 @@ def _weights(bundle: Path) -> Path:
 
 
 def _known(bundle: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
-    config = ConfigParser.load_config_file(str(bundle / "configs" / "inference.json"))
+    config = read_object(bundle / "configs" / "inference.json", damaged="take the bundle's own")
     return {key: value for key, value in settings.items() if key in config}
 
 
@@ -146,14 +150,27 @@ def _make(bundle: Path, folder: Path, device: str | None) -> tuple[Path, dict[st
     write_phantom_cases(data, progress=False, **PHANTOM)  # type: ignore[arg-type]
     own = _known(bundle, SETTINGS) | ({} if device is None else {"device": f"$torch.device({device!r})"})
     logging.getLogger("monai.bundle.workflows").setLevel(logging.ERROR)  # it warns that no logging file is read
-    workflow = ConfigWorkflow(
-        config_file=str(bundle / "configs" / "inference.json"), meta_file=str(bundle / "configs" / "metadata.json"),
-        workflow_type="infer", logging_file=False, bundle_root=str(bundle), dataset_dir=str(data),
-        output_dir=str(folder / "out"), **own,
-    )  # fmt: skip
-    workflow.initialize()
-    workflow.run()
-    workflow.finalize()
+    config = bundle / "configs" / "inference.json"
+    try:
+        workflow = ConfigWorkflow(
+            config_file=str(config), meta_file=str(bundle / "configs" / "metadata.json"), workflow_type="infer",
+            logging_file=False, bundle_root=str(bundle), dataset_dir=str(data), output_dir=str(folder / "out"), **own,
+        )  # fmt: skip
+        workflow.initialize()
+        workflow.run()
+        workflow.finalize()
+    except InputError:
+        raise
+    except Exception as error:  # of any kind that a config's components raise
+        if is_out_of_memory(error):
+            raise
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        if isinstance(cause, InputError):
+            raise cause from error
+        reason = str(cause).splitlines() or [type(cause).__name__]
+        raise InputError(f"{config}: the inference cannot be run ({reason[0]}); take the bundle's own") from error
     made = sorted((folder / "out").glob(f"{CASE}_*.nii.gz"))
     if len(made) != 1:
         raise InputError(f"{bundle}: its inference wrote {len(made)} volumes of {CASE} instead of one")
