@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from pathlib import Path
 
@@ -24,3 +25,13 @@ def tiny_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tiny_dataset")
     write_phantom_cases(folder, 4, size=(32, 32, 32), spacing=(3.0, 3.0, 3.0), k=2, progress=False)
     return folder
+
+
+@pytest.fixture(autouse=True)
+def no_log_to_a_closed_stream():
+    """A bundle that is run in the process of a test leaves handlers that write to that test's captured output."""
+    for name in (None, *logging.root.manager.loggerDict):
+        logger = logging.getLogger(name)
+        for handler in logger.handlers[:]:
+            if getattr(getattr(handler, "stream", None), "closed", False):
+                logger.removeHandler(handler)
