@@ -29,7 +29,7 @@ def tiny_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def no_log_to_a_closed_stream():
-    """A bundle that is run in the process of a test leaves handlers that write to that test's captured output."""
+    """A test that runs a bundle in its process reads the bundle's logging.conf, which writes to that test's output."""
     for name in (None, *logging.root.manager.loggerDict):
         logger = logging.getLogger(name)
         for handler in logger.handlers[:]:

@@ -312,8 +312,9 @@ def three_cases_each(folder: Path) -> Path:
 
 def train_in_two_processes(bundle: Path, paths: dict[str, Path], folder: Path) -> str:
     """One epoch of train.json + multi_gpu_train.json + tiny.json under torchrun; each process leaves its weights."""
-    steps = read(bundle, "train", "multi_gpu_train")["training"]
-    save = "$torch.save(@network.module.state_dict(), @run_dir + '/rank' + str(torch.distributed.get_rank()) + '.pt')"
+    config = read(bundle, "train", "multi_gpu_train")
+    steps, key = config["training"], "trained" if "trained" in config else "network"  # what is distributed
+    save = f"$torch.save(@{key}.module.state_dict(), @run_dir + '/rank' + str(torch.distributed.get_rank()) + '.pt')"
     overlay = folder / "overlay.json"
     overlay.write_text(json.dumps({"training": [*steps[:-1], save, steps[-1]]}))  # the last one ends the process group
     configs = [str(config_path(bundle, name)) for name in ("train", "multi_gpu_train", "tiny")]

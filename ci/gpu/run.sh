@@ -15,7 +15,7 @@ PYTHON=$(command -v "$PYTHON")
 [ "${PYTHON#/}" != "$PYTHON" ] || PYTHON="$PWD/$PYTHON"
 export PYTHONPATH="$PWD/common${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
 
-usage() { sed -n '2,13p' "$0" | cut -c3-; exit 2; }
+usage() { sed -n '2,11p' "$0" | cut -c3-; exit 2; }
 
 train() {
     [ $# -ge 4 ] || usage
@@ -27,13 +27,13 @@ train() {
     local resume=False
     [ -d "$work/checkpoints" ] && resume=True
     cd "bundles/$bundle"
-    timeout --signal=TERM --kill-after=60 "$(awk "BEGIN {print $minutes * 60}")" \
+    timeout --preserve-status --signal=TERM --kill-after=60 "$(awk "BEGIN {print $minutes * 60}")" \
         "$PYTHON" -m monai.bundle run training --config_file "${CONFIGS:-configs/train.json}" --dataset_dir "$data" \
         --run_dir "$work" --resume "$resume" "$@" || status=$?
-    # 143: told to end, with a checkpoint; 124: timeout says so of the same
+    # 143: told to end, and it has; with anything else the checkpoint may be missing
     case $status in
         0) echo "done: $work" ;;
-        124 | 143) echo "stopped after $minutes minutes; the same command goes on from $work" ;;
+        143) echo "stopped after $minutes minutes; the same command goes on from $work" ;;
         *) exit "$status" ;;
     esac
     ls -l "$work" "$work/checkpoints"

@@ -32,7 +32,10 @@ def in_half(entries: Iterable[Mapping[str, Any]], half: int | None) -> list[dict
         raise InputError(f"half must be 0, 1 or null (all patients), got {half!r}")
     kept = [entry for entry in found if half_of(_patient(entry)) == half]
     if not kept:
-        raise InputError(f"none of the {len(found)} cases is of a patient in half {half}; give half null to take all")
+        raise InputError(
+            f"none of the {len(found)} cases is of a patient in half {half}; to take all, give half null (typed: "
+            "--half '$None')"
+        )
     return kept
 
 

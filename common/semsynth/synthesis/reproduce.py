@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -152,8 +151,6 @@ def _make(bundle: Path, folder: Path, device: str | None) -> tuple[Path, dict[st
     own = _known(bundle, SETTINGS) | ({} if device is None else {"device": f"$torch.device({device!r})"})
     logging.getLogger("monai.bundle.workflows").setLevel(logging.ERROR)  # it warns that no logging file is read
     config = bundle / "configs" / "inference.json"
-    root, hook = logging.getLogger(), sys.excepthook
-    handlers, level = root.handlers[:], root.level  # a bundle's run sets up its own, for a process of its own
     try:
         workflow = ConfigWorkflow(
             config_file=str(config), meta_file=str(bundle / "configs" / "metadata.json"), workflow_type="infer",
@@ -170,13 +167,10 @@ def _make(bundle: Path, folder: Path, device: str | None) -> tuple[Path, dict[st
         cause: BaseException = error
         while cause.__cause__ is not None:
             cause = cause.__cause__
-        if isinstance(cause, InputError):
+        if isinstance(cause, InputError | OSError):
             raise cause from error
         reason = str(cause).splitlines() or [type(cause).__name__]
         raise InputError(f"{config}: the inference cannot be run ({reason[0]}); take the bundle's own") from error
-    finally:
-        root.handlers[:], sys.excepthook = handlers, hook
-        root.setLevel(level)
     made = sorted((folder / "out").glob(f"{CASE}_*.nii.gz"))
     if len(made) != 1:
         raise InputError(f"{bundle}: its inference wrote {len(made)} volumes of {CASE} instead of one")
