@@ -14,7 +14,7 @@ from semsynth.networks.latent_diffusion import LatentDiffusion
 from semsynth.networks.sampling.guided import SamplingOptions
 from semsynth.networks.slice_unet import SliceUNet
 from semsynth.networks.vqgan import VQGAN
-from semsynth.training.latents import LatentDataset
+from semsynth.training.latents import LatentDataset, SampledDataset
 from semsynth.training.loading import load_sources
 from torch import nn
 
@@ -40,9 +40,12 @@ def denoiser(**kwargs: Any) -> SPADEUNet:
     return network.eval()
 
 
-def diffusion(*, of_denoiser: dict[str, Any] | None = None, **kwargs: Any) -> LatentDiffusion:
+def diffusion(
+    *, of_denoiser: dict[str, Any] | None = None, of_autoencoder: dict[str, Any] | None = None, **kwargs: Any
+) -> LatentDiffusion:
     torch.manual_seed(0)
-    autoencoder = SPADEAutoencoder(4, channels=(8, 8), strides=(2, 2), latent_channels=3, spade=SPADE)
+    usual: dict[str, Any] = {"channels": (8, 8), "strides": (2, 2), "latent_channels": 3, "spade": SPADE}
+    autoencoder = SPADEAutoencoder(4, **(usual | (of_autoencoder or {})))
     awake(autoencoder)
     names = SamplingOptions.__dataclass_fields__
     sampling = {"steps": 3} | {name: kwargs.pop(name) for name in list(kwargs) if name in names}
@@ -85,7 +88,8 @@ def dataset(data: Path, **kwargs: Any) -> LatentDataset:
         RandGaussianNoised("image", prob=0.9, std=0.1), RandSpatialCropd(keys, (24, 24, 24), random_size=False),
     ])  # fmt: skip
     entries = load_sources(data / "datalist.json")
-    return LatentDataset(entries, transform, **({"views": 2, "num_workers": 1, "progress": False} | kwargs))
+    kind = SampledDataset if "crop" in kwargs else LatentDataset
+    return kind(entries, transform, **({"views": 2, "num_workers": 1, "progress": False} | kwargs))
 
 
 def exact(scheduler: Any) -> Any:

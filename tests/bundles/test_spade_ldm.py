@@ -121,3 +121,23 @@ def test_stage_two_goes_on_from_whole_weights_without_those_of_stage_one(
     for name in given:
         if name.startswith("autoencoder."):
             assert torch.allclose(made[name].float(), given[name], atol=1e-2), name
+
+
+def test_stage_three_trains_the_decoder_on_sampled_latents_and_its_weights_synthesise(
+    weights: Path, tiny_dataset: Path, tmp_path: Path
+) -> None:
+    paths = {"dataset_dir": tiny_dataset, "run_dir": tmp_path / "run"}
+    names = ["train", "decoder", "tiny", "tiny_decoder"]
+    training = bundle_runs.workflow(BUNDLE, names, "train", paths, init_weights=str(weights))
+    training.run()
+    made, given = torch.load(tmp_path / "run" / "model_final.pt"), torch.load(weights)
+    for name in given:
+        same = torch.allclose(made[name].float(), given[name], atol=1e-2)
+        assert same or name.startswith("autoencoder.decoder."), name
+    assert "autoencoder.decoder.noise.conv.weight" in made
+    noise = {"network_def#autoencoder#noise": True}
+    volumes = [
+        synthesise(BUNDLE, tmp_path / "run" / "model_final.pt", tiny_dataset, tmp_path / str(i), **noise)[0]
+        for i in range(2)
+    ]
+    assert np.array_equal(*volumes)

@@ -153,6 +153,35 @@ def test_in_training_the_latent_is_drawn_and_otherwise_it_is_the_mean() -> None:
     assert not torch.equal(network(label, image).pred, network(label, image).pred)
 
 
+@pytest.mark.parametrize("kwargs", [{}, {"strides": (1, 2)}, {"channels": (8, 8, 6), "strides": (2, 1, 1)},
+                                    {"channels": (6, 8), "resampling": "strided"}])  # fmt: skip
+def test_noise_is_added_at_the_finest_level_of_any_decoder(kwargs: dict[str, Any]) -> None:
+    network = tiny(noise=True, **kwargs)
+    label, image = volumes((13, 12, 7))
+    latent = network.encode(image)[0]
+    noise = torch.randn(1, 1, 13, 12, 7, generator=torch.Generator().manual_seed(3))
+    one = noise.clone()
+    one[..., 6, 6, 3] += 5.0
+    without, first, second = (network.decode(latent, label, n) for n in (None, noise, one))
+    assert (first - without).abs().mean() > 1e-3
+    changed = torch.nonzero((second - first).abs()[0, 0] > 1e-7)
+    assert len(changed)
+    assert int((changed - torch.tensor([6, 6, 3])).abs().max()) <= 2 * 13  # no further than the finest blocks reach
+    with pytest.raises(InputError, match="noise was given to a decoder that takes none"):
+        tiny(**kwargs).decode(latent, label, noise)
+
+
+def test_weights_from_before_there_was_noise_give_the_same_image_with_and_without() -> None:
+    old, new = tiny(), tiny(noise=True)
+    new.load_state_dict(old.state_dict())
+    label, image = volumes()
+    latent = old.encode(image)[0]
+    wanted = old.decode(latent, label)
+    assert torch.equal(new.decode(latent, label, torch.randn_like(image)), wanted)
+    both = nn.ModuleDict({"one": new})
+    both.load_state_dict({f"one.{name}": value for name, value in old.state_dict().items()})
+
+
 def test_a_latent_of_another_size_is_named() -> None:
     network = tiny()
     label, _ = volumes()

@@ -137,8 +137,9 @@ def test_bad_denoisers_are_named(kwargs: dict[str, Any], message: str) -> None:
 # ---- sampling
 
 
-def test_a_sample_depends_on_map_and_seed_alone() -> None:
-    network = diffusion()
+@pytest.mark.parametrize("noise", [False, True])
+def test_a_sample_depends_on_map_and_seed_alone(noise: bool) -> None:
+    network = diffusion(of_autoencoder={"noise": noise})
     several = network.synthesize(label_map(), [3, 11, 3])
     assert torch.equal(several[0], several[2])
     assert not torch.equal(several[0], several[1])

@@ -92,8 +92,9 @@ def test_decoders_that_are_not_local_are_refused(kwargs: dict[str, Any]) -> None
         decode_in_tiles(network, torch.randn(1, 3, 4, 3, 2), label_map(), (8, 8, 8))
 
 
-def test_synthesis_in_tiles_is_synthesis() -> None:
-    network = diffusion()
+@pytest.mark.parametrize("noise", [False, True])
+def test_synthesis_in_tiles_is_synthesis(noise: bool) -> None:
+    network = diffusion(of_autoencoder={"noise": noise})
     whole = network.synthesize(label_map((96, 16, 8)), [0, 1])
     parts = network.synthesize(label_map((96, 16, 8)), [0, 1], tile=(32, 0, 0))
     torch.testing.assert_close(parts, whole, atol=1e-5, rtol=0)

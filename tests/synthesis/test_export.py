@@ -32,7 +32,7 @@ def server_loop() -> str:
 @pytest.mark.parametrize(
     "options",
     [
-        {"prediction": "v"},
+        {"prediction": "v", "of_autoencoder": {"noise": True}},
         pytest.param({"prediction": "split", "of_denoiser": {"predictions": 2}}, marks=pytest.mark.slow),
         pytest.param(
             {"prediction": "v", "of_denoiser": {"middle_spade": False, "embedding": "add", "resampling": "strided"}},
@@ -55,11 +55,12 @@ def test_a_server_with_torch_alone_makes_the_networks_image(tmp_path: Path, opti
     torch.manual_seed(7)
     style = torch.randn(1, 8) @ network.style_root()
     noise = torch.randn(1, 3, 6, 4, 3)
+    added = [torch.randn(1, 1, *size)] if network.autoencoder.takes_noise else []
     with torch.no_grad():
         given = network.conditioning(label_map(size))
         loop = GuidedDenoiser(network.denoiser, network.schedule, network.sampling)
         latent = loop.latents(given, Start(lambda number: noise, style))
-        image = network.decode(latent, given.decoder).clamp(0, 1)
+        image = network.autoencoder.decode(latent / network.latent_scale, given.decoder, *added).clamp(0, 1)
     theirs = torch.load(tmp_path / "image.pt", weights_only=True)
     torch.testing.assert_close(theirs[0], style)
     assert (theirs[1] - image).abs().max() <= 1e-4

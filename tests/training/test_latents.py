@@ -13,12 +13,16 @@ from monai.transforms import Compose
 from semsynth.data.transforms import LoadIntensityd, LoadLabelMapd
 from semsynth.errors import InputError
 from semsynth.handlers import MovingAverage, TrainingCheckpoint
+from semsynth.networks.discriminators import ConditionalPatchDiscriminator
 from semsynth.networks.frozen import FrozenSegmenter
 from semsynth.networks.latent_diffusion import Denoised, LatentDiffusion, intensity_style
-from semsynth.training.engines.diffusion import DenoiserEvaluator, DenoiserTrainer, drawn
-from semsynth.training.latents import LATENT, STYLE, EncodeCases
+from semsynth.training.engines.adversarial import DecoderTrainer
+from semsynth.training.engines.diffusion import DenoiserEvaluator, DenoiserTrainer, SynthesisEvaluator, drawn
+from semsynth.training.latents import COARSE, LATENT, STYLE, EncodeCases, cell_means
 from semsynth.training.loading import CaseSampler, TrainingDataset, TrainingLoader
+from semsynth.training.losses.autoencoder import DecoderLoss
 from semsynth.training.losses.diffusion import DiffusionLoss
+from semsynth.training.losses.texture import texture
 from tiny_diffusion import dataset, diffusion, label_map
 from torch import nn
 
@@ -75,6 +79,61 @@ def test_latents_have_variance_one_after_scaling_and_styles_are_counted(tiny_dat
     styles = torch.stack([data[case, view][STYLE] for case in range(2) for view in range(3)])
     torch.testing.assert_close(network.style_mean, styles.nanmean(dim=0), atol=1e-3, rtol=0)
     torch.testing.assert_close(network.style_covariance, styles.T.cov(), atol=1e-4, rtol=0)
+
+
+def test_sampled_latents_come_with_crops_of_their_own_map_and_scan(tiny_dataset: Path) -> None:
+    network, data = diffusion(), dataset(tiny_dataset, crop=(14, 8, 100))  # 3 cells, 2 cells, the whole axis
+    network.latent_scale.fill_(0.5)
+    data.encode(network)
+    view = data.made[1, 1]
+    seen = set()
+    for seed in range(1, 41, 2):  # odd: the second view
+        item = data[1, seed]
+        assert item["image"].shape == item["label"].shape == (1, 12, 8, 24)
+        assert item[LATENT].shape == (3, 3, 2, 6)
+        starts = [(h, w) for h in range(4) for w in range(5)]
+        ((h, w),) = (
+            (h, w) for h, w in starts if torch.equal(item[LATENT], view[LATENT][:, h : h + 3, w : w + 2].float())
+        )
+        seen.add((h, w))
+        for key in ("image", "label"):
+            part = view[key][:, 4 * h : 4 * h + 12, 4 * w : 4 * w + 8].float()
+            assert torch.equal(item[key], part), key
+        assert torch.equal(item[COARSE], view[COARSE][:, h : h + 3, w : w + 2].float())
+    assert len(seen) > 5
+    latent, label = view[LATENT][None].float(), view["label"][None].float()
+    image = network.autoencoder.decode(latent, label)
+    torch.testing.assert_close(cell_means(image, 4)[0], view[COARSE].float(), atol=2e-2, rtol=0)
+    given = network.conditioning(label)
+    again = network.sample_latent(given, [data._seed(1, 1)])[0] / 0.5
+    torch.testing.assert_close(again, latent[0], atol=1e-2, rtol=1e-2)
+
+
+def test_other_weights_of_the_denoiser_sample_other_latents(tiny_dataset: Path, tmp_path: Path) -> None:
+    network = diffusion()
+    options: dict[str, Any] = {"crop": (8, 8, 8), "views": 1, "latents_dir": tmp_path}
+    made = []
+    for change in (0.0, 0.0, 0.3):
+        with torch.no_grad():
+            next(iter(network.denoiser.parameters())).add_(change)
+        data = dataset(tiny_dataset, **options)
+        data.encode(network)
+        made.append(data.made[0, 0][LATENT])
+    assert torch.equal(made[0], made[1])
+    assert not torch.equal(made[1], made[2])
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"crop": (8, 8, 8), "views": 0}, "views must be 1 or more, got 0"),
+        ({"crop": (8, 8, 3)}, r"crop must be three numbers of 4 voxels or more, got \[8, 8, 3\]"),
+        ({"crop": (8, 8)}, "crop must be three numbers"),
+    ],
+)
+def test_bad_sampled_data_are_named(tiny_dataset: Path, kwargs: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        dataset(tiny_dataset, **kwargs)
 
 
 def test_weights_that_know_their_scale_keep_it(tiny_dataset: Path) -> None:
@@ -320,3 +379,102 @@ def test_validation_knows_a_better_denoiser_and_shows_the_first_cases(tiny_datas
     nn.init.zeros_(network.denoiser.head.weight)
     nn.init.zeros_(network.denoiser.head.bias)
     assert evaluate() == pytest.approx(1.0, abs=0.05)  # predicting nothing leaves the noise's variance
+
+
+# ---- the decoder on sampled latents
+
+
+def decoder_trainer(data: Any, network: LatentDiffusion, epochs: int = 2, **weights: Any) -> DecoderTrainer:
+    torch.manual_seed(5)
+    discriminator = ConditionalPatchDiscriminator(
+        4, channels=4, num_layers=2, norm="INSTANCE", label_encoding="one_hot"
+    )
+    loader = TrainingLoader(data, sampler=CaseSampler(data, seed=0, epoch_cases=4), batch_size=1, num_workers=0)
+    trainer = DecoderTrainer(
+        device=torch.device("cpu"), max_epochs=epochs, train_data_loader=loader, network=network,
+        optimizer=torch.optim.Adam(network.autoencoder.decoder.parameters(), lr=1e-3), discriminator=discriminator,
+        d_optimizer=torch.optim.Adam(discriminator.parameters(), lr=1e-3), loss_function=DecoderLoss(**weights),
+    )  # fmt: skip
+    trainer.add_event_handler(Events.STARTED, lambda engine: data.encode(network))
+    return trainer
+
+
+def test_the_decoder_alone_is_trained(tiny_dataset: Path) -> None:
+    network = diffusion(of_autoencoder={"noise": True})
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    data = dataset(tiny_dataset, crop=(24, 24, 24))
+    trainer = decoder_trainer(data, network, r1_interval=1)
+    trainer.run()
+    assert set(trainer.state.output["losses"]) == {"g_adversarial", "g_content", "d_real", "d_fake", "d_r1"}  # type: ignore[index]
+    after = network.state_dict()
+    changed = {name.split(".")[1] for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"decoder"}
+    assert not torch.equal(
+        before["autoencoder.decoder.noise.conv.weight"], after["autoencoder.decoder.noise.conv.weight"]
+    )
+
+
+def test_the_coarse_content_is_held_and_fine_texture_is_free() -> None:
+    loss = DecoderLoss(content_weight=3.0, content_cells=2)
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.rand(1, 1, 4, 4, 2, generator=generator)
+    image = coarse.repeat_interleave(4, 2).repeat_interleave(4, 3).repeat_interleave(4, 4)
+    texture = torch.tensor([1.0, -1.0]).repeat(8).view(1, 1, 16, 1, 1)
+    assert float(loss.content(image + 0.2 * texture, coarse, 4)["g_content"]) == pytest.approx(0, abs=1e-6)
+    assert float(loss.content(image + 0.1, coarse, 4)["g_content"]) == pytest.approx(3.0 * 2 * 0.1, rel=1e-4)
+    mottle = torch.tensor([1.0, -1.0]).repeat_interleave(4).repeat(2).view(1, 1, 16, 1, 1)  # of single cells
+    assert float(loss.content(image + 0.1 * mottle, coarse, 4)["g_content"]) == pytest.approx(0, abs=1e-6)
+    held = DecoderLoss(content_weight=3.0, content_cells=1).content(image + 0.1 * mottle, coarse, 4)
+    assert float(held["g_content"]) == pytest.approx(0.6, rel=1e-4)
+    assert DecoderLoss(content_weight=0.0).content(image, coarse, 4) == {}
+    with pytest.raises(InputError, match="content_cells must be 1 or more, got 0"):
+        DecoderLoss(content_cells=0)
+
+
+def test_training_moves_the_texture_towards_the_scans(tiny_dataset: Path) -> None:
+    network = diffusion(of_autoencoder={"noise": True})
+    for parameter in network.autoencoder.decoder.noise.parameters():
+        nn.init.zeros_(parameter)
+    data = dataset(tiny_dataset, crop=(24, 24, 24))
+    trainer = decoder_trainer(data, network, 12, content_weight=1.0)
+    trainer.optimizer.param_groups[0]["lr"] = 3e-3
+    trainer.run()
+    noise = network.autoencoder.decoder.noise
+    assert float(sum(p.abs().sum() for p in noise.parameters())) > 0.05
+    item = data[0, 0]
+    with torch.no_grad():
+        images = [
+            network.autoencoder.decode(item[LATENT][None], item["label"][None], torch.randn(1, 1, 24, 24, 24))
+            for _ in range(2)
+        ]
+    assert (images[0] - images[1]).abs().mean() > 1e-3
+
+
+def test_an_optimizer_of_more_than_the_decoder_is_refused(tiny_dataset: Path) -> None:
+    network, data = diffusion(), dataset(tiny_dataset, crop=(8, 8, 8))
+    with pytest.raises(InputError, match=r"the optimizer has other parameters than the decoder's; give it \$@network"):
+        DecoderTrainer(
+            device=torch.device("cpu"), max_epochs=1, train_data_loader=[], network=network,
+            optimizer=torch.optim.Adam(network.autoencoder.parameters()), discriminator=nn.Identity(),
+            d_optimizer=torch.optim.Adam([nn.Parameter(torch.zeros(1))]), loss_function=DecoderLoss(),
+        )  # fmt: skip
+    assert data.crop == [2, 2, 2]
+
+
+def test_validation_compares_the_texture_of_each_case_in_its_own_style(tiny_dataset: Path) -> None:
+    network = diffusion()
+    keys = Compose([LoadIntensityd("image"), LoadLabelMapd("label", 4)])
+    case = keys(dataset(tiny_dataset).data[0])
+    batch = {key: torch.as_tensor(case[key])[None] for key in ("image", "label")}
+    found: list[Any] = []
+    evaluator = SynthesisEvaluator(device=torch.device("cpu"), val_data_loader=[batch], network=network)
+    evaluator.add_event_handler(IterationEvents.MODEL_COMPLETED, lambda engine: found.extend(engine.state.output))
+    evaluator.run()
+    (output,) = found
+    style, _ = network.encode(batch["image"], batch["label"])
+    pred = network.synthesize(batch["label"], [network.noise_seed + 1], style=style)
+    torch.testing.assert_close(output["pred"], pred[0])
+    wanted, there = texture(batch["image"].float(), batch["label"])
+    assert output["wanted"].shape == output["predicted"].shape == (int(there.sum()),)
+    torch.testing.assert_close(output["wanted"], wanted[there])
+    torch.testing.assert_close(output["predicted"], texture(pred, batch["label"])[0][there])

@@ -63,6 +63,10 @@ class SPADEAutoencoder(nn.Module):
         norm_eps: of the norms without labels, for weights from elsewhere; None: that of ``spade``.
         resampling: ``"aligned"`` or ``"strided"``, see :class:`~semsynth.networks.blocks.residual.Downsample`; with
             ``"strided"`` the widths change in the residual blocks, as in MONAI's.
+        noise: the decoder can be given white noise of the image's size, which enters at its finest level through one
+            convolution (per voxel in Karras et al. 2019, section 3.2). A latent cannot hold the noise of a scan, and a
+            decoder of the latent alone leaves it out. The convolution starts at zero, and weights from before there was
+            one are those of such a zero.
 
     Raises:
         InputError: for numbers of levels that differ, or strides that are neither 1 nor 2.
@@ -83,6 +87,7 @@ class SPADEAutoencoder(nn.Module):
         last_norm: bool = False,
         norm_eps: float | None = None,
         resampling: Resampling = "aligned",
+        noise: bool = False,
     ) -> None:
         super().__init__()
         widths, steps, counts, attended = per_level(
@@ -111,6 +116,7 @@ class SPADEAutoencoder(nn.Module):
             middle=middle,
             last_norm=last_norm,
             resampling=resampling,
+            noise=noise,
         )
         self.encoder, self.decoder = _Encoder(plan), _Decoder(plan)
 
@@ -118,6 +124,11 @@ class SPADEAutoencoder(nn.Module):
     def stride(self) -> int:
         """Voxels of the image per voxel of the latent, along each axis."""
         return self.strides[-1]
+
+    @property
+    def takes_noise(self) -> bool:
+        """Whether :meth:`decode` makes use of noise."""
+        return self.decoder.noise is not None
 
     def forward(self, image: torch.Tensor, real: torch.Tensor) -> Reconstruction:
         """Image → latent, drawn from its posterior in training and its mean otherwise → image.
@@ -157,18 +168,24 @@ class SPADEAutoencoder(nn.Module):
         size, levels = self._encoded(label)
         return DecoderModulation(size, self.decoder.modulation(levels))
 
-    def decode(self, latent: torch.Tensor, condition: torch.Tensor | DecoderModulation) -> torch.Tensor:
+    def decode(
+        self,
+        latent: torch.Tensor,
+        condition: torch.Tensor | DecoderModulation,
+        noise: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """Image of a latent.
 
         Args:
             latent: ``(B, Z, ⌈H/s⌉, ⌈W/s⌉, ⌈D/s⌉)``.
             condition: label map, class indices ``(B or 1, 1, H, W, D)``, or :meth:`modulation` of it.
+            noise: white noise of mean 0 and variance 1, ``(B, 1, H, W, D)``; None adds none.
 
         Returns:
             Intensities, about in [0, 1], ``(B, 1, H, W, D)``, float32.
 
         Raises:
-            InputError: for a latent that does not cover the label map.
+            InputError: for a latent that does not cover the label map, or noise that the decoder does not take.
         """
         if isinstance(condition, DecoderModulation):
             size = condition.size
@@ -181,7 +198,10 @@ class SPADEAutoencoder(nn.Module):
             raise InputError(
                 f"a label map of {size} voxels needs a latent of {tuple(needed)}, got {tuple(latent.shape[2:])}"
             )
-        x = self.decoder(plain(latent).to(self.decoder.head.weight.dtype), given, size, self.strides)
+        if noise is not None and not self.takes_noise:
+            raise InputError("noise was given to a decoder that takes none; build the autoencoder with noise=True")
+        dtype = self.decoder.head.weight.dtype
+        x = self.decoder(plain(latent).to(dtype), given, size, self.strides, None if noise is None else noise.to(dtype))
         if self.strides[0] == 2:
             x = depth_to_space(x, size)
         image: torch.Tensor = x.float() * 0.5 + 0.5
@@ -218,6 +238,7 @@ class _Plan:
     middle: bool
     last_norm: bool
     resampling: Resampling
+    noise: bool
 
     def last(self, width: int) -> nn.Module:
         """The norm before the last convolution."""
@@ -271,6 +292,7 @@ class _Decoder(nn.Module):
         layers: list[nn.Module] = []
         if plan.middle:
             layers += [block(width, width), Attention(width, plan.unlabelled), block(width, width)]
+        finest = width  # where the image's resolution, or half of it, is reached
         for i in reversed(range(len(plan.channels))):
             for _ in range(plan.blocks[i]):
                 layers.append(block(width, plan.channels[i]))
@@ -281,9 +303,16 @@ class _Decoder(nn.Module):
                 stride //= 2
                 wide, width = width, plan.channels[i - 1] if plan.resampling == "aligned" else width
                 layers.append(Upsample(wide, width, plan.resampling))
+                finest = width
         self.layers = nn.ModuleList(layers)
         self.norm = plan.last(width)
         self.head = nn.Conv3d(width, plan.strides[0] ** 3, 3, padding=1)
+        self.noise: nn.Module | None = None
+        if plan.noise:
+            self.noise = start_layer(1, finest, plan.strides[0])
+            for parameter in self.noise.parameters():
+                nn.init.zeros_(parameter)
+            self.register_load_state_dict_pre_hook(_no_noise)
 
     def modulation(self, levels: dict[int, torch.Tensor]) -> list[BlockModulation]:
         """Label encodings by stride → the modulation of each residual block."""
@@ -302,21 +331,32 @@ class _Decoder(nn.Module):
         return encoded
 
     def forward(
-        self, x: torch.Tensor, conditions: Sequence[Any], size: Sequence[int], strides: Sequence[int]
+        self,
+        x: torch.Tensor,
+        conditions: Sequence[Any],
+        size: Sequence[int],
+        strides: Sequence[int],
+        noise: torch.Tensor | None = None,
     ) -> torch.Tensor:
         coarse_to_fine = sorted(set(strides), reverse=True)
         given = iter(conditions)
-        x = self.start(self.rescale(x))
+        x = self._with_noise(self.start(self.rescale(x)), noise, len(coarse_to_fine) == 1)
         for layer in self.layers:
             if isinstance(layer, ResBlock):
                 x = layer(x, next(given))
             elif isinstance(layer, Upsample):
                 coarse_to_fine = coarse_to_fine[1:]
-                x = layer(x, cover(size, coarse_to_fine[0]))
+                x = self._with_noise(layer(x, cover(size, coarse_to_fine[0])), noise, len(coarse_to_fine) == 1)
             else:
                 x = layer(x)
         result: torch.Tensor = self.head(self.norm(x))
         return result
+
+    def _with_noise(self, x: torch.Tensor, noise: torch.Tensor | None, finest: bool) -> torch.Tensor:
+        if self.noise is None or noise is None or not finest:
+            return x
+        added: torch.Tensor = self.noise(noise)
+        return x + added
 
     def reach(self, strides: Sequence[int]) -> int | None:
         """See :meth:`SPADEAutoencoder.reach`."""
@@ -340,6 +380,12 @@ class _Decoder(nn.Module):
 
     def _blocks(self) -> Iterator[ResBlock]:
         return (layer for layer in self.layers if isinstance(layer, ResBlock))
+
+
+def _no_noise(decoder: nn.Module, state: dict[str, torch.Tensor], prefix: str, *_: Any) -> None:
+    """Weights of a decoder that knew no noise: zeros are what they amount to."""
+    for name, parameter in decoder.noise.named_parameters():  # type: ignore[union-attr, operator]
+        state.setdefault(f"{prefix}noise.{name}", torch.zeros_like(parameter))
 
 
 def is_local(layer: nn.Module) -> bool:

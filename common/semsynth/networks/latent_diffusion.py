@@ -19,12 +19,15 @@ from ..errors import InputError, is_out_of_memory
 from ..labels import one_hot, plain
 from ..precision import autocast
 from .autoencoder import DecoderModulation, cover
-from .blocks.noise import gaussian_noise, stream
+from .blocks.noise import VolumeNoise, gaussian_noise, stream
 from .blocks.style import StyleDistribution
 from .denoiser import LatentDenoiser
 from .sampling.guided import Conditioning, GuidedDenoiser, SamplingOptions, Start, check_windows
 from .sampling.samplers import Prediction, Schedule, Step
 from .sampling.tiles import Autoencoder, check_local, decode_in_tiles
+
+_OF_DECODER, _OF_STEPS = 1, 2
+"""Numbers of a sample's streams of noise: the style's is 0, the decoder's 1, the start's and the steps' 2 and more."""
 
 
 class Denoised(NamedTuple):
@@ -224,7 +227,7 @@ class LatentDiffusion(StyleDistribution):
             latent = self.sample_latent(given, seeds, style=style, on_step=on_step, **options)
             condition = given.decoder
             del given  # the denoiser's modulation is the larger part of all
-            return self.decode(latent, condition, **options).clamp_(0.0, 1.0)
+            return self.decode(latent, condition, seeds=seeds, **options).clamp_(0.0, 1.0)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -273,18 +276,26 @@ class LatentDiffusion(StyleDistribution):
         places = torch.empty(size, device=self.style_mean.device)[:, None]  # (Z, 1, h, w, d)
 
         def noise(number: int) -> torch.Tensor:
-            return torch.stack([gaussian_noise(places, stream(seed, number + 2))[:, 0] for seed in seeds])
+            return torch.stack([gaussian_noise(places, stream(seed, number + _OF_STEPS))[:, 0] for seed in seeds])
 
         loop = GuidedDenoiser(self.denoiser, self.schedule, own, stride=self.autoencoder.stride)
         return loop.latents(given, Start(noise, self._styles(seeds, style)), partial(self._watch, on_step=on_step))
 
     @torch.no_grad()
-    def decode(self, latent: torch.Tensor, condition: DecoderModulation | torch.Tensor, **options: Any) -> torch.Tensor:
+    def decode(
+        self,
+        latent: torch.Tensor,
+        condition: DecoderModulation | torch.Tensor,
+        *,
+        seeds: Sequence[int] | None = None,
+        **options: Any,
+    ) -> torch.Tensor:
         """Images ``(B, 1, H, W, D)`` of latents of unit variance, all of one label map.
 
         Args:
             latent: ``(B, Z, h, w, d)``.
             condition: the map ``(1, 1, H, W, D)``, or, where the whole is decoded, what the decoder makes of it.
+            seeds: one per latent, of the noise that the decoder adds, if it is one that does; None adds none.
             options: in place of the network's own.
 
         Raises:
@@ -292,10 +303,20 @@ class LatentDiffusion(StyleDistribution):
         """
         own = replace(self.sampling, **options)
         latent = latent / self._scale()
+        noise = None
+        if seeds is not None and self.autoencoder.takes_noise:
+            noise = VolumeNoise([stream(seed, _OF_DECODER) for seed in seeds])
         with self._autocast(latent, own):
             if own.tile is not None and isinstance(condition, torch.Tensor):
-                return decode_in_tiles(self.autoencoder, latent, condition, own.tile, batch_size=own.batch_size)
-            images = [self.autoencoder.decode(rows, condition) for rows in latent.split(own.batch_size)]
+                return decode_in_tiles(
+                    self.autoencoder, latent, condition, own.tile, batch_size=own.batch_size, noise=noise
+                )
+            size = condition.size if isinstance(condition, DecoderModulation) else condition.shape[2:]
+            images = []
+            for first in range(0, len(latent), own.batch_size):
+                rows = slice(first, first + own.batch_size)
+                added = () if noise is None else (noise.part(rows, size, device=latent.device),)
+                images.append(self.autoencoder.decode(latent[rows], condition, *added))
         return torch.cat(images) if len(images) > 1 else images[0]
 
     def _autocast(self, like: torch.Tensor, options: SamplingOptions) -> torch.autocast:

@@ -138,6 +138,11 @@ class VQGAN(nn.Module):
         latent = (self._latent(plain(image)) - low) * (2.0 / (high - low)) - 1.0
         return latent, torch.full_like(latent, -torch.inf)
 
+    @property
+    def takes_noise(self) -> bool:
+        """Whether :meth:`decode` makes use of noise: it does not."""
+        return False
+
     def modulation(self, label: torch.Tensor) -> DecoderModulation:
         """What the decoder takes from a label map: its size alone."""
         return DecoderModulation((label.shape[2], label.shape[3], label.shape[4]), [])

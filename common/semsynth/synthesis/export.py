@@ -86,7 +86,10 @@ class Denoiser(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Latent of unit variance ``(1, Z, h, w, d)`` and label map → intensities in [0, 1], ``(1, 1, H, W, D)``."""
+    """Latent of unit variance ``(1, Z, h, w, d)`` and label map → intensities in [0, 1], ``(1, 1, H, W, D)``.
+
+    A decoder that adds noise takes it as well: of mean 0 and variance 1, as large as the map.
+    """
 
     def __init__(self, network: LatentDiffusion) -> None:
         super().__init__()
@@ -95,9 +98,9 @@ class Decoder(nn.Module):
 
     scale: torch.Tensor
 
-    def forward(self, latent: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+    def forward(self, latent: torch.Tensor, label: torch.Tensor, *noise: torch.Tensor) -> torch.Tensor:
         """See the class."""
-        return self.autoencoder.decode(latent / self.scale, label).clamp(0.0, 1.0)
+        return self.autoencoder.decode(latent / self.scale, label, *noise).clamp(0.0, 1.0)
 
 
 def flat(modulation: DenoiserModulation) -> list[torch.Tensor]:
@@ -159,11 +162,12 @@ def export_sampling(network: LatentDiffusion, size: Sequence[int], output: str |
     label, noisy = torch.zeros(1, 1, *size, device=device), torch.zeros(latent, device=device)
     style = torch.zeros(1, network.style_channels, device=device)
     timestep = torch.zeros(1, dtype=torch.int64, device=device)
+    noise = (torch.zeros_like(label),) if network.autoencoder.takes_noise else ()
     conditioner = Conditioner(network)
     graphs: dict[str, tuple[nn.Module, tuple[Any, ...]]] = {
         "conditioning": (conditioner, (label,)),
         "denoiser": (Denoiser(network).to(device), (noisy, timestep, style, conditioner(label))),
-        "decoder": (Decoder(network), (noisy, label)),
+        "decoder": (Decoder(network), (noisy, label, *noise)),
     }
     made = {f"{name}.pt2": _graph(module, inputs) for name, (module, inputs) in graphs.items()}
     description = _description(network, size, latent) | about
@@ -216,6 +220,7 @@ def _description(network: LatentDiffusion, size: Sequence[int], latent: Sequence
         "signal_squared": [*squares, 1.0],
         "guidance": network.sampling.guidance,
         "clip": 1e6 if network.sampling.clip is None else network.sampling.clip,
+        "decoder_noise": network.autoencoder.takes_noise,
     }
     if network.style_channels:
         about["style_mean"] = network.style_mean.tolist()

@@ -170,7 +170,7 @@ def synthesis_memory(network: Any, size: Sequence[int], samples: int = 1) -> int
         if samples > rows:
             with autocast(device, enabled=options.amp):
                 condition = network.autoencoder.modulation(condition)
-        return network.decode(latent, condition, tile=None)
+        return network.decode(latent, condition, seeds=[0] * rows, tile=None)
 
     of_decoding = extrapolated(decode, tile_size(size, options.tile, network.autoencoder.reach()), device)
     if not whole:

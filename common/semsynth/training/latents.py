@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from ignite.engine import Engine, Events
+from torch.nn import functional as F
 from tqdm import tqdm
 
 from ..data.entries import VOXELS
@@ -25,6 +27,8 @@ logger = logging.getLogger(__name__)
 LATENT = "latent"
 """Key of a batch's posterior: mean and log σ², ``(B, 2·Z, h, w, d)``."""
 STYLE = "style"
+COARSE = "coarse"
+"""Key of the mean intensity of each of a latent's cells, ``(B, 1, h, w, d)``."""
 
 
 class LatentDataset(TrainingDataset):
@@ -84,30 +88,42 @@ class LatentDataset(TrainingDataset):
     def encode(self, network: LatentDiffusion, *, title: str = "encoding") -> None:
         """Make all views with the network's autoencoder, and count latents and styles where they are not known yet."""
         self.classes, self.styled = network.num_classes, network.style_channels > 0
+        moments: list[torch.Tensor] = []
+        styles: list[torch.Tensor] = []
+        for made in self._views(network, title):
+            mean, log_variance = made[LATENT].float().chunk(2)
+            moments.append(torch.stack([mean.mean(), (mean.square() + log_variance.exp()).mean()]))
+            styles.append(made[STYLE].float())
+        # as objects: processes may have made different numbers of views
+        _count(network, *(torch.cat(gather(torch.stack(rows))) for rows in (moments, styles)))
+
+    def _views(self, network: LatentDiffusion, title: str) -> Iterator[dict[str, Any]]:
+        """This process's share of the views, one after the other; at the end all have all."""
         wanted = [(number, view) for number in range(len(self)) for view in range(max(self.views, 1))]
         mine = wanted[rank() :: world_size()]
         disk = None
         if self.latents_dir is not None:
-            origin = weights_hash(network.autoencoder.state_dict())
-            disk = DiskCache(self.latents_dir, [*self.transform.transforms, origin])  # type: ignore[list-item]
-        moments: list[torch.Tensor] = []
-        styles: list[torch.Tensor] = []
+            disk = DiskCache(self.latents_dir, [*self.transform.transforms, self._origin(network)])  # type: ignore[list-item]
         for number, view in tqdm(mine, desc=title, unit="view", disable=rank() != 0, mininterval=1.0):
             made = self._view(network, number, view, disk)
-            latent = made[LATENT].float()
-            mean, log_variance = latent.chunk(2)
-            moments.append(torch.stack([mean.mean(), (mean.square() + log_variance.exp()).mean()]))
-            styles.append(made[STYLE].float())
             if self.views:
                 self.made[number, view] = made
+            yield made
         for part in gather(self.made):  # which case a process draws follows from the epoch: all need all
             self.made |= part
-        # as objects: processes may have made different numbers of views
-        _count(network, *(torch.cat(gather(torch.stack(rows))) for rows in (moments, styles)))
+
+    def _origin(self, network: LatentDiffusion) -> str:
+        """What the views depend on beside their case and its augmentation."""
+        return weights_hash(network.autoencoder.state_dict())
+
+    def _make(self, network: LatentDiffusion, item: dict[str, Any], seed: int) -> dict[str, Any]:
+        """A view, of the augmented case."""
+        return _encoded(network, item)
 
     def _view(self, network: LatentDiffusion, number: int, view: int, disk: DiskCache | None) -> dict[str, Any]:
         def make() -> dict[str, Any]:
-            return _encoded(network, TrainingDataset.__getitem__(self, (number, self._seed(number, view))))
+            seed = self._seed(number, view)
+            return self._make(network, TrainingDataset.__getitem__(self, (number, seed)), seed)
 
         if disk is None:
             return make()
@@ -118,6 +134,82 @@ class LatentDataset(TrainingDataset):
 
     def _seed(self, number: int, view: int) -> int:
         return int(np.random.SeedSequence([self.view_seed, number, view, 5]).generate_state(1)[0])
+
+
+class SampledDataset(LatentDataset):
+    """Augmented views of the cases, each with a latent that the denoiser sampled for its map: to train the decoder.
+
+    A decoder that was trained on latents of real images meets others when it decodes samples. Of each case a fixed
+    number of views is made before the training, with a latent in a drawn style each; a draw is a crop of one, on the
+    latent's cells. An item holds ``image`` and ``label``, ``latent`` in the autoencoder's units, and ``coarse``: the
+    mean intensity of each cell as the decoder gave it before this training.
+
+    Args:
+        data, transform: as of :class:`LatentDataset`.
+        crop: voxels along H, W, D of a draw, rounded down to whole cells, or to what the volume has.
+        stride: voxels per cell of the latent.
+        views: of each case, 1 or more.
+        kwargs: all else that :class:`LatentDataset` takes.
+
+    Raises:
+        InputError: for no views, or a crop of less than one cell.
+    """
+
+    def __init__(
+        self, data: Any, transform: Any, *, crop: Sequence[int], stride: int = 4, views: int = 8, **kwargs: Any
+    ) -> None:
+        if views < 1:
+            raise InputError(f"views must be 1 or more, got {views}: latents are sampled before the training")
+        if len(crop) != 3 or min(crop) < stride:
+            raise InputError(f"crop must be three numbers of {stride} voxels or more, got {list(crop)}")
+        super().__init__(data, transform, views=views, **kwargs)
+        self.crop, self.stride = [int(length) // stride for length in crop], int(stride)
+
+    def __getitem__(self, index: Any) -> dict[str, Any]:
+        seed = index[1] if isinstance(index, tuple) else 0
+        view = super().__getitem__(index)
+        latent, size = view[LATENT], view["label"].shape[1:]
+        generator = np.random.default_rng([seed, 7])
+        inside: list[slice] = []
+        for length, cells, wanted in zip(size, latent.shape[1:], self.crop, strict=True):
+            last = max(length // self.stride - wanted, 0)
+            first = int(generator.integers(last + 1))
+            inside.append(slice(first, min(first + wanted, cells)))
+        voxels = tuple(slice(part.start * self.stride, part.stop * self.stride) for part in inside)
+        parts = {LATENT: inside, COARSE: inside, "image": voxels, "label": voxels}
+        return {name: view[name][(slice(None), *part)] for name, part in parts.items()}
+
+    def encode(self, network: LatentDiffusion, *, title: str = "sampling") -> None:
+        """Make all views with the network."""
+        if network.autoencoder.stride != self.stride:
+            raise InputError(f"stride must be the autoencoder's, {network.autoencoder.stride}, got {self.stride}")
+        for _ in self._views(network, title):
+            pass
+
+    def _origin(self, network: LatentDiffusion) -> str:
+        return f"{weights_hash(network.state_dict())} {network.sampling}"
+
+    def _make(self, network: LatentDiffusion, item: dict[str, Any], seed: int) -> dict[str, Any]:
+        device = network.style_mean.device
+        image, label = (plain(torch.as_tensor(item[key])) for key in ("image", "label"))
+        with torch.no_grad():
+            given = network.conditioning(label[None].float().to(device))
+            latent = network.sample_latent(given, [seed])
+            image_of_it = network.decode(latent, given.decoder)
+        return {
+            LATENT: (latent / network.latent_scale.float())[0].cpu().half(),
+            COARSE: cell_means(image_of_it, self.stride)[0].cpu().half(),
+            "image": image.half(),
+            "label": label.to(torch.uint8),
+        }
+
+
+def cell_means(image: torch.Tensor, stride: int) -> torch.Tensor:
+    """Mean intensity of each cell of stride³ voxels, ``(B, C, H, W, D)`` → ``(B, C, ⌈H/s⌉, ⌈W/s⌉, ⌈D/s⌉)``.
+
+    Of a cell that reaches beyond the volume, of its voxels within it.
+    """
+    return F.avg_pool3d(image.float(), stride, ceil_mode=True, count_include_pad=False)
 
 
 def _encoded(network: LatentDiffusion, item: dict[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import torch
 from ...errors import InputError
 
 
-def white_noise(like: torch.Tensor, seed: int) -> torch.Tensor:
+def white_noise(like: torch.Tensor, seed: int, origin: list[int] | None = None) -> torch.Tensor:
     """White noise of mean 0 and variance 1 (uniform), ``(B, 1, H, W, D)``: a hash of position and seed.
 
     Not drawn from a generator: it is the same on every device and in an exported graph, and a voxel's value does not
@@ -18,10 +18,11 @@ def white_noise(like: torch.Tensor, seed: int) -> torch.Tensor:
     Args:
         like: a tensor ``(B, C, H, W, D)`` whose size, device and type are taken.
         seed: any whole number.
+        origin: where along H, W, D a part of a volume begins: it gets the noise that the whole has there. None: at 0.
     """
     bits = torch.full([1, 1, 1, 1, 1], seed & 0x7FFFFFFFFFFFFFFF, dtype=torch.int64, device=like.device)
     places = torch.arange(like.shape[0], device=like.device).view(-1, 1, 1, 1, 1)
-    return _field(like, bits * 1000003 + places)
+    return _field(like, bits * 1000003 + places, origin)
 
 
 def white_noises(like: torch.Tensor, seeds: list[int]) -> torch.Tensor:
@@ -35,13 +36,15 @@ def white_noises(like: torch.Tensor, seeds: list[int]) -> torch.Tensor:
     return _field(like, bits.view(-1, 1, 1, 1, 1) * 1000003)
 
 
-def _field(like: torch.Tensor, h: torch.Tensor) -> torch.Tensor:
+def _field(like: torch.Tensor, h: torch.Tensor, origin: list[int] | None = None) -> torch.Tensor:
     """The noise of the items' numbers ``(B, 1, 1, 1, 1)``, int64."""
     h = _mixed(h)
     for axis in (2, 3, 4):
         shape = [1, 1, 1, 1, 1]
         shape[axis] = like.shape[axis]
-        h = _mixed(h * 1000003 + torch.arange(like.shape[axis], device=like.device).view(shape))
+        first = 0 if origin is None else origin[axis - 2]
+        places = first + torch.arange(like.shape[axis], device=like.device)
+        h = _mixed(h * 1000003 + places.view(shape))
     uniform = h.to(torch.float32) * (1.0 / 0xFFFFFFFF)
     noise: torch.Tensor = ((uniform - 0.5) * 12.0**0.5).to(like.dtype)
     return noise
@@ -75,18 +78,46 @@ def stream(seed: int, number: int) -> int:
     return h + 1  # 0 would hash the first voxel to 0
 
 
-def gaussian_noise(like: torch.Tensor, seed: int) -> torch.Tensor:
+def gaussian_noise(like: torch.Tensor, seed: int, origin: list[int] | None = None) -> torch.Tensor:
     """:func:`white_noise` with a normal distribution, cut at 4.9 standard deviations: what ``torch.randn`` draws from.
 
     Args:
-        like, seed: see there.
+        like, seed, origin: see there.
     """
-    return _normal(white_noise(_float32(like), seed)).to(like.dtype)
+    return _normal(white_noise(_float32(like), seed, origin)).to(like.dtype)
 
 
 def gaussian_noises(like: torch.Tensor, seeds: list[int]) -> torch.Tensor:
     """:func:`white_noises` with a normal distribution, see :func:`gaussian_noise`."""
     return _normal(white_noises(_float32(like), seeds)).to(like.dtype)
+
+
+class VolumeNoise:
+    """:func:`gaussian_noise` of several volumes of one size, any part of them.
+
+    Args:
+        seeds: one per volume.
+    """
+
+    def __init__(self, seeds: Sequence[int]) -> None:
+        self.seeds = list(seeds)
+
+    def part(
+        self, rows: slice, size: Sequence[int], origin: Sequence[int] = (0, 0, 0), *, device: torch.device
+    ) -> torch.Tensor:
+        """The noise of some of the volumes in one part of them, float32.
+
+        Args:
+            rows: of the volumes.
+            size: H, W, D of the part.
+            origin: where along H, W, D it begins.
+            device: where it is made.
+
+        Returns:
+            ``(rows, 1, H, W, D)``.
+        """
+        place = torch.empty(1, device=device).expand(1, 1, *size)
+        return torch.cat([gaussian_noise(place, seed, list(origin)) for seed in self.seeds[rows]])
 
 
 def _float32(like: torch.Tensor) -> torch.Tensor:

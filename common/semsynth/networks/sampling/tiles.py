@@ -10,6 +10,7 @@ import torch
 
 from ...errors import InputError
 from ..autoencoder import SPADEAutoencoder
+from ..blocks.noise import VolumeNoise
 from ..vqgan import VQGAN
 
 Ranges = tuple[slice, slice, slice]
@@ -58,6 +59,7 @@ def decode_in_tiles(
     tile: Sequence[int],
     *,
     batch_size: int = 1,
+    noise: VolumeNoise | None = None,
 ) -> torch.Tensor:
     """Images of latents of one label map, part by part: memory is that of a part.
 
@@ -75,6 +77,7 @@ def decode_in_tiles(
         label: class indices ``(1, 1, H, W, D)``.
         tile: voxels along H, W, D of a part, without what lies around it; 0 for the whole axis.
         batch_size: latents that are decoded at once.
+        noise: that the decoder adds, of as many volumes as there are latents; None adds none.
 
     Returns:
         Intensities, about in [0, 1], ``(B, 1, H, W, D)``, float32.
@@ -94,10 +97,13 @@ def decode_in_tiles(
             for inner, outer in zip(part.inner, part.outer, strict=True)
         ]
         place = image[:, :, part.inner[0], part.inner[1], part.inner[2]]
-        for rows, target in zip(latent.split(batch_size), place.split(batch_size), strict=True):
-            decoded = autoencoder.decode(rows[:, :, h, w, d], condition)
-            target.copy_(decoded[:, :, kept[0], kept[1], kept[2]])
-            del decoded
+        origin = [axis.start for axis in part.outer]
+        for first in range(0, len(latent), batch_size):
+            rows = slice(first, first + batch_size)
+            added = () if noise is None else (noise.part(rows, own.shape[2:], origin, device=latent.device),)
+            decoded = autoencoder.decode(latent[rows, :, h, w, d], condition, *added)
+            place[rows].copy_(decoded[:, :, kept[0], kept[1], kept[2]])
+            del decoded, added
         del condition  # before the next part's is made
     return image
 

@@ -9,8 +9,12 @@ from monai.engines import SupervisedTrainer
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from ...errors import InputError
+from ...labels import plain
+from ...networks.autoencoder import SPADEAutoencoder
 from ...precision import autocast
-from ..losses.autoencoder import AutoencoderLoss
+from ..latents import COARSE, LATENT
+from ..losses.autoencoder import AutoencoderLoss, DecoderLoss
 from ..losses.gan import ConditionalGANLoss
 from .base import MixedPrecisionTrainer
 from .batches import PrepareSynthesisBatch
@@ -165,3 +169,51 @@ class AutoencoderTrainer(DelayedAdversarialTrainer, VariationalGANTrainer):
         if self.state.iteration % self.loss_function.r1_interval == 0:
             terms |= self.loss_function.penalty(self.discriminator, label, real)
         return terms
+
+
+class DecoderTrainer(AutoencoderTrainer):
+    """Training of the decoder in a :class:`~semsynth.networks.latent_diffusion.LatentDiffusion` on sampled latents.
+
+    Batches are those of a :class:`semsynth.training.latents.SampledDataset`. Encoder and denoiser stay as they are.
+    Each step draws the noise that the decoder adds, if it is one that does.
+
+    Args:
+        loss_function: a :class:`semsynth.training.losses.autoencoder.DecoderLoss`.
+        kwargs: all that :class:`AutoencoderTrainer` takes; the optimizer has the decoder's parameters alone.
+
+    Raises:
+        InputError: for an optimizer that has others.
+    """
+
+    loss_function: DecoderLoss
+
+    def __init__(self, *, warm_up_epochs: int = 0, **kwargs: Any) -> None:
+        super().__init__(warm_up_epochs=warm_up_epochs, **kwargs)
+        decoder = self._autoencoder().decoder
+        own = {id(p) for p in decoder.parameters()}
+        if any(id(p) not in own for group in self.optimizer.param_groups for p in group["params"]):
+            raise InputError(
+                "the optimizer has other parameters than the decoder's; give it "
+                "$@network_def.autoencoder.decoder.parameters()"
+            )
+        decoder.requires_grad_(True)
+
+    def _autoencoder(self) -> SPADEAutoencoder:
+        whole: Any = getattr(self.network, "module", self.network)
+        found = getattr(whole, "autoencoder", None)
+        if not isinstance(found, SPADEAutoencoder):
+            raise InputError(f"needs a network with a SPADE autoencoder, got {type(found or whole).__name__}")
+        return found
+
+    def _synthesize(self, engine: SupervisedTrainer, label: torch.Tensor, real: torch.Tensor) -> tuple[Any, ...]:
+        batch: Any = engine.state.batch
+        latent, coarse = (plain(batch[key]).to(label.device) for key in (LATENT, COARSE))
+        autoencoder = self._autoencoder()
+        added = (torch.randn_like(real),) if autoencoder.takes_noise else ()
+        return autoencoder.decode(latent, label, *added), coarse
+
+    def _generator_terms(
+        self, discriminator: Any, label: torch.Tensor, fake: torch.Tensor, real: torch.Tensor, *more: Any
+    ) -> dict[str, torch.Tensor]:
+        terms = self.loss_function.generator(discriminator, label, fake, real)
+        return terms | self.loss_function.content(fake, more[0], self._autoencoder().stride)

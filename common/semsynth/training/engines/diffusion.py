@@ -16,6 +16,7 @@ from ...networks.latent_diffusion import LatentDiffusion
 from ...precision import autocast
 from ..latents import LATENT, STYLE
 from ..losses.diffusion import DiffusionLoss
+from ..losses.texture import texture
 from .base import MixedPrecisionTrainer
 
 
@@ -149,6 +150,38 @@ class DenoiserEvaluator(SupervisedEvaluator):
             predicted.append(network.schedule.joined(output, level))
             wanted.append(network.schedule.target(clean, noise, level))
         return torch.cat(predicted, dim=1), torch.cat(wanted, dim=1)
+
+
+class SynthesisEvaluator(SupervisedEvaluator):
+    """Validation of synthetic volumes by their texture: one per case, in the style of the case's own scan.
+
+    The output holds ``image`` (label map), ``label`` (real image), ``pred`` (the synthetic one), and ``predicted`` and
+    ``wanted``: the strength of each band of texture of both, where the map has tissue and where it has none, see
+    :func:`semsynth.training.losses.texture.texture`; regions of too few voxels are left out.
+
+    Args:
+        network: the :class:`~semsynth.networks.latent_diffusion.LatentDiffusion`.
+        kwargs: all else that ``SupervisedEvaluator`` takes. Batches hold one case, under ``image`` and ``label``.
+    """
+
+    @torch.no_grad()
+    def _iteration(self, engine: SupervisedEvaluator, batchdata: dict[str, torch.Tensor]) -> dict[str, Any]:
+        whole: Any = getattr(self.network, "module", self.network)
+        whole.eval()
+        label, image = (plain(batchdata[key].to(engine.state.device)) for key in ("label", "image"))
+        style = whole.encode(image, label)[0] if whole.style_channels else None
+        pred = whole.synthesize(label, [whole.noise_seed + engine.state.iteration], style=style)
+        found = [texture(volume.float().clamp(0.0, 1.0), label) for volume in (pred, image)]
+        there = found[0][1] & found[1][1]
+        output = {
+            Keys.IMAGE: label, Keys.LABEL: image, Keys.PRED: pred,
+            "predicted": found[0][0][there][None], "wanted": found[1][0][there][None],
+        }  # fmt: skip
+        engine.state.output = output
+        engine.fire_event(IterationEvents.FORWARD_COMPLETED)
+        engine.fire_event(IterationEvents.MODEL_COMPLETED)
+        decollated: dict[str, Any] = engine.state.output  # type: ignore[assignment]
+        return decollated
 
 
 def _middle(volume: torch.Tensor, slices: int | None) -> torch.Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from ...errors import InputError
 from .gan import Adversarial, VariationalGANLoss, _check_weights, scales_of
@@ -69,6 +70,59 @@ class AutoencoderLoss(VariationalGANLoss):
             return {}
         with torch.autocast(real.device.type, enabled=False):
             return {"d_r1": 0.5 * self.r1_weight * self.r1_interval * r1_penalty(discriminator, label, real.float())}
+
+
+class DecoderLoss(AutoencoderLoss):
+    """The loss of a decoder that is trained on sampled latents: adversarial, and the coarse content as it was.
+
+    There is no image that a sampled latent should give, voxel by voxel: a discriminator says what is missing. Means
+    over blocks of cells are held where they were, so that anatomy, style and what the label map asks for stay.
+
+    Args:
+        adversarial, adversarial_weight, r1_weight, r1_interval: as of :class:`AutoencoderLoss`.
+        content_weight: of the mean absolute difference of the blocks' means, on intensities scaled to [-1, 1].
+        content_cells: of the latent along each axis of a block; 1 holds every cell's mean, more leaves the mottle of
+            single cells to the discriminator.
+
+    Raises:
+        InputError: as :class:`AutoencoderLoss`, and for blocks of less than one cell.
+    """
+
+    def __init__(
+        self,
+        *,
+        adversarial: Adversarial = "least_squares",
+        adversarial_weight: float = 1.0,
+        content_weight: float = 1.0,
+        content_cells: int = 2,
+        r1_weight: float = 1.0,
+        r1_interval: int = 16,
+    ) -> None:
+        super().__init__(
+            adversarial=adversarial, adversarial_weight=adversarial_weight, l1_weight=0.0, perceptual_weight=0.0,
+            kl_weight=0.0, r1_weight=r1_weight, r1_interval=r1_interval,
+        )  # fmt: skip
+        _check_weights(content_weight=content_weight)
+        if content_cells < 1:
+            raise InputError(f"content_cells must be 1 or more, got {content_cells}")
+        self.content_weight, self.content_cells = content_weight, int(content_cells)
+
+    def content(self, fake: torch.Tensor, coarse: torch.Tensor, stride: int) -> dict[str, torch.Tensor]:
+        """The term of the coarse content; {} where its weight is 0.
+
+        Args:
+            fake: image in [0, 1], ``(B, 1, H, W, D)``.
+            coarse: mean intensity of each cell, as it should be, ``(B, 1, h, w, d)``.
+            stride: voxels of the image per cell.
+        """
+        if self.content_weight == 0:
+            return {}
+        # one average of all voxels of a block, also where the last cell is cut: cells of the border weigh as they do
+        found, wanted = (
+            F.avg_pool3d(x, self.content_cells, ceil_mode=True, count_include_pad=False)
+            for x in (F.avg_pool3d(fake.float(), stride, ceil_mode=True, count_include_pad=False), coarse.float())
+        )
+        return {"g_content": self.content_weight * 2.0 * F.l1_loss(found, wanted)}
 
 
 def latent_kl(mean: torch.Tensor, log_variance: torch.Tensor) -> torch.Tensor:
