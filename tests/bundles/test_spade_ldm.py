@@ -141,3 +141,17 @@ def test_stage_three_trains_the_decoder_on_sampled_latents_and_its_weights_synth
         for i in range(2)
     ]
     assert np.array_equal(*volumes)
+
+
+@pytest.mark.slow
+def test_stage_three_goes_on_as_if_it_had_not_stopped(weights: Path, tiny_dataset: Path, tmp_path: Path) -> None:
+    names = ["train", "decoder", "tiny", "tiny_decoder"]
+    for folder, parts in {"at once": [{"max_epochs": 2}], "in two": [{"max_epochs": 1}, {"max_epochs": 2}]}.items():
+        for i, part in enumerate(parts):
+            paths = {"dataset_dir": tiny_dataset, "run_dir": tmp_path / folder}
+            options = part | {"init_weights": str(weights), "resume": i > 0, "lr_scheduler#T_max": 2}
+            training = bundle_runs.workflow(BUNDLE, names, "train", paths, **options, **{"d_lr_scheduler#T_max": 2})
+            training.run()
+            training.finalize()
+    made = [torch.load(tmp_path / folder / "model_final.pt") for folder in ("at once", "in two")]
+    assert bundle_runs.compare_weights(*made) == []
