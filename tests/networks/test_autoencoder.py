@@ -182,6 +182,18 @@ def test_weights_from_before_there_was_noise_give_the_same_image_with_and_withou
     both.load_state_dict({f"one.{name}": value for name, value in old.state_dict().items()})
 
 
+def test_noise_is_drawn_in_training_alone() -> None:
+    network = tiny(noise=True)
+    label, image = volumes()
+    with torch.no_grad():
+        network.encoder.head.weight.zero_()
+        network.encoder.head.bias[3:] = -30.0  # type: ignore[index]  # a posterior without spread
+        assert torch.equal(network(label, image).pred, network(label, image).pred)
+        network.train()
+        first, second = network(label, image).pred, network(label, image).pred
+    assert (first - second).abs().mean() > 1e-3
+
+
 def test_a_latent_of_another_size_is_named() -> None:
     network = tiny()
     label, _ = volumes()

@@ -133,6 +133,8 @@ class SPADEAutoencoder(nn.Module):
     def forward(self, image: torch.Tensor, real: torch.Tensor) -> Reconstruction:
         """Image → latent, drawn from its posterior in training and its mean otherwise → image.
 
+        In training the noise that the decoder may add is drawn, too; otherwise there is none.
+
         Args:
             image: class indices ``(B, 1, H, W, D)``. (The name is what MONAI's tools call a network's input.)
             real: intensities in [0, 1], ``(B, 1, H, W, D)``.
@@ -141,10 +143,11 @@ class SPADEAutoencoder(nn.Module):
             Reconstruction, about in [0, 1], with mean and log σ² ``(B, Z, h, w, d)``.
         """
         mean, log_variance = self.encode(real)
-        latent = mean
-        if self.training:
-            latent = mean + torch.exp(0.5 * log_variance) * torch.randn_like(mean)
-        return Reconstruction(self.decode(latent, image), mean, log_variance)
+        if not self.training:
+            return Reconstruction(self.decode(mean, image), mean, log_variance)
+        latent = mean + torch.exp(0.5 * log_variance) * torch.randn_like(mean)
+        noise = torch.randn_like(plain(real)) if self.takes_noise else None
+        return Reconstruction(self.decode(latent, image, noise), mean, log_variance)
 
     def encode(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Posterior of the latent.
