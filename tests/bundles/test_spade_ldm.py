@@ -123,34 +123,35 @@ def test_stage_two_goes_on_from_whole_weights_without_those_of_stage_one(
             assert torch.allclose(made[name].float(), given[name], atol=1e-2), name
 
 
+THIRD = ["train", "decoder", "tiny", "tiny_decoder"]
+QUICK = {"learning_rate": 0.02, "d_learning_rate": 0.02, "train#handlers#0#warm_up": 1}
+
+
 def test_stage_three_trains_the_decoder_on_sampled_latents_and_its_weights_synthesise(
     weights: Path, tiny_dataset: Path, tmp_path: Path
 ) -> None:
     paths = {"dataset_dir": tiny_dataset, "run_dir": tmp_path / "run"}
-    names = ["train", "decoder", "tiny", "tiny_decoder"]
-    training = bundle_runs.workflow(BUNDLE, names, "train", paths, init_weights=str(weights))
+    options = QUICK | {"init_weights": str(weights), "average#momentum": 0.9}
+    training = bundle_runs.workflow(BUNDLE, THIRD, "train", paths, **options)
     training.run()
-    made, given = torch.load(tmp_path / "run" / "model_final.pt"), torch.load(weights)
-    for name in given:
-        same = torch.allclose(made[name].float(), given[name], atol=1e-2)
-        assert same or name.startswith("autoencoder.decoder."), name
-    assert "autoencoder.decoder.noise.conv.weight" in made
+    training.finalize()
+    file = tmp_path / "run" / "model_final.pt"
+    made, given = torch.load(file), torch.load(weights)
+    changed = {name for name in given if not torch.allclose(made[name].float(), given[name], atol=2e-3)}
+    assert {name.split(".")[1] for name in changed} == {"decoder"}
+    assert float(made["autoencoder.decoder.noise.conv.weight"].abs().max()) > 1e-3
     noise = {"network_def#autoencoder#noise": True}
-    volumes = [
-        synthesise(BUNDLE, tmp_path / "run" / "model_final.pt", tiny_dataset, tmp_path / str(i), **noise)[0]
-        for i in range(2)
-    ]
+    volumes = [synthesise(BUNDLE, file, tiny_dataset, tmp_path / str(i), **noise)[0] for i in range(2)]
     assert np.array_equal(*volumes)
 
 
 @pytest.mark.slow
 def test_stage_three_goes_on_as_if_it_had_not_stopped(weights: Path, tiny_dataset: Path, tmp_path: Path) -> None:
-    names = ["train", "decoder", "tiny", "tiny_decoder"]
     for folder, parts in {"at once": [{"max_epochs": 2}], "in two": [{"max_epochs": 1}, {"max_epochs": 2}]}.items():
         for i, part in enumerate(parts):
             paths = {"dataset_dir": tiny_dataset, "run_dir": tmp_path / folder}
-            options = part | {"init_weights": str(weights), "resume": i > 0, "lr_scheduler#T_max": 2}
-            training = bundle_runs.workflow(BUNDLE, names, "train", paths, **options, **{"d_lr_scheduler#T_max": 2})
+            options = QUICK | part | {"init_weights": str(weights), "resume": i > 0, "lr_scheduler#T_max": 2}
+            training = bundle_runs.workflow(BUNDLE, THIRD, "train", paths, **options, **{"d_lr_scheduler#T_max": 2})
             training.run()
             training.finalize()
     made = [torch.load(tmp_path / folder / "model_final.pt") for folder in ("at once", "in two")]

@@ -137,6 +137,21 @@ def test_bad_denoisers_are_named(kwargs: dict[str, Any], message: str) -> None:
 # ---- sampling
 
 
+def test_no_two_noises_of_a_sample_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = diffusion(of_autoencoder={"noise": True}, sampler="ddpm", steps=5)
+    seen: list[int] = []
+
+    def noise(like: torch.Tensor, seed: int, *origin: Any) -> torch.Tensor:
+        seen.append(seed)
+        return gaussian_noise(like, seed, *origin)
+
+    for module in ("latent_diffusion", "blocks.noise", "blocks.style"):
+        monkeypatch.setattr(f"semsynth.networks.{module}.gaussian_noise", noise)
+    network.synthesize(label_map(), [7])
+    assert len(seen) >= 7
+    assert len(set(seen)) == len(seen)
+
+
 @pytest.mark.parametrize("noise", [False, True])
 def test_a_sample_depends_on_map_and_seed_alone(noise: bool) -> None:
     network = diffusion(of_autoencoder={"noise": noise})

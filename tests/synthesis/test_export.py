@@ -150,6 +150,18 @@ def test_a_full_disk_is_said_and_nothing_is_left(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not (BUNDLE / "models" / "model.pt").is_file(), reason="no trained weights")
+def test_weights_with_noise_make_a_network_with_noise(tmp_path: Path) -> None:
+    network = load_network(BUNDLE)
+    state = {name: value for name, value in network.state_dict().items() if ".noise." not in name}
+    noise = {"weight": torch.ones(32, 1, 2, 2, 2), "bias": torch.zeros(32)}
+    state |= {f"autoencoder.decoder.noise.conv.{name}": value for name, value in noise.items()}
+    torch.save(state, tmp_path / "with.pt")
+    made = load_network(BUNDLE, tmp_path / "with.pt")
+    assert made.autoencoder.takes_noise
+    assert torch.equal(made.autoencoder.decoder.noise.conv.weight, noise["weight"])
+
+
+@pytest.mark.skipif(not (BUNDLE / "models" / "model.pt").is_file(), reason="no trained weights")
 def test_the_bundle_is_exported(tmp_path: Path) -> None:
     export_bundle(BUNDLE, tmp_path, (32, 24, 16), steps=5)
     about = json.loads((tmp_path / "sampling.json").read_text())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,9 @@ from semsynth.networks.frozen import FrozenSegmenter
 from semsynth.networks.latent_diffusion import Denoised, LatentDiffusion, intensity_style
 from semsynth.training.engines.adversarial import DecoderTrainer
 from semsynth.training.engines.diffusion import DenoiserEvaluator, DenoiserTrainer, SynthesisEvaluator, drawn
-from semsynth.training.latents import COARSE, LATENT, STYLE, EncodeCases, cell_means
+from semsynth.training.latents import COARSE, LATENT, STYLE, EncodeCases
 from semsynth.training.loading import CaseSampler, TrainingDataset, TrainingLoader
-from semsynth.training.losses.autoencoder import DecoderLoss
+from semsynth.training.losses.autoencoder import DecoderLoss, block_means
 from semsynth.training.losses.diffusion import DiffusionLoss
 from semsynth.training.losses.texture import texture
 from tiny_diffusion import dataset, diffusion, label_map
@@ -103,32 +104,45 @@ def test_sampled_latents_come_with_crops_of_their_own_map_and_scan(tiny_dataset:
     assert len(seen) > 5
     latent, label = view[LATENT][None].float(), view["label"][None].float()
     image = network.autoencoder.decode(latent, label)
-    torch.testing.assert_close(cell_means(image, 4)[0], view[COARSE].float(), atol=2e-2, rtol=0)
+    torch.testing.assert_close(block_means(image, 4)[0], view[COARSE].float(), atol=2e-2, rtol=0)
     given = network.conditioning(label)
     again = network.sample_latent(given, [data._seed(1, 1)])[0] / 0.5
     torch.testing.assert_close(again, latent[0], atol=1e-2, rtol=1e-2)
 
 
-def test_other_weights_of_the_denoiser_sample_other_latents(tiny_dataset: Path, tmp_path: Path) -> None:
-    network = diffusion()
+def test_latents_on_disk_are_sampled_again_where_they_would_be_others(tiny_dataset: Path, tmp_path: Path) -> None:
+    network = diffusion(of_denoiser={"dropout": 0.5}).train()
     options: dict[str, Any] = {"crop": (8, 8, 8), "views": 1, "latents_dir": tmp_path}
-    made = []
-    for change in (0.0, 0.0, 0.3):
-        with torch.no_grad():
-            next(iter(network.denoiser.parameters())).add_(change)
+
+    def made() -> torch.Tensor:
         data = dataset(tiny_dataset, **options)
         data.encode(network)
-        made.append(data.made[0, 0][LATENT])
-    assert torch.equal(made[0], made[1])
-    assert not torch.equal(made[1], made[2])
+        latent: torch.Tensor = data.made[0, 0][LATENT]
+        return latent
+
+    first, files = made(), {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
+    network.sampling = replace(network.sampling, batch_size=3, tile=(8, 8, 0))
+    assert torch.equal(made(), first)
+    assert all(path.stat().st_mtime_ns == time for path, time in files.items())
+    network.style_scale = 0.5
+    second = made()
+    assert not torch.equal(first, second)
+    with torch.no_grad():
+        next(iter(network.denoiser.parameters())).add_(0.3)
+    assert not torch.equal(made(), second)
+    assert network.training and network.denoiser.training
+    dataset(tiny_dataset, views=1, latents_dir=tmp_path).encode(diffusion())
+    before = made()
+    assert torch.equal(made(), before)
 
 
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
         ({"crop": (8, 8, 8), "views": 0}, "views must be 1 or more, got 0"),
-        ({"crop": (8, 8, 3)}, r"crop must be three numbers of 4 voxels or more, got \[8, 8, 3\]"),
+        ({"crop": (8, 8, 3)}, r"crop must be three numbers of 4 voxels or more, got \(8, 8, 3\)"),
         ({"crop": (8, 8)}, "crop must be three numbers"),
+        ({"crop": 8}, "crop must be three numbers"),
     ],
 )
 def test_bad_sampled_data_are_named(tiny_dataset: Path, kwargs: dict[str, Any], message: str) -> None:
@@ -384,25 +398,27 @@ def test_validation_knows_a_better_denoiser_and_shows_the_first_cases(tiny_datas
 # ---- the decoder on sampled latents
 
 
-def decoder_trainer(data: Any, network: LatentDiffusion, epochs: int = 2, **weights: Any) -> DecoderTrainer:
+def decoder_trainer(
+    data: Any, network: LatentDiffusion, epochs: int = 2, discriminator: nn.Module | None = None, **weights: Any
+) -> DecoderTrainer:
     torch.manual_seed(5)
-    discriminator = ConditionalPatchDiscriminator(
-        4, channels=4, num_layers=2, norm="INSTANCE", label_encoding="one_hot"
-    )
+    if discriminator is None:
+        discriminator = ConditionalPatchDiscriminator(
+            4, channels=4, num_layers=2, norm="INSTANCE", label_encoding="one_hot"
+        )
     loader = TrainingLoader(data, sampler=CaseSampler(data, seed=0, epoch_cases=4), batch_size=1, num_workers=0)
-    trainer = DecoderTrainer(
+    return DecoderTrainer(
         device=torch.device("cpu"), max_epochs=epochs, train_data_loader=loader, network=network,
         optimizer=torch.optim.Adam(network.autoencoder.decoder.parameters(), lr=1e-3), discriminator=discriminator,
         d_optimizer=torch.optim.Adam(discriminator.parameters(), lr=1e-3), loss_function=DecoderLoss(**weights),
     )  # fmt: skip
-    trainer.add_event_handler(Events.STARTED, lambda engine: data.encode(network))
-    return trainer
 
 
 def test_the_decoder_alone_is_trained(tiny_dataset: Path) -> None:
     network = diffusion(of_autoencoder={"noise": True})
     before = {name: value.clone() for name, value in network.state_dict().items()}
     data = dataset(tiny_dataset, crop=(24, 24, 24))
+    data.encode(network)
     trainer = decoder_trainer(data, network, r1_interval=1)
     trainer.run()
     assert set(trainer.state.output["losses"]) == {"g_adversarial", "g_content", "d_real", "d_fake", "d_r1"}  # type: ignore[index]
@@ -427,27 +443,46 @@ def test_the_coarse_content_is_held_and_fine_texture_is_free() -> None:
     held = DecoderLoss(content_weight=3.0, content_cells=1).content(image + 0.1 * mottle, coarse, 4)
     assert float(held["g_content"]) == pytest.approx(0.6, rel=1e-4)
     assert DecoderLoss(content_weight=0.0).content(image, coarse, 4) == {}
+    few = loss.content(image[..., :4] + 0.1, coarse[..., :1], 4)["g_content"]  # fewer cells than a block has
+    assert float(few) == pytest.approx(0.6, rel=1e-4)
     with pytest.raises(InputError, match="content_cells must be 1 or more, got 0"):
         DecoderLoss(content_cells=0)
 
 
-def test_training_moves_the_texture_towards_the_scans(tiny_dataset: Path) -> None:
+class DetailJudge(nn.Module):
+    """A discriminator that knows one thing: its logit is 1 for as much fine detail as the scans have."""
+
+    def __init__(self, usual: float) -> None:
+        super().__init__()
+        self.usual = nn.Parameter(torch.tensor(usual))
+
+    def forward(self, label: torch.Tensor, image: torch.Tensor) -> list[torch.Tensor]:
+        detail = image - nn.functional.avg_pool3d(image, 3, stride=1, padding=1)
+        return [detail, detail.square().mean(dim=(1, 2, 3, 4), keepdim=True).sqrt() / self.usual]
+
+
+def test_the_detail_that_a_discriminator_misses_is_added(tiny_dataset: Path) -> None:
     network = diffusion(of_autoencoder={"noise": True})
-    for parameter in network.autoencoder.decoder.noise.parameters():
-        nn.init.zeros_(parameter)
+    decoder = network.autoencoder.decoder
+    for parameter in [*decoder.noise.parameters(), decoder.head.weight, decoder.head.bias]:
+        nn.init.zeros_(parameter)  # an even grey to begin with
     data = dataset(tiny_dataset, crop=(24, 24, 24))
-    trainer = decoder_trainer(data, network, 12, content_weight=1.0)
-    trainer.optimizer.param_groups[0]["lr"] = 3e-3
+    data.encode(network)
+    item, knows = data[0, 0], DetailJudge(0.1)
+    trainer = decoder_trainer(data, network, 25, discriminator=knows, r1_weight=0.0)
+    trainer.d_optimizer.param_groups[0]["lr"] = 0.0
+    trainer.optimizer.param_groups[0]["lr"] = 1e-2
     trainer.run()
-    noise = network.autoencoder.decoder.noise
-    assert float(sum(p.abs().sum() for p in noise.parameters())) > 0.05
-    item = data[0, 0]
     with torch.no_grad():
         images = [
             network.autoencoder.decode(item[LATENT][None], item["label"][None], torch.randn(1, 1, 24, 24, 24))
             for _ in range(2)
         ]
-    assert (images[0] - images[1]).abs().mean() > 1e-3
+        logits = [float(knows(item["label"][None], image)[-1]) for image in images]
+    assert logits == pytest.approx([1.0, 1.0], abs=0.3)
+    assert (images[0] - images[1]).abs().mean() > 0.005
+    means = block_means(block_means(images[0], 4), 2)
+    torch.testing.assert_close(means, torch.full_like(means, 0.5), atol=0.05, rtol=0)
 
 
 def test_an_optimizer_of_more_than_the_decoder_is_refused(tiny_dataset: Path) -> None:
@@ -461,11 +496,14 @@ def test_an_optimizer_of_more_than_the_decoder_is_refused(tiny_dataset: Path) ->
     assert data.crop == [2, 2, 2]
 
 
-def test_validation_compares_the_texture_of_each_case_in_its_own_style(tiny_dataset: Path) -> None:
+@pytest.mark.parametrize(("slices", "bands"), [(100, 4), (9, 3)])
+def test_validation_compares_the_texture_of_each_case_in_its_own_style(
+    tiny_dataset: Path, slices: int, bands: int
+) -> None:
     network = diffusion()
     keys = Compose([LoadIntensityd("image"), LoadLabelMapd("label", 4)])
     case = keys(dataset(tiny_dataset).data[0])
-    batch = {key: torch.as_tensor(case[key])[None] for key in ("image", "label")}
+    batch = {key: torch.as_tensor(case[key])[None][..., :slices] for key in ("image", "label")}
     found: list[Any] = []
     evaluator = SynthesisEvaluator(device=torch.device("cpu"), val_data_loader=[batch], network=network)
     evaluator.add_event_handler(IterationEvents.MODEL_COMPLETED, lambda engine: found.extend(engine.state.output))
@@ -474,7 +512,7 @@ def test_validation_compares_the_texture_of_each_case_in_its_own_style(tiny_data
     style, _ = network.encode(batch["image"], batch["label"])
     pred = network.synthesize(batch["label"], [network.noise_seed + 1], style=style)
     torch.testing.assert_close(output["pred"], pred[0])
-    wanted, there = texture(batch["image"].float(), batch["label"])
+    wanted, there = texture(batch["image"].float(), batch["label"], bands=bands)
     assert output["wanted"].shape == output["predicted"].shape == (int(there.sum()),)
     torch.testing.assert_close(output["wanted"], wanted[there])
-    torch.testing.assert_close(output["predicted"], texture(pred, batch["label"])[0][there])
+    torch.testing.assert_close(output["predicted"], texture(pred, batch["label"], bands=bands)[0][there])

@@ -26,8 +26,8 @@ from .sampling.guided import Conditioning, GuidedDenoiser, SamplingOptions, Star
 from .sampling.samplers import Prediction, Schedule, Step
 from .sampling.tiles import Autoencoder, check_local, decode_in_tiles
 
-_OF_DECODER, _OF_STEPS = 1, 2
-"""Numbers of a sample's streams of noise: the style's is 0, the decoder's 1, the start's and the steps' 2 and more."""
+_OF_START, _OF_DECODER = 1, 1 << 20
+"""Numbers of a sample's streams of noise: the style's is 0, the start's 1, those of the steps follow."""
 
 
 class Denoised(NamedTuple):
@@ -276,7 +276,7 @@ class LatentDiffusion(StyleDistribution):
         places = torch.empty(size, device=self.style_mean.device)[:, None]  # (Z, 1, h, w, d)
 
         def noise(number: int) -> torch.Tensor:
-            return torch.stack([gaussian_noise(places, stream(seed, number + _OF_STEPS))[:, 0] for seed in seeds])
+            return torch.stack([gaussian_noise(places, stream(seed, number + 1 + _OF_START))[:, 0] for seed in seeds])
 
         loop = GuidedDenoiser(self.denoiser, self.schedule, own, stride=self.autoencoder.stride)
         return loop.latents(given, Start(noise, self._styles(seeds, style)), partial(self._watch, on_step=on_step))

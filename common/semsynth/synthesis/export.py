@@ -283,6 +283,10 @@ def load_network(bundle: str | Path, weights: str | Path | None = None) -> Laten
     parser = ConfigParser()
     parser.read_config(read_object(config, damaged="take the bundle's own"))
     parser["bundle_root"], parser["device"] = str(bundle), "cpu"
+    source = Path(weights or bundle / "models" / "model.pt")
+    state = {name: value.float() for name, value in load_weights(source).items()}
+    if any(name.startswith("autoencoder.decoder.noise.") for name in state):
+        parser["network_def#autoencoder#noise"] = True
     try:
         network = parser.get_parsed_content("network_def")
     except Exception as error:  # of any kind that a config's components raise
@@ -292,9 +296,8 @@ def load_network(bundle: str | Path, weights: str | Path | None = None) -> Laten
         raise InputError(f"{config}: its network_def cannot be built ({reason[0]}); take the bundle's own") from error
     if not isinstance(network, LatentDiffusion):
         raise InputError(f"{bundle}: holds a {type(network).__name__}; what is exported is a LatentDiffusion")
-    source = Path(weights or bundle / "models" / "model.pt")
     try:
-        network.load_state_dict({name: value.float() for name, value in load_weights(source).items()})
+        network.load_state_dict(state)
     except RuntimeError as error:
         raise InputError(f"{source}: weights of another network ({str(error).splitlines()[-1].strip()})") from error
     return network

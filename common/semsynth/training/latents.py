@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from ignite.engine import Engine, Events
-from torch.nn import functional as F
 from tqdm import tqdm
 
 from ..data.entries import VOXELS
 from ..distributed import gather, rank, world_size
 from ..errors import InputError
 from ..labels import plain
+from ..memory import memory_advice
 from ..networks.latent_diffusion import LatentDiffusion, intensity_style
 from ..paths import as_path
 from ..provenance.cards import weights_hash
 from .cache import DiskCache
 from .loading import TrainingDataset
+from .losses.autoencoder import block_means
 
 logger = logging.getLogger(__name__)
 LATENT = "latent"
@@ -52,6 +54,8 @@ class LatentDataset(TrainingDataset):
     Raises:
         InputError: for a negative number of views.
     """
+
+    kind = "view"
 
     def __init__(
         self,
@@ -127,7 +131,7 @@ class LatentDataset(TrainingDataset):
 
         if disk is None:
             return make()
-        case = f"{self.data[number]['case']}_view{view}"
+        case = f"{self.data[number]['case']}_{self.kind}{view}"
         entry = {**self.data[number], "case": case, "view_seed": self.view_seed}
         entry.pop(VOXELS, None)  # by its files, as in TrainingDataset
         return disk.load(entry, make)
@@ -155,13 +159,15 @@ class SampledDataset(LatentDataset):
         InputError: for no views, or a crop of less than one cell.
     """
 
+    kind = "sample"
+
     def __init__(
         self, data: Any, transform: Any, *, crop: Sequence[int], stride: int = 4, views: int = 8, **kwargs: Any
     ) -> None:
         if views < 1:
             raise InputError(f"views must be 1 or more, got {views}: latents are sampled before the training")
-        if len(crop) != 3 or min(crop) < stride:
-            raise InputError(f"crop must be three numbers of {stride} voxels or more, got {list(crop)}")
+        if isinstance(crop, int) or len(crop) != 3 or min(crop) < stride:
+            raise InputError(f"crop must be three numbers of {stride} voxels or more, got {crop}")
         super().__init__(data, transform, views=views, **kwargs)
         self.crop, self.stride = [int(length) // stride for length in crop], int(stride)
 
@@ -183,33 +189,31 @@ class SampledDataset(LatentDataset):
         """Make all views with the network."""
         if network.autoencoder.stride != self.stride:
             raise InputError(f"stride must be the autoencoder's, {network.autoencoder.stride}, got {self.stride}")
+        training = network.training
+        network.eval()
         for _ in self._views(network, title):
             pass
+        network.train(training)
 
     def _origin(self, network: LatentDiffusion) -> str:
-        return f"{weights_hash(network.state_dict())} {network.sampling}"
+        # how many at once, and in which parts, changes nothing
+        how = replace(network.sampling, batch_size=1, tile=None, compile=False)
+        return f"{weights_hash(network.state_dict())} {how} {network.schedule} {network.style_scale}"
 
     def _make(self, network: LatentDiffusion, item: dict[str, Any], seed: int) -> dict[str, Any]:
-        device = network.style_mean.device
-        image, label = (plain(torch.as_tensor(item[key])) for key in ("image", "label"))
-        with torch.no_grad():
-            given = network.conditioning(label[None].float().to(device))
-            latent = network.sample_latent(given, [seed])
-            image_of_it = network.decode(latent, given.decoder)
+        label = plain(torch.as_tensor(item["label"]))
+        on_device = label[None].float().to(network.style_mean.device)
+        with torch.no_grad(), memory_advice("a sampled latent", "give --tile '[192,192,0]', or crop the cases"):
+            given = network.conditioning(on_device, decoder=False)
+            latent = network.sample_latent(given, [seed], on_step=lambda _: None)  # the views have a bar of their own
+            del given
+            image = network.decode(latent, on_device)
         return {
             LATENT: (latent / network.latent_scale.float())[0].cpu().half(),
-            COARSE: cell_means(image_of_it, self.stride)[0].cpu().half(),
-            "image": image.half(),
+            COARSE: block_means(image, self.stride)[0].cpu().half(),
+            "image": plain(torch.as_tensor(item["image"])).half(),
             "label": label.to(torch.uint8),
         }
-
-
-def cell_means(image: torch.Tensor, stride: int) -> torch.Tensor:
-    """Mean intensity of each cell of stride³ voxels, ``(B, C, H, W, D)`` → ``(B, C, ⌈H/s⌉, ⌈W/s⌉, ⌈D/s⌉)``.
-
-    Of a cell that reaches beyond the volume, of its voxels within it.
-    """
-    return F.avg_pool3d(image.float(), stride, ceil_mode=True, count_include_pad=False)
 
 
 def _encoded(network: LatentDiffusion, item: dict[str, Any]) -> dict[str, Any]:

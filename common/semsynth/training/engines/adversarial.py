@@ -9,6 +9,7 @@ from monai.engines import SupervisedTrainer
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from ...distributed import world_size
 from ...errors import InputError
 from ...labels import plain
 from ...networks.autoencoder import SPADEAutoencoder
@@ -182,12 +183,14 @@ class DecoderTrainer(AutoencoderTrainer):
         kwargs: all that :class:`AutoencoderTrainer` takes; the optimizer has the decoder's parameters alone.
 
     Raises:
-        InputError: for an optimizer that has others.
+        InputError: for an optimizer that has others, or several processes.
     """
 
     loss_function: DecoderLoss
 
     def __init__(self, *, warm_up_epochs: int = 0, **kwargs: Any) -> None:
+        if world_size() > 1:
+            raise InputError(f"the decoder is trained by one process, not {world_size()}: start it without torchrun")
         super().__init__(warm_up_epochs=warm_up_epochs, **kwargs)
         decoder = self._autoencoder().decoder
         own = {id(p) for p in decoder.parameters()}

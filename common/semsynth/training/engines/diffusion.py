@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from ...networks.latent_diffusion import LatentDiffusion
 from ...precision import autocast
 from ..latents import LATENT, STYLE
 from ..losses.diffusion import DiffusionLoss
-from ..losses.texture import texture
+from ..losses.texture import BANDS, texture
 from .base import MixedPrecisionTrainer
 
 
@@ -171,7 +172,8 @@ class SynthesisEvaluator(SupervisedEvaluator):
         label, image = (plain(batchdata[key].to(engine.state.device)) for key in ("label", "image"))
         style = whole.encode(image, label)[0] if whole.style_channels else None
         pred = whole.synthesize(label, [whole.noise_seed + engine.state.iteration], style=style)
-        found = [texture(volume.float().clamp(0.0, 1.0), label) for volume in (pred, image)]
+        bands = min(BANDS, int(math.log2(min(label.shape[2:]))))  # a thin volume has no coarse ones
+        found = [texture(volume.float().clamp(0.0, 1.0), label, bands=bands) for volume in (pred, image)]
         there = found[0][1] & found[1][1]
         output = {
             Keys.IMAGE: label, Keys.LABEL: image, Keys.PRED: pred,

@@ -117,12 +117,17 @@ class DecoderLoss(AutoencoderLoss):
         """
         if self.content_weight == 0:
             return {}
-        # one average of all voxels of a block, also where the last cell is cut: cells of the border weigh as they do
-        found, wanted = (
-            F.avg_pool3d(x, self.content_cells, ceil_mode=True, count_include_pad=False)
-            for x in (F.avg_pool3d(fake.float(), stride, ceil_mode=True, count_include_pad=False), coarse.float())
-        )
+        found, wanted = (block_means(x, self.content_cells) for x in (block_means(fake, stride), coarse))
         return {"g_content": self.content_weight * 2.0 * F.l1_loss(found, wanted)}
+
+
+def block_means(x: torch.Tensor, edge: int) -> torch.Tensor:
+    """Means of blocks of edge³ voxels, ``(B, C, H, W, D)`` → ``(B, C, ⌈H/e⌉, ⌈W/e⌉, ⌈D/e⌉)``, float32.
+
+    Of a block that reaches beyond the volume, of its voxels within it.
+    """
+    kernel = [min(edge, length) for length in x.shape[2:]]
+    return F.avg_pool3d(x.float(), kernel, ceil_mode=True, count_include_pad=False)
 
 
 def latent_kl(mean: torch.Tensor, log_variance: torch.Tensor) -> torch.Tensor:
