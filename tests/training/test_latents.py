@@ -496,6 +496,12 @@ def test_an_optimizer_of_more_than_the_decoder_is_refused(tiny_dataset: Path) ->
     assert data.crop == [2, 2, 2]
 
 
+def test_the_decoder_is_not_trained_by_several_processes(monkeypatch: pytest.MonkeyPatch, tiny_dataset: Path) -> None:
+    monkeypatch.setattr("semsynth.training.engines.adversarial.world_size", lambda: 2)
+    with pytest.raises(InputError, match="the decoder is trained by one process, not 2: start it without torchrun"):
+        decoder_trainer(dataset(tiny_dataset, crop=(8, 8, 8)), diffusion())
+
+
 @pytest.mark.parametrize(("slices", "bands"), [(100, 4), (9, 3)])
 def test_validation_compares_the_texture_of_each_case_in_its_own_style(
     tiny_dataset: Path, slices: int, bands: int
