@@ -114,8 +114,8 @@ def test_latents_on_disk_are_sampled_again_where_they_would_be_others(tiny_datas
     network = diffusion(of_denoiser={"dropout": 0.5}).train()
     options: dict[str, Any] = {"crop": (8, 8, 8), "views": 1, "latents_dir": tmp_path}
 
-    def made() -> torch.Tensor:
-        data = dataset(tiny_dataset, **options)
+    def made(**others: Any) -> torch.Tensor:
+        data = dataset(tiny_dataset, **(options | others))
         data.encode(network)
         latent: torch.Tensor = data.made[0, 0][LATENT]
         return latent
@@ -123,6 +123,7 @@ def test_latents_on_disk_are_sampled_again_where_they_would_be_others(tiny_datas
     first, files = made(), {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
     network.sampling = replace(network.sampling, batch_size=3, tile=(8, 8, 0))
     assert torch.equal(made(), first)
+    assert torch.equal(made(latents_dir=None), first)  # no dropout while sampling
     assert all(path.stat().st_mtime_ns == time for path, time in files.items())
     network.style_scale = 0.5
     second = made()
