@@ -13,6 +13,7 @@ from attack_files import (
     VOXELS,
     WEIGHTS,
     BytesChange,
+    CellChange,
     FileChange,
     JsonChange,
     NiftiChange,
@@ -33,7 +34,7 @@ _TEXTS = [
     "(?P<x>", "(.*)*$", "%s", "{0}", "@x", "1_000", "0x10", "٣", "dataset", "cpu", "cuda:9", "window", "min-max",
     "float32", "medicalnet_resnet34", "raw", "prepared", "made", "kept", "nrrd", "run", "bundle", "weights/judge.pt",
     "raw/datalist.json", "made/datalist.json", "classes.txt", "raw/phantom_000", "raw/phantom_000/image.nii.gz",
-    "kept/cases.csv", "kept/notes.txt", "x=made", "raw/new", "raw/*/*",
+    "kept/cases.csv", "kept/notes.txt", "scores", "x=made", "raw/new", "raw/*/*",
 ]  # fmt: skip
 _SLOW = {("phantom", "cases"), ("evaluate", "draws")}  # as many as are asked for: that is no hang
 
@@ -74,6 +75,10 @@ _NRRD_VALUES = [
 ]  # fmt: skip
 
 
+def _encodable(text: str) -> bool:
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
 @st.composite
 def file_changes(draw: st.DrawFn, files: list[str]) -> FileChange:
     """One of the files changed, in a way of its kind or in one of any file."""
@@ -89,6 +94,9 @@ def file_changes(draw: st.DrawFn, files: list[str]) -> FileChange:
             st.sampled_from(["replace"] * 5 + ["delete", "rename", "copy", "other"]), _VALUES,
         )  # fmt: skip
         changes += [json_change] * 5
+    elif file.endswith(".csv"):
+        text = st.one_of(st.sampled_from(_TEXTS), _NUMBERS.map(str), st.text(max_size=6).filter(_encodable))
+        changes += [st.builds(CellChange, st.just(file), st.integers(0, 60), text)] * 4
     elif file.endswith(".nii.gz"):
         field = st.sampled_from(sorted(NIFTI))
         changes += [st.builds(NiftiChange, st.just(file), field, st.integers(0, 11), _NUMBERS)] * 2

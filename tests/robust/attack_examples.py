@@ -63,6 +63,13 @@ EXAMPLES: dict[str, list[tuple[dict[str, str | None], tuple[str, ...]]]] = {
     ],
     "convert": [({"weights": "weights/spade.pt", "output": "out/c.pt"}, ("weights",))],
     "export": [({"bundle": "bundle", "output": "out", "size": "16,16,16"}, ("bundle/configs", "bundle/models"))],
+    "compare": [
+        (
+            {"scores": "scores/table.csv", "baseline": "old=scores/raw", "patients": "prepared", "output": "out"},
+            ("scores", "prepared"),
+        ),
+        ({"scores": "scores/summary.json", "baseline": "scores/raw", "draws": "1000"}, ("scores",)),
+    ],
     "reproduce": [({"bundle": "bundle", "device": "cpu"}, ("bundle/docs", "bundle/models"))],
 }
 """Command → working options (None: without a value), each with the folders that it reads."""

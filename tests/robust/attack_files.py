@@ -62,6 +62,23 @@ def _at(holder: Any, key: Any) -> Any:
     return holder[key]
 
 
+@dataclass(frozen=True)
+class CellChange:
+    """One cell of a CSV file."""
+
+    file: str
+    cell: int
+    value: str
+
+    def apply(self, folder: Path) -> None:
+        """See the class."""
+        lines = [line.split(",") for line in (folder / self.file).read_text().splitlines()]
+        line, column = [(line, i) for line in lines for i in range(len(line))][self.cell % sum(map(len, lines))]
+        line[column] = self.value
+        text = "\n".join(",".join(line) for line in lines) + "\n"
+        (folder / self.file).write_text(text, encoding="utf-8", errors="surrogateescape")
+
+
 # Offset and struct format of one item, number of items.
 NIFTI: dict[str, tuple[int, str, int]] = {
     "sizeof_hdr": (0, "<i", 1),
@@ -296,4 +313,6 @@ class PlaceChange:
             path.symlink_to(target[self.action.removeprefix("a link to ").removeprefix("a link ")])
 
 
-FileChange: TypeAlias = JsonChange | NiftiChange | VoxelChange | NrrdChange | WeightsChange | BytesChange | PlaceChange
+FileChange: TypeAlias = (
+    JsonChange | CellChange | NiftiChange | VoxelChange | NrrdChange | WeightsChange | BytesChange | PlaceChange
+)

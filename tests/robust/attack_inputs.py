@@ -29,8 +29,9 @@ def write_inputs(folder: Path) -> Path:
 
     ``raw``: three phantoms with their datalist; ``nrrd``: two of them in that format, with named segments;
     ``prepared``: what ``prepare`` makes of them; ``made``: synthetic volumes of their maps, as a bundle's inference
-    leaves them; ``weights``: a judge, a block of MONAI's; ``run``: a training's checkpoints; ``bundle``: a tiny latent
-    diffusion; ``kept``: an earlier, unfinished preparation with somebody's own files in it (:data:`FOREIGN`).
+    leaves them; ``scores``: of segmenters; ``weights``: a judge, a block of MONAI's; ``run``: a training's checkpoints;
+    ``bundle``: a tiny latent diffusion; ``kept``: an earlier, unfinished preparation with somebody's own files in it
+    (:data:`FOREIGN`).
     """
     raw = folder / "raw"
     size, spacing = ",".join([str(SIZE)] * 3), "4,4,4"
@@ -41,6 +42,7 @@ def write_inputs(folder: Path) -> Path:
     _write_weights(folder / "weights")
     _write_checkpoints(folder / "run")
     _write_bundle(folder / "bundle")
+    _write_scores(folder / "scores")
     (folder / "classes.txt").write_text("endo\nwall\nscar\n")
     _write_kept(folder / "prepared", folder / "kept")
     return folder
@@ -88,6 +90,19 @@ def _write_weights(folder: Path) -> None:
     torch.manual_seed(0)
     save_weights(residual_unet(2, channels=JUDGE), folder / "judge.pt")  # and its card
     torch.save(SPADE(3, 4, 3, 3, 4).state_dict(), folder / "spade.pt")
+
+
+def _write_scores(folder: Path) -> None:
+    """Of two segmenters: a table, la_unet's folder, and nnU-Net's summary."""
+    dice = {f"phantom_{i:03d}": 0.9 - 0.02 * i for i in range(6)}
+    (folder / "raw").mkdir(parents=True)
+    rows = "".join(f"{case},{value},{10 * (1 - value)}\n" for case, value in dice.items())
+    (folder / "table.csv").write_text(f"case,Dice,HD95\n{rows}")
+    rows = "".join(f"{case},{value - 0.01},{value - 0.01}\n" for case, value in dice.items())
+    (folder / "raw" / "dice_raw.csv").write_text(f"filename,class0,mean\n{rows}")
+    listed = [{"prediction_file": f"/out/{case}.nii.gz", "metrics": {"1": {"Dice": value, "IoU": value / (2 - value)}}}
+              for case, value in dice.items()]  # fmt: skip
+    (folder / "summary.json").write_text(json.dumps({"metric_per_case": listed}))
 
 
 def _write_checkpoints(folder: Path) -> None:

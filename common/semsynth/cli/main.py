@@ -20,6 +20,7 @@ from ..signals import Terminated, end_on_sigterm
 from ..texts import log_plainly, shown
 from .datasets import FailedCheck, check, choose_k, phantom, prepare, prepare_maps
 from .options import as_typed, booleans_of, texts_of
+from .study import compare
 from .systems import convert, evaluate, export, picture, reproduce, weights
 
 COMMANDS: dict[str, Callable[..., str]] = {
@@ -34,6 +35,7 @@ COMMANDS: dict[str, Callable[..., str]] = {
     "convert": as_typed(convert),
     "export": as_typed(export),
     "reproduce": as_typed(reproduce),
+    "compare": as_typed(compare),
 }
 MORE = "end other programs, or use a larger machine"
 LESS_MEMORY = {

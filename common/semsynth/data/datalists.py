@@ -13,6 +13,7 @@ from ..paths import as_path, expanded
 from ..vocabulary import ENDO, SPLITS, UNLABELLED, WALL, class_names
 from .classes import class_table
 from .entry_forms import brief, name_of, problems_of
+from .identity import patient_in_name
 from .naming import entry_name
 from .patterns import matches, names_of
 
@@ -116,3 +117,13 @@ def patient_in(entry: Mapping[str, Any]) -> str | None:
     """The patient that an entry states, or None."""
     stated = entry.get("patient")
     return None if stated is None else str(stated)
+
+
+def stated_patient(entry: Mapping[str, Any], pattern: str | None = None) -> str | None:
+    """The patient that an entry states, else the one that the datalist's ``patient_regex`` finds in its ``case``.
+
+    Raises:
+        InputError: as :func:`semsynth.data.identity.patient_of`.
+    """
+    stated = patient_in(entry)
+    return stated if stated is not None or pattern is None else patient_in_name(pattern, str(entry["case"]))

@@ -52,9 +52,18 @@ def patient_of(case: Checkable, pattern: str | None = None) -> str:
     """
     if case.patient is not None or pattern is None:
         return case.name if case.patient is None else case.patient
-    match = _found(str(pattern), case.name)
+    return patient_in_name(pattern, case.name)
+
+
+def patient_in_name(pattern: str, name: str) -> str:
+    """What a pattern finds in a case's name: its first group that matches, or its whole match.
+
+    Raises:
+        InputError: as :func:`patient_of`.
+    """
+    match = _found(str(pattern), name)
     if match is None:
-        raise InputError(f"--patient-regex {pattern!r} does not match the case name {case.name!r}")
+        raise InputError(f"--patient-regex {pattern!r} does not match the case name {name!r}")
     return next((str(group) for group in match.groups() if group is not None), str(match.group(0)))
 
 

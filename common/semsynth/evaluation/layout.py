@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..report.tables import NOTHING, Cell, Column, Table
+from ..report.tables import NOTHING, Cell, Column, Table, number
 from ..vocabulary import PLANES
 from .distributions import Sides
 from .groups import ALL, MIXED, SAME_PATIENT, TRAINING, UNSEEN
@@ -21,7 +21,6 @@ from .notes import (
     how_drawn,
     marks,
     network_note,
-    number,
     references,
     which,
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -23,14 +22,6 @@ def marks(rows: Sequence[Sequence[Cell]]) -> list[str]:
     texts = [cell.text for row in rows for cell in row]
     found = ((DAGGER, DAGGER_NOTE), (DOUBLE, DOUBLE_NOTE))
     return [note for sign, note in found if any(sign in text for text in texts)]
-
-
-def number(value: float) -> str:
-    """Four significant digits, without an exponent where it can be read without."""
-    if not math.isfinite(value) or value == 0:
-        return f"{value:g}"
-    places = 3 - math.floor(math.log10(abs(value)))
-    return f"{value:.{max(places, 0)}f}" if -4 < math.log10(abs(value)) < 7 else f"{value:.3e}"
 
 
 def which(found: Collected, group: str) -> str:

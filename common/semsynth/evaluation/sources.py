@@ -6,18 +6,16 @@ import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..data.check import Entry
 from ..data.classes import class_table
-from ..data.datalists import absolute, datalist_path, patient_in, read_datalist, root_of, stated_classes
+from ..data.datalists import absolute, datalist_path, read_datalist, root_of, stated_classes, stated_patient
 from ..data.entries import check_volumes, source_of
 from ..data.grids import place
 from ..data.headers import named_segments, read_header
-from ..data.identity import SOURCE, patient_of
+from ..data.identity import SOURCE
 from ..data.intensity import (
     MIN_MAX,
     Intensity,
@@ -269,7 +267,7 @@ def _read_cases(source: str | Path, wanted: str | None) -> dict[str, RealCase]:
             label = Path(item["label"]) if isinstance(item.get("label"), str) else None
             cases.append(RealCase(
                 item["case"], Path(item["image"]), label, (split == "training") if known else None,
-                item.get("content"), _patient(item, content.get("patient_regex")), split,
+                item.get("content"), stated_patient(item, content.get("patient_regex")), split,
                 {f"{SOURCE}{role}": value for role, value in source_of(item).items()},
                 entry_intensity(item, stated, listed),
             ))  # fmt: skip
@@ -279,12 +277,6 @@ def _read_cases(source: str | Path, wanted: str | None) -> dict[str, RealCase]:
     if differ:
         raise InputError(f"{listed}: label maps whose segments are not its classes", [str(found) for found in differ])
     return {case.case: case for case in cases}
-
-
-def _patient(entry: Mapping[str, Any], pattern: str | None) -> str | None:
-    """What an entry or the datalist's pattern says."""
-    stated = patient_in(entry)
-    return stated if stated is not None or pattern is None else patient_of(Entry(entry["case"], {}), pattern)
 
 
 def named_volumes(source: str, what: str, known: Collection[str] = ()) -> list[tuple[str, Path]]:

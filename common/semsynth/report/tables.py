@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -106,3 +107,11 @@ def _width(text: str) -> int:
 def _pad(text: str, width: int, right: bool) -> str:
     space = " " * (width - _width(text))
     return space + text if right else text + space
+
+
+def number(value: float) -> str:
+    """Four significant digits, without an exponent where it can be read without."""
+    if not math.isfinite(value) or value == 0:
+        return f"{value:g}"
+    places = 3 - math.floor(math.log10(abs(value)))
+    return f"{value:.{max(places, 0)}f}" if -4 < math.log10(abs(value)) < 7 else f"{value:.3e}"

@@ -1,0 +1,61 @@
+"""The commands of ``semsynth`` about what a change is worth, one thin function each; its docstring is its help."""
+
+from __future__ import annotations
+
+from ..errors import InputError
+from ..seeds import checked_seed
+from .options import FilePath, Words, pairs, whole, words
+
+
+def compare(
+    *,
+    scores: Words,
+    baseline: Words,
+    patients: FilePath | None = None,
+    metrics: Words | None = None,
+    output: FilePath | None = None,
+    draws: int = 10_000,
+    seed: int = 0,
+) -> str:
+    """Two segmenters on the same cases: paired differences with 95 % intervals, tests, median and worst case.
+
+    Scores are read from the folder that la_unet's evaluate.json wrote, from a CSV (first column: the case, all others:
+    metrics), or from nnU-Net's summary.json. Cases are paired by name, and scans of one patient count once.
+
+    Args:
+        scores: scores of the segmenter in question, a folder or a file, or NAME=PATH to give it a name.
+        baseline: scores that it is compared with, in the same forms.
+        patients: datalist (or its folder) whose entries say whose scan each case is; without it every case counts as a
+            patient of its own.
+        metrics: metrics with commas, for example dice,hd95_mm; without it all that both have.
+        output: folder for comparison.md, .csv and .png, and comparison_cases.csv; without it nothing is written.
+        draws: number of draws of the bootstrap, 1000 or more.
+        seed: seed of the bootstrap.
+    """
+    from ..study import compare as run
+    from ..study import read_patients, read_scores
+    from ..study.layout import files, save, sentence, tables
+    from ..study.scores import only
+
+    (name, ours), (other, theirs) = _one("scores", scores), _one("baseline", baseline)
+    if name == other:
+        raise InputError(f"--scores and --baseline are both called {name!r}; give them two names, NAME=PATH")
+    if output is not None:
+        files(str(output)).check()
+    found, against = read_scores(ours), read_scores(theirs)
+    if metrics is not None:
+        found, against = only(found, words(metrics)), only(against, words(metrics))
+    result = run(
+        found, against, None if patients is None else read_patients(str(patients)), names=(name, other),
+        draws=whole("draws", draws), seed=checked_seed(seed, "--seed"),
+    )  # fmt: skip
+    lines = ["\n".join(sentence(result, paired) for paired in result.metrics), *(t.text() for t in tables(result))]
+    return "\n\n".join([*lines, *([] if output is None else [str(save(result, str(output)))])])
+
+
+def _one(option: str, typed: Words) -> tuple[str, str]:
+    """The name and the path of one side."""
+    given = [(name, path) for name, paths in pairs(option, typed, alone=option).items() for path in paths]
+    if len(given) != 1:
+        raise InputError(f"--{option} takes one folder or file, got {len(given)}; compare two at a time")
+    return given[0]
