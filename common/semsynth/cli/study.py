@@ -27,7 +27,7 @@ def compare(
         baseline: scores that it is compared with, in the same forms.
         patients: datalist (or its folder) whose entries say whose scan each case is; without it every case counts as a
             patient of its own.
-        metrics: metrics with commas, for example dice,hd95_mm; without it all that both have.
+        metrics: names of metrics with commas, for example dice,hd95_mm; without it all that both have.
         output: folder for comparison.md, .csv and .png, and comparison_cases.csv; without it nothing is written.
         draws: number of draws of the bootstrap, 1000 or more.
         seed: seed of the bootstrap.
@@ -37,7 +37,7 @@ def compare(
     from ..study.layout import files, save, sentence, tables
     from ..study.scores import only
 
-    (name, ours), (other, theirs) = _one("scores", scores), _one("baseline", baseline)
+    (name, ours), (other, theirs) = _one("scores", scores, "new"), _one("baseline", baseline, "baseline")
     if name == other:
         raise InputError(f"--scores and --baseline are both called {name!r}; give them two names, NAME=PATH")
     if output is not None:
@@ -53,9 +53,9 @@ def compare(
     return "\n\n".join([*lines, *([] if output is None else [str(save(result, str(output)))])])
 
 
-def _one(option: str, typed: Words) -> tuple[str, str]:
-    """The name and the path of one side."""
-    given = [(name, path) for name, paths in pairs(option, typed, alone=option).items() for path in paths]
+def _one(option: str, typed: Words, name: str) -> tuple[str, str]:
+    """What one side is called, ``name`` unless it is given, and its path."""
+    given = [(key, path) for key, paths in pairs(option, typed, alone=name).items() for path in paths]
     if len(given) != 1:
         raise InputError(f"--{option} takes one folder or file, got {len(given)}; compare two at a time")
     return given[0]

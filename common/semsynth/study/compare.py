@@ -9,23 +9,21 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import t, wilcoxon
+from scipy.stats import norm, rankdata, t, wilcoxon
 
 from ..errors import InputError
 from ..limits import check_number
 from ..seeds import checked_seed
-from .scores import Scores
+from .scores import Better, Scores, better, mean_of
 
-Better = Literal["higher", "lower", ""]
 Values = NDArray[np.float64]
-HIGHER = ("dice", "jaccard", "precision", "recall", "sensitivity", "specificity", "nsd")
-LOWER = ("hd", "hd95", "asd", "assd", "masd", "msd", "hausdorff", "distance", "error", "rve")
-OVERLAP = ("dice", "jaccard")
-"""Metrics that come first."""
+Verdict = Literal["better", "worse", "other", "no evidence", "unequal", "no interval"]
 LEAST = 5
 """Patients for an interval: of fewer a bootstrap has too few different draws."""
 POWER = 0.8
+_EXACT = 14  # differences whose signs are all tried
 _AT_ONCE = 1_000_000  # numbers that are drawn at once
+_SAME = 1e-9  # of the largest value: smaller differences come from rounding
 
 
 @dataclass(frozen=True)
@@ -34,30 +32,34 @@ class Paired:
 
     Attributes:
         metric: its name.
-        better: which values are good; ``""`` where the name does not tell.
         cases: in order, each with values of both.
         patients: of the cases; a patient with several scans counts once, with their mean.
         scores, baseline: values of the cases.
-        left_out: case → why it has no value.
+        left_out: case → its two values, one of which is not finite: such a case is left out on both sides.
+        lost: how many cases have no value (or lack a class) in the scores, and in the baseline, where the other has it.
         delta: difference (scores less baseline) of each patient.
-        low, high: 95 % interval of the mean difference, by a studentised bootstrap over patients (Efron and Tibshirani,
-            An Introduction to the Bootstrap, 1993, section 12.5); None for fewer than :data:`LEAST` patients.
-        p: two-sided Wilcoxon signed-rank test over patients; None for one patient.
-        p_better: the same, one-sided, for better scores than the baseline's; None where ``better`` is not known.
+        low, high: 95 % interval of the mean difference, see :func:`interval`; None where there is none.
+        p: two-sided p-value, see :func:`p_values`; None for fewer than two patients.
+        p_better: one-sided, for better scores than the baseline's; None where it is not known which are better.
     """
 
     metric: str
-    better: Better
     cases: tuple[str, ...]
     patients: tuple[str, ...]
     scores: Values
     baseline: Values
-    left_out: Mapping[str, str]
+    left_out: Mapping[str, tuple[float, float]]
+    lost: tuple[int, int]
     delta: Values
     low: float | None
     high: float | None
     p: float | None
     p_better: float | None
+
+    @property
+    def better(self) -> Better:
+        """Which values are good."""
+        return better(self.metric)
 
     @property
     def difference(self) -> float:
@@ -67,11 +69,13 @@ class Paired:
     @property
     def sd(self) -> float | None:
         """Sample standard deviation (n - 1) of the patients' differences; None for one patient."""
-        return float(self.delta.std(ddof=1)) if len(self.delta) > 1 else None
+        if len(self.delta) < 2:
+            return None
+        return float(self.delta.std(ddof=1)) if np.ptp(self.delta) else 0.0
 
     @property
     def effect(self) -> float | None:
-        """Effect size: mean by standard deviation of the differences (Cohen's d_z); None where that is 0."""
+        """Effect size: mean by standard deviation of the differences (Cohen's d_z); None without spread."""
         return self.difference / self.sd if self.sd else None
 
     @property
@@ -79,16 +83,22 @@ class Paired:
         """The smallest true difference that so many patients show in 80 of 100 such comparisons, at p = 0.05.
 
         For a paired t-test, from the spread of the differences that were found; a usual approximation:
-        (t(0.975) + t(0.8)) sd / √n.
+        (t(0.975) + t(0.8)) sd / √n. Of few patients it is rough, as their spread is.
         """
         n = len(self.delta)
         return None if not self.sd else float((t.ppf(0.975, n - 1) + t.ppf(POWER, n - 1)) * self.sd / math.sqrt(n))
 
     @property
-    def verdict(self) -> Literal["better", "worse", "other", "no evidence", "too few"]:
-        """What the interval says; ``other`` where it is known that they differ, and not which is better."""
+    def verdict(self) -> Verdict:
+        """What the interval says.
+
+        ``unequal`` where one of the two lacks more values than the other, so that what is left favours it; ``other``
+        where the two differ, and it is not known which is better.
+        """
+        if self.lost[0] != self.lost[1]:
+            return "unequal"
         if self.low is None or self.high is None:
-            return "too few"
+            return "no interval"
         if self.low <= 0 <= self.high:
             return "no evidence"
         if not self.better:
@@ -108,18 +118,14 @@ class Comparison:
     Attributes:
         name, baseline: what the two are called.
         metrics: each compared.
-        alone: cases that only one of the two has scores of, by its name.
-        empty: metrics without a case that has finite values of both.
-        stated: how many of the compared cases say whose scan they are; the others are patients of their own.
+        unpaired: what is not compared, and why, one sentence each.
         draws, seed: of the bootstrap.
     """
 
     name: str
     baseline: str
     metrics: Sequence[Paired]
-    alone: Mapping[str, Sequence[str]]
-    empty: Sequence[str]
-    stated: int
+    unpaired: Sequence[str]
     draws: int
     seed: int
 
@@ -129,14 +135,15 @@ def compare(
     baseline: Scores,
     patients: Mapping[str, str] | None = None,
     *,
-    names: tuple[str, str] = ("scores", "baseline"),
+    names: tuple[str, str] = ("new", "baseline"),
     draws: int = 10_000,
     seed: int = 0,
 ) -> Comparison:
     """Compare two segmenters on the cases that both have, in every metric that both have.
 
     The patient is the unit, not the scan: scans of one patient are no independent cases. A case without a finite value
-    on one side (a distance to a structure that was not found) is left out of that metric on both sides, and named.
+    on one side (a distance to a structure that was not found) is left out of that metric on both sides; where the two
+    have several classes, those that both have a value of are averaged.
 
     Args:
         scores: of the segmenter in question.
@@ -147,63 +154,112 @@ def compare(
         seed: of the bootstrap.
 
     Raises:
-        InputError: where they share no metric, no case, or no case with values.
+        InputError: where they share no metric, no case, or no case with values; for patients of other cases.
     """
     check_number("draws", draws, 1000, 10_000_000)
     checked_seed(seed, "seed")
-    metrics = sorted((m for m in scores.values if m in baseline.values), key=lambda m: m.split(",")[0] not in OVERLAP)
+    metrics = [metric for metric in scores.values if metric in baseline.values]
     if not metrics:
         raise InputError(
             f"{scores.source} has {_few(scores.values)}, {baseline.source} has {_few(baseline.values)}: no metric is "
             "in both; give files of one kind, or rename the columns"
         )
-    ours, theirs = (_cases(side) for side in (scores, baseline))
-    if not ours & theirs:
+    shared = _cases(scores) & _cases(baseline)
+    if not shared:
         raise InputError(
-            f"{scores.source} has the cases {_few(ours)}, {baseline.source} has {_few(theirs)}: no case is in both; "
-            "give scores of the same cases, or rename them"
+            f"{scores.source} has the cases {_few(_cases(scores))}, {baseline.source} has {_few(_cases(baseline))}: no "
+            "case is in both; give scores of the same cases, or rename them"
         )
-    known = dict(patients or {})
-    every = [_paired(metric, scores, baseline, known, draws, seed) for metric in metrics]
+    if patients is not None and not shared & patients.keys():
+        raise InputError(
+            f"none of the {len(shared)} cases ({_few(shared)}) is among those whose patient is known "
+            f"({_few(patients) or 'none'}); give the datalist of these cases, with 'patient' in its entries"
+        )
+    known = patients or {}
+    whose = {case: ("patient", known[case]) if case in known else ("case", case) for case in shared}
+    every = [p for metric in metrics for p in _of_metric(metric, scores, baseline, whose, draws, seed)]
     found = [paired for paired in every if paired.cases]
     if not found:
         raise InputError(f"{scores.source} and {baseline.source}: no case has finite values in both; check the scores")
-    alone = {names[0]: sorted(ours - theirs), names[1]: sorted(theirs - ours)}
-    empty = [paired.metric for paired in every if not paired.cases]
-    return Comparison(*names, found, alone, empty, len((ours & theirs) & known.keys()), draws, seed)
+    unknown = sum(kind == "case" for kind, _ in whose.values())
+    notes = _unpaired(scores, baseline, names, [p.metric for p in every if not p.cases], unknown, len(whose))
+    return Comparison(*names, found, notes, draws, seed)
+
+
+def _of_metric(
+    metric: str, scores: Scores, baseline: Scores, whose: Mapping[str, tuple[str, str]], draws: int, seed: int
+) -> list[Paired]:
+    """The comparison of a metric, and of its classes where both have the same."""
+    ours, theirs = scores.classes.get(metric, {}), baseline.classes.get(metric, {})
+    classes = [name for name in ours if name in theirs]
+    if not classes:
+        sides = {case: ([a], [b]) for case, a, b in _both(scores.values[metric], baseline.values[metric], whose)}
+        return [_paired(metric, sides, whose, draws, seed)]
+    together: dict[str, tuple[list[float], list[float]]] = {}
+    single = []
+    for name in classes:
+        both = _both(ours[name], theirs[name], whose)
+        for case, a, b in both:
+            listed = together.setdefault(case, ([], []))
+            listed[0].append(a)
+            listed[1].append(b)
+        single.append(_paired(f"{metric} {name}", {c: ([a], [b]) for c, a, b in both}, whose, draws, seed))
+    return [_paired(metric, together, whose, draws, seed), *single]
+
+
+def _both(
+    ours: Mapping[str, float], theirs: Mapping[str, float], whose: Mapping[str, object]
+) -> list[tuple[str, float, float]]:
+    return [(case, ours[case], theirs[case]) for case in sorted(whose) if case in ours and case in theirs]
 
 
 def _paired(
-    metric: str, scores: Scores, baseline: Scores, patients: Mapping[str, str], draws: int, seed: int
-) -> Paired:
-    ours, theirs = scores.values[metric], baseline.values[metric]
-    shared = sorted(ours.keys() & theirs.keys())
-    left_out: dict[str, str] = {}
-    for case in shared:
-        bad = [f"{side[case]:g} in {source}" for side, source in ((ours, scores.source), (theirs, baseline.source))
-               if not math.isfinite(side[case])]  # fmt: skip
-        left_out |= {case: " and ".join(bad)} if bad else {}
-    cases = [case for case in shared if case not in left_out]
-    values, against = (np.array([side[case] for case in cases], dtype=np.float64) for side in (ours, theirs))
-    whose = [patients.get(case, case) for case in cases]
-    scans: dict[str, list[float]] = {}
-    for patient, difference in zip(whose, values - against, strict=True):
-        scans.setdefault(patient, []).append(float(difference))
-    delta = np.array([np.mean(own) for own in scans.values()], dtype=np.float64)
-    better = _better(metric)
+    metric: str, sides: Mapping[str, tuple[list[float], list[float]]], whose: Mapping[str, tuple[str, str]],
+    draws: int, seed: int,
+) -> Paired:  # fmt: skip
+    """Of each case the values of the classes on both sides."""
+    values: dict[str, tuple[float, float]] = {}
+    left_out: dict[str, tuple[float, float]] = {}
+    lost = [0, 0]
+    for case, (ours, theirs) in sides.items():
+        has = [(math.isfinite(a), math.isfinite(b)) for a, b in zip(ours, theirs, strict=True)]
+        lost[0] += any(b and not a for a, b in has)
+        lost[1] += any(a and not b for a, b in has)
+        finite = [i for i, (a, b) in enumerate(has) if a and b]
+        means = mean_of(ours[i] for i in finite), mean_of(theirs[i] for i in finite)
+        if finite:
+            values[case] = means
+        else:
+            left_out[case] = ours[0], theirs[0]
+    scores, baseline = (np.array([pair[i] for pair in values.values()], dtype=np.float64) for i in (0, 1))
+    owners = [whose[case] for case in values]
+    delta = _by_patient(scores, baseline, owners)
     low, high = interval(delta, draws=draws, seed=seed)
-    side = {"higher": "greater", "lower": "less"}.get(better)
+    p, p_better = p_values(delta, better(metric))
     return Paired(
-        metric, better, tuple(cases), tuple(whose), values, against, left_out, delta, low, high,
-        _p_value(delta, "two-sided"), None if side is None else _p_value(delta, side),
+        metric, tuple(values), tuple(name for _, name in owners), scores, baseline, left_out, (lost[0], lost[1]), delta,
+        low, high, p, p_better,
     )  # fmt: skip
 
 
-def interval(delta: Values, *, draws: int = 10_000, seed: int = 0) -> tuple[float, float] | tuple[None, None]:
-    """95 % interval of a mean, by a studentised bootstrap.
+def _by_patient(scores: Values, baseline: Values, owners: Sequence[tuple[str, str]]) -> Values:
+    """Mean difference of each patient, without the last digits that floating point makes up."""
+    scans: dict[tuple[str, str], list[float]] = {}
+    for owner, difference in zip(owners, scores - baseline, strict=True):
+        scans.setdefault(owner, []).append(float(difference))
+    delta = np.array([np.mean(own) for own in scans.values()], dtype=np.float64)
+    quantum = _SAME * max(1.0, float(np.abs([*scores, *baseline]).max(initial=0.0)))
+    rounded: Values = np.round(delta / quantum) * quantum
+    return rounded
 
-    Every draw's mean is divided by its own standard error. With few cases this holds the truth as often as it says; an
-    interval of the draws' means alone is too narrow (8 normal values: 88 % instead of 95 %).
+
+def interval(delta: Values, *, draws: int = 10_000, seed: int = 0) -> tuple[float, float] | tuple[None, None]:
+    """95 % interval of a mean, by a bootstrap whose percentiles are those of few values.
+
+    The 2.5 and 97.5 % of the draws' means make an interval that is too narrow for few values, for the draws have the
+    spread of n values and not of n - 1, and a normal instead of a t distribution. Percentiles further out make up for
+    both (Hesterberg, What Teachers Should Know About the Bootstrap, The American Statistician 69, 2015, "expanded
+    percentile interval"). No end lies beyond the values themselves.
 
     Args:
         delta: ``(N,)``, one per patient.
@@ -211,45 +267,78 @@ def interval(delta: Values, *, draws: int = 10_000, seed: int = 0) -> tuple[floa
         seed: same seed, same interval.
 
     Returns:
-        Both ends; None for fewer than :data:`LEAST` values.
+        Both ends; None for fewer than :data:`LEAST` values, and for values that are all the same.
     """
     n = len(delta)
-    if n < LEAST:
+    if n < LEAST or np.ptp(delta) == 0:
         return None, None
-    mean, error = float(delta.mean()), float(delta.std(ddof=1)) / math.sqrt(n)
-    if error == 0:
-        return mean, mean
+    tail = float(norm.cdf(-math.sqrt(n / (n - 1)) * t.ppf(0.975, n - 1)))
     random = np.random.default_rng(seed)
-    found: list[Values] = []
-    left = draws
-    while left:
-        count = min(left, max(1, _AT_ONCE // n))
-        drawn = delta[random.integers(0, n, (count, n))]
-        errors = drawn.std(axis=1, ddof=1) / math.sqrt(n)
-        usable = errors > 1e-9 * error  # one patient n times has no spread
-        found.append((drawn.mean(axis=1)[usable] - mean) / errors[usable])
-        left -= count
-    low, high = np.quantile(np.concatenate(found), [0.025, 0.975])
-    return mean - float(high) * error, mean - float(low) * error
+    means = np.empty(draws)
+    step = max(1, _AT_ONCE // n)
+    for start in range(0, draws, step):
+        count = min(step, draws - start)
+        means[start : start + count] = delta[random.integers(0, n, (count, n))].mean(axis=1)
+    low, high = np.quantile(means, [tail, 1 - tail])
+    return float(low), float(high)
 
 
-def _p_value(delta: Values, side: str) -> float | None:
+def p_values(delta: Values, good: Better = "") -> tuple[float | None, float | None]:
+    """Wilcoxon signed-rank test: two-sided, and one-sided for ``good`` values.
+
+    Zeros are left out. Of up to 14 differences all signs are tried, which is exact with ties, too.
+
+    Args:
+        delta: ``(N,)``, one per patient.
+        good: which differences are better; ``""``: no one-sided test.
+
+    Returns:
+        Both p-values; None for fewer than two values, and the second one without ``good``.
+    """
     if len(delta) < 2:
-        return None
-    return float(wilcoxon(delta, alternative=side).pvalue) if delta.any() else 1.0
+        return None, None
+    used = delta[delta != 0]
+    if not len(used):
+        return 1.0, 1.0 if good else None
+    if len(used) > _EXACT:
+        greater, less = (float(wilcoxon(used, alternative=side).pvalue) for side in ("greater", "less"))
+    else:
+        ranks = rankdata(np.abs(used))
+        signs = (np.arange(2 ** len(used))[:, None] >> np.arange(len(used))) & 1
+        sums, found = signs @ ranks, float(ranks[used > 0].sum())
+        greater, less = float(np.mean(sums >= found - 1e-9)), float(np.mean(sums <= found + 1e-9))
+    return min(1.0, 2 * min(greater, less)), {"higher": greater, "lower": less, "": None}[good]
 
 
-def _better(metric: str) -> Better:
-    words = metric.split(",")[0].split("_")
-    if any(word in HIGHER for word in words):
-        return "higher"
-    return "lower" if any(word in LOWER for word in words) else ""
+def _unpaired(
+    scores: Scores, baseline: Scores, names: tuple[str, str], empty: Sequence[str], unknown: int, total: int
+) -> list[str]:
+    notes = []
+    first, second = names
+    for own, other, name, against in ((scores, baseline, first, second), (baseline, scores, second, first)):
+        alone = [metric for metric in own.values if metric not in other.values]
+        notes += [f"only {name} has the metrics {', '.join(alone)}"] if alone else []
+        for metric in (metric for metric in own.values if metric in other.values):
+            cases = sorted(own.values[metric].keys() - other.values[metric].keys())
+            if cases:
+                notes.append(f"{metric}: {_cases_of(len(cases))} not scored in {against}, and left out: {_few(cases)}")
+    notes += [f"{metric}: no case has a finite value in both" for metric in empty]
+    if unknown:
+        notes.append(
+            f"{_cases_of(unknown)} of {total} counted as patients of their own: nobody says whose scans they are (give "
+            "--patients DATALIST, with 'patient' in its entries)"
+        )
+    return notes
 
 
 def _cases(scores: Scores) -> set[str]:
     return {case for values in scores.values.values() for case in values}
 
 
-def _few(names: Mapping[str, object] | set[str]) -> str:
+def _cases_of(count: int) -> str:
+    return f"{count} case{'' if count == 1 else 's'}"
+
+
+def _few(names: Mapping[str, object] | Sequence[str] | set[str]) -> str:
     listed = sorted(names)
-    return ", ".join(listed[:3]) + (", …" if len(listed) > 3 else "")
+    return ", ".join(listed[:5]) + (", …" if len(listed) > 5 else "")

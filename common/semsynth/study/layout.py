@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import math
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,53 +14,76 @@ from matplotlib.figure import Figure
 from ..ownership import Outputs, is_marked_png, text_with
 from ..report.pictures import AS_TYPED, save_figure
 from ..report.tables import NOTHING, Cell, Column, Table, number
-from ..texts import shown
-from .compare import LEAST, Comparison, Paired
+from ..texts import in_csv, shown
+from .compare import LEAST, Comparison, Paired, Values
 
-TITLES = {"dice": "Dice", "jaccard": "Jaccard", "hd95_mm": "HD95 (mm)", "asd_mm": "ASD (mm)"}
+TITLES = {"dice": "Dice", "jaccard": "Jaccard", "hd95": "HD95", "asd": "ASD"}
 PAGE, TABLE, CASES, PICTURE = "comparison.md", "comparison.csv", "comparison_cases.csv", "comparison.png"
 _MANY = 60  # cases whose names a picture has room for
+_DRAWN = 4  # metrics of a picture
 _SCORES = ("metric", "segmenter", "cases", "mean", "sd", "median", "worst", "worst tenth")
 _DIFFERENCES = (
     "metric", "patients", "difference", "95 % interval", "better / worse", "p, two-sided", "p, better", "effect size",
     "could show",
 )  # fmt: skip
-_PATIENTS = "the patient is the unit: the scans of one patient are averaged"
+_COLUMNS = (
+    "metric", "patients", "cases", "left_out", "mean", "sd", "median", "worst", "baseline_mean", "baseline_sd",
+    "baseline_median", "baseline_worst", "difference", "low", "high", "better", "worse", "p_two_sided", "p_better",
+    "effect_size", "could_show",
+)  # fmt: skip
+_ABOUT_SCORES = (
+    "mean, sample standard deviation (n - 1), median and worst over cases; worst tenth: mean of the worst 10 % of the "
+    "cases, rounded up"
+)
+_PATIENTS = (
+    "the patient is the unit: the scans of one patient are averaged, so that the difference is not that of the means "
+    "above where patients have several scans"
+)
 _INTERVAL = (
-    "interval: studentised bootstrap over patients, {draws} draws, seed {seed}; it is about these two segmenters, and "
-    "does not say how far two trainings of one recipe differ"
+    "interval: bootstrap over patients, {draws} draws, seed {seed}; it is about these two segmenters, and does not say "
+    "how far two trainings of one recipe differ"
 )
 _TESTS = (
-    "p: Wilcoxon signed-rank test; effect size: mean by standard deviation of the differences; could show: the "
-    "smallest true difference that 80 of 100 such comparisons would find (paired t-test, p = 0.05)"
+    "p: Wilcoxon signed-rank test, not corrected for several metrics; effect size: mean by standard deviation of the "
+    "differences; could show: the smallest true difference that about 80 of 100 such comparisons would find (paired "
+    "t-test, p = 0.05)"
 )
 
 
 def title(metric: str) -> str:
-    """A metric's name as it is shown."""
-    name, comma, rest = metric.partition(",")
-    return TITLES.get(name, name) + comma + rest
+    """A metric's name as it is shown, with its unit where the name tells it."""
+    name, _, rest = metric.partition(" ")
+    plain = name.removesuffix("_mm")
+    unit = " (mm)" if plain != name else ""
+    return " ".join(part for part in (f"{TITLES.get(plain, plain)}{unit}", rest) if part)
 
 
 def sentence(found: Comparison, paired: Paired) -> str:
     """What the interval says of one metric, in words."""
     n = len(paired.delta)
-    size = _signed(abs(paired.difference)).removeprefix("+")
-    what = f"{title(paired.metric)}: {found.name}"
-    if paired.verdict == "too few":
+    places = _places(paired)
+    size, difference = f"{abs(paired.difference):.{places}f}", f"{paired.difference:+.{places}f}"
+    ends = f"95 % interval {_range(paired)}, {_count(n, 'patient')}"
+    what = f"{title(paired.metric)}: "
+    if paired.verdict == "unequal":
+        ours, theirs = paired.lost
         return (
-            f"{what} differs from {found.baseline} by {_signed(paired.difference)} in the mean. With {_count(n)} no "
-            f"interval is given ({LEAST} are needed)."
+            f"{what}no verdict. {_count(ours, 'case')} without a value of {found.name}, {theirs} without one of "
+            f"{found.baseline}: what is left favours the one that lacks more. Difference there: {difference}."
         )
-    ends = f"95 % interval {_range(paired)}, {_count(n)}"
+    if paired.verdict == "no interval":
+        why = f"fewer than {LEAST} patients" if n < LEAST else "all patients differ by the same amount"
+        return f"{what}{found.name} less {found.baseline} is {difference}. There is no interval: {why}."
     if paired.verdict == "no evidence":
-        could = "" if not paired.detectable else f" {_count(n)} can show {paired.detectable:.2g} or more."
-        return (
-            f"{what} and {found.baseline}: no evidence of a difference ({_signed(paired.difference)}, {ends}).{could}"
-        )
+        could = "" if not paired.detectable else (
+            f" With {_count(n, 'patient')}, a true difference of about {_rounded(paired.detectable)} or more would "
+            "probably be found."
+        )  # fmt: skip
+        return f"{what}no evidence that {found.name} and {found.baseline} differ ({difference}, {ends}).{could}"
     if paired.verdict == "other":
-        return f"{what} is {'higher' if paired.difference > 0 else 'lower'} than {found.baseline} by {size} ({ends})."
-    return f"{what} is {paired.verdict} than {found.baseline} by {size} ({ends})."
+        which = "higher" if paired.difference > 0 else "lower"
+        return f"{what}{found.name} has {which} values than {found.baseline}, by {size} ({ends})."
+    return f"{what}{found.name} is {paired.verdict} than {found.baseline} by {size} ({ends})."
 
 
 def tables(found: Comparison) -> list[Table]:
@@ -69,12 +93,8 @@ def tables(found: Comparison) -> list[Table]:
         for paired in found.metrics
         for name, values in ((found.name, paired.scores), (found.baseline, paired.baseline))
     ]
-    about = (
-        "mean, sample standard deviation (n - 1), median and worst over cases; worst tenth: mean of the worst 10 % of "
-        "the cases, one at least"
-    )
-    columns = [Column(text) for text in _SCORES]
-    first = Table("Scores", columns, scores, [about, *_notes(found)])
+    notes = [_ABOUT_SCORES, *(_left_out(found, p) for p in found.metrics if p.left_out), *found.unpaired]
+    first = Table("Scores", [Column(text) for text in _SCORES], scores, notes)
     differences = [_difference(paired) for paired in found.metrics]
     notes = [_PATIENTS, _INTERVAL.format(draws=found.draws, seed=found.seed), _TESTS]
     heads = [Column(text) for text in _DIFFERENCES]
@@ -82,32 +102,53 @@ def tables(found: Comparison) -> list[Table]:
 
 
 def cases_table(found: Comparison) -> Table:
-    """Values of every case, in the first metric's order from most lost to most gained."""
+    """Values of every case, in the first metric's order from most lost to most gained; those left out come last."""
     first = found.metrics[0]
     sign = -1 if first.better == "lower" else 1
     place = {case: float(sign * (a - b)) for case, a, b in zip(first.cases, first.scores, first.baseline, strict=True)}
-    every = {case: who for p in found.metrics for case, who in zip(p.cases, p.patients, strict=True)}
+    owner = {case: who for p in found.metrics for case, who in zip(p.cases, p.patients, strict=True)}
+    every = {case for p in found.metrics for case in (*p.cases, *p.left_out)}
     columns = [Column("case"), Column("patient")]
     for paired in found.metrics:
         name = title(paired.metric)
         columns += [Column(f"{name}, {found.name}"), Column(f"{name}, {found.baseline}"), Column(f"{name}, difference")]
-    at = {paired.metric: {case: i for i, case in enumerate(paired.cases)} for paired in found.metrics}
+    values = [
+        {case: (float(a), float(b)) for case, a, b in zip(p.cases, p.scores, p.baseline, strict=True)}
+        | dict(p.left_out)
+        for p in found.metrics
+    ]
     rows = []
-    for case in sorted(every, key=lambda case: (place.get(case, float("inf")), case)):
-        row = [Cell(case), Cell(every[case])]
-        for paired in found.metrics:
-            i = at[paired.metric].get(case)
-            values = [] if i is None else [paired.scores[i], paired.baseline[i], paired.scores[i] - paired.baseline[i]]
-            row += [_number(float(value)) for value in values] or [Cell(NOTHING)] * 3
+    for case in sorted(every, key=lambda case: (place.get(case, math.inf), case)):
+        row = [Cell(case), Cell(owner.get(case, NOTHING))]
+        for of_metric in values:
+            pair = of_metric.get(case)
+            finite = pair is not None and all(map(math.isfinite, pair))
+            row += [Cell(NOTHING)] * 2 if pair is None else [_number(pair[0]), _number(pair[1])]
+            row.append(_number(pair[0] - pair[1]) if pair is not None and finite else Cell(NOTHING))
         rows.append(row)
     return Table("Cases", columns, rows)
+
+
+def differences_csv(found: Comparison) -> str:
+    """All numbers of both tables, one line per metric."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(_COLUMNS)
+    for paired in found.metrics:
+        sides = [cell.value for values in (paired.scores, paired.baseline) for cell in _summary(paired, values)[:4]]
+        numbers = [
+            len(paired.delta), len(paired.cases), len(paired.left_out), *sides, paired.difference, paired.low,
+            paired.high, *paired.gained(), paired.p, paired.p_better, paired.effect, paired.detectable,
+        ]  # fmt: skip
+        writer.writerow([in_csv(paired.metric), *("" if value is None else repr(value) for value in numbers)])
+    return stream.getvalue()
 
 
 def files(output: str | Path) -> Outputs:
     """The files of :func:`save`, to be checked before anything is computed."""
     known = {
-        PAGE: text_with("# ", within="less"),
-        TABLE: text_with("metric,patients,difference,"),
+        PAGE: text_with("# ", within=f"]({PICTURE})"),
+        TABLE: text_with(",".join(_COLUMNS) + "\n"),
         CASES: text_with("case,patient,"),
         PICTURE: is_marked_png,
     }
@@ -125,19 +166,23 @@ def save(found: Comparison, output: str | Path) -> Path:
     """
     written = files(output)
     written.check()
-    both = tables(found)
-    parts = [f"# {found.name} against {found.baseline}\n", *(f"- {sentence(found, p)}" for p in found.metrics), ""]
-    parts += [table.markdown() for table in (*both, cases_table(found))]
-    parts.append(f"![difference of each case]({PICTURE})\n")
-    written.write_text(TABLE, both[1].csv())
-    written.write_text(CASES, cases_table(found).csv())
+    cases = cases_table(found)
+    drawn = [title(paired.metric) for paired in found.metrics[:_DRAWN]]
+    parts = [
+        f"# {shown(found.name)} against {shown(found.baseline)}\n",
+        *(f"- {shown(sentence(found, paired))}" for paired in found.metrics),
+        f"\n![difference of each case in {shown(', '.join(drawn))}]({PICTURE})\n",
+        *(table.markdown() for table in (*tables(found), cases)),
+    ]
+    written.write_text(TABLE, differences_csv(found))
+    written.write_text(CASES, cases.csv())
     save_figure(written.folder / PICTURE, draw(found), dpi=110)
     return written.write_text(PAGE, "\n".join(parts))
 
 
 def draw(found: Comparison) -> Figure:
-    """Both values of each case, from most lost to most gained, and the mean difference with its interval."""
-    metrics = found.metrics[:4]
+    """Both values of each case in the first four metrics, from most lost to most gained, with the mean difference."""
+    metrics = found.metrics[:_DRAWN]
     rows = max(len(paired.cases) for paired in metrics)
     figure = Figure(figsize=(4.2 * len(metrics), min(2.0 + 0.22 * rows, 14)), layout="constrained")
     FigureCanvasAgg(figure)
@@ -151,11 +196,11 @@ def draw(found: Comparison) -> Figure:
             axes.hlines(places[chosen], ours[chosen], theirs[chosen], color=colour, linewidth=2)
         axes.plot(theirs, places, "o", color="white", markeredgecolor="#444444", label=shown(found.baseline))
         axes.plot(ours, places, "o", color="#222222", label=shown(found.name))
-        names = [shown(paired.cases[i])[:12] for i in order] if len(order) <= _MANY else []
+        names = [_short(shown(paired.cases[i])) for i in order] if len(order) <= _MANY else []
         axes.set_yticks(places[: len(names)], names, fontsize=7, **AS_TYPED)
-        ends = "" if paired.low is None else f" {_range(paired)}"
         arrow = {"higher": " →", "lower": " ←", "": ""}[paired.better]
-        heading = f"{shown(title(paired.metric))}{arrow}\n{_signed(paired.difference)}{ends}"
+        ends = "" if paired.low is None else f" {_range(paired)}"
+        heading = f"{shown(title(paired.metric))}{arrow}\n{paired.difference:+.{_places(paired)}f}{ends}"
         axes.set_title(heading, fontsize=10, **AS_TYPED)
         axes.grid(axis="x", alpha=0.3)
     for text in figure.axes[0].legend(fontsize=8).get_texts():
@@ -163,67 +208,65 @@ def draw(found: Comparison) -> Figure:
     return figure
 
 
-def _summary(paired: Paired, values: np.ndarray) -> list[Cell]:
-    worst = np.sort(values)[:: -1 if paired.better == "lower" else 1][: max(1, len(values) // 10)]
+def _summary(paired: Paired, values: Values) -> list[Cell]:
+    """Mean, standard deviation, median, worst and worst tenth."""
+    worst = np.sort(values)[:: -1 if paired.better == "lower" else 1][: math.ceil(len(values) / 10)]
     sd = _number(float(values.std(ddof=1))) if len(values) > 1 else Cell(NOTHING)
-    known = paired.better != ""
-    return [
-        _number(float(values.mean())), sd, _number(float(np.median(values))),
-        _number(float(worst[0])) if known else Cell(NOTHING), _number(float(worst.mean())) if known else Cell(NOTHING),
-    ]  # fmt: skip
+    bad = [Cell(NOTHING)] * 2 if not paired.better else [_number(float(worst[0])), _number(float(worst.mean()))]
+    return [_number(float(values.mean())), sd, _number(float(np.median(values))), *bad]
 
 
 def _difference(paired: Paired) -> list[Cell]:
     gained, lost = paired.gained()
-    numbers = (paired.p, paired.p_better, paired.effect, paired.detectable)
+    counts = f"{gained} / {lost}" if paired.better else f"{gained} higher, {lost} lower"
+    effect = Cell(NOTHING) if paired.effect is None else Cell(f"{paired.effect:.2f}", paired.effect)
+    could = Cell(NOTHING) if not paired.detectable else Cell(_rounded(paired.detectable), paired.detectable)
     return [
         Cell(title(paired.metric)), Cell(str(len(paired.delta)), len(paired.delta)),
-        Cell(_signed(paired.difference), paired.difference), Cell(_range(paired)), Cell(f"{gained} / {lost}"),
-        *(Cell(NOTHING) if value is None else Cell(f"{value:.2g}", value) for value in numbers),
+        Cell(f"{paired.difference:+.{_places(paired)}f}", paired.difference), Cell(_range(paired)), Cell(counts),
+        _p(paired.p), _p(paired.p_better), effect, could,
     ]  # fmt: skip
 
 
-def _notes(found: Comparison) -> list[str]:
-    notes = [
-        f"{len(cases)} cases without scores of {other}: {_few(cases)}"
-        for cases, other in zip(found.alone.values(), reversed(list(found.alone)), strict=True)
-        if cases
-    ]
-    for paired in found.metrics:
-        if paired.left_out:
-            named = [f"{case} ({why})" for case, why in paired.left_out.items()]
-            notes.append(f"{title(paired.metric)}: left out on both sides, without a finite value: {_few(named)}")
-    if found.empty:
-        notes.append(f"left out, without a case that has finite values in both: {', '.join(map(title, found.empty))}")
-    total = len({case for paired in found.metrics for case in (*paired.cases, *paired.left_out)})
-    if found.stated < total:
-        notes.append(
-            f"{total - found.stated} of {total} cases do not say whose scan they are, and count as patients of their "
-            "own; give --patients DATALIST, with 'patient' in its entries"
-        )
-    return notes
+def _left_out(found: Comparison, paired: Paired) -> str:
+    ours, theirs = paired.lost
+    names = list(paired.left_out)
+    return (
+        f"{title(paired.metric)}: {_count(len(names), 'case')} left out on both sides ({ours} without a value of "
+        f"{found.name}, {theirs} without one of {found.baseline}): {', '.join(names[:5])}{', …' if names[5:] else ''}"
+    )
 
 
-def _few(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
+def _places(paired: Paired) -> int:
+    """Decimals of a difference and its interval: two digits of the interval's width, or three of the difference."""
+    wide = abs(paired.difference) / 10 if paired.low is None or paired.high is None else paired.high - paired.low
+    return min(max(1 - math.floor(math.log10(wide)), 0), 9) if wide > 0 else 3
 
 
-def _count(patients: int) -> str:
-    return f"{patients} patient{'' if patients == 1 else 's'}"
-
-
-def _signed(value: float) -> str:
-    """A difference, with its sign, to three significant digits."""
-    if value == 0:
-        return "0"
-    places = 2 - math.floor(math.log10(abs(value)))
-    return f"{value:+.{min(max(places, 0), 9)}f}"
+def _rounded(value: float) -> str:
+    """Two significant digits, without an exponent."""
+    return f"{value:.{max(1 - math.floor(math.log10(value)), 0)}f}"
 
 
 def _range(paired: Paired) -> str:
     if paired.low is None or paired.high is None:
         return NOTHING
-    return f"[{_signed(paired.low)}, {_signed(paired.high)}]"
+    return f"[{paired.low:+.{_places(paired)}f}, {paired.high:+.{_places(paired)}f}]"
+
+
+def _p(value: float | None) -> Cell:
+    if value is None:
+        return Cell(NOTHING)
+    return Cell("< 0.001" if value < 0.001 else f"{value:.3f}", value)
+
+
+def _count(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
+def _short(name: str) -> str:
+    """A long name without its middle: what differs often stands at the end."""
+    return name if len(name) <= 14 else f"{name[:7]}…{name[-6:]}"
 
 
 def _number(value: float) -> Cell:
