@@ -65,8 +65,8 @@ EXAMPLES: dict[str, list[tuple[dict[str, str | None], tuple[str, ...]]]] = {
     "export": [({"bundle": "bundle", "output": "out", "size": "16,16,16"}, ("bundle/configs", "bundle/models"))],
     "compare": [
         (
-            {"scores": "scores/table.csv", "baseline": "old=scores/raw", "patients": "prepared", "output": "out"},
-            ("scores", "prepared"),
+            {"scores": "scores/table.csv", "baseline": "old=scores/raw", "patients": "scores", "output": "out"},
+            ("scores",),
         ),
         ({"scores": "scores/summary.json", "baseline": "scores/raw", "draws": "1000"}, ("scores",)),
     ],

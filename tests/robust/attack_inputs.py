@@ -103,6 +103,8 @@ def _write_scores(folder: Path) -> None:
     listed = [{"prediction_file": f"/out/{case}.nii.gz", "metrics": {"1": {"Dice": value, "IoU": value / (2 - value)}}}
               for case, value in dice.items()]  # fmt: skip
     (folder / "summary.json").write_text(json.dumps({"metric_per_case": listed}))
+    entries = [{"image": f"{case}.nii.gz", "case": case, "patient": f"p{i // 2}"} for i, case in enumerate(dice)]
+    (folder / "datalist.json").write_text(json.dumps({"testing": entries}))
 
 
 def _write_checkpoints(folder: Path) -> None:
