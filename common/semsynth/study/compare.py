@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import norm, rankdata, t, wilcoxon
+from scipy.stats import bootstrap, norm, t, wilcoxon
 
 from ..errors import InputError
 from ..limits import check_number
@@ -21,7 +21,6 @@ Verdict = Literal["better", "worse", "other", "no evidence", "unequal", "no inte
 LEAST = 5
 """Patients for an interval: of fewer a bootstrap has too few different draws."""
 POWER = 0.8
-_EXACT = 14  # differences whose signs are all tried
 _AT_ONCE = 1_000_000  # numbers that are drawn at once
 _SAME = 1e-9  # of the largest value: smaller differences come from rounding
 
@@ -273,20 +272,17 @@ def interval(delta: Values, *, draws: int = 10_000, seed: int = 0) -> tuple[floa
     if n < LEAST or np.ptp(delta) == 0:
         return None, None
     tail = float(norm.cdf(-math.sqrt(n / (n - 1)) * t.ppf(0.975, n - 1)))
-    random = np.random.default_rng(seed)
-    means = np.empty(draws)
-    step = max(1, _AT_ONCE // n)
-    for start in range(0, draws, step):
-        count = min(step, draws - start)
-        means[start : start + count] = delta[random.integers(0, n, (count, n))].mean(axis=1)
-    low, high = np.quantile(means, [tail, 1 - tail])
-    return float(low), float(high)
+    found = bootstrap(
+        (delta,), np.mean, n_resamples=draws, batch=max(1, _AT_ONCE // n), confidence_level=1 - 2 * tail,
+        method="percentile", random_state=np.random.default_rng(seed),
+    ).confidence_interval  # fmt: skip
+    return float(found.low), float(found.high)
 
 
 def p_values(delta: Values, good: Better = "") -> tuple[float | None, float | None]:
     """Wilcoxon signed-rank test: two-sided, and one-sided for ``good`` values.
 
-    Zeros are left out. Of up to 14 differences all signs are tried, which is exact with ties, too.
+    Zeros are left out first: with them SciPy takes a normal approximation, which is too small for few differences.
 
     Args:
         delta: ``(N,)``, one per patient.
@@ -300,13 +296,7 @@ def p_values(delta: Values, good: Better = "") -> tuple[float | None, float | No
     used = delta[delta != 0]
     if not len(used):
         return 1.0, 1.0 if good else None
-    if len(used) > _EXACT:
-        greater, less = (float(wilcoxon(used, alternative=side).pvalue) for side in ("greater", "less"))
-    else:
-        ranks = rankdata(np.abs(used))
-        signs = (np.arange(2 ** len(used))[:, None] >> np.arange(len(used))) & 1
-        sums, found = signs @ ranks, float(ranks[used > 0].sum())
-        greater, less = float(np.mean(sums >= found - 1e-9)), float(np.mean(sums <= found + 1e-9))
+    greater, less = (float(wilcoxon(used, alternative=side).pvalue) for side in ("greater", "less"))
     return min(1.0, 2 * min(greater, less)), {"higher": greater, "lower": less, "": None}[good]
 
 
