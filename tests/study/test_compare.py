@@ -53,6 +53,14 @@ def test_a_distance_is_better_where_it_is_smaller():
     assert worse.verdict == "worse" and worse.p_better > 0.9
 
 
+def test_the_worst_case_is_the_lowest_dice_and_the_largest_distance():
+    values = np.linspace(0.1, 0.9, 12)
+    new, old = (_scores(name, dice=values, hd95_mm=10 * values) for name in ("new", "old"))
+    dice, _, distance, _ = tables(compare(new, old))[0].rows
+    assert [cell.value for cell in dice[-2:]] == pytest.approx([values[0], values[:2].mean()])
+    assert [cell.value for cell in distance[-2:]] == pytest.approx([9.0, 10 * values[-2:].mean()])
+
+
 def test_a_metric_of_unknown_direction_is_only_higher_or_lower():
     found = compare(*_pair(GAIN, "volume_ml"))
     (paired,) = found.metrics
