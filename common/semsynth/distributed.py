@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -16,12 +18,14 @@ from .errors import InputError
 T = TypeVar("T")
 
 
-def start(seed: int | None = None) -> None:
+def start(seed: int | None = None, *, backend: str | None = None, hours: float | None = None) -> None:
     """Join the process group: NCCL on GPUs, gloo on CPUs.
 
     Args:
         seed: this process draws from seed + its number, so that processes do not augment alike (networks start
             alike all the same: the first process's weights are sent to all).
+        backend: in place of that.
+        hours: that a process waits for the others at most; None: PyTorch's default, minutes.
 
     Raises:
         InputError: when not started by torchrun.
@@ -29,7 +33,8 @@ def start(seed: int | None = None) -> None:
     if "LOCAL_RANK" not in os.environ:
         raise InputError("several processes are started by 'torchrun --nproc_per_node=N -m monai.bundle run …'")
     if not dist.is_initialized():
-        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        chosen = backend or ("nccl" if torch.cuda.is_available() else "gloo")
+        dist.init_process_group(chosen, timeout=None if hours is None else timedelta(hours=hours))
     if seed is not None:
         set_determinism(seed + dist.get_rank())
 
@@ -39,6 +44,39 @@ def stop() -> None:
     if dist.is_initialized():
         dist.barrier()
         dist.destroy_process_group()
+
+
+def leave() -> None:
+    """Leave the process group without waiting for the others, after an error."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def together(work: Callable[[], T], *, first: bool = False) -> T | None:
+    """Do a part of the work in every process, and go on when all have done theirs; an error of one is one of all.
+
+    Args:
+        work: what each process does.
+        first: whether the first process alone does it; the others get None.
+
+    Raises:
+        InputError: of any process, in all of them.
+    """
+    found: T | None = None
+    problem: InputError | None = None
+    try:
+        if not first or rank() == 0:
+            found = work()
+    except InputError as error:
+        if world_size() == 1:
+            raise
+        problem = error
+    said = [text for text in gather(None if problem is None else str(problem)) if text is not None]
+    if problem is not None:
+        raise problem
+    if said:
+        raise InputError(said[0])
+    return found
 
 
 def local_device() -> torch.device:

@@ -13,6 +13,8 @@ from pathlib import Path
 
 _PART = re.compile("#|::")
 _TEMPORARY = ".semsynth-"
+TEMPORARY = (_TEMPORARY, ".tmp")
+"""Beginning and end of names that :func:`remove_left_over` removes."""
 
 
 def split_part(path: str | Path) -> tuple[Path, str | None]:

@@ -109,6 +109,24 @@ class Outputs:
         for name, path in made.items():
             path.replace(self.folder / name)
 
+    def remove_others(self, kept: Iterable[str]) -> None:
+        """Remove what this maker wrote here before and is not to stay; files that were changed since stay as well.
+
+        Args:
+            kept: names of the files that stay.
+        """
+        ledger, wanted = self._ledger(), set(kept)
+        ours = [
+            name
+            for name, listed in ledger.items()
+            if name not in wanted and isinstance(listed, dict) and listed.get("by") == self.maker
+        ]
+        gone = [name for name in ours if not (self.folder / name).is_file() or self._foreign(name, ledger) is None]
+        for name in gone:
+            (self.folder / name).unlink(missing_ok=True)
+        if gone:
+            self._write_ledger({name: listed for name, listed in ledger.items() if name not in gone})
+
     def _ledger(self) -> dict[str, Any]:
         content = read_object_or_none(self.folder / LEDGER)
         files = content.get("files") if content else None
@@ -121,6 +139,9 @@ class Outputs:
             path = self.folder / name
             standing = [sha256(path)] if path.is_file() else []  # which is ours, or nothing would be written
             files[name] = {"by": self.maker, "sha256": list(dict.fromkeys([digest, *standing]))}
+        self._write_ledger(files)
+
+    def _write_ledger(self, files: Mapping[str, Any]) -> None:
         about = "SHA-256 of what semsynth wrote here: files that were changed since are not replaced"
         text = json.dumps({"about": about, "files": files}, indent=1)
         write_text(self.folder / LEDGER, text + "\n")

@@ -70,6 +70,12 @@ EXAMPLES: dict[str, list[tuple[dict[str, str | None], tuple[str, ...]]]] = {
         ),
         ({"scores": "scores/summary.json", "baseline": "scores/raw", "draws": "1000"}, ("scores",)),
     ],
+    "augment": [
+        (
+            {"input": "prepared", "bundle": "bundle", "output": "out", "per-case": "1", "device": "cpu"},
+            ("prepared", "bundle/configs", "bundle/models"),
+        ),
+    ],
     "reproduce": [({"bundle": "bundle", "device": "cpu"}, ("bundle/docs", "bundle/models"))],
 }
 """Command → working options (None: without a value), each with the folders that it reads."""

@@ -18,6 +18,7 @@ from ..errors import InputError, is_out_of_memory, os_error_line
 from ..memory import LESS_TO_EVALUATE, LESS_TO_PREPARE, out_of_memory
 from ..signals import Terminated, end_on_sigterm
 from ..texts import log_plainly, shown
+from .augmenting import augment
 from .datasets import FailedCheck, check, choose_k, phantom, prepare, prepare_maps
 from .options import as_typed, booleans_of, texts_of
 from .study import compare
@@ -36,6 +37,7 @@ COMMANDS: dict[str, Callable[..., str]] = {
     "export": as_typed(export),
     "reproduce": as_typed(reproduce),
     "compare": as_typed(compare),
+    "augment": as_typed(augment),
 }
 MORE = "end other programs, or use a larger machine"
 LESS_MEMORY = {
@@ -47,6 +49,7 @@ LESS_MEMORY = {
     "evaluate": LESS_TO_EVALUATE,
     "picture": "give fewer --cases or --samples",
     "export": "give a smaller --size",
+    "augment": "give smaller label maps, or a GPU with --device cuda",
 }
 """Command → the settings that need less memory."""
 LISTS = ("--synthetic", "--weights", "--in-loss")  # options that take several values, of:

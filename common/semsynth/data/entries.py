@@ -42,6 +42,8 @@ MOST_SAMPLES = 100_000
 """Volumes of one label map, and some times more of all maps."""
 SOURCE_VOXELS = "source_voxels"
 """Key of a prepared entry: role → hash of the voxels of the raw file that it was made from."""
+DRAWN = ("source_case", "sample")
+"""Keys of an entry that is one of several volumes of a case: the case's name, and the number of the volume."""
 VOXELS = "voxels"
 """Key of a loaded entry: role → hash of its own voxels, and under ``source_<role>`` of those that it was made from."""
 
@@ -295,7 +297,8 @@ def load_label_maps(
         num_classes, metadata, vocabulary: as in :func:`load_datalist`.
         num_samples: how many volumes to draw per map. From two on, each map stands in the list as often, as case
             ``<case>_s0``, ``<case>_s1`` …, with the map's name under ``source_case`` and the number under ``sample``.
-        style_from: ``"own"`` adds each case's own image under ``style_from``; anything else is passed over.
+        style_from: ``"own"`` adds each case's own image under ``style_from``, or the image (with its ``style_map``)
+            that the datalist states there; anything else is passed over.
         grid: that the weights were trained on: maps of another voxel size or field of view, and a data set whose images
             were scaled by another rule, are warned of.
 
@@ -322,7 +325,7 @@ def load_label_maps(
                 path,
                 key,
                 num_classes=num_classes,
-                needs=("label", "image") if own else ("label",),
+                needs=("label", "image") if own and not _have_styles(path, key) else ("label",),
                 metadata=metadata,
                 vocabulary=vocabulary,
             )
@@ -330,11 +333,11 @@ def load_label_maps(
         check_names([entry["case"] for entry in entries], path)
         if grid is not None:
             grid.warn_of_scaling(stated_intensity(read_datalist(path), path), path)
-        kept = ("patient", VOXELS)
+        kept = ("patient", VOXELS, *(("style_map", INTENSITY) if own else ()))
         maps = [
             {"case": e["case"], "image": e["label"]}
-            | ({"style_from": e["image"]} if own else {})
-            | {key: e[key] for key in (*kept, *((INTENSITY,) if own else ())) if key in e}
+            | ({"style_from": e.get("style_from", e.get("image"))} if own else {})
+            | {key: e[key] for key in (*kept, *(DRAWN if _is_drawn(e) else ())) if key in e}
             for e in entries
         ]
         return _compared(maps, grid, num_samples)
@@ -350,6 +353,20 @@ def load_label_maps(
         for name, path in found
     ]
     return _compared(maps, grid, num_samples)
+
+
+def _is_drawn(entry: Mapping[str, Any]) -> bool:
+    """Whether an entry says which volume of which case it is to become, as those of ``semsynth augment`` do."""
+    case, number = (entry.get(key) for key in DRAWN)
+    return isinstance(case, str) and isinstance(number, int) and not isinstance(number, bool) and number >= 0
+
+
+def _have_styles(path: Path, key: str | Sequence[str]) -> bool:
+    """Whether each entry of a split names the image whose style its volume is to have."""
+    content = read_datalist(path)
+    keys = [key] if isinstance(key, str) else list(key)
+    split: Sequence[Mapping[str, Any]] = next((content[k] for k in keys if content.get(k)), [])
+    return all(isinstance(entry.get("style_from"), str) for entry in split)
 
 
 def _source_beside(path: Path) -> dict[str, str]:

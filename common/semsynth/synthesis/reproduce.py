@@ -7,7 +7,6 @@ inference stores volumes; what it was made with stands beside it. Both are in th
 from __future__ import annotations
 
 import json
-import logging
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,16 +15,16 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-from monai.bundle import ConfigWorkflow
 
 from ..data.volumes import read_volume
 from ..data.voxels import hash_file
-from ..errors import InputError, is_out_of_memory
+from ..errors import InputError
 from ..files import atomic_path, sha256
 from ..json_files import read_object
 from ..paths import as_path
 from ..prepare.phantom import write_phantom_cases
 from ..provenance.cards import versions
+from .workflow import known_settings, run_inference, weights_of
 
 VOLUME, ABOUT = "golden.nii.gz", "golden.json"
 CASE = "phantom_002"
@@ -68,7 +67,7 @@ def reproduce(bundle: str | Path, *, device: str | None = None) -> list[Finding]
     """
     bundle = as_path(bundle, "bundle")
     about = _about(bundle)
-    weights = sha256(_weights(bundle))
+    weights = sha256(weights_of(bundle))
     same = weights == about["weights_sha256"]
     findings = [
         Finding("weights", same, f"SHA-256 {weights[:12]}…" if same else f"models/model.pt has the SHA-256 "
@@ -94,7 +93,7 @@ def write_golden(bundle: str | Path) -> Path:
         InputError: no bundle there, one without weights.
     """
     bundle = as_path(bundle, "bundle")
-    weights = _weights(bundle)
+    weights = weights_of(bundle)
     with TemporaryDirectory(prefix="semsynth-golden-") as folder:
         made, inputs = _make(bundle, Path(folder), "cpu")
         segmentation = made.name.endswith("_seg.nii.gz")
@@ -102,7 +101,7 @@ def write_golden(bundle: str | Path) -> Path:
             "what": "what this bundle's inference makes of the built-in phantom; see 'semsynth reproduce --help'",
             "weights_sha256": sha256(weights),
             "phantom": PHANTOM | {"case": CASE},
-            "settings": _known(bundle, SETTINGS),
+            "settings": known_settings(bundle, SETTINGS),
             "inputs": inputs,
             "tolerance": TOLERANCE_SEGMENTATION if segmentation else TOLERANCE,
             "versions": versions(),
@@ -130,47 +129,12 @@ def _about(bundle: Path) -> dict[str, Any]:
     return about
 
 
-def _weights(bundle: Path) -> Path:
-    if not (bundle / "configs" / "inference.json").is_file():
-        raise InputError(f"{bundle}: no configs/inference.json in it; give the folder of a bundle")
-    path = bundle / "models" / "model.pt"
-    if not path.is_file():
-        raise InputError(f"{path}: no such weights; copy the bundle whole")
-    return path
-
-
-def _known(bundle: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
-    config = read_object(bundle / "configs" / "inference.json", damaged="take the bundle's own")
-    return {key: value for key, value in settings.items() if key in config}
-
-
 def _make(bundle: Path, folder: Path, device: str | None) -> tuple[Path, dict[str, str]]:
     """The volume of the phantom's last case, and the hashes of what goes into it."""
     data = folder / "data"
     write_phantom_cases(data, progress=False, **PHANTOM)  # type: ignore[arg-type]
-    own = _known(bundle, SETTINGS) | ({} if device is None else {"device": f"$torch.device({device!r})"})
-    logging.getLogger("monai.bundle.workflows").setLevel(logging.ERROR)  # it warns that no logging file is read
-    config = bundle / "configs" / "inference.json"
-    try:
-        workflow = ConfigWorkflow(
-            config_file=str(config), meta_file=str(bundle / "configs" / "metadata.json"), workflow_type="infer",
-            logging_file=False, bundle_root=str(bundle), dataset_dir=str(data), output_dir=str(folder / "out"), **own,
-        )  # fmt: skip
-        workflow.initialize()
-        workflow.run()
-        workflow.finalize()
-    except InputError:
-        raise
-    except Exception as error:  # of any kind that a config's components raise
-        if is_out_of_memory(error):
-            raise
-        cause: BaseException = error
-        while cause.__cause__ is not None:
-            cause = cause.__cause__
-        if isinstance(cause, InputError | OSError):
-            raise cause from error
-        reason = str(cause).splitlines() or [type(cause).__name__]
-        raise InputError(f"{config}: the inference cannot be run ({reason[0]}); take the bundle's own") from error
+    own = known_settings(bundle, SETTINGS) | ({} if device is None else {"device": f"$torch.device({device!r})"})
+    run_inference(bundle, dataset_dir=str(data), output_dir=str(folder / "out"), **own)
     made = sorted((folder / "out").glob(f"{CASE}_*.nii.gz"))
     if len(made) != 1:
         raise InputError(f"{bundle}: its inference wrote {len(made)} volumes of {CASE} instead of one")

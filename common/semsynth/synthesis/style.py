@@ -27,7 +27,8 @@ class StyleSource:
 
     One image for all volumes is encoded once, when the first batch comes (the weights are loaded by then), and kept:
     for other weights make another source. With ``"own"`` each label map has the style of its own image, which the batch
-    has under ``style_from`` (see :func:`semsynth.data.entries.load_label_maps`). What is left to the seed is the noise.
+    has under ``style_from`` (see :func:`semsynth.data.entries.load_label_maps`); where that image belongs to another
+    label map, the batch has this one under ``style_map``. What is left to the seed is the noise.
     The image is prepared as training images are: RAS axes, ``spacing``, zeros around the content cut off, and the
     intensity rule of the weights, unless a record beside it or its datalist says what it holds: prepared and synthetic
     images are not stretched again.
@@ -76,7 +77,10 @@ class StyleSource:
             images = set(batch["style_from"])
             if len(images) > 1:
                 raise InputError("several cases in one batch would share a style: set batch_size to 1")
-            (label_map,) = set(batch["image"].meta["filename_or_obj"]) if self.by_class else (None,)
+            maps = set(batch.get("style_map") or batch["image"].meta["filename_or_obj"]) if self.by_class else {None}
+            if len(maps) > 1:
+                raise InputError("several style maps in one batch would share a style: set batch_size to 1")
+            label_map = maps.pop()
             return self.encode(images.pop(), label_map, next(iter(batch.get(INTENSITY, [])), None))
         if self._one is None:
             self._one = self.encode(str(self.image), self.label_map)

@@ -1,0 +1,86 @@
+"""The command of ``semsynth`` that makes training sets; its docstring is its help."""
+
+from __future__ import annotations
+
+from ..errors import InputError
+from ..seeds import checked_seed
+from .options import FilePath, Words, given, number, usable_device, whole, words
+
+
+def augment(
+    *,
+    input: FilePath,  # the name that users type
+    bundle: FilePath,
+    output: FilePath,
+    per_case: int = 4,
+    morph: float = 0.5,
+    rules: FilePath | None = None,
+    style: FilePath = "drawn",
+    judge: FilePath | None = None,
+    second_judge: FilePath | None = None,
+    min_dice: float | None = None,
+    max_hd95: float | None = None,
+    tries: int = 3,
+    format: Words = "datalist",  # the name that users type
+    labels: Words | None = None,
+    resample: bool = False,
+    device: str | None = None,
+    jobs: int = 1,
+    seed: int = 0,
+    dry_run: bool = False,
+    wait: bool = False,
+) -> str:
+    """Labelled scans to a training set of real and synthetic volumes, some with an anatomy that nobody scanned.
+
+    Label maps are taken from the training cases alone; some are morphed (docs/morphing.md); the bundle's generator
+    makes a volume of each; a judge refuses those that do not show what their map says. It says before it starts how
+    many volumes, how long and how much disk. An interrupted run goes on where it was when the same command is started
+    again; torchrun shares the work among GPUs.
+
+    Args:
+        input: a datalist (or its folder) of prepared cases, or of raw ones with an image and a mask of the cavity,
+            which are prepared first as the bundle's training data was.
+        bundle: folder of the generator's bundle, for example bundles/spade_ldm.
+        output: folder to write; made if it is not there.
+        per_case: volumes of each training case.
+        morph: share of them that is made of morphed maps, from 0 to 1.
+        rules: YAML file that says how much morphing may change; without it the built-in rules.
+        style: drawn by the network; own, of the case's own scan; or a datalist of prepared scans, of which each volume
+            takes the style of one.
+        judge: file of weights of la_unet's judge, models/judge.pt; without it nothing is refused.
+        second_judge: file of the judge of the other half, models/judge_2.pt, for cases that the first was trained on.
+        min_dice: Dice that a volume needs; without it the 5th percentile of what real scans reach that their judge did
+            not see.
+        max_hd95: HD95 in mm that a volume may have; without it the 95th percentile, or any with --min-dice.
+        tries: how often a refused volume is drawn, at most; then it is left out.
+        format: datalist, nnunet and decathlon, with commas: forms of the training set; a datalist is always written.
+        labels: classes that a segmenter is to learn from nnunet and decathlon, with commas; without it endo, or all.
+        resample: bring maps to the voxel size that the weights were trained at, and the volumes back.
+        device: cuda, cuda:1 or cpu; without it a GPU where there is one.
+        jobs: cases that are prepared at the same time.
+        seed: of morphs, styles and volumes.
+        dry_run: only say what would be made; raw cases are prepared, and one volume is made, to know how long it takes.
+        wait: until another run that writes into --output has ended; else it is an error that it is there.
+    """
+    from ..synthesis.augment import AugmentSettings, GateOptions
+    from ..synthesis.augment import augment as run
+
+    if judge is None:
+        needless = [name for name in ("second_judge", "min_dice", "max_hd95", "tries") if name in given()]
+        if needless:
+            raise InputError(f"--{needless[0].replace('_', '-')} goes with --judge, the file of weights of a judge")
+    settings = AugmentSettings(
+        per_case=whole("per-case", per_case), morph=number("morph", morph), style=str(style),
+        rules=None if rules is None else str(rules), seed=checked_seed(seed, "--seed"), resample=bool(resample),
+    )  # fmt: skip
+    gate = GateOptions(
+        None if judge is None else str(judge), None if second_judge is None else str(second_judge),
+        None if min_dice is None else number("min-dice", min_dice),
+        None if max_hd95 is None else number("max-hd95", max_hd95), whole("tries", tries),
+    )  # fmt: skip
+    made = run(
+        str(input), str(bundle), str(output), settings, gate=gate, formats=words(format),
+        labels=None if labels is None else words(labels), device=None if device is None else usable_device(device),
+        jobs=whole("jobs", jobs), dry_run=bool(dry_run), wait=bool(wait),
+    )  # fmt: skip
+    return made if isinstance(made, str) else made.text()

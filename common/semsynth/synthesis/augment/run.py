@@ -1,0 +1,332 @@
+"""From labelled scans to a training set: maps, morphs, volumes, gate, files."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ... import __version__
+from ...distributed import leave, local_device, rank, start, stop, together, world_size
+from ...errors import InputError
+from ...evaluation.sources import load_real
+from ...files import remove_left_over, sha256
+from ...json_files import read_object_or_none
+from ...limits import check_jobs, check_number
+from ...locks import locked
+from ...ownership import Outputs, object_with
+from ...paths import as_path
+from ...prepare.atrium import Settings as AtriumSettings
+from ...prepare.atrium import prepare
+from ...prepare.like import settings_like
+from ...report.pictures import check_picture
+from ..gate import Gate, Thresholds
+from ..workflow import inference_config, weights_of
+from .estimate import estimate
+from .maps import MAPS, Maps
+from .plan import FORMATS, STYLES, AugmentSettings, Prepared, check_draws, draws_of, is_prepared
+from .rounds import Made, Rounds
+from .sets import MAKER, NNUNET, check_folders, items_of, listing, segmenter_labels, write_datalist, write_folders
+from .sheet import SHEET, save_sheet
+
+logger = logging.getLogger(__name__)
+SUMMARY, RECORDS, BEGUN = "augment.json", "records", "begun.json"
+HOURS = 240.0
+"""That a process waits for the others."""
+MOST_MM = 1000.0
+
+
+@dataclass(frozen=True)
+class GateOptions:
+    """The gate that a user asks for.
+
+    Attributes:
+        judge, second: files of weights; None: no gate.
+        min_dice: needed; None: learned from real scans.
+        max_hd95: allowed in mm; None: learned, where ``min_dice`` is.
+        tries: how often a volume is drawn, at most.
+    """
+
+    judge: str | None = None
+    second: str | None = None
+    min_dice: float | None = None
+    max_hd95: float | None = None
+    tries: int = 3
+
+    def __post_init__(self) -> None:
+        check_number("--tries", self.tries, 1, 1000)
+        if self.min_dice is not None:
+            check_number("--min-dice", self.min_dice, 0, 1)
+        if self.max_hd95 is not None:
+            check_number("--max-hd95", self.max_hd95, 0, MOST_MM, unit=" mm")
+
+    def thresholds(self, gate: Gate) -> Thresholds:
+        """What volumes have to reach."""
+        if self.min_dice is not None:
+            return Thresholds(self.min_dice, self.max_hd95)
+        learned = gate.thresholds()
+        return learned if self.max_hd95 is None else replace(learned, max_hd95=self.max_hd95)
+
+
+NO_GATE = GateOptions()
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What an augmentation made.
+
+    Attributes:
+        wanted: so many volumes.
+        taken: so many are in the training set.
+        refused: so many were refused, those drawn again too.
+        thresholds: of the gate; None without one.
+        files: what was written, by format.
+    """
+
+    wanted: int
+    taken: int
+    refused: int
+    thresholds: Thresholds | None
+    files: Mapping[str, Path]
+
+    def text(self) -> str:
+        """In words."""
+        lines = [f"{self.taken} of {self.wanted} volumes are in the training set"]
+        if self.thresholds is not None:
+            lines.append(f"the gate refused {self.refused} of {self.taken + self.refused} that were made")
+        if not self.taken:
+            lines.append("no volume shows what its map says: look at the pictures, and at the voxel size of the maps")
+        lines += [f"{name}: {path}" for name, path in self.files.items()]
+        if "nnunet" in self.files:
+            lines.append(
+                f"copy {self.files['nnunet'] / 'splits_final.json'} into the folder of {NNUNET.name} in nnU-Net's "
+                "preprocessed data before you train: its own folds would mix patients"
+            )
+        return "\n".join(lines)
+
+
+def augment(
+    source: str | Path,
+    bundle: str | Path,
+    output: str | Path,
+    settings: AugmentSettings,
+    *,
+    gate: GateOptions = NO_GATE,
+    formats: Sequence[str] = ("datalist",),
+    labels: Sequence[str] | None = None,
+    device: str | None = None,
+    jobs: int = 1,
+    dry_run: bool = False,
+    wait: bool = False,
+) -> Summary | str:
+    """Make a training set; see ``semsynth augment --help``.
+
+    Returns:
+        What was made; with ``dry_run`` what would be, in words; in processes of torchrun but the first nothing.
+
+    Raises:
+        InputError: for whatever is wrong with the input, in all processes.
+    """
+    bundle, output = _place(bundle, "bundle"), _place(output, "output")
+    weights_of(bundle)
+    unknown = [name for name in formats if name not in FORMATS]
+    if unknown or not formats:
+        raise InputError(f"--format must be of {', '.join(FORMATS)}, got {', '.join(unknown) or 'none'}")
+    check_jobs(jobs)
+    if world_size() > 1:
+        local_device()
+        start(backend="gloo", hours=HOURS)
+    try:
+        with locked(output, "semsynth augment", wait=wait, shared=True):
+            prepared = _prepared(source, bundle, output, jobs)
+            job = together(lambda: _Job.of(prepared, bundle, output, settings, gate, formats, labels, device))
+            assert job is not None
+            found = job.run(dry_run=dry_run)
+    except BaseException:
+        leave()
+        raise
+    stop()
+    return found
+
+
+def _place(path: str | Path, option: str) -> Path:
+    """An absolute path that MONAI's configs take as it is."""
+    found = as_path(path, f"--{option}").absolute()
+    if "#" in str(found) or "::" in str(found):
+        raise InputError(
+            f"--{option} {found}: MONAI's configs turn '#' into '::', so that nobody knows which folder is meant; give "
+            "a path with neither of them"
+        )
+    return found
+
+
+def _prepared(source: str | Path, bundle: Path, output: Path, jobs: int) -> Prepared:
+    """The prepared cases; raw ones are prepared first, as the data of the bundle's weights was."""
+    if not is_prepared(source):
+        folder = output / "prepared"
+        together(lambda: prepare(source, folder, settings_like(AtriumSettings, bundle, ()), jobs=jobs), first=True)
+        source = folder
+    found = together(lambda: Prepared.read(source))
+    assert found is not None
+    return found
+
+
+@dataclass
+class _Job:
+    """All that was checked before the work."""
+
+    rounds: Rounds
+    gate: Gate | None
+    options: GateOptions
+    formats: Sequence[str]
+    labels: Mapping[str, int]
+
+    @classmethod
+    def of(
+        cls,
+        prepared: Prepared,
+        bundle: Path,
+        output: Path,
+        settings: AugmentSettings,
+        options: GateOptions,
+        formats: Sequence[str],
+        labels: Sequence[str] | None,
+        device: str | None,
+    ) -> _Job:
+        """Check everything, before any work."""
+        wanted = segmenter_labels(prepared.classes, labels)
+        own = {} if device is None else {"device": f"$torch.device({device!r})"}
+        maps = Maps(prepared, settings, output, _styles(bundle, settings))
+        draws = draws_of(list(prepared.cases), settings)
+        check_draws(draws, prepared)
+        for files in (listing(output), _summaries(output), _begun(output)):
+            files.check()
+        check_picture(output / SHEET)
+        check_folders(prepared, draws, output, formats)
+        if rank() == 0:
+            for folder in (output / MAPS, output / RECORDS, output / NNUNET, output / "decathlon"):
+                remove_left_over(folder)
+            _refuse_other_settings(maps, bundle, output)
+        gate = _gate(options, prepared, output, device)
+        rounds = Rounds(bundle, maps, settings, output, own=own, tries=options.tries)
+        return cls(rounds, gate, options, formats, wanted)
+
+    def run(self, *, dry_run: bool) -> Summary | str:
+        """Make what is missing, and write the training set."""
+        rounds, maps = self.rounds, self.rounds.maps
+        draws = draws_of(list(maps.entries), rounds.settings)
+        said = together(lambda: estimate(draws, rounds, self.formats), first=True)
+        if dry_run:
+            return said or ""
+        together(lambda: self._begin(said or ""), first=True)
+        maps.make(draws)
+        if self.gate is not None:
+            rounds.gate, rounds.thresholds = self.gate, self.options.thresholds(self.gate)
+        made = rounds.run(draws)
+        return together(lambda: self._write(made), first=True) or ""
+
+    def _begin(self, said: str) -> None:
+        """Say what will be made, and note with which settings."""
+        logger.info("%s", said)
+        text = json.dumps(_settings(self.rounds.maps, self.rounds.bundle), indent=1)
+        _begun(self.rounds.folder).write_text(BEGUN, text)
+
+    def _write(self, made: Sequence[Made]) -> Summary:
+        """Records, pictures, training sets, and what was made."""
+        rounds, output, prepared = self.rounds, self.rounds.folder, self.rounds.maps.prepared
+        records = Outputs(output / RECORDS, MAKER, {})
+        for one in made:
+            records.write_text(_record_name(one), _record(one, rounds))
+        records.remove_others([_record_name(one) for one in made])
+        taken = [one for one in made if not one.refused]
+        files = {"pictures": save_sheet(made, output / SHEET, seed=rounds.settings.seed)}
+        files["datalist"] = write_datalist(prepared, taken, output)
+        files |= write_folders(items_of(prepared, taken), self.labels, output, self.formats, rounds.settings.seed)
+        names = {one.draw.name for one in made}
+        about = {
+            "augmented_by": f"semsynth {__version__}",
+            "settings": asdict(rounds.settings),
+            "weights_sha256": sha256(weights_of(rounds.bundle)),
+            "thresholds": None if rounds.thresholds is None else asdict(rounds.thresholds),
+            "made": len(made),
+            "taken": len(taken),
+            "refused": dict(Counter(one.refused.split()[0] for one in made if one.refused)),
+            "left_out": sorted(names - {one.draw.name for one in taken}),
+            "judge_knows_patient": [] if self.gate is None else sorted(n for n, saw in self.gate.saw.items() if saw),
+        }
+        _summaries(output).write_text(SUMMARY, json.dumps(about, indent=1))
+        return Summary(len(names), len(taken), len(made) - len(taken), rounds.thresholds, files)
+
+
+def _summaries(output: Path) -> Outputs:
+    return Outputs(output, MAKER, {SUMMARY: object_with("augmented_by")})
+
+
+def _begun(output: Path) -> Outputs:
+    return Outputs(output, MAKER, {BEGUN: object_with("begun_with")})
+
+
+def _settings(maps: Maps, bundle: Path) -> dict[str, Any]:
+    """What all volumes of a folder have in common; how many there are may change."""
+    styles = maps.styles
+    return {
+        "begun_with": f"semsynth {__version__}",
+        "seed": maps.settings.seed,
+        "style": maps.settings.style if styles is None else sorted(map(str, styles.people)),
+        "resample": maps.settings.resample,
+        "rules": json.loads(json.dumps(asdict(maps.transform.rules))),
+        "weights_sha256": sha256(weights_of(bundle)),
+    }
+
+
+def _refuse_other_settings(maps: Maps, bundle: Path, output: Path) -> None:
+    """Raise where what stands in the folder was begun with other settings, naming them."""
+    begun, own = read_object_or_none(output / BEGUN), _settings(maps, bundle)
+    differ = [] if begun is None else [name for name in own if begun.get(name) != own[name] and name != "begun_with"]
+    if differ:
+        raise InputError(
+            f"{output}: was begun with another {' and '.join(differ)}; give the same as before, or another --output"
+        )
+
+
+def _styles(bundle: Path, settings: AugmentSettings) -> Prepared | None:
+    """The scans whose styles are taken; None where it is the cases' own, or the network draws them."""
+    config = inference_config(bundle)
+    if settings.style != "drawn" and "style_from" not in config:
+        raise InputError(f"--style {settings.style}: this bundle's network has no styles; leave --style out")
+    if settings.style in STYLES:
+        return None
+    needs = ("image", "label") if "style_map" in config else ("image",)
+    return Prepared.read(settings.style, option="style", needs=needs)
+
+
+def _gate(options: GateOptions, prepared: Prepared, output: Path, device: str | None) -> Gate | None:
+    if options.judge is None:
+        return None
+    real = load_real(prepared.path)
+    cases = {name: replace(real[name], patient=prepared.people[name]) for name in prepared.cases}
+    gate = Gate(cases, prepared.classes, options.judge, options.second, store=output / "measured",
+                device=str(local_device()) if device is None else device)  # fmt: skip
+    gate.check(learns=options.min_dice is None)
+    return gate
+
+
+def _record_name(one: Made) -> str:
+    return f"{one.draw.name}.{one.attempt}.json"
+
+
+def _record(one: Made, rounds: Rounds) -> str:
+    """All that a volume came from."""
+    gate: dict[str, Any] = {}
+    if rounds.gate is not None and rounds.thresholds is not None:
+        figures = {name: value if math.isfinite(value) else None for name, value in one.figures.items()}
+        gate = {"gate": {**figures, "refused": one.refused, **rounds.gate.judged_by(one.draw.case),
+                         "thresholds": asdict(rounds.thresholds)}}  # fmt: skip
+    morphed = rounds.maps.record(one.draw) or {}
+    content = {**one.record(), "attempt": one.attempt, "morph": morphed.get("morph"), **gate}
+    return json.dumps(content, indent=1)

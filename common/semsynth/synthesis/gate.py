@@ -1,0 +1,186 @@
+"""A judge's word on each synthetic volume: what is not faithful enough to its label map is not trained on."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from ..data.volumes import read_label, read_volume
+from ..distributed import gather, rank, together, world_size
+from ..errors import InputError
+from ..evaluation.judge import Panel, load_judge, targets_of
+from ..evaluation.measure import MeasurementStore, Measurer
+from ..evaluation.seen import judge_has_seen
+from ..evaluation.sources import RealCase
+from ..files import sha256
+from ..provenance.seen import Seen
+from .region import part_of_volume
+
+logger = logging.getLogger(__name__)
+PERCENTILE = 5
+LEAST_CASES = 5
+"""Fewer real cases tell no percentile."""
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """What a volume has to reach.
+
+    Attributes:
+        min_dice: Dice of the judge's segmentation with the label map, at least.
+        max_hd95: 95th percentile of their Hausdorff distance in mm, at most; None: any.
+        learned_from: so many real cases; 0: given by the user.
+    """
+
+    min_dice: float
+    max_hd95: float | None = None
+    learned_from: int = 0
+
+    def refusal(self, figures: Mapping[str, float]) -> str:
+        """Why a volume is refused; empty where it is not. NaN is refused.
+
+        Args:
+            figures: ``dice`` and ``hd95``.
+        """
+        if not figures["dice"] >= self.min_dice:
+            return f"Dice {figures['dice']:.3f}, needed {self.min_dice:.3f}"
+        if self.max_hd95 is not None and not figures["hd95"] <= self.max_hd95:
+            return f"HD95 {figures['hd95']:.1f} mm, at most {self.max_hd95:.1f}"
+        return ""
+
+
+class Gate:
+    """Judges that say how faithful volumes are to their label maps.
+
+    Args:
+        cases: the real cases that label maps come from, by name.
+        names: index → name of the maps' classes.
+        judge: file of weights of la_unet's judge.
+        second: file of the one of the other half, for cases whose patients the first was trained on.
+        store: folder of finished measurements; None keeps nothing.
+        device: where judges compute.
+
+    Raises:
+        InputError: for files that are no such weights, or judges that segment none of the maps' classes.
+    """
+
+    def __init__(
+        self,
+        cases: Mapping[str, RealCase],
+        names: Mapping[int, str],
+        judge: str | Path,
+        second: str | Path | None = None,
+        *,
+        store: str | Path | None = None,
+        device: str = "cpu",
+    ) -> None:
+        self.cases = dict(cases)
+        first = load_judge(str(judge), device=device)
+        other = load_judge(None if second is None else str(second), device=device, option="second-judge")
+        targets = targets_of(first, names)
+        if first is None or not targets:
+            raise InputError(
+                f"--judge {judge}: segments {', '.join(first.classes) if first else 'nothing'}, which these label maps "
+                f"do not have ({', '.join(names.values())}); leave --judge out"
+            )
+        seen = {
+            one.sha256: judge_has_seen(self.cases, None if one.source is None else Seen.of(one.source))
+            for one in (first, other)
+            if one is not None
+        }
+        self.panel = Panel.of(first, other, self.cases, seen)
+        self.saw = {name: self._saw(name, seen) for name in self.cases}
+        self.measurer = Measurer([], self.panel, targets=targets, store=MeasurementStore(store), device=device)
+
+    def _saw(self, case: str, seen: Mapping[str, Mapping[str, bool | None]]) -> bool | None:
+        """Whether a case's judge was trained on its patient; None where nobody knows."""
+        judge = self.panel.judge(case)
+        known = {} if judge is None else seen[judge.sha256]
+        if any(known.get(name) and other.person == self.cases[case].person for name, other in self.cases.items()):
+            return True
+        return known.get(case)
+
+    def figures(self, case: str, image: str | Path, label: str | Path) -> dict[str, float]:
+        """Agreement of a volume with its label map, padding aside.
+
+        Args:
+            case: the real case that the map comes from, which decides who judges.
+            image: file of the volume; the judge standardises it, so that its unit does not matter.
+            label: file of the map, on the same grid.
+
+        Returns:
+            ``dice`` and ``hd95`` (mm), means over the judge's classes.
+        """
+        content = self.cases[case].content
+        volume, truth = (part_of_volume(v, content).canonical() for v in (read_volume(image), read_label(label)))
+        key = [sha256(image), sha256(label), content]
+        found = self.measurer.faithfulness(case, key, volume, np.asarray(truth.data, dtype=np.int64))
+        return {"dice": found["dice"], "hd95": found["hd95"]}
+
+    def unseen(self) -> list[str]:
+        """Real cases of patients on whom their judge was surely not trained."""
+        return [name for name, saw in self.saw.items() if saw is False and self.cases[name].label is not None]
+
+    def check(self, *, learns: bool) -> None:
+        """Before any work: whether thresholds can be learned, and a warning of cases whose judge knows the patient.
+
+        Args:
+            learns: whether the thresholds are to be learned.
+
+        Raises:
+            InputError: for too few real cases.
+        """
+        fresh = self.unseen()
+        if learns and len(fresh) < LEAST_CASES:
+            raise InputError(
+                f"--judge: only {len(fresh)} of the {len(self.cases)} real cases are known to be new to their judge, "
+                f"{LEAST_CASES} are needed for a threshold; give --second-judge, the one of the other half, or "
+                "--min-dice"
+            )
+        lenient = [name for name in self.cases if name not in fresh]
+        if lenient and rank() == 0:
+            logger.warning(
+                "the judge of %d of %d cases was trained on their patient, or nobody knows: it may be lenient there "
+                "(%s); give --second-judge, the one of the other half", len(lenient), len(self.cases),
+                ", ".join(lenient[:5]) + ("…" if len(lenient) > 5 else ""),
+            )  # fmt: skip
+
+    def thresholds(self) -> Thresholds:
+        """What the worst of real scans reach that their judge did not see: 5th percentile of Dice, 95th of HD95."""
+        scans = [(name, self.cases[name].image, Path(str(self.cases[name].label))) for name in self.unseen()]
+        found = self.judge_all(scans, "judging real scans")
+        dice = float(np.nanpercentile([figures["dice"] for figures in found], PERCENTILE))
+        hd95 = float(np.nanpercentile([figures["hd95"] for figures in found], 100 - PERCENTILE))
+        if rank() == 0:
+            logger.info("gate: Dice at least %.3f, HD95 at most %.1f mm, from %d real scans", dice, hd95, len(found))
+        return Thresholds(dice, hd95, len(found))
+
+    def judge_all(self, volumes: Sequence[tuple[str, Path, Path]], title: str) -> list[dict[str, float]]:
+        """Figures of many volumes, shared among the processes.
+
+        Args:
+            volumes: per volume its case, and the files of volume and map.
+            title: of the progress bar.
+        """
+        share = range(rank(), len(volumes), world_size())
+
+        def judge() -> dict[int, dict[str, float]]:
+            bar = tqdm(share, title, unit="volume", disable=rank() > 0)
+            return {i: self.figures(*volumes[i]) for i in bar}
+
+        own = together(judge)  # an error in one process ends all, before they tell each other what they found
+        found = {i: figures for part in gather(own) for i, figures in (part or {}).items()}
+        return [found[i] for i in range(len(volumes))]
+
+    def judged_by(self, case: str) -> dict[str, Any]:
+        """Who judges a case, for records."""
+        judge = self.panel.judge(case)
+        if judge is None:
+            return {}
+        return {"judge": judge.name, "judge_sha256": judge.sha256, "judge_saw_patient": self.saw[case]}

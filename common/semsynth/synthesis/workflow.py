@@ -1,0 +1,76 @@
+"""A bundle's inference, run from Python as ``python -m monai.bundle run`` runs it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from monai.bundle import ConfigWorkflow
+
+from ..errors import InputError, is_out_of_memory
+from ..json_files import read_object
+
+
+def weights_of(bundle: Path) -> Path:
+    """The weights that a bundle ships.
+
+    Raises:
+        InputError: for a folder that is no bundle, or one without weights.
+    """
+    if not (bundle / "configs" / "inference.json").is_file():
+        raise InputError(f"{bundle}: no configs/inference.json in it; give the folder of a bundle")
+    path = bundle / "models" / "model.pt"
+    if not path.is_file():
+        raise InputError(f"{path}: no such weights; copy the bundle whole")
+    return path
+
+
+def inference_config(bundle: Path) -> dict[str, Any]:
+    """The content of a bundle's ``configs/inference.json``.
+
+    Raises:
+        InputError: where it cannot be read.
+    """
+    return read_object(bundle / "configs" / "inference.json", damaged="take the bundle's own")
+
+
+def known_settings(bundle: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of some settings that a bundle's inference has."""
+    config = inference_config(bundle)
+    return {key: value for key, value in settings.items() if key in config}
+
+
+def run_inference(bundle: Path, **settings: Any) -> None:
+    """Run a bundle's inference.
+
+    Args:
+        bundle: its folder.
+        settings: in place of the config's, such as ``dataset_dir`` and ``output_dir``.
+
+    Raises:
+        InputError: what a component of the config raises; where it is no error of input, naming the config.
+    """
+    logging.getLogger("monai.bundle.workflows").setLevel(logging.ERROR)  # it warns that no logging file is read
+    config = bundle / "configs" / "inference.json"
+    try:
+        workflow = ConfigWorkflow(
+            config_file=str(config), meta_file=str(bundle / "configs" / "metadata.json"), workflow_type="infer",
+            logging_file=False, bundle_root=str(bundle), **settings,
+        )  # fmt: skip
+        workflow.initialize()
+        workflow.run()
+        workflow.finalize()
+    except InputError:
+        raise
+    except Exception as error:  # of any kind that a config's components raise
+        if is_out_of_memory(error):
+            raise
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        if isinstance(cause, InputError | OSError):
+            raise cause from error
+        reason = str(cause).splitlines() or [type(cause).__name__]
+        raise InputError(f"{config}: the inference cannot be run ({reason[0]}); take the bundle's own") from error
