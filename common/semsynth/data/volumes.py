@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -51,6 +51,16 @@ class Volume:
         """The same voxels with the axes closest to right, anterior, superior in this order (lossless)."""
         image = nib.as_closest_canonical(nib.Nifti1Image(self.data, self.affine, dtype=self.data.dtype))
         return Volume(np.asanyarray(image.dataobj), image.affine)
+
+    def part(self, content: Mapping[str, Sequence[int]] | None) -> Volume:
+        """The part in which a case stands in its padding: ``{"start", "shape"}`` in voxels; None: all of it."""
+        if content is None:
+            return self
+        start, shape = content["start"], content["shape"]
+        data = self.data[tuple(slice(a, a + n) for a, n in zip(start, shape, strict=True))]
+        affine = self.affine.copy()
+        affine[:3, 3] = self.affine[:3, :3] @ np.asarray(start, dtype=np.float64) + self.affine[:3, 3]
+        return Volume(data, affine)
 
     def oriented_as(self, affine: NDArray[np.float64]) -> Volume:
         """The same voxels with the order and direction of axes that ``affine`` has (lossless)."""

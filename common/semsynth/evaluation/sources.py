@@ -82,7 +82,7 @@ class RealCase:
             InputError: for a file that cannot be used, or a label map on another grid.
         """
         whole = read_volume(self.image)
-        image = self._part(whole).canonical()
+        image = whole.part(self.content).canonical()
         held = self.intensity or Intensity(None)
         if self.assumed and no_air(image.data):
             raise InputError(
@@ -95,7 +95,7 @@ class RealCase:
         if self.label is None:
             return image, None
         label = on_grid(self.case, self.image, whole, self.label, read_label(self.label))
-        return image, self._part(label).canonical().data.astype(np.int64)
+        return image, label.part(self.content).canonical().data.astype(np.int64)
 
     def read_synthetic(self, path: Path, real: Volume, held: Intensity | None = None) -> Volume:
         """A synthetic volume of this case on the real one's grid, ``(H, W, D)`` in [0, 1].
@@ -110,7 +110,7 @@ class RealCase:
         """
         volume = read_volume(path).oriented_as(read_header(self.image).affine)
         whole = self.content is not None and list(volume.data.shape) != list(self.content["shape"])
-        volume = on_grid(self.case, self.image, real, path, self._part(volume) if whole else volume)
+        volume = on_grid(self.case, self.image, real, path, volume.part(self.content) if whole else volume)
         data = volume.data.astype(np.float32)
         if not np.isfinite(data).all():
             raise InputError(f"{self.case}: {path} has NaN or infinite voxels; synthesise this case again")
@@ -132,15 +132,6 @@ class RealCase:
     def unit_range(self) -> tuple[float, float] | None:
         """What 0 and 1 are in the unit of the data set; None where it has none."""
         return None if self.intensity is None else self.intensity.unit_range
-
-    def _part(self, volume: Volume) -> Volume:
-        if self.content is None:
-            return volume
-        start, shape = self.content["start"], self.content["shape"]
-        data = volume.data[tuple(slice(a, a + n) for a, n in zip(start, shape, strict=True))]
-        affine = volume.affine.copy()
-        affine[:3, 3] = volume.affine[:3, :3] @ np.asarray(start, dtype=np.float64) + volume.affine[:3, 3]
-        return Volume(data, affine)
 
 
 def on_grid(case: str, first: Path, a: Volume, second: Path, b: Volume) -> Volume:

@@ -20,7 +20,6 @@ from ..evaluation.seen import judge_has_seen
 from ..evaluation.sources import RealCase
 from ..files import sha256
 from ..provenance.seen import Seen
-from .region import part_of_volume
 
 logger = logging.getLogger(__name__)
 PERCENTILE = 5
@@ -118,7 +117,7 @@ class Gate:
             ``dice`` and ``hd95`` (mm), means over the judge's classes.
         """
         content = self.cases[case].content
-        volume, truth = (part_of_volume(v, content).canonical() for v in (read_volume(image), read_label(label)))
+        volume, truth = (v.part(content).canonical() for v in (read_volume(image), read_label(label)))
         key = [sha256(image), sha256(label), content]
         found = self.measurer.faithfulness(case, key, volume, np.asarray(truth.data, dtype=np.int64))
         return {"dice": found["dice"], "hd95": found["hd95"]}

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,28 +39,12 @@ class Region:
     def read(cls, source: str | Path, content: Content | None = None) -> Region:
         """A label map's file, which was checked before, and the part that its entry states."""
         volume = read_label(source)
-        whole = np.ascontiguousarray(volume.data.astype(np.uint8))
-        part = np.ascontiguousarray(part_of(whole, content))
-        return cls(str(source), part, volume.spacing, volume.affine, content, whole)
+        whole = Volume(np.ascontiguousarray(volume.data.astype(np.uint8)), volume.affine)
+        part = np.ascontiguousarray(whole.part(content).data)
+        return cls(str(source), part, volume.spacing, volume.affine, content, whole.data)
 
     def whole(self, label: NDArray[np.integer]) -> NDArray[np.uint8]:
         """A map of the part, ``(H, W, D)``, within the padding of the file."""
         result = self.padded.copy()
-        part_of(result, self.content)[...] = label
+        Volume(result, self.affine).part(self.content).data[...] = label  # a view
         return result
-
-
-def part_of(array: NDArray[Any], content: Content | None) -> NDArray[Any]:
-    """The part of an array ``(H, W, D)`` in which the case stands, as a view."""
-    if content is None:
-        return array
-    return array[tuple(slice(a, a + n) for a, n in zip(content["start"], content["shape"], strict=True))]
-
-
-def part_of_volume(volume: Volume, content: Content | None) -> Volume:
-    """As :func:`part_of`, with the affine of the part."""
-    if content is None:
-        return volume
-    affine = volume.affine.copy()
-    affine[:3, 3] = (volume.affine @ np.array([*content["start"], 1.0]))[:3]
-    return Volume(part_of(volume.data, content), affine)
