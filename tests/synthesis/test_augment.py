@@ -110,6 +110,8 @@ def test_a_training_set_of_training_cases_alone(world, finished):
         own = next(e for e in given["training"] if e["case"] == entry["source_case"])
         same = np.array_equal(label, np.asarray(nib.load(world / "prepared" / own["label"]).dataobj))
         assert same == (entry not in morphed)
+        # by which the leak guard knows whose anatomy it is, morphed or not
+        assert entry["source_voxels"] == {"endo": own["source_voxels"]["endo"]}
         record = json.loads((finished / "records" / f"{entry['case']}.0.json").read_text())
         assert record["synthetic"] and record["source_case"] == entry["source_case"]
         assert (record["morph"] is None) == same and "weights_sha256" in record
@@ -247,6 +249,8 @@ def test_padding_stays_padding_and_the_place_of_the_case_is_said(world, tmp_path
             outside = np.ones(label.shape, bool)
             outside[tuple(slice(a, a + n) for a, n in zip(*own["content"].values(), strict=True))] = False
             assert outside.any() and np.array_equal(label[outside], before[outside]) and (label != before).any()
+            assert set(np.unique(label[~outside])) == set(np.unique(before[~outside]))
+            assert 0.5 < np.count_nonzero(label == 1) / np.count_nonzero(before == 1) < 2
 
 
 def test_flipped_maps_with_large_slices_are_morphed_as_they_lie(world, tmp_path):
