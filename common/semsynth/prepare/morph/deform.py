@@ -173,12 +173,16 @@ def deformed(source: Source, amounts: Mapping[str, Any]) -> NDArray[np.integer] 
     if not float(grid.jacobian(displacement).min()) > LEAST_JACOBIAN:  # NaN too
         return None
     label = _warped(source, grid.voxels(displacement))
+
+    def field(wavelength: float) -> NDArray[Any]:
+        return np.asarray(grid.dense(random_field(grid, wavelength, generator, 1))[0].numpy())
+
     for name, own in amounts["classes"].items():
         if "thickness_mm" in own:
-            _thicken(label, name, own["thickness_mm"], source, grid, generator)
+            _thicken(label, name, own["thickness_mm"], source, field(RIPPLE_MM))
     for name, own in amounts["classes"].items():  # patches lie on finished walls
         if "share" in own:
-            _patch(label, name, own["share"], source, grid, generator)
+            _patch(label, name, own["share"], source, field(2 * source.rules.classes[name].patch))
     return label
 
 
@@ -221,22 +225,14 @@ def _warped(source: Source, displacement: torch.Tensor) -> NDArray[np.integer]:
     return label
 
 
-def _thicken(
-    label: NDArray[np.integer],
-    name: str,
-    wanted: float,
-    source: Source,
-    grid: ControlGrid,
-    generator: torch.Generator,
-) -> None:
-    """Give the wall ``name`` of a map, in place, a mean thickness of ``wanted`` mm."""
+def _thicken(label: NDArray[np.integer], name: str, wanted: float, source: Source, field: NDArray[Any]) -> None:
+    """Give the wall ``name`` of a map, in place, a mean thickness of ``wanted`` mm, that varies as a smooth field."""
     value, cavity = source.index[name], source.index[source.rules.classes[name].wall_of]
     found = anatomy_of(label, source.spacing, source.index, _only(source.rules, name)).figures.get(name)
     if found is None:
         return
-    ripple = grid.dense(random_field(grid, RIPPLE_MM, generator, 1))[0].numpy() * (RIPPLE * min(source.spacing))
     wall = with_patches(label, name, source.index, source.rules)
-    change = wanted - found["thickness_mm"] + ripple
+    change = wanted - found["thickness_mm"] + RIPPLE * min(source.spacing) * field
     room = max(float(change.max()), 0.0) + min(source.spacing)
     box = box_of(wall | (label == cavity), [int(np.ceil(room / s)) + 1 for s in source.spacing])
     part, wall = label[box], wall[box]
@@ -246,21 +242,12 @@ def _thicken(
     _fill(part, wall & ~made, ~(inner | wall | made))
 
 
-def _patch(
-    label: NDArray[np.integer],
-    name: str,
-    wanted: float,
-    source: Source,
-    grid: ControlGrid,
-    generator: torch.Generator,
-) -> None:
+def _patch(label: NDArray[np.integer], name: str, wanted: float, source: Source, field: NDArray[Any]) -> None:
     """Lay the patches ``name`` of a map, in place, anew: on a share ``wanted``, where a smooth field is highest."""
-    rule = source.rules.classes[name]
-    value, under = source.index[name], source.index.get(rule.patches_on)
+    value, under = source.index[name], source.index.get(source.rules.classes[name].patches_on)
     if under is None:
         return
     both = (label == value) | (label == under)
-    field = grid.dense(random_field(grid, 2 * rule.patch, generator, 1))[0].numpy()
     if both.any():
         label[both] = np.where(field[both] > np.quantile(field[both], 1 - wanted), value, under)
 
