@@ -373,7 +373,7 @@ def test_thresholds_refuse_what_is_below_above_or_no_number():
 def test_thresholds_are_learned_from_real_scans_that_the_judge_did_not_see(world, tmp_path, capsys):
     assert run(world, tmp_path / "out", "--per-case", "1", "--judge", JUDGES[0]) == 1
     said = " ".join(capsys.readouterr().err.split())
-    assert "only 3 of the 3 real cases are known to be new to their judge, 5 are needed" in said
+    assert "only 3 of the 3 real training cases are known to be new to their judge, 5 are needed" in said
 
 
 def test_folders_of_nnunet_and_the_decathlon(world, tmp_path):

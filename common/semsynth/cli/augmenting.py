@@ -12,6 +12,7 @@ def augment(
     input: FilePath,  # the name that users type
     bundle: FilePath,
     output: FilePath,
+    weights: FilePath | None = None,
     per_case: int = 4,
     morph: float = 0.5,
     rules: FilePath | None = None,
@@ -42,6 +43,7 @@ def augment(
             which are prepared first as the bundle's training data was.
         bundle: folder of the generator's bundle, for example bundles/spade_ldm.
         output: folder to write; made if it is not there.
+        weights: file of weights of the generator; without it the bundle's models/model.pt.
         per_case: volumes of each training case.
         morph: share of them that is made of morphed maps, from 0 to 1.
         rules: YAML file that says how much morphing may change; without it the built-in rules.
@@ -82,5 +84,6 @@ def augment(
         str(input), str(bundle), str(output), settings, gate=gate, formats=words(format),
         labels=None if labels is None else words(labels), device=None if device is None else usable_device(device),
         jobs=whole("jobs", jobs), dry_run=bool(dry_run), wait=bool(wait),
+        inference=None if weights is None else {"weights": str(weights)},
     )  # fmt: skip
     return made if isinstance(made, str) else made.text()

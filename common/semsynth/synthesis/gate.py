@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,14 @@ from ..evaluation.measure import MeasurementStore, Measurer
 from ..evaluation.seen import judge_has_seen
 from ..evaluation.sources import RealCase
 from ..files import sha256
+from ..limits import check_number
 from ..provenance.seen import Seen
 
 logger = logging.getLogger(__name__)
 PERCENTILE = 5
 LEAST_CASES = 5
 """Fewer real cases tell no percentile."""
+MOST_MM = 1000.0
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,38 @@ class Thresholds:
         return ""
 
 
+@dataclass(frozen=True)
+class GateOptions:
+    """The gate that a user asks for.
+
+    Attributes:
+        judge, second: files of weights; None: no gate.
+        min_dice: needed; None: learned from real scans.
+        max_hd95: allowed in mm; None: learned, where ``min_dice`` is.
+        tries: how often a volume is drawn, at most.
+    """
+
+    judge: str | None = None
+    second: str | None = None
+    min_dice: float | None = None
+    max_hd95: float | None = None
+    tries: int = 3
+
+    def __post_init__(self) -> None:
+        check_number("--tries", self.tries, 1, 1000)
+        if self.min_dice is not None:
+            check_number("--min-dice", self.min_dice, 0, 1)
+        if self.max_hd95 is not None:
+            check_number("--max-hd95", self.max_hd95, 0, MOST_MM, unit=" mm")
+
+    def thresholds(self, gate: Gate) -> Thresholds:
+        """What volumes have to reach."""
+        if self.min_dice is not None:
+            return Thresholds(self.min_dice, self.max_hd95)
+        learned = gate.thresholds()
+        return learned if self.max_hd95 is None else replace(learned, max_hd95=self.max_hd95)
+
+
 class Gate:
     """Judges that say how faithful volumes are to their label maps.
 
@@ -62,6 +96,7 @@ class Gate:
         names: index → name of the maps' classes.
         judge: file of weights of la_unet's judge.
         second: file of the one of the other half, for cases whose patients the first was trained on.
+        learns_from: names of the cases that thresholds may be learned from; None: of all.
         store: folder of finished measurements; None keeps nothing.
         device: where judges compute.
 
@@ -76,10 +111,12 @@ class Gate:
         judge: str | Path,
         second: str | Path | None = None,
         *,
+        learns_from: Collection[str] | None = None,
         store: str | Path | None = None,
         device: str = "cpu",
     ) -> None:
         self.cases = dict(cases)
+        self.learns_from = frozenset(cases if learns_from is None else learns_from)
         first = load_judge(str(judge), device=device)
         other = load_judge(None if second is None else str(second), device=device, option="second-judge")
         targets = targets_of(first, names)
@@ -126,6 +163,10 @@ class Gate:
         """Real cases of patients on whom their judge was surely not trained."""
         return [name for name, saw in self.saw.items() if saw is False and self.cases[name].label is not None]
 
+    def _teachers(self) -> list[str]:
+        """Real cases that thresholds are learned from."""
+        return [name for name in self.unseen() if name in self.learns_from]
+
     def check(self, *, learns: bool) -> None:
         """Before any work: whether thresholds can be learned, and a warning of cases whose judge knows the patient.
 
@@ -136,11 +177,12 @@ class Gate:
             InputError: for too few real cases.
         """
         fresh = self.unseen()
-        if learns and len(fresh) < LEAST_CASES:
+        known = self._teachers()
+        if learns and len(known) < LEAST_CASES:
             raise InputError(
-                f"--judge: only {len(fresh)} of the {len(self.cases)} real cases are known to be new to their judge, "
-                f"{LEAST_CASES} are needed for a threshold; give --second-judge, the one of the other half, or "
-                "--min-dice"
+                f"--judge: only {len(known)} of the {len(self.learns_from)} real training cases are known to be new to "
+                f"their judge, {LEAST_CASES} are needed for a threshold; give --second-judge, the one of the other "
+                "half, or --min-dice"
             )
         lenient = [name for name in self.cases if name not in fresh]
         if lenient and rank() == 0:
@@ -152,7 +194,7 @@ class Gate:
 
     def thresholds(self) -> Thresholds:
         """What the worst of real scans reach that their judge did not see: 5th percentile of Dice, 95th of HD95."""
-        scans = [(name, self.cases[name].image, Path(str(self.cases[name].label))) for name in self.unseen()]
+        scans = [(name, self.cases[name].image, Path(str(self.cases[name].label))) for name in self._teachers()]
         found = self.judge_all(scans, "judging real scans")
         dice = float(np.nanpercentile([figures["dice"] for figures in found], PERCENTILE))
         hd95 = float(np.nanpercentile([figures["hd95"] for figures in found], 100 - PERCENTILE))

@@ -13,14 +13,18 @@ from ..errors import InputError, is_out_of_memory
 from ..json_files import read_object
 
 
-def weights_of(bundle: Path) -> Path:
-    """The weights that a bundle ships.
+def weights_of(bundle: Path, given: str | Path | None = None) -> Path:
+    """The weights that a bundle's inference takes: the given ones, or those that it ships.
 
     Raises:
-        InputError: for a folder that is no bundle, or one without weights.
+        InputError: for a folder that is no bundle, or weights that are not there.
     """
     if not (bundle / "configs" / "inference.json").is_file():
         raise InputError(f"{bundle}: no configs/inference.json in it; give the folder of a bundle")
+    if given is not None:
+        if not Path(given).is_file():
+            raise InputError(f"--weights {given}: no such file; give weights that this bundle has trained")
+        return Path(given)
     path = bundle / "models" / "model.pt"
     if not path.is_file():
         raise InputError(f"{path}: no such weights; copy the bundle whole")

@@ -1,6 +1,7 @@
 """From few labelled scans to a training set of real and synthetic volumes."""
 
+from ..gate import GateOptions
 from .plan import AugmentSettings
-from .run import GateOptions, Summary, augment
+from .run import Summary, augment
 
 __all__ = ["AugmentSettings", "GateOptions", "Summary", "augment"]

@@ -15,7 +15,7 @@ from ...files import write_text
 from ...json_files import read_object_or_none
 from ...vocabulary import OWN_STYLE
 from ..gate import Gate, Thresholds
-from ..workflow import known_settings, run_inference
+from ..workflow import known_settings, run_inference, weights_of
 from .maps import DATALIST, Maps
 from .plan import TRAINING, AugmentSettings, Draw
 
@@ -85,6 +85,11 @@ class Rounds:
     ) -> None:
         self.bundle, self.maps, self.settings, self.folder = bundle, maps, settings, folder
         self.own, self.gate, self.thresholds, self.tries = dict(own or {}), gate, thresholds, tries
+
+    @property
+    def weights(self) -> str:
+        """The generator's file of weights."""
+        return str(weights_of(self.bundle, self.own.get("weights")))
 
     def run(self, draws: Sequence[Draw]) -> list[Made]:
         """All volumes, those of earlier rounds that were refused too, in the order in which they were made."""

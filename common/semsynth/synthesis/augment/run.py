@@ -17,7 +17,7 @@ from ...errors import InputError
 from ...evaluation.sources import load_real
 from ...files import remove_left_over, sha256
 from ...json_files import read_object_or_none
-from ...limits import check_jobs, check_number
+from ...limits import check_jobs
 from ...locks import locked
 from ...ownership import Outputs, object_with
 from ...paths import as_path
@@ -25,7 +25,7 @@ from ...prepare.atrium import Settings as AtriumSettings
 from ...prepare.atrium import prepare
 from ...prepare.like import settings_like
 from ...report.pictures import check_picture
-from ..gate import Gate, Thresholds
+from ..gate import Gate, GateOptions, Thresholds
 from ..workflow import inference_config, weights_of
 from .estimate import estimate
 from .maps import MAPS, Maps
@@ -38,39 +38,6 @@ logger = logging.getLogger(__name__)
 SUMMARY, RECORDS, BEGUN = "augment.json", "records", "begun.json"
 HOURS = 240.0
 """That a process waits for the others."""
-MOST_MM = 1000.0
-
-
-@dataclass(frozen=True)
-class GateOptions:
-    """The gate that a user asks for.
-
-    Attributes:
-        judge, second: files of weights; None: no gate.
-        min_dice: needed; None: learned from real scans.
-        max_hd95: allowed in mm; None: learned, where ``min_dice`` is.
-        tries: how often a volume is drawn, at most.
-    """
-
-    judge: str | None = None
-    second: str | None = None
-    min_dice: float | None = None
-    max_hd95: float | None = None
-    tries: int = 3
-
-    def __post_init__(self) -> None:
-        check_number("--tries", self.tries, 1, 1000)
-        if self.min_dice is not None:
-            check_number("--min-dice", self.min_dice, 0, 1)
-        if self.max_hd95 is not None:
-            check_number("--max-hd95", self.max_hd95, 0, MOST_MM, unit=" mm")
-
-    def thresholds(self, gate: Gate) -> Thresholds:
-        """What volumes have to reach."""
-        if self.min_dice is not None:
-            return Thresholds(self.min_dice, self.max_hd95)
-        learned = gate.thresholds()
-        return learned if self.max_hd95 is None else replace(learned, max_hd95=self.max_hd95)
 
 
 NO_GATE = GateOptions()
@@ -123,8 +90,13 @@ def augment(
     jobs: int = 1,
     dry_run: bool = False,
     wait: bool = False,
+    inference: Mapping[str, Any] | None = None,
 ) -> Summary | str:
     """Make a training set; see ``semsynth augment --help``.
+
+    Args:
+        source, bundle, output, settings, gate, formats, labels, device, jobs, dry_run, wait: as its options.
+        inference: settings of the bundle's ``inference.json`` in place of its own, such as ``weights`` and ``steps``.
 
     Returns:
         What was made; with ``dry_run`` what would be, in words; in processes of torchrun but the first nothing.
@@ -133,7 +105,10 @@ def augment(
         InputError: for whatever is wrong with the input, in all processes.
     """
     bundle, output = _place(bundle, "bundle"), _place(output, "output")
-    weights_of(bundle)
+    own = dict(inference or {}) | ({} if device is None else {"device": f"$torch.device({device!r})"})
+    if own.get("weights") is not None:
+        own["weights"] = str(_place(own["weights"], "weights"))
+    weights = weights_of(bundle, own.get("weights"))
     unknown = [name for name in formats if name not in FORMATS]
     if unknown or not formats:
         raise InputError(f"--format must be of {', '.join(FORMATS)}, got {', '.join(unknown) or 'none'}")
@@ -144,7 +119,8 @@ def augment(
     try:
         with locked(output, "semsynth augment", wait=wait, shared=True):
             prepared = _prepared(source, bundle, output, jobs)
-            job = together(lambda: _Job.of(prepared, bundle, output, settings, gate, formats, labels, device))
+            job = together(lambda: _Job.of(prepared, bundle, output, settings, gate, formats, labels, device,
+                                            own | {"weights": str(weights)}))  # fmt: skip
             assert job is not None
             found = job.run(dry_run=dry_run)
     except BaseException:
@@ -197,10 +173,10 @@ class _Job:
         formats: Sequence[str],
         labels: Sequence[str] | None,
         device: str | None,
+        own: Mapping[str, Any],
     ) -> _Job:
         """Check everything, before any work."""
         wanted = segmenter_labels(prepared.classes, labels)
-        own = {} if device is None else {"device": f"$torch.device({device!r})"}
         maps = Maps(prepared, settings, output, _styles(bundle, settings))
         draws = draws_of(list(prepared.cases), settings)
         check_draws(draws, prepared)
@@ -211,7 +187,7 @@ class _Job:
         if rank() == 0:
             for folder in (output / MAPS, output / RECORDS, output / NNUNET, output / "decathlon"):
                 remove_left_over(folder)
-            _refuse_other_settings(maps, bundle, output)
+            _refuse_other_settings(maps, str(own["weights"]), output)
         gate = _gate(options, prepared, output, device)
         rounds = Rounds(bundle, maps, settings, output, own=own, tries=options.tries)
         return cls(rounds, gate, options, formats, wanted)
@@ -233,7 +209,7 @@ class _Job:
     def _begin(self, said: str) -> None:
         """Say what will be made, and note with which settings."""
         logger.info("%s", said)
-        text = json.dumps(_settings(self.rounds.maps, self.rounds.bundle), indent=1)
+        text = json.dumps(_settings(self.rounds.maps, self.rounds.weights), indent=1)
         _begun(self.rounds.folder).write_text(BEGUN, text)
 
     def _write(self, made: Sequence[Made]) -> Summary:
@@ -251,7 +227,7 @@ class _Job:
         about = {
             "augmented_by": f"semsynth {__version__}",
             "settings": asdict(rounds.settings),
-            "weights_sha256": sha256(weights_of(rounds.bundle)),
+            "weights_sha256": sha256(rounds.weights),
             "thresholds": None if rounds.thresholds is None else asdict(rounds.thresholds),
             "made": len(made),
             "taken": len(taken),
@@ -271,7 +247,7 @@ def _begun(output: Path) -> Outputs:
     return Outputs(output, MAKER, {BEGUN: object_with("begun_with")})
 
 
-def _settings(maps: Maps, bundle: Path) -> dict[str, Any]:
+def _settings(maps: Maps, weights: str) -> dict[str, Any]:
     """What all volumes of a folder have in common; how many there are may change."""
     styles = maps.styles
     return {
@@ -280,13 +256,13 @@ def _settings(maps: Maps, bundle: Path) -> dict[str, Any]:
         "style": maps.settings.style if styles is None else sorted(map(str, styles.people)),
         "resample": maps.settings.resample,
         "rules": json.loads(json.dumps(asdict(maps.transform.rules))),
-        "weights_sha256": sha256(weights_of(bundle)),
+        "weights_sha256": sha256(weights),
     }
 
 
-def _refuse_other_settings(maps: Maps, bundle: Path, output: Path) -> None:
+def _refuse_other_settings(maps: Maps, weights: str, output: Path) -> None:
     """Raise where what stands in the folder was begun with other settings, naming them."""
-    begun, own = read_object_or_none(output / BEGUN), _settings(maps, bundle)
+    begun, own = read_object_or_none(output / BEGUN), _settings(maps, weights)
     differ = [] if begun is None else [name for name in own if begun.get(name) != own[name] and name != "begun_with"]
     if differ:
         raise InputError(

@@ -1,0 +1,192 @@
+"""The gate behind an inference: which of its volumes show what their label maps say, as a list to train on."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .. import __version__
+from ..data.datalists import read_datalist, stated_classes
+from ..distributed import world_size
+from ..errors import InputError
+from ..evaluation.sources import RealCase, load_real
+from ..files import relative_to
+from ..locks import locked
+from ..ownership import Outputs, object_with
+from ..paths import as_path
+from ..vocabulary import SPLITS
+from .gate import Gate, GateOptions, Thresholds
+
+logger = logging.getLogger(__name__)
+DATALIST, REPORT, ACCEPTED = "datalist.json", "gate.json", "accepted"
+MAKER = "the gate of semsynth's inference"
+PATHS = ("image", "label")
+
+
+@dataclass(frozen=True)
+class Gated:
+    """What a gate let through.
+
+    Attributes:
+        taken: entries of the accepted volumes.
+        refused: volume → why it was refused.
+        thresholds: what volumes had to reach.
+        datalist: the list of the accepted ones; None where there are none.
+        report: the file with every volume's figures.
+    """
+
+    taken: Sequence[Mapping[str, Any]]
+    refused: Mapping[str, str]
+    thresholds: Thresholds
+    datalist: Path | None
+    report: Path
+
+    def text(self) -> str:
+        """In words."""
+        count = len(self.taken) + len(self.refused)
+        said = f"the gate refused {len(self.refused)} of {count} volumes, see {self.report}"
+        return f"{said}; the others are listed in {self.datalist}" if self.datalist else said
+
+
+def gate_volumes(
+    volumes: str | Path,
+    judge: str | Path,
+    *,
+    real: str | Path | None = None,
+    second_judge: str | Path | None = None,
+    min_dice: float | None = None,
+    max_hd95: float | None = None,
+    device: str | torch.device = "cpu",
+    wait: bool = False,
+) -> Gated:
+    """Judge the volumes of a folder that an inference wrote, and list those that are faithful to their label maps.
+
+    In the folder it writes ``gate.json`` (thresholds, and per volume Dice, HD95 in mm, who judged it, why it was
+    refused) and ``accepted/datalist.json``, which a training reads (``--dataset_dir <folder>/accepted``). Volumes stay
+    where they are. The same call again measures what is new alone.
+
+    Args:
+        volumes: folder of an inference, with its ``datalist.json``.
+        judge: file of weights of la_unet's judge.
+        real: datalist (or its folder) of the real cases that the label maps come from: it says who a patient is, and
+            limits are learned from its training cases. None: nobody knows them; then ``min_dice`` is needed.
+        second_judge: file of the judge of the other half, for cases whose patients the first was trained on.
+        min_dice: Dice that a volume needs; None: the 5th percentile of what real training scans reach that their judge
+            did not see.
+        max_hd95: HD95 in mm that a volume may have; None: the 95th percentile, or any with ``min_dice``.
+        device: where judges compute.
+        wait: until another run that writes into the folder has ended; else it is an error that it is there.
+
+    Raises:
+        InputError: for a folder without such a list, files that are not there, too few real cases to learn limits
+            from, several processes, and files in the way that are not ours.
+    """
+    if world_size() > 1:
+        raise InputError(
+            "the gate needs all volumes: run inference.json with torchrun, and then gate.json without it, which finds "
+            "them"
+        )
+    options = GateOptions(str(judge), None if second_judge is None else str(second_judge), min_dice, max_hd95)
+    folder = as_path(volumes, "output_dir")
+    if real is not None and not as_path(real, "real").exists():
+        raise InputError(
+            f"{real}: no such file; give --dataset_dir, the data that the label maps are of, or --real None together "
+            "with --min_dice"
+        )
+    with locked(folder, "a gate", wait=wait):
+        return _gate(folder, None if real is None else as_path(real, "real"), options, str(device))
+
+
+def _gate(folder: Path, real: Path | None, options: GateOptions, device: str) -> Gated:
+    listed = folder / DATALIST
+    if not listed.is_file():
+        raise InputError(f"{listed}: no such file; make the volumes first, with configs/inference.json")
+    content = read_datalist(listed)
+    entries = [dict(entry) for split in SPLITS for entry in content.get(split) or []]
+    others = [str(entry.get("case", i)) for i, entry in enumerate(entries) if not entry.get("synthetic")]
+    if others or not entries:
+        found = f"lists cases that are not synthetic: {', '.join(others[:5])}" if others else "lists no volumes"
+        raise InputError(f"{listed}: {found}; give the folder of an inference")
+    reports = Outputs(folder, MAKER, {REPORT: object_with("gated_by")}, instead="output_dir")
+    lists = Outputs(folder / ACCEPTED, MAKER, {DATALIST: object_with("gated_by")}, instead="output_dir")
+    reports.check()
+    lists.check()
+    if real is None and options.min_dice is None:
+        raise InputError("--min_dice is needed where the real cases are not known: no limit can be learned")
+    cases, teachers = _cases(entries, folder, real)
+    gate = Gate(cases, stated_classes(listed, content), str(options.judge), options.second, learns_from=teachers,
+                store=folder / "measured", device=device)  # fmt: skip
+    gate.check(learns=options.min_dice is None)
+    thresholds = options.thresholds(gate)
+    rows = [(_source(entry), folder / str(entry["image"]), folder / str(entry["label"])) for entry in entries]
+    figures = gate.judge_all(rows, "judging volumes")
+    refused = {
+        str(entry["case"]): why
+        for entry, found in zip(entries, figures, strict=True)
+        if (why := thresholds.refusal(found))
+    }
+    judged = {
+        str(entry["case"]): {
+            **{name: value if math.isfinite(value) else None for name, value in found.items()},
+            "refused": refused.get(str(entry["case"]), ""),
+            **gate.judged_by(_source(entry)),
+        }
+        for entry, found in zip(entries, figures, strict=True)
+    }
+    taken = [entry for entry in entries if str(entry["case"]) not in refused]
+    by = f"semsynth {__version__}"
+    report = {"gated_by": by, "thresholds": asdict(thresholds), "volumes": len(entries), "refused": len(refused),
+              "judged": judged}  # fmt: skip
+    path = reports.write_text(REPORT, json.dumps(report, indent=1))
+    accepted = None
+    if taken:
+        kept = {key: value for key, value in content.items() if key not in SPLITS}
+        moved = [_moved(entry, folder, lists.folder) for entry in taken]
+        accepted = lists.write_text(DATALIST, json.dumps({**kept, "gated_by": by, "training": moved}, indent=1))
+    else:
+        lists.remove_others([])  # a list of an earlier run, whose volumes are now refused
+    result = Gated(taken, refused, thresholds, accepted, path)
+    logger.info("%s", result.text())
+    return result
+
+
+def _cases(
+    entries: Sequence[Mapping[str, Any]], folder: Path, real: Path | None
+) -> tuple[dict[str, RealCase], set[str]]:
+    """The real cases of the label maps, and the names of those that limits are learned from."""
+    known = {} if real is None else load_real(real)
+    wanted = {_source(entry): entry for entry in entries}
+    missing = [name for name in wanted if name not in known]
+    if missing and real is not None:
+        logger.warning("%s: does not have %d of %d cases that volumes were made of (%s)", real, len(missing),
+                       len(wanted), ", ".join(missing[:5]))  # fmt: skip
+    strangers = {name: _stranger(name, wanted[name], folder) for name in missing}
+    # of a list without splits nobody knows which cases are for training: all are then
+    teachers = {name for name, case in known.items() if case.training is not False and case.label is not None}
+    return {**{n: c for n, c in known.items() if n in wanted or n in teachers}, **strangers}, teachers
+
+
+def _stranger(name: str, entry: Mapping[str, Any], folder: Path) -> RealCase:
+    """A case of which there is only the volume's entry."""
+    label = folder / str(entry["label"])
+    source = {f"source_{role}": str(value) for role, value in dict(entry.get("source_voxels") or {}).items()}
+    patient = entry.get("patient")
+    return replace(RealCase(name, label, label), source=source, patient=None if patient is None else str(patient))
+
+
+def _source(entry: Mapping[str, Any]) -> str:
+    """The real case that a volume's label map comes from."""
+    return str(entry.get("source_case", entry["case"]))
+
+
+def _moved(entry: Mapping[str, Any], old: Path, new: Path) -> dict[str, Any]:
+    """An entry whose paths are from another folder."""
+    paths = {key: relative_to(old / str(entry[key]), new) for key in PATHS if key in entry}
+    return {**entry, **paths}

@@ -1,0 +1,146 @@
+"""The gate and the augmentation as overlays of a bundle's inference."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import bundle_runs
+import pytest
+from monai.bundle import ConfigWorkflow
+from semsynth.cli.main import main
+from semsynth.data.entries import load_datalist
+from semsynth.errors import InputError
+from semsynth.files import sha256
+from semsynth.prepare.phantom import write_phantom_cases
+from semsynth.synthesis.gating import gate_volumes
+from tiny_synthesis import random_weights
+
+ROOT = Path(__file__).resolve().parents[2]
+BUNDLES = ROOT / "bundles"
+JUDGE = str(BUNDLES / "la_unet" / "models" / "judge.pt")
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two training cases, one of validation, and a tiny bundle."""
+    folder = tmp_path_factory.mktemp("gating")
+    write_phantom_cases(folder / "raw", cases=3, size=[56, 44, 36], spacing=[1.8, 1.8, 1.8], progress=False)
+    path = folder / "raw" / "datalist.json"
+    content = json.loads(path.read_text())
+    entries = [e for split in ("training", "validation", "testing") for e in content.pop(split, [])]
+    entries = [{k: v for k, v in e.items() if k != "label"} for e in entries]
+    path.write_text(json.dumps(content | {"training": entries[:2], "validation": entries[2:]}))
+    paths = ["--input", str(folder / "raw"), "--output", str(folder / "data"), "--spacing", "1.8,1.8,1.8"]
+    assert main(["prepare", *paths]) == 0
+    source, bundle = BUNDLES / "spade_ldm", folder / "spade_ldm"
+    shutil.copytree(source / "configs", bundle / "configs")
+    (bundle / "configs" / "inference.json").write_text(json.dumps(bundle_runs.read(source, "inference", "tiny")))
+    (bundle / "models").mkdir()
+    random_weights(source, bundle / "models" / "model.pt")
+    return folder
+
+
+def run(world: Path, overlay: str, output: Path, **settings: object) -> None:
+    """A bundle's inference with an overlay, as ``python -m monai.bundle run`` runs it."""
+    bundle = world / "spade_ldm"
+    files = [str(bundle / "configs" / f"{name}.json") for name in ("inference", overlay)]
+    own = {"dataset_dir": str(world / "data"), "output_dir": str(output), "device": "$torch.device('cpu')"}
+    about = str(bundle / "configs" / "metadata.json")
+    workflow = ConfigWorkflow(config_file=files, meta_file=about, workflow_type="infer", logging_file=False,
+                              bundle_root=str(bundle), judge_weights=JUDGE, second_judge_weights=None, **own,
+                              **settings)  # fmt: skip
+    workflow.initialize()
+    workflow.run()
+    workflow.finalize()
+
+
+def refusal(world: Path, overlay: str, output: Path, **settings: object) -> str:
+    """What the component of a config that refuses the input says."""
+    try:
+        run(world, overlay, output, **settings)
+    except Exception as error:  # MONAI's, around the component's own
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        assert isinstance(cause, InputError)
+        return str(cause)
+    raise AssertionError("it was accepted")
+
+
+def test_the_overlay_lists_what_the_judge_accepts(world, tmp_path):
+    out = tmp_path / "out"
+    run(world, "gate", out, min_dice=0.0)
+    listed = out / "accepted" / "datalist.json"
+    entries = load_datalist(listed, num_classes=4)  # files are where it says
+    assert [e["case"] for e in entries] == ["phantom_000", "phantom_001"]  # of the training maps alone
+    assert all(e["synthetic"] for e in json.loads(listed.read_text())["training"])
+    report = json.loads((out / "gate.json").read_text())
+    assert report["volumes"] == 2 and report["refused"] == 0 and report["thresholds"]["min_dice"] == 0
+    assert all(0 <= row["dice"] <= 1 and len(row["judge_sha256"]) == 64 for row in report["judged"].values())
+    volumes = {p.name: p.stat().st_mtime_ns for p in out.glob("*_synthetic.nii.gz")}
+    run(world, "gate", out, min_dice=1.0)  # nothing is made again, and the list of before does not stay
+    report = json.loads((out / "gate.json").read_text())
+    assert report["refused"] == 2 and not listed.exists()
+    assert all(row["refused"].startswith("Dice ") for row in report["judged"].values())
+    assert volumes == {p.name: p.stat().st_mtime_ns for p in out.glob("*_synthetic.nii.gz")}
+
+
+def test_limits_are_learned_from_training_cases_and_from_enough_of_them(world, tmp_path):
+    said = refusal(world, "gate", tmp_path / "out")
+    assert "only 2 of the 2 real training cases are known to be new to their judge" in said
+
+
+def test_the_gate_says_what_it_cannot_judge(world, tmp_path, monkeypatch):
+    with pytest.raises(InputError, match=r"datalist.json: no such file; make the volumes first"):
+        gate_volumes(tmp_path / "none", JUDGE, min_dice=0.5)
+    with pytest.raises(InputError, match=r"lists cases that are not synthetic: phantom_000"):
+        gate_volumes(world / "data", JUDGE, min_dice=0.5)
+    assert not (world / "data" / "gate.json").exists()
+    with pytest.raises(InputError, match=r"elsewhere: no such file; give --dataset_dir"):
+        gate_volumes(tmp_path, JUDGE, real=tmp_path / "elsewhere")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(InputError, match="without it, which finds"):
+        gate_volumes(tmp_path, JUDGE, min_dice=0.5)
+
+
+def test_volumes_of_maps_that_nobody_lists_are_judged_too(world, tmp_path):
+    out = tmp_path / "out"
+    pattern = str(world / "data" / "*" / "label.nii.gz")
+    run(world, "gate", out, label_maps=pattern, real=None, min_dice=0.0)
+    assert len(json.loads((out / "gate.json").read_text())["judged"]) == 3
+    with pytest.raises(InputError, match="--min_dice is needed where the real cases are not known"):
+        gate_volumes(out, JUDGE)
+
+
+def test_a_list_of_the_user_is_not_replaced(world, tmp_path):
+    out = tmp_path / "out"
+    (out / "accepted").mkdir(parents=True)
+    (out / "accepted" / "datalist.json").write_text('{"training": []}')
+    assert "was not written by the gate" in refusal(world, "gate", out, min_dice=0.0)
+    assert (out / "accepted" / "datalist.json").read_text() == '{"training": []}'
+
+
+def test_augment_as_an_overlay_makes_what_the_command_makes_with_the_settings_of_the_inference(world, tmp_path):
+    own = tmp_path / "own.pt"
+    shutil.copy(world / "spade_ldm" / "models" / "model.pt", own)
+    run(world, "augment", tmp_path / "overlay", per_case=1, min_dice=0.0, steps=2, weights=str(own))
+    records = [json.loads(p.read_text()) for p in sorted((tmp_path / "overlay" / "records").glob("[!.]*.json"))]
+    assert [r["settings"]["steps"] for r in records] == [2, 2] and {r["weights"] for r in records} == {"own.pt"}
+    assert {r["weights_sha256"] for r in records} == {sha256(own)}
+    told = [
+        "--input",
+        str(world / "data"),
+        "--bundle",
+        str(world / "spade_ldm"),
+        "--device",
+        "cpu",
+        "--weights",
+        str(own),
+    ]
+    assert main(["augment", *told, "--output", str(tmp_path / "command"), "--per-case", "1"]) == 0
+    made = [sorted(e["case"] for e in json.loads((tmp_path / name / "datalist.json").read_text())["training"])
+            for name in ("overlay", "command")]  # fmt: skip
+    assert made[0] == made[1] and len(made[0]) == 4
+    assert main(["augment", *told[:-1], str(tmp_path / "none.pt"), "--output", str(tmp_path / "x")]) == 1
