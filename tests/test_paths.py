@@ -30,6 +30,7 @@ def test_a_path_that_is_no_text_is_refused_by_its_options_name() -> None:
                                          r"--output_dir \./2024_11_28 or --output_dir \"'2024_11_28'\""),
         (["run", "--seed", "1", "--dataset_dir=3.10"], r"dataset_dir must be text, but 3\.10 is read as 3\.1 \("),
         (["--judge_weights=1e3"], "judge_weights must be text"),
+        (["--rules", "2024_11"], "rules must be text"),
         (["--label_maps", "a,b"], r"label_maps must be text, but a,b is read as \('a', 'b'\) \(tuple\)"),
         (["--writer#output_dir", "0x10"], "writer#output_dir must be text, but 0x10 is read as 16"),
     ],

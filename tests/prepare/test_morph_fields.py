@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from monai.networks.blocks import DVF2DDF, Warp
 from scipy import linalg
 from semsynth.prepare.morph.deform import LEAST_JACOBIAN
-from semsynth.prepare.morph.fields import ControlGrid, looked_up
+from semsynth.prepare.morph.fields import ControlGrid, looked_up, sampled
 from semsynth.prepare.morph.velocities import affine, along, outwards, random_field, sliding
 from tiny_anatomy import ball, places
 
@@ -75,6 +75,17 @@ def test_integration_and_lookup_agree_with_monai():
         assert float((found - expected).abs().gt(1e-3).float().mean()) < 1e-3  # a nearest voxel may tip
 
 
+@pytest.mark.parametrize(("shape", "spacing"), [((40, 33, 24), (1.0, 0.7, 2.0)), ((24, 31, 1), (2.0, 1.0, 8.0))])
+def test_values_of_voxels_are_those_of_interpolation_and_places_those_of_the_displacement(shape, spacing):
+    grid = ControlGrid(shape, spacing)
+    displacement = 3.0 * random_field(grid, 20.0, torch.Generator().manual_seed(0))
+    dense = torch.nn.functional.interpolate(displacement[None], shape, mode="trilinear", align_corners=True)[0]
+    assert torch.allclose(grid.dense(displacement), dense, atol=1e-4)
+    volume = torch.rand(2, *shape)
+    voxels = dense / torch.tensor(spacing).view(3, 1, 1, 1)
+    assert torch.allclose(sampled(volume, grid.places(displacement)), looked_up(volume, voxels), atol=1e-3)
+
+
 def test_the_affine_flow_is_the_affine_map():
     grid = ControlGrid((40, 40, 40), (1.0, 1.0, 1.0))
     matrix = linalg.expm(np.array([[0.05, 0.08, 0], [-0.08, -0.03, 0.02], [0, 0.01, 0.04]]))
@@ -105,7 +116,7 @@ def test_outwards_moves_a_surface_by_its_millimetres(spacing, distance):
     label = ball(14.0, 3.0, shape, spacing)
     grid = ControlGrid(shape, spacing)
     displacement = grid.exponential(-distance * outwards(grid, label == 1))
-    share = looked_up(torch.from_numpy(label == 1)[None], grid.voxels(displacement))[0]
+    share = sampled(torch.from_numpy(label == 1)[None], grid.places(displacement))[0]
     radius = (float(share.sum()) * np.prod(spacing) * 0.75 / np.pi) ** (1 / 3)
     assert abs(radius - 14.0 - distance) < 0.35
 

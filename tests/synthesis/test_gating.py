@@ -108,7 +108,7 @@ def test_the_gate_says_what_it_cannot_judge(world, tmp_path, monkeypatch):
 def test_volumes_of_maps_that_nobody_lists_are_judged_too(world, tmp_path):
     out = tmp_path / "out"
     pattern = str(world / "data" / "*" / "label.nii.gz")
-    run(world, "gate", out, label_maps=pattern, real=None, min_dice=0.0)
+    run(world, "gate", out, label_maps=pattern, real_datalist=None, min_dice=0.0)
     assert len(json.loads((out / "gate.json").read_text())["judged"]) == 3
     with pytest.raises(InputError, match="--min_dice is needed where the real cases are not known"):
         gate_volumes(out, JUDGE)

@@ -155,6 +155,20 @@ def sizes(possible: Mapping[str, int], training: int) -> dict[str, int]:
     return {group: min(common, n) for group, n in possible.items()}
 
 
+def check_n(found: Collected, cases: Sequence[str], n: int | None) -> None:
+    """Raise, before hours of measurements, for an ``n`` that no group has enough cases for; errors as of draws.
+
+    Args:
+        found: groups and patients; nothing needs to be measured yet.
+        cases: with real images.
+        n: cases on each side of a draw; None: what there is.
+    """
+    people = found.patients()
+    largest = max(found.groups.values(), key=lambda members: largest_n(members, cases, people))
+    if n is not None and n > largest_n(largest, cases, people):
+        make_draws(largest, cases, n, 1, 0, people)
+
+
 def all_distributions(
     found: Collected,
     cases: Sequence[str],
@@ -167,9 +181,6 @@ def all_distributions(
 
     Returns:
         The metrics, for groups without them the reason, and for the others what their draws are made of.
-
-    Raises:
-        InputError: for an ``n`` that no group has enough cases for.
     """
     people = found.patients()
     training = [name for name in cases if name in found.cases and found.cases[name].training]
@@ -182,8 +193,6 @@ def all_distributions(
         try:
             drawn = make_draws(members, cases, size[group], draws, seed, people, training)
         except InputError as error:
-            if n is not None and n > max(possible.values()):
-                raise
             absent[group] = str(error)
             if networks:
                 logger.warning("%s: no distribution metrics: %s", group, error)

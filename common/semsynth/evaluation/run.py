@@ -21,7 +21,7 @@ from ..networks.frozen import FrozenSegmenter
 from ..paths import as_path
 from ..provenance.seen import Seen
 from .collect import collect
-from .distributions import all_distributions
+from .distributions import all_distributions, check_n
 from .files import Results, result_files, worst_pictures, write_results
 from .groups import as_trained, group_cases, other_maps
 from .judge import Panel, fitting, judge_features
@@ -178,6 +178,7 @@ def evaluate(
     found.judged = panel.seen(found.seen)
     measurer = Measurer(networks, panel, targets=pairs, with_lpips=with_lpips and "lpips" not in reasons,
                         store=store, device=device)  # fmt: skip
+    check_n(found, list(cases), n)
     counts = ", ".join(f"{group}: {len(members)} cases" for group, members in found.groups.items())
     logger.info("%s; %d real images in all", counts, len(cases))
     collect(found, cases, scored, measurer)

@@ -97,8 +97,8 @@ def gate_volumes(
     folder = as_path(volumes, "output_dir")
     if real is not None and not as_path(real, "real").exists():
         raise InputError(
-            f"{real}: no such file; give --dataset_dir, the data that the label maps are of, or --real None together "
-            "with --min_dice"
+            f"{real}: no such file; give --dataset_dir, the data of the label maps, or --real_datalist None "
+            "together with --min_dice"
         )
     with locked(folder, "a gate", wait=wait):
         return _gate(folder, None if real is None else as_path(real, "real"), options, str(device))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from scipy.spatial.transform import Rotation
 
 from ...errors import InputError
 from .anatomy import Anatomy, ShapeLimits, anatomy_of, refusal, with_patches
-from .fields import ControlGrid, looked_up
+from .fields import ControlGrid, sampled
 from .rules import MorphRules
 from .shape import box_of
 from .shell import moved_outwards
@@ -172,7 +173,7 @@ def deformed(source: Source, amounts: Mapping[str, Any]) -> NDArray[np.integer] 
     displacement = grid.exponential(-sliding(grid, _velocity(source, grid, amounts, generator)))
     if not float(grid.jacobian(displacement).min()) > LEAST_JACOBIAN:  # NaN too
         return None
-    label = _warped(source, grid.voxels(displacement))
+    label = _warped(source, grid.places(displacement), _voxels(displacement, source.spacing))
 
     def field(wavelength: float) -> NDArray[Any]:
         return np.asarray(grid.dense(random_field(grid, wavelength, generator, 1))[0].numpy())
@@ -205,20 +206,31 @@ def _velocity(
     return velocity
 
 
-def _warped(source: Source, displacement: torch.Tensor) -> NDArray[np.integer]:
-    """The map at x + u(x): classes with a rule by their interpolated shares, all else by the nearest voxel.
+def _voxels(displacement: torch.Tensor, spacing: Sequence[float]) -> list[int]:
+    """How far anything moves along each axis, in voxels and rounded up."""
+    farthest = displacement.abs().amax(dim=(1, 2, 3)).tolist()
+    return [math.ceil(mm / size) + 1 for mm, size in zip(farthest, spacing, strict=True)]
+
+
+def _warped(source: Source, places: torch.Tensor, reach: Sequence[int]) -> NDArray[np.integer]:
+    """The map at given places: classes with a rule by their interpolated shares, all else by the nearest voxel.
 
     Nearest voxels alone would leave thin walls full of gaps; interpolating all of many classes would cost too much.
+
+    Args:
+        source: the map.
+        places: of each voxel, see :meth:`~semsynth.prepare.morph.fields.ControlGrid.places`.
+        reach: how far these are from the voxels, in voxels along each axis.
     """
-    whole = looked_up(torch.from_numpy(source.label)[None], displacement, nearest=True)[0]
+    whole = sampled(torch.from_numpy(source.label)[None], places, nearest=True)[0]
     label: NDArray[np.integer] = whole.numpy().astype(source.label.dtype)
     if not source.index:
         return label
     classes = np.array(list(source.index.values()), dtype=source.label.dtype)
-    reach = int(np.ceil(float(displacement.abs().max()))) + 1
-    box = box_of(np.isin(source.label, classes), [reach] * 3)
-    old, move, new = source.label[box], displacement[(slice(None), *box)], label[box]
-    shares = np.concatenate([looked_up(torch.from_numpy(old == value)[None], move).numpy() for value in classes])
+    box = box_of(np.isin(source.label, classes), reach)
+    new = label[box]
+    masks = torch.from_numpy(np.stack([source.label == value for value in classes]))
+    shares = sampled(masks, places[box]).numpy()
     solid = shares.sum(axis=0) > 0.5
     _fill(new, np.isin(new, classes) & ~solid, ~np.isin(new, classes))
     new[solid] = classes[shares.argmax(axis=0)[solid]]

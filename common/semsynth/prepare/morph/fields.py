@@ -75,23 +75,49 @@ class ControlGrid:
                 along = displacement[(slice(None), *whole)]
                 along = torch.diff(along, dim=axis + 1) / step if self.size[axis] > 1 else torch.zeros_like(along)
                 columns.append(along + torch.eye(3)[axis].view(3, 1, 1, 1))
-            found.append(torch.linalg.det(torch.stack(columns, dim=-1).permute(1, 2, 3, 0, 4)))
+            first, second, third = columns
+            found.append((first * torch.linalg.cross(second, third, dim=0)).sum(dim=0))
         return torch.stack(found)
 
-    def voxels(self, displacement: torch.Tensor) -> torch.Tensor:
-        """Displacement of each voxel, in voxels.
+    def places(self, displacement: torch.Tensor) -> torch.Tensor:
+        """Where each voxel comes from, x + u(x), in the form of :func:`sampled`.
+
+        Positions are interpolated between control points, not displacements: they are linear in x, and what
+        ``grid_sample`` wants is then made in one go.
 
         Args:
             displacement: ``(3, h, w, d)``, mm.
 
         Returns:
-            ``(3, H, W, D)``.
+            ``(H, W, D, 3)``, the last axis' position first; −1 and 1 are the outermost voxels.
         """
-        return self.dense(displacement / torch.tensor(self.spacing).view(3, 1, 1, 1))
+        moved = self.points() + displacement
+        ends = [(2 / e, -1.0) if e > 0 else (0.0, 0.0) for e in self.extent]
+        scaled = torch.stack([moved[axis] * factor + first for axis, (factor, first) in enumerate(ends)][::-1])
+        across = self._along(scaled, (2, 3)).permute(1, 2, 3, 0).flatten(1)
+        return (self._weights(0) @ across).view(*self.shape, 3)
 
     def dense(self, values: torch.Tensor) -> torch.Tensor:
-        """Values at the control points ``(C, h, w, d)``, interpolated at each voxel ``(C, H, W, D)``."""
-        return F.interpolate(values[None], self.shape, mode="trilinear", align_corners=True)[0]
+        """Values at the control points ``(C, h, w, d)``, linearly interpolated at each voxel ``(C, H, W, D)``."""
+        across = self._along(values, (2, 3))
+        return (self._weights(0) @ across.flatten(2)).view(len(values), *self.shape)
+
+    def _along(self, values: torch.Tensor, axes: Sequence[int]) -> torch.Tensor:
+        """Values ``(C, h, w, d)`` interpolated along some of their axes (1 to 3)."""
+        for axis in axes:
+            values = torch.tensordot(values, self._weights(axis - 1), dims=([axis], [1])).movedim(-1, axis)
+        return values
+
+    def _weights(self, axis: int) -> torch.Tensor:
+        """Shares of the control points in each voxel along an axis, ``(voxels, points)``.
+
+        A product with them is several times as fast as ``interpolate`` is for a few channels.
+        """
+        voxels, points = self.shape[axis], self.size[axis]
+        if points == 1:
+            return torch.ones(voxels, 1)
+        place = torch.arange(voxels, dtype=torch.float32) * ((points - 1) / (voxels - 1))
+        return (1 - (place[:, None] - torch.arange(points)).abs()).clamp(min=0)
 
 
 def looked_up(volume: torch.Tensor, displacement: torch.Tensor, *, nearest: bool = False) -> torch.Tensor:
@@ -111,6 +137,19 @@ def looked_up(volume: torch.Tensor, displacement: torch.Tensor, *, nearest: bool
         view[axis] = n
         own = torch.linspace(-1, 1, n) if n > 1 else torch.zeros(1)
         places.append(own.view(view) + displacement[axis] * (2 / (n - 1) if n > 1 else 0.0))
-    grid = torch.stack(places[::-1], dim=-1)  # grid_sample wants the last axis first
+    return sampled(volume, torch.stack(places[::-1], dim=-1), nearest=nearest)
+
+
+def sampled(volume: torch.Tensor, places: torch.Tensor, *, nearest: bool = False) -> torch.Tensor:
+    """A volume at given places; beyond its faces it goes on as it is there.
+
+    Args:
+        volume: ``(C, H, W, D)``.
+        places: ``(…, 3)`` of three axes before the last, of :meth:`ControlGrid.places`.
+        nearest: the value of the nearest voxel, in place of the linearly interpolated one.
+
+    Returns:
+        ``(C, …)``, float32.
+    """
     mode = "nearest" if nearest else "bilinear"
-    return F.grid_sample(volume[None].float(), grid[None], mode=mode, padding_mode="border", align_corners=True)[0]
+    return F.grid_sample(volume[None].float(), places[None], mode=mode, padding_mode="border", align_corners=True)[0]

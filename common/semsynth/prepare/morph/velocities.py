@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy import linalg, ndimage
 
 from .fields import ControlGrid
-from .shape import Mask
+from .shape import Mask, box_of
 
 FADE_MM = 15.0
 """Within so many mm of a face of the volume nothing moves across it."""
@@ -138,6 +138,8 @@ def sliding(grid: ControlGrid, velocity: torch.Tensor) -> torch.Tensor:
 def _at_points(grid: ControlGrid, mask: Mask) -> NDArray[np.float32]:
     """Share of a mask around each control point, ``(h, w, d)``."""
     widths = [max(1, round(step / s)) for step, s in zip(grid.steps, grid.spacing, strict=True)]
-    smooth = torch.from_numpy(ndimage.uniform_filter(mask.astype(np.float32), widths))
-    share = F.interpolate(smooth[None, None], grid.size, mode="trilinear", align_corners=True)[0, 0]
+    box = box_of(mask, widths)
+    smooth = np.zeros(mask.shape, dtype=np.float32)
+    smooth[box] = ndimage.uniform_filter(mask[box].astype(np.float32), widths)  # of what is 0 elsewhere
+    share = F.interpolate(torch.from_numpy(smooth)[None, None], grid.size, mode="trilinear", align_corners=True)[0, 0]
     return np.asarray(share.numpy())
