@@ -113,10 +113,13 @@ def test_settings_of_an_older_version_are_what_it_did(data: Path, tmp_path: Path
         settings_like(MapSettings, path, ())
 
 
-@pytest.mark.parametrize("name", ["pix2pix3d", "spade_gan3d", "spade_ldm", "med_lsdm"])
-def test_a_bundle_says_how_the_data_of_its_weights_was_prepared(name: str, project_root: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "scale"),
+    [("pix2pix3d", "min-max"), ("spade_gan3d", "min-max"), ("spade_ldm", "percentiles"), ("med_lsdm", "min-max")],
+)
+def test_a_bundle_says_how_the_data_of_its_weights_was_prepared(name: str, scale: str, project_root: Path) -> None:
     found = settings_like(Settings, project_root / "bundles" / name, [])
-    assert (found.k, found.scale, found.spacing, found.dtype) == (2, "min-max", (1.0, 1.0, 1.0), "uint8")
+    assert (found.k, found.scale, found.spacing, found.dtype) == (2, scale, (1.0, 1.0, 1.0), "uint8")
 
 
 def test_the_settings_that_fit_the_command_are_taken_of_a_bundle_with_several_weights(project_root: Path) -> None:

@@ -87,8 +87,9 @@ def test_the_overlay_lists_what_the_judge_accepts(world, tmp_path):
     assert volumes == {p.name: p.stat().st_mtime_ns for p in out.glob("*_synthetic.nii.gz")}
 
 
-def test_limits_are_learned_from_training_cases_and_from_enough_of_them(world, tmp_path):
-    said = refusal(world, "gate", tmp_path / "out")
+@pytest.mark.parametrize("split", ["training", "validation"])  # of the maps: limits are never learned from validation
+def test_limits_are_learned_from_training_cases_and_from_enough_of_them(world, tmp_path, split):
+    said = refusal(world, "gate", tmp_path / "out", split=split)
     assert "only 2 of the 2 real training cases are known to be new to their judge" in said
 
 

@@ -61,9 +61,10 @@ def _draw(cell: Figure, one: Made) -> None:
         if (outline == 1).any():
             axis.contour(outline == 1, levels=[0.5], colors=[LABEL_COLOURS[1]], linewidths=0.8)
         axis.set_axis_off()
-    what = f"refused: {one.refused}" if one.refused else f"Dice {one.figures['dice']:.3f}" if one.figures else ""
+    reason = shown(one.refused).replace(", ", ",\n")  # what a cell is wide enough for
+    what = f"refused: {reason}" if one.refused else f"Dice {one.figures['dice']:.3f}" if one.figures else ""
     colour = LABEL_COLOURS[1] if one.refused else "white"
-    axes[0].set_title(shown(f"{one.draw.name}\n{what}"), **AS_TYPED, color=colour, fontsize=8)
+    axes[0].set_title(f"{shown(one.draw.name)}\n{what}", **AS_TYPED, color=colour, fontsize=8)
 
 
 def _some(made: Sequence[Made], count: int, rng: np.random.Generator) -> list[Made]:
