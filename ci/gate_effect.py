@@ -19,6 +19,7 @@ import numpy as np
 from semsynth.data.datalists import read_datalist, stated_classes
 from semsynth.errors import InputError
 from semsynth.evaluation.sources import load_real
+from semsynth.files import sha256
 from semsynth.synthesis.gate import Gate
 from semsynth.synthesis.gating import gate_volumes
 
@@ -26,6 +27,9 @@ from semsynth.synthesis.gating import gate_volumes
 def effect(folder: Path, real: Path, judge: Path, second: Path) -> dict[str, float]:
     """Figures of one generator: ``volumes``, ``refused``, and the second judge's mean Dice by group."""
     gated = gate_volumes(folder, judge, real=real, second_judge=second)
+    judged = json.loads(gated.report.read_text(encoding="utf-8"))["judged"]
+    if any(row["judge_sha256"] != sha256(judge) for row in judged.values()):
+        raise InputError(f"{judge}: was trained on some of the maps' patients; give maps of other patients")
     listed = folder / "datalist.json"
     content = read_datalist(listed)
     entries = content["training"]

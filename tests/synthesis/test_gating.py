@@ -46,11 +46,11 @@ def run(world: Path, overlay: str, output: Path, **settings: object) -> None:
     """A bundle's inference with an overlay, as ``python -m monai.bundle run`` runs it."""
     bundle = world / "spade_ldm"
     files = [str(bundle / "configs" / f"{name}.json") for name in ("inference", overlay)]
-    own = {"dataset_dir": str(world / "data"), "output_dir": str(output), "device": "$torch.device('cpu')"}
+    own = {"dataset_dir": str(world / "data"), "output_dir": str(output), "device": "$torch.device('cpu')",
+           "judge_weights": JUDGE, "second_judge_weights": None} | settings  # fmt: skip
     about = str(bundle / "configs" / "metadata.json")
     workflow = ConfigWorkflow(config_file=files, meta_file=about, workflow_type="infer", logging_file=False,
-                              bundle_root=str(bundle), judge_weights=JUDGE, second_judge_weights=None, **own,
-                              **settings)  # fmt: skip
+                              bundle_root=str(bundle), **own)  # fmt: skip
     workflow.initialize()
     workflow.run()
     workflow.finalize()
@@ -101,6 +101,11 @@ def test_the_gate_says_what_it_cannot_judge(world, tmp_path, monkeypatch):
     assert not (world / "data" / "gate.json").exists()
     with pytest.raises(InputError, match=r"elsewhere: no such file; give --dataset_dir"):
         gate_volumes(tmp_path, JUDGE, real=tmp_path / "elsewhere")
+    listed = tmp_path / "lists" / "datalist.json"
+    listed.parent.mkdir()
+    listed.write_text(json.dumps({"training": [{"source_case": "a", "image": "x.nii.gz", "synthetic": True}]}))
+    with pytest.raises(InputError, match=r"(?s)entries need the texts case, image, label; .*entry 0: no case, label"):
+        gate_volumes(listed.parent, JUDGE, min_dice=0.5)
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(InputError, match="without it, which finds"):
         gate_volumes(tmp_path, JUDGE, min_dice=0.5)
@@ -115,6 +120,25 @@ def test_volumes_of_maps_that_nobody_lists_are_judged_too(world, tmp_path):
         gate_volumes(out, JUDGE)
 
 
+def test_maps_of_other_raw_files_are_no_cases_of_that_name_and_held_out_ones_are_warned_of(world, tmp_path, caplog):
+    out = tmp_path / "out"
+    run(world, "gate", out, split="validation", min_dice=0.0)
+    assert "volumes are of maps of validation or testing cases (phantom_002): do not train on them" in caplog.text
+    content = json.loads((out / "datalist.json").read_text())
+    content["training"][0]["source_voxels"] = {"endo": "0" * 64}
+    (out / "datalist.json").write_text(json.dumps(content))
+    gate_volumes(out, JUDGE, real=world / "data", min_dice=0.0)
+    assert "does not have 1 of 1 cases that volumes were made of (phantom_002)" in caplog.text
+
+
+def test_what_is_wrong_is_said_before_volumes_are_made(world, tmp_path):
+    out = tmp_path / "out"
+    said = refusal(world, "gate", out, min_dice=0.5, judge_weights=str(tmp_path / "none.pt"))
+    assert "--judge_weights" in said and "no such file" in said and not list(tmp_path.glob("out/*.nii.gz"))
+    assert "--min_dice must lie in 0…1" in refusal(world, "gate", out, min_dice=3.0).replace("min-dice", "min_dice")
+    assert not list(tmp_path.glob("out/*.nii.gz"))
+
+
 def test_a_list_of_the_user_is_not_replaced(world, tmp_path):
     out = tmp_path / "out"
     (out / "accepted").mkdir(parents=True)
@@ -126,7 +150,9 @@ def test_a_list_of_the_user_is_not_replaced(world, tmp_path):
 def test_augment_as_an_overlay_makes_what_the_command_makes_with_the_settings_of_the_inference(world, tmp_path):
     own = tmp_path / "own.pt"
     shutil.copy(world / "spade_ldm" / "models" / "model.pt", own)
-    run(world, "augment", tmp_path / "overlay", per_case=1, min_dice=0.0, steps=2, weights=str(own))
+    told = {"formats": "datalist,decathlon", "labels": "endo", "steps": 2, "weights": str(own)}
+    run(world, "augment", tmp_path / "overlay", per_case=1, min_dice=0.0, **told)
+    assert (tmp_path / "overlay" / "decathlon" / "dataset.json").is_file()
     records = [json.loads(p.read_text()) for p in sorted((tmp_path / "overlay" / "records").glob("[!.]*.json"))]
     assert [r["settings"]["steps"] for r in records] == [2, 2] and {r["weights"] for r in records} == {"own.pt"}
     assert {r["weights_sha256"] for r in records} == {sha256(own)}

@@ -165,7 +165,7 @@ def check_n(found: Collected, cases: Sequence[str], n: int | None) -> None:
     """
     people = found.patients()
     largest = max(found.groups.values(), key=lambda members: largest_n(members, cases, people))
-    if n is not None and n > largest_n(largest, cases, people):
+    if n is not None and (n < 2 or n > largest_n(largest, cases, people)):
         make_draws(largest, cases, n, 1, 0, people)
 
 

@@ -97,6 +97,7 @@ class Gate:
         judge: file of weights of la_unet's judge.
         second: file of the one of the other half, for cases whose patients the first was trained on.
         learns_from: names of the cases that thresholds may be learned from; None: of all.
+        options: what the two files were given by, for messages.
         store: folder of finished measurements; None keeps nothing.
         device: where judges compute.
 
@@ -112,18 +113,21 @@ class Gate:
         second: str | Path | None = None,
         *,
         learns_from: Collection[str] | None = None,
+        options: tuple[str, str] = ("judge", "second-judge"),
         store: str | Path | None = None,
         device: str = "cpu",
     ) -> None:
         self.cases = dict(cases)
         self.learns_from = frozenset(cases if learns_from is None else learns_from)
-        first = load_judge(str(judge), device=device)
-        other = load_judge(None if second is None else str(second), device=device, option="second-judge")
+        self.options = options
+        first = load_judge(str(judge), device=device, option=options[0])
+        other = load_judge(None if second is None else str(second), device=device, option=options[1])
         targets = targets_of(first, names)
         if first is None or not targets:
+            known = ", ".join(first.classes) if first else "nothing"
             raise InputError(
-                f"--judge {judge}: segments {', '.join(first.classes) if first else 'nothing'}, which these label maps "
-                f"do not have ({', '.join(names.values())}); leave --judge out"
+                f"--{options[0]} {judge}: segments {known}, which these label maps do not have "
+                f"({', '.join(names.values())}); leave --{options[0]} out"
             )
         seen = {
             one.sha256: judge_has_seen(self.cases, None if one.source is None else Seen.of(one.source))
@@ -179,17 +183,18 @@ class Gate:
         fresh = self.unseen()
         known = self._teachers()
         if learns and len(known) < LEAST_CASES:
+            judge, other = self.options
             raise InputError(
-                f"--judge: only {len(known)} of the {len(self.learns_from)} real training cases are known to be new to "
-                f"their judge, {LEAST_CASES} are needed for a threshold; give --second-judge, the one of the other "
-                "half, or --min-dice"
+                f"--{judge}: only {len(known)} of the {len(self.learns_from)} real training cases are known to be new "
+                f"to their judge, {LEAST_CASES} are needed for a threshold; give --{other}, the other half's, or "
+                "a Dice that volumes need"
             )
         lenient = [name for name in self.cases if name not in fresh]
         if lenient and rank() == 0:
             logger.warning(
                 "the judge of %d of %d cases was trained on their patient, or nobody knows: it may be lenient there "
-                "(%s); give --second-judge, the one of the other half", len(lenient), len(self.cases),
-                ", ".join(lenient[:5]) + ("…" if len(lenient) > 5 else ""),
+                "(%s); give --%s, the one of the other half", len(lenient), len(self.cases),
+                ", ".join(lenient[:5]) + ("…" if len(lenient) > 5 else ""), self.options[1],
             )  # fmt: skip
 
     def thresholds(self) -> Thresholds:

@@ -28,6 +28,10 @@ logger = logging.getLogger(__name__)
 DATALIST, REPORT, ACCEPTED = "datalist.json", "gate.json", "accepted"
 MAKER = "the gate of semsynth's inference"
 PATHS = ("image", "label")
+NEEDED = ("case", *PATHS)
+OPTIONS = ("judge_weights", "second_judge_weights")
+"""As the bundles call the judges' files."""
+HELD_OUT = ("validation", "testing")
 
 
 @dataclass(frozen=True)
@@ -88,20 +92,51 @@ def gate_volumes(
         InputError: for a folder without such a list, files that are not there, too few real cases to learn limits
             from, several processes, and files in the way that are not ours.
     """
+    check_gate(volumes, judge, real=real, second_judge=second_judge, min_dice=min_dice, max_hd95=max_hd95)
+    options = GateOptions(str(judge), None if second_judge is None else str(second_judge), min_dice, max_hd95)
+    folder = as_path(volumes, "output_dir")
+    with locked(folder, "a gate", wait=wait):
+        return _gate(folder, None if real is None else as_path(real, "real_datalist"), options, str(device))
+
+
+def check_gate(
+    volumes: str | Path,
+    judge: str | Path,
+    *,
+    real: str | Path | None = None,
+    second_judge: str | Path | None = None,
+    min_dice: float | None = None,
+    max_hd95: float | None = None,
+) -> None:
+    """What can be refused before the volumes are made; arguments and errors as of :func:`gate_volumes`."""
     if world_size() > 1:
         raise InputError(
             "the gate needs all volumes: run inference.json with torchrun, and then gate.json without it, which finds "
             "them"
         )
-    options = GateOptions(str(judge), None if second_judge is None else str(second_judge), min_dice, max_hd95)
-    folder = as_path(volumes, "output_dir")
-    if real is not None and not as_path(real, "real").exists():
+    GateOptions(str(judge), None if second_judge is None else str(second_judge), min_dice, max_hd95)
+    for option, path in zip(OPTIONS, (judge, second_judge), strict=True):
+        if path is not None and not as_path(path, option).is_file():
+            raise InputError(
+                f"--{option} {path}: no such file; give models/judge.pt and judge_2.pt of the bundle la_unet"
+            )
+    if real is not None and not as_path(real, "real_datalist").exists():
         raise InputError(
             f"{real}: no such file; give --dataset_dir, the data of the label maps, or --real_datalist None "
             "together with --min_dice"
         )
-    with locked(folder, "a gate", wait=wait):
-        return _gate(folder, None if real is None else as_path(real, "real"), options, str(device))
+    if real is None and min_dice is None:
+        raise InputError("--min_dice is needed where the real cases are not known: no limit can be learned")
+    reports, lists = _outputs(as_path(volumes, "output_dir"))
+    reports.check()
+    lists.check()
+
+
+def _outputs(folder: Path) -> tuple[Outputs, Outputs]:
+    """What is written into the folder, and into that of the accepted volumes."""
+    known = {REPORT: object_with("gated_by")}, {DATALIST: object_with("gated_by")}
+    return (Outputs(folder, MAKER, known[0], instead="output_dir"),
+            Outputs(folder / ACCEPTED, MAKER, known[1], instead="output_dir"))  # fmt: skip
 
 
 def _gate(folder: Path, real: Path | None, options: GateOptions, device: str) -> Gated:
@@ -114,15 +149,15 @@ def _gate(folder: Path, real: Path | None, options: GateOptions, device: str) ->
     if others or not entries:
         found = f"lists cases that are not synthetic: {', '.join(others[:5])}" if others else "lists no volumes"
         raise InputError(f"{listed}: {found}; give the folder of an inference")
-    reports = Outputs(folder, MAKER, {REPORT: object_with("gated_by")}, instead="output_dir")
-    lists = Outputs(folder / ACCEPTED, MAKER, {DATALIST: object_with("gated_by")}, instead="output_dir")
-    reports.check()
-    lists.check()
-    if real is None and options.min_dice is None:
-        raise InputError("--min_dice is needed where the real cases are not known: no limit can be learned")
+    _refuse_incomplete(entries, listed)
+    reports, lists = _outputs(folder)
     cases, teachers = _cases(entries, folder, real)
+    (folder / ACCEPTED / DATALIST).unlink(missing_ok=True)  # of an earlier run, of other volumes or limits
     gate = Gate(cases, stated_classes(listed, content), str(options.judge), options.second, learns_from=teachers,
-                store=folder / "measured", device=device)  # fmt: skip
+                options=OPTIONS, store=folder / "measured", device=device)  # fmt: skip
+    for name in cases.keys() - teachers:
+        if cases[name].image == cases[name].label and not cases[name].source and gate.saw[name] is False:
+            gate.saw[name] = None  # of a map without a history nobody knows
     gate.check(learns=options.min_dice is None)
     thresholds = options.thresholds(gate)
     rows = [(_source(entry), folder / str(entry["image"]), folder / str(entry["label"])) for entry in entries]
@@ -150,8 +185,6 @@ def _gate(folder: Path, real: Path | None, options: GateOptions, device: str) ->
         kept = {key: value for key, value in content.items() if key not in SPLITS}
         moved = [_moved(entry, folder, lists.folder) for entry in taken]
         accepted = lists.write_text(DATALIST, json.dumps({**kept, "gated_by": by, "training": moved}, indent=1))
-    else:
-        lists.remove_others([])  # a list of an earlier run, whose volumes are now refused
     result = Gated(taken, refused, thresholds, accepted, path)
     logger.info("%s", result.text())
     return result
@@ -163,14 +196,38 @@ def _cases(
     """The real cases of the label maps, and the names of those that limits are learned from."""
     known = {} if real is None else load_real(real)
     wanted = {_source(entry): entry for entry in entries}
-    missing = [name for name in wanted if name not in known]
+    missing = [name for name, entry in wanted.items() if name not in known or _another(entry, known[name])]
     if missing and real is not None:
         logger.warning("%s: does not have %d of %d cases that volumes were made of (%s)", real, len(missing),
                        len(wanted), ", ".join(missing[:5]))  # fmt: skip
+    held = [name for name in wanted if name not in missing and known[name].split in HELD_OUT]
+    if held:
+        logger.warning("volumes are of maps of validation or testing cases (%s): do not train on them where these "
+                       "cases validate or test", ", ".join(held[:5]))  # fmt: skip
     strangers = {name: _stranger(name, wanted[name], folder) for name in missing}
-    # of a list without splits nobody knows which cases are for training: all are then
-    teachers = {name for name, case in known.items() if case.training is not False and case.label is not None}
+    # a pattern of files has no splits: then all may teach
+    teachers = {
+        name for name, case in known.items()
+        if case.split not in HELD_OUT and case.label is not None and name not in missing
+    }  # fmt: skip
     return {**{n: c for n, c in known.items() if n in wanted or n in teachers}, **strangers}, teachers
+
+
+def _another(entry: Mapping[str, Any], case: RealCase) -> bool:
+    """Whether a volume's map comes from other raw files than the real case of that name."""
+    own = {f"source_{role}": value for role, value in dict(entry.get("source_voxels") or {}).items()}
+    return any(case.source[role] != value for role, value in own.items() if role in case.source)
+
+
+def _refuse_incomplete(entries: Sequence[Mapping[str, Any]], listed: Path) -> None:
+    lacking = []
+    for i, entry in enumerate(entries):
+        missing = [key for key in NEEDED if not isinstance(entry.get(key), str)]
+        if missing:
+            lacking.append(f"{entry.get('case', f'entry {i}')}: no {', '.join(missing)}")
+    if lacking:
+        needed = ", ".join(NEEDED)
+        raise InputError(f"{listed}: entries need the texts {needed}; give the list of an inference", lacking)
 
 
 def _stranger(name: str, entry: Mapping[str, Any], folder: Path) -> RealCase:

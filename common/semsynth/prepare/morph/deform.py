@@ -229,8 +229,9 @@ def _warped(source: Source, places: torch.Tensor, reach: Sequence[int]) -> NDArr
     classes = np.array(list(source.index.values()), dtype=source.label.dtype)
     box = box_of(np.isin(source.label, classes), reach)
     new = label[box]
-    masks = torch.from_numpy(np.stack([source.label == value for value in classes]))
-    shares = sampled(masks, places[box]).numpy()
+    # class by class: the masks of all at once would take several times the memory of the map
+    masks = (torch.from_numpy(source.label == value)[None] for value in classes)
+    shares = np.concatenate([sampled(mask, places[box]).numpy() for mask in masks])
     solid = shares.sum(axis=0) > 0.5
     _fill(new, np.isin(new, classes) & ~solid, ~np.isin(new, classes))
     new[solid] = classes[shares.argmax(axis=0)[solid]]

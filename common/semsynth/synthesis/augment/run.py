@@ -11,6 +11,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ... import __version__
 from ...distributed import leave, local_device, rank, start, stop, together, world_size
 from ...errors import InputError
@@ -86,17 +88,19 @@ def augment(
     gate: GateOptions = NO_GATE,
     formats: Sequence[str] = ("datalist",),
     labels: Sequence[str] | None = None,
-    device: str | None = None,
+    device: str | torch.device | None = None,
     jobs: int = 1,
     dry_run: bool = False,
     wait: bool = False,
     inference: Mapping[str, Any] | None = None,
+    show: bool = False,
 ) -> Summary | str:
     """Make a training set; see ``semsynth augment --help``.
 
     Args:
         source, bundle, output, settings, gate, formats, labels, device, jobs, dry_run, wait: as its options.
         inference: settings of the bundle's ``inference.json`` in place of its own, such as ``weights`` and ``steps``.
+        show: say in the log what was, or would be, made.
 
     Returns:
         What was made; with ``dry_run`` what would be, in words; in processes of torchrun but the first nothing.
@@ -105,10 +109,18 @@ def augment(
         InputError: for whatever is wrong with the input, in all processes.
     """
     bundle, output = _place(bundle, "bundle"), _place(output, "output")
+    device = None if device is None else str(device)
+    formats = formats.split(",") if isinstance(formats, str) else formats
+    labels = labels.split(",") if isinstance(labels, str) else labels
     own = dict(inference or {}) | ({} if device is None else {"device": f"$torch.device({device!r})"})
     if own.get("weights") is not None:
         own["weights"] = str(_place(own["weights"], "weights"))
     weights = weights_of(bundle, own.get("weights"))
+    if weights != weights_of(bundle) and not is_prepared(source):
+        raise InputError(
+            f"--input {source}: raw cases are prepared as the bundle's own weights need it, which may not be what "
+            f"{weights.name} needs; prepare them as its training data was (semsynth prepare --like DATA), and give that"
+        )
     unknown = [name for name in formats if name not in FORMATS]
     if unknown or not formats:
         raise InputError(f"--format must be of {', '.join(FORMATS)}, got {', '.join(unknown) or 'none'}")
@@ -127,6 +139,8 @@ def augment(
         leave()
         raise
     stop()
+    if show and rank() == 0:
+        logger.info("%s", found if isinstance(found, str) else found.text())
     return found
 
 
