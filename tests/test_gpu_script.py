@@ -19,6 +19,7 @@ def run(*arguments: object, **environment: str) -> subprocess.CompletedProcess[s
     return subprocess.run(command, capture_output=True, text=True, timeout=240, env=own, check=False)
 
 
+@pytest.mark.slow
 def test_a_training_stops_after_its_minutes_and_goes_on(tmp_path):
     data, work = tmp_path / "data", tmp_path / "work"
     write_phantom_cases(data, 4, size=(32, 32, 32), spacing=(3.0, 3.0, 3.0), progress=False)
