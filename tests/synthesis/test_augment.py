@@ -309,7 +309,7 @@ def test_processes_share_the_work_and_make_the_same(world, finished, tmp_path):
     subprocess.run([*command, *paths, "--device", "cpu"], check=True, timeout=600)
     for path in sorted(finished.glob("**/*_synthetic.nii.gz")) + sorted(finished.glob("maps/*.nii.gz")):
         ours, theirs = (np.asarray(nib.load(p).dataobj) for p in (path, tmp_path / "out" / path.relative_to(finished)))
-        assert np.array_equal(ours, theirs)
+        assert np.allclose(ours, theirs, atol=1e-3 if path.parent.name != "maps" else 0)  # threads sum in other orders
 
 
 def test_raw_cases_are_prepared_as_the_weights_data_was(world, tmp_path):
