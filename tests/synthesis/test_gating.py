@@ -15,6 +15,7 @@ from semsynth.errors import InputError
 from semsynth.files import sha256
 from semsynth.prepare.phantom import write_phantom_cases
 from semsynth.synthesis.gating import gate_volumes
+from semsynth.synthesis.workflow import is_own
 from tiny_synthesis import random_weights
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -171,3 +172,17 @@ def test_augment_as_an_overlay_makes_what_the_command_makes_with_the_settings_of
             for name in ("overlay", "command")]  # fmt: skip
     assert made[0] == made[1] and len(made[0]) == 4
     assert main(["augment", *told[:-1], str(tmp_path / "none.pt"), "--output", str(tmp_path / "x")]) == 1
+
+
+def test_own_weights_need_no_shipped_ones_and_raw_cases_are_not_prepared_for_them(world, tmp_path, capsys):
+    bundle, own = tmp_path / "bundle", tmp_path / "own.pt"
+    shutil.copytree(world / "spade_ldm" / "configs", bundle / "configs")
+    shutil.copy(world / "spade_ldm" / "models" / "model.pt", own)
+    told = ["augment", "--bundle", str(bundle), "--device", "cpu", "--weights", str(own), "--dry-run"]
+    assert main([*told, "--input", str(world / "data"), "--output", str(tmp_path / "a")]) == 0
+    assert "8 volumes of 2 cases" in capsys.readouterr().out
+    assert main([*told, "--input", str(world / "raw"), "--output", str(tmp_path / "b")]) == 1
+    assert "raw cases are prepared as the bundle's own weights need it" in " ".join(capsys.readouterr().err.split())
+    (bundle / "models").mkdir()
+    (bundle / "models" / "model.pt").symlink_to(own)  # the bundle's own by another path
+    assert is_own(bundle, own)

@@ -43,7 +43,7 @@ def augment(
             which are prepared first as the bundle's training data was.
         bundle: folder of the generator's bundle, for example bundles/spade_ldm.
         output: folder to write; made if it is not there.
-        weights: file of weights of the generator; without it the bundle's models/model.pt.
+        weights: file of weights of the generator, for prepared data; without it the bundle's models/model.pt.
         per_case: volumes of each training case.
         morph: share of them that is made of morphed maps, from 0 to 1.
         rules: YAML file that says how much morphing may change; without it the built-in rules.

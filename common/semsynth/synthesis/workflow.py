@@ -12,6 +12,9 @@ from monai.bundle import ConfigWorkflow
 from ..errors import InputError, is_out_of_memory
 from ..json_files import read_object
 
+SHIPPED = Path("models") / "model.pt"
+"""Of a bundle's folder."""
+
 
 def weights_of(bundle: Path, given: str | Path | None = None) -> Path:
     """The weights that a bundle's inference takes: the given ones, or those that it ships.
@@ -25,10 +28,16 @@ def weights_of(bundle: Path, given: str | Path | None = None) -> Path:
         if not Path(given).is_file():
             raise InputError(f"--weights {given}: no such file; give weights that this bundle has trained")
         return Path(given)
-    path = bundle / "models" / "model.pt"
+    path = bundle / SHIPPED
     if not path.is_file():
         raise InputError(f"{path}: no such weights; copy the bundle whole")
     return path
+
+
+def is_own(bundle: Path, weights: Path) -> bool:
+    """Whether a file of weights is the one that a bundle ships, by whatever path; a bundle may ship none."""
+    shipped = bundle / SHIPPED
+    return shipped.is_file() and weights.samefile(shipped)
 
 
 def inference_config(bundle: Path) -> dict[str, Any]:

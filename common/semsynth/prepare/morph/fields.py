@@ -120,13 +120,12 @@ class ControlGrid:
         return (1 - (place[:, None] - torch.arange(points)).abs()).clamp(min=0)
 
 
-def looked_up(volume: torch.Tensor, displacement: torch.Tensor, *, nearest: bool = False) -> torch.Tensor:
+def looked_up(volume: torch.Tensor, displacement: torch.Tensor) -> torch.Tensor:
     """A volume at x + u(x); beyond its faces it goes on as it is there.
 
     Args:
         volume: ``(C, H, W, D)``.
         displacement: ``(3, H, W, D)``, u in voxels.
-        nearest: the value of the nearest voxel, in place of the linearly interpolated one.
 
     Returns:
         ``(C, H, W, D)``, float32.
@@ -137,7 +136,7 @@ def looked_up(volume: torch.Tensor, displacement: torch.Tensor, *, nearest: bool
         view[axis] = n
         own = torch.linspace(-1, 1, n) if n > 1 else torch.zeros(1)
         places.append(own.view(view) + displacement[axis] * (2 / (n - 1) if n > 1 else 0.0))
-    return sampled(volume, torch.stack(places[::-1], dim=-1), nearest=nearest)
+    return sampled(volume, torch.stack(places[::-1], dim=-1))
 
 
 def sampled(volume: torch.Tensor, places: torch.Tensor, *, nearest: bool = False) -> torch.Tensor:

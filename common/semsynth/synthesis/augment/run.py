@@ -28,7 +28,7 @@ from ...prepare.atrium import prepare
 from ...prepare.like import settings_like
 from ...report.pictures import check_picture
 from ..gate import Gate, GateOptions, Thresholds
-from ..workflow import inference_config, weights_of
+from ..workflow import inference_config, is_own, weights_of
 from .estimate import estimate
 from .maps import MAPS, Maps
 from .plan import FORMATS, STYLES, AugmentSettings, Prepared, check_draws, draws_of, is_prepared
@@ -116,7 +116,7 @@ def augment(
     if own.get("weights") is not None:
         own["weights"] = str(_place(own["weights"], "weights"))
     weights = weights_of(bundle, own.get("weights"))
-    if weights != weights_of(bundle) and not is_prepared(source):
+    if not is_own(bundle, weights) and not is_prepared(source):
         raise InputError(
             f"--input {source}: raw cases are prepared as the bundle's own weights need it, which may not be what "
             f"{weights.name} needs; prepare them as its training data was (semsynth prepare --like DATA), and give that"
