@@ -146,7 +146,11 @@ def check_run(bundle: Path) -> list[str]:
         work = Path(folder)
         (work / "cwd").mkdir()
         k = max(int(read(bundle, "train").get("num_classes", 4)) - 2, 0)
-        dataset = write_phantom_cases(work / "data", 3, size=(32,) * 3, spacing=(1.5,) * 3, k=k, progress=False).parent
+        # a generator of label maps is compared with several patients
+        cases = 12 if "load_requests" in str(read(bundle, "inference")["dataset"]["data"]) else 3
+        dataset = write_phantom_cases(
+            work / "data", cases, size=(32,) * 3, spacing=(1.5,) * 3, k=k, progress=False
+        ).parent
         found: list[str] = []
         for step in (run_training, run_evaluation, run_inference, run_windows):
             with isolated(work / "cwd"):
@@ -180,9 +184,10 @@ def workflow(bundle: Path, names: Sequence[str], kind: str, paths: Mapping[str, 
 
 def run_earlier_stages(bundle: Path, dataset: Path, work: Path) -> dict[str, Path]:
     """Train what train.json builds on (``train_<stage>.json``), and where it finds it: ``<stage>_weights`` → file."""
-    made = {}
+    made: dict[str, Path] = {}
     for stage in stages(bundle)[2:]:
-        training = workflow(bundle, [stage], "train", {"dataset_dir": dataset, "run_dir": work / stage})
+        paths = {"dataset_dir": dataset, "run_dir": work / stage} | made  # a stage may build on those before it
+        training = workflow(bundle, [stage], "train", paths)
         training.run()
         training.finalize()
         made[f"{stage.removeprefix('train_')}_weights"] = work / stage / "model_final.pt"
@@ -237,12 +242,35 @@ def run_inference(
     if str(config.get("writer#_target_")).endswith(".SyntheticWriter"):
         entries = inference.parser.get_parsed_content("dataset#data")
         return found + synthetic_findings(output, {str(e["case"]): Path(e["image"]) for e in entries})
+    if str(config.get("writer#_target_")).endswith(".MapWriter"):
+        entries = inference.parser.get_parsed_content("dataset#data")
+        return found + map_findings(output, [str(e["case"]) for e in entries], int(config["num_classes"]))
     handlers = config.get("handlers", [])
     if any(str(handler.get("_target_")).endswith(".SegmentationWriter") for handler in handlers):
         entries = inference.parser.get_parsed_content("dataset#data")
         return found + segmentation_findings(output, {str(e["case"]): Path(e["image"]) for e in entries})
     written = [path for path in output.rglob("*") if path.is_file()]
     return found if written else [*found, "inference.json wrote nothing into output_dir"]
+
+
+def map_findings(output: Path, cases: Sequence[str], num_classes: int) -> list[str]:
+    """What is wrong with the output folder of a generator of label maps: each map, its record, and the datalist."""
+    datalist = output / "datalist.json"
+    if not datalist.is_file():
+        return ["datalist.json was not written"]
+    listed = {entry["case"]: entry for entry in json.loads(datalist.read_text(encoding="utf-8"))["testing"]}
+    found = [f"datalist.json does not list {case}" for case in cases if case not in listed]
+    for case in cases:
+        path, about = output / f"{case}.nii.gz", output / f"{case}.json"
+        if not path.is_file() or not about.is_file():
+            found.append(f"{path.name} or {about.name} was not written")
+            continue
+        values = np.unique(np.asanyarray(nib.load(path).dataobj))
+        if not np.isin(values, np.arange(num_classes)).all() or len(values) < 2:
+            found.append(f"{path.name}: holds the values {values.tolist()}, needs classes of 0 to {num_classes - 1}")
+        if json.loads(about.read_text(encoding="utf-8")).get("drawn") is not True:
+            found.append(f"{about.name}: does not say that the map was drawn")
+    return found
 
 
 def segmentation_findings(output: Path, images: Mapping[str, Path]) -> list[str]:

@@ -51,9 +51,10 @@ def test_bundle(bundle: Path, check: str) -> None:
 
 @pytest.fixture(scope="module")
 def healthy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the first bundle with everything that it may still lack, and random weights."""
-    copy = tmp_path_factory.mktemp("healthy") / BUNDLES[0].name
-    shutil.copytree(BUNDLES[0], copy, ignore=shutil.ignore_patterns("runs", "eval", "data"))
+    """A copy of a bundle with everything that it may still lack, and random weights."""
+    source = ROOT / "bundles" / "la_unet"
+    copy = tmp_path_factory.mktemp("healthy") / source.name
+    shutil.copytree(source, copy, ignore=shutil.ignore_patterns("runs", "eval", "data"))
     for name in ("LICENSE", "docs/README.md", "docs/data_license.txt"):
         (copy / name).parent.mkdir(exist_ok=True)
         (copy / name).write_text("text")

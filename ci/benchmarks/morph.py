@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from _timing import fastest
 from monai.transforms import Rand3DElastic
+from semsynth.anatomy.measured import anatomy_of
 from semsynth.prepare.morph import MorphLabel
-from semsynth.prepare.morph.anatomy import anatomy_of
 from semsynth.prepare.morph.deform import Source, deformed, draw_amounts
 from semsynth.prepare.phantom import make_phantom
 

@@ -15,7 +15,7 @@ from verify_bundles import find_bundles
 
 ROOT = Path(__file__).resolve().parents[2]
 BUNDLES = find_bundles(ROOT / "bundles")
-GENERATORS = [b for b in BUNDLES if bundle_configs.bases(b, "evaluate") == ["inference"]]
+GENERATORS = [b for b in BUNDLES if "SyntheticWriter" in (b / "configs" / "inference.json").read_text()]
 LISTS = ("train#handlers", "validate#handlers", "handlers", "train#preprocessing#transforms",
          "validate#preprocessing#transforms", "preprocessing#transforms", "loading", "run", "training")  # fmt: skip
 EXTRA = {"_target_": "semsynth.handlers.ProgressHandler", "title": "inserted"}

@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from monai.data import MetaTensor
 from monai.transforms import Compose
 from scipy import stats
+from semsynth.anatomy.measured import NO_LIMITS, refusal
+from semsynth.anatomy.rules import LEFT_ATRIUM
+from semsynth.anatomy.shape import topology_of
 from semsynth.errors import InputError
 from semsynth.prepare.morph import Anatomy, ClassRule, MorphLabel, MorphLabeld, MorphRules, ShapeLimits
-from semsynth.prepare.morph.anatomy import NO_LIMITS, refusal
 from semsynth.prepare.morph.deform import Source, deformed, draw_amounts
-from semsynth.prepare.morph.rules import LEFT_ATRIUM
-from semsynth.prepare.morph.shape import topology_of
 from tiny_anatomy import CLASSES, SPACING, ball, heart, places
 
 STILL = {"amplitude": 0.0, "rotation": 0.0, "scale": 0.0, "shear": 0.0}

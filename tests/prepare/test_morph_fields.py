@@ -9,8 +9,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from monai.networks.blocks import DVF2DDF, Warp
 from scipy import linalg
+from semsynth.fields import ControlGrid, looked_up, sampled
 from semsynth.prepare.morph.deform import LEAST_JACOBIAN
-from semsynth.prepare.morph.fields import ControlGrid, looked_up, sampled
 from semsynth.prepare.morph.velocities import affine, along, outwards, random_field, sliding
 from tiny_anatomy import ball, places
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from semsynth.prepare.morph.shape import Topology, branches_of, shape_of, surface_of, topology_of
-from semsynth.prepare.morph.shell import moved_outwards, openness_of, thickness_of
+from semsynth.anatomy.shape import Topology, branches_of, shape_of, surface_of, topology_of
+from semsynth.anatomy.shell import moved_outwards, openness_of, thickness_of
 from tiny_anatomy import ball, heart, places
 
 

@@ -15,6 +15,9 @@ def augment(
     weights: FilePath | None = None,
     per_case: int = 4,
     morph: float = 0.5,
+    maps: Words | None = None,
+    map_bundle: FilePath | None = None,
+    map_weights: FilePath | None = None,
     rules: FilePath | None = None,
     style: FilePath = "drawn",
     judge: FilePath | None = None,
@@ -33,10 +36,10 @@ def augment(
 ) -> str:
     """Labelled scans to a training set of real and synthetic volumes, some with an anatomy that nobody scanned.
 
-    Label maps are taken from the training cases alone; some are morphed (docs/morphing.md); the bundle's generator
-    makes a volume of each; a judge refuses those that do not show what their map says. It says before it starts how
-    many volumes, how long and how much disk. An interrupted run goes on where it was when the same command is started
-    again; torchrun shares the work among GPUs.
+    Label maps are taken from the training cases alone; some are morphed (docs/morphing.md), or drawn from nothing
+    (docs/generated_maps.md); the bundle's generator makes a volume of each; a judge refuses those that do not show what
+    their map says. It says before it starts how many volumes, how long and how much disk. An interrupted run goes on
+    where it was when the same command is started again; torchrun shares the work among GPUs.
 
     Args:
         input: a datalist (or its folder) of prepared cases, or of raw ones with an image and a mask of the cavity,
@@ -46,6 +49,10 @@ def augment(
         weights: file of weights of the generator, for prepared data; without it the bundle's models/model.pt.
         per_case: volumes of each training case.
         morph: share of them that is made of morphed maps, from 0 to 1.
+        maps: in place of --morph, kinds of label maps with commas: given, morphed, generated, each with =SHARE or
+            without; given=1,generated=3 makes three of four volumes of maps that --map-bundle draws.
+        map_bundle: folder of a bundle that draws label maps, for example bundles/la_maps; for generated maps.
+        map_weights: file of its weights; without it the bundle's models/model.pt.
         rules: YAML file that says how much morphing may change; without it the built-in rules.
         style: drawn by the network; own, of the case's own scan; or a datalist of prepared scans, of which each volume
             takes the style of one.
@@ -64,15 +71,18 @@ def augment(
         dry_run: only say what would be made; raw cases are prepared, and one volume is made, to know how long it takes.
         wait: until another run that writes into --output has ended; else it is an error that it is there.
     """
-    from ..synthesis.augment import AugmentSettings, GateOptions
+    from ..synthesis.augment import AugmentSettings, GateOptions, shares_of
     from ..synthesis.augment import augment as run
 
     if judge is None:
         needless = [name for name in ("second_judge", "min_dice", "max_hd95", "tries") if name in given()]
         if needless:
             raise InputError(f"--{needless[0].replace('_', '-')} goes with --judge, the file of weights of a judge")
+    if maps is not None and "morph" in given():
+        raise InputError("--maps says how many maps are morphed; leave --morph out")
+    morphed, generated = (number("morph", morph), 0.0) if maps is None else shares_of(words(maps))
     settings = AugmentSettings(
-        per_case=whole("per-case", per_case), morph=number("morph", morph), style=str(style),
+        per_case=whole("per-case", per_case), morph=morphed, generate=generated, style=str(style),
         rules=None if rules is None else str(rules), seed=checked_seed(seed, "--seed"), resample=bool(resample),
     )  # fmt: skip
     gate = GateOptions(
@@ -85,5 +95,7 @@ def augment(
         labels=None if labels is None else words(labels), device=None if device is None else usable_device(device),
         jobs=whole("jobs", jobs), dry_run=bool(dry_run), wait=bool(wait),
         inference=None if weights is None else {"weights": str(weights)},
+        map_bundle=None if map_bundle is None else str(map_bundle),
+        map_weights=None if map_weights is None else str(map_weights),
     )  # fmt: skip
     return made if isinstance(made, str) else made.text()

@@ -3,8 +3,10 @@
 from .attachment import Attach, Stats, TensorBoardStats
 from .average import MovingAverage
 from .checkpoint import TrainingCheckpoint
+from .drawn import MapWriter
 from .evaluation import EvaluationHandler
 from .initial import InitWeights
+from .limits import LearnLimits
 from .memory import MemoryReport
 from .preview import PreviewHandler
 from .progress import ProgressHandler, SynthesisProgress
@@ -18,7 +20,9 @@ __all__ = [
     "Attach",
     "EvaluationHandler",
     "InitWeights",
+    "LearnLimits",
     "LoadWeights",
+    "MapWriter",
     "MemoryReport",
     "MetricsSummary",
     "MovingAverage",

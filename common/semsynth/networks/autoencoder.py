@@ -242,6 +242,7 @@ class _Plan:
     last_norm: bool
     resampling: Resampling
     noise: bool
+    image_channels: int = 1
 
     def last(self, width: int) -> nn.Module:
         """The norm before the last convolution."""
@@ -252,7 +253,7 @@ class _Encoder(nn.Module):
     def __init__(self, plan: _Plan) -> None:
         super().__init__()
         options = plan.unlabelled
-        self.start = start_layer(1, plan.channels[0], plan.strides[0])
+        self.start = start_layer(plan.image_channels, plan.channels[0], plan.strides[0])
         layers: list[nn.Module] = []
         width = plan.channels[0]
         for i, wide in enumerate(plan.channels):
@@ -309,7 +310,7 @@ class _Decoder(nn.Module):
                 finest = width
         self.layers = nn.ModuleList(layers)
         self.norm = plan.last(width)
-        self.head = nn.Conv3d(width, plan.strides[0] ** 3, 3, padding=1)
+        self.head = nn.Conv3d(width, plan.image_channels * plan.strides[0] ** 3, 3, padding=1)
         self.noise: nn.Module | None = None
         if plan.noise:
             self.noise = start_layer(1, finest, plan.strides[0])
@@ -455,7 +456,8 @@ def space_to_depth(x: torch.Tensor, stride: int) -> torch.Tensor:
 
 
 def depth_to_space(x: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
-    """Depth to space (Shi et al. 2016): ``(B, 8, ⌈H/2⌉, ⌈W/2⌉, ⌈D/2⌉)`` → ``(B, 1, H, W, D)``."""
-    b, _, h, w, d = x.shape
-    x = x.reshape(b, 1, 2, 2, 2, h, w, d).permute(0, 1, 5, 2, 6, 3, 7, 4).reshape(b, 1, 2 * h, 2 * w, 2 * d)
+    """Depth to space (Shi et al. 2016): ``(B, 8·C, ⌈H/2⌉, ⌈W/2⌉, ⌈D/2⌉)`` → ``(B, C, H, W, D)``."""
+    b, c, h, w, d = x.shape
+    x = x.reshape(b, c // 8, 2, 2, 2, h, w, d).permute(0, 1, 5, 2, 6, 3, 7, 4)
+    x = x.reshape(b, c // 8, 2 * h, 2 * w, 2 * d)
     return x[:, :, : size[0], : size[1], : size[2]]

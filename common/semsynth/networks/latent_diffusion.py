@@ -102,12 +102,13 @@ class LatentDiffusion(StyleDistribution):
         progress: bool = False,
     ) -> None:
         _check_fit(autoencoder, denoiser, prediction)
+        style_channels = self._style_length(denoiser)
         if not (0 <= label_dropout < 1 and 0 <= style_dropout < 1 and style_scale >= 0):
             raise InputError(
                 f"label_dropout and style_dropout must be in [0, 1) and style_scale 0 or more, got {label_dropout}, "
                 f"{style_dropout} and {style_scale}"
             )
-        super().__init__(denoiser.style_channels, style_scale)
+        super().__init__(style_channels, style_scale)
         self.autoencoder, self.denoiser = autoencoder.requires_grad_(False).eval(), denoiser
         self.schedule = Schedule(timesteps, noise_schedule, prediction)
         self.label_dropout, self.style_dropout = label_dropout, style_dropout
@@ -123,6 +124,21 @@ class LatentDiffusion(StyleDistribution):
     def num_classes(self) -> int:
         """C, of the label map."""
         return self.denoiser.num_classes
+
+    @property
+    def style_of(self) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+        """How a style is measured: image and label map, ``(B, 1, H, W, D)`` each → ``(B, S)``, NaN where it is not."""
+        return partial(intensity_style, num_classes=self.num_classes)
+
+    @staticmethod
+    def _style_length(denoiser: LatentDenoiser) -> int:
+        """S, of a style, from what the denoiser is given."""
+        if denoiser.style_channels not in (0, 2 * denoiser.num_classes):
+            raise InputError(
+                f"the denoiser's style_channels must be 0 or 2 · num_classes ({2 * denoiser.num_classes}: mean and "
+                f"spread of intensity per class), got {denoiser.style_channels}"
+            )
+        return denoiser.style_channels
 
     def train(self, mode: bool = True) -> LatentDiffusion:
         """The denoiser alone: the autoencoder stays in evaluation mode."""
@@ -348,7 +364,7 @@ class LatentDiffusion(StyleDistribution):
         """
         if not self.style_channels:
             raise InputError("this network has no style (style_channels 0); train one that has")
-        style = intensity_style(image, label, self.num_classes)
+        style = self.style_of(image, label)
         missing = ~torch.isfinite(style)
         style = torch.where(missing, self.style_mean.to(style).expand_as(style), style)
         return style, torch.full_like(style, -torch.inf)
@@ -393,11 +409,6 @@ def _check_fit(autoencoder: Autoencoder, denoiser: LatentDenoiser, prediction: P
     if ours != theirs:
         raise InputError(
             f"autoencoder and denoiser must agree in classes, latent channels and stride, got {ours} and {theirs}"
-        )
-    if denoiser.style_channels not in (0, 2 * denoiser.num_classes):
-        raise InputError(
-            f"the denoiser's style_channels must be 0 or 2 · num_classes ({2 * denoiser.num_classes}: mean and "
-            f"spread of intensity per class), got {denoiser.style_channels}"
         )
     if denoiser.predictions != (2 if prediction == "split" else 1):
         raise InputError(

@@ -81,6 +81,33 @@ def wall_mask(
     return _sampled(outer.data, outer.affine, target.affine, target.data.shape, order=0, mode="grid-constant")
 
 
+def wall_of_map(
+    cavity: NDArray[np.bool_], spacing: Sequence[float], width: float, plane: WallPlane
+) -> NDArray[np.bool_]:
+    """The wall of a cavity that was never seen on finer voxels, as that of scanned ones comes out on this grid.
+
+    It is made on voxels of a quarter of its width, about those of the scans that walls are mostly derived on, and
+    taken to this grid by nearest neighbours. On voxels of 1 mm themselves a wall of 2.5 mm would be one of 2 mm.
+
+    Args:
+        cavity: ``(H, W, D)``, axes right, anterior, superior.
+        spacing: mm per voxel.
+        width, plane: as of :func:`derive_wall`.
+
+    Returns:
+        Cavity and wall together.
+    """
+    own = Volume(cavity.astype(np.uint8), np.diag([*spacing, 1.0]))
+    if not cavity.any() or width <= 0:
+        return cavity
+    axes = wall_axes(own, plane)
+    fine = _finer(own, width, axes, in_world=False)
+    outer = Volume(within(fine.data, fine.spacing, width, axes), fine.affine)
+    found = _sampled(outer.data, outer.affine, own.affine, cavity.shape, order=0, mode="constant")
+    mask: NDArray[np.bool_] = (found > 0) | cavity
+    return mask
+
+
 def thickness(endo: NDArray[np.uint8], wall: NDArray[np.uint8], axes: Sequence[int]) -> float:
     """How many voxels a wall is thick: the mean run from the cavity outwards, along that axis where it is the least.
 

@@ -146,18 +146,19 @@ class Gate:
             return True
         return known.get(case)
 
-    def figures(self, case: str, image: str | Path, label: str | Path) -> dict[str, float]:
+    def figures(self, case: str, image: str | Path, label: str | Path, *, padded: bool = True) -> dict[str, float]:
         """Agreement of a volume with its label map, padding aside.
 
         Args:
             case: the real case that the map comes from, which decides who judges.
             image: file of the volume; the judge standardises it, so that its unit does not matter.
             label: file of the map, on the same grid.
+            padded: whether the map is padded as the case's own is; a drawn map is not.
 
         Returns:
             ``dice`` and ``hd95`` (mm), means over the judge's classes.
         """
-        content = self.cases[case].content
+        content = self.cases[case].content if padded else None
         volume, truth = (v.part(content).canonical() for v in (read_volume(image), read_label(label)))
         key = [sha256(image), sha256(label), content]
         found = self.measurer.faithfulness(case, key, volume, np.asarray(truth.data, dtype=np.int64))
@@ -207,18 +208,21 @@ class Gate:
             logger.info("gate: Dice at least %.3f, HD95 at most %.1f mm, from %d real scans", dice, hd95, len(found))
         return Thresholds(dice, hd95, len(found))
 
-    def judge_all(self, volumes: Sequence[tuple[str, Path, Path]], title: str) -> list[dict[str, float]]:
+    def judge_all(
+        self, volumes: Sequence[tuple[str, Path, Path]], title: str, unpadded: Collection[Path] = ()
+    ) -> list[dict[str, float]]:
         """Figures of many volumes, shared among the processes.
 
         Args:
             volumes: per volume its case, and the files of volume and map.
+            unpadded: maps that are not padded as their case's own is.
             title: of the progress bar.
         """
         share = range(rank(), len(volumes), world_size())
 
         def judge() -> dict[int, dict[str, float]]:
             bar = tqdm(share, title, unit="volume", disable=rank() > 0)
-            return {i: self.figures(*volumes[i]) for i in bar}
+            return {i: self.figures(*volumes[i], padded=volumes[i][2] not in unpadded) for i in bar}
 
         own = together(judge)  # an error in one process ends all, before they tell each other what they found
         found = {i: figures for part in gather(own) for i, figures in (part or {}).items()}

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from ..distributed import gather, rank, world_size
 from ..errors import InputError
 from ..labels import plain
 from ..memory import memory_advice
-from ..networks.latent_diffusion import LatentDiffusion, intensity_style
+from ..networks.latent_diffusion import LatentDiffusion
 from ..paths import as_path
 from ..provenance.cards import weights_hash
 from .cache import DiskCache
@@ -26,6 +26,7 @@ from .loading import TrainingDataset
 from .losses.autoencoder import block_means
 
 logger = logging.getLogger(__name__)
+StyleOf: TypeAlias = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 LATENT = "latent"
 """Key of a batch's posterior: mean and log σ², ``(B, 2·Z, h, w, d)``."""
 STYLE = "style"
@@ -49,6 +50,7 @@ class LatentDataset(TrainingDataset):
         latents_dir: folder for the views, or None. They are made again where the autoencoder's weights, a transform or
             a file have changed.
         view_seed: of the views' augmentation.
+        image_key: what is encoded; ``"label"`` for an autoencoder of label maps.
         kwargs: all else that ``TrainingDataset`` takes.
 
     Raises:
@@ -65,21 +67,23 @@ class LatentDataset(TrainingDataset):
         views: int = 8,
         latents_dir: str | Path | None = None,
         view_seed: int = 0,
+        image_key: str = "image",
         **kwargs: Any,
     ) -> None:
         if views < 0:
             raise InputError(f"views must be 0 (encode in each step) or more, got {views}")
         super().__init__(data, transform, **kwargs)
-        self.views, self.view_seed = int(views), view_seed
+        self.views, self.view_seed, self.image_key = int(views), view_seed, image_key
         self.latents_dir = None if latents_dir is None else as_path(latents_dir, "latents_dir")
         self.made: dict[tuple[int, int], dict[str, Any]] = {}
-        self.classes, self.styled = 0, False  # known when a network encodes
+        self.style_of: StyleOf | None = None  # known when a network encodes
 
     def __getitem__(self, index: Any) -> dict[str, Any]:
         number, seed = index if isinstance(index, tuple) else (index, 0)
         if self.views == 0:
             item: dict[str, Any] = super().__getitem__((number, seed))
-            return item | {STYLE: _style(item, self.classes if self.styled else 0)}
+            item["image"] = item[self.image_key]
+            return item | {STYLE: _style(item, self.style_of)}
         view = self.made.get((number, seed % self.views))
         if view is None:
             raise InputError(
@@ -91,7 +95,7 @@ class LatentDataset(TrainingDataset):
 
     def encode(self, network: LatentDiffusion, *, title: str = "encoding") -> None:
         """Make all views with the network's autoencoder, and count latents and styles where they are not known yet."""
-        self.classes, self.styled = network.num_classes, network.style_channels > 0
+        self.style_of = network.style_of if network.style_channels else None
         moments: list[torch.Tensor] = []
         styles: list[torch.Tensor] = []
         for made in self._views(network, title):
@@ -122,7 +126,7 @@ class LatentDataset(TrainingDataset):
 
     def _make(self, network: LatentDiffusion, item: dict[str, Any], seed: int) -> dict[str, Any]:
         """A view, of the augmented case."""
-        return _encoded(network, item)
+        return _encoded(network, item | {"image": item[self.image_key]})
 
     def _view(self, network: LatentDiffusion, number: int, view: int, disk: DiskCache | None) -> dict[str, Any]:
         def make() -> dict[str, Any]:
@@ -224,16 +228,16 @@ def _encoded(network: LatentDiffusion, item: dict[str, Any]) -> dict[str, Any]:
     return {
         LATENT: posterior.half(),
         "label": label.to(torch.uint8),
-        STYLE: _style({"image": image, "label": label}, network.num_classes if network.style_channels else 0),
+        STYLE: _style({"image": image, "label": label}, network.style_of if network.style_channels else None),
     }
 
 
-def _style(item: dict[str, Any], num_classes: int) -> torch.Tensor:
-    """Of an image; for 0 classes, of a network without style, no values."""
-    if num_classes == 0:
+def _style(item: dict[str, Any], style_of: StyleOf | None) -> torch.Tensor:
+    """Of an image; of a network without style, no values."""
+    if style_of is None:
         return torch.zeros(0)
     image, label = (plain(torch.as_tensor(item[key])) for key in ("image", "label"))
-    return intensity_style(image[None], label[None], num_classes)[0]
+    return style_of(image[None], label[None])[0]
 
 
 def _count(network: LatentDiffusion, moments: torch.Tensor, styles: torch.Tensor) -> None:

@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
+from ...anatomy.measured import Anatomy, ShapeLimits, anatomy_of, refusal, with_patches
+from ...anatomy.rules import MorphRules
+from ...anatomy.shape import box_of
+from ...anatomy.shell import moved_outwards
 from ...errors import InputError
-from .anatomy import Anatomy, ShapeLimits, anatomy_of, refusal, with_patches
-from .fields import ControlGrid, sampled
-from .rules import MorphRules
-from .shape import box_of
-from .shell import moved_outwards
+from ...fields import ControlGrid, sampled
 from .velocities import affine, along, outwards, random_field, sliding
 
 LEAST_JACOBIAN = 0.05
@@ -219,7 +219,7 @@ def _warped(source: Source, places: torch.Tensor, reach: Sequence[int]) -> NDArr
 
     Args:
         source: the map.
-        places: of each voxel, see :meth:`~semsynth.prepare.morph.fields.ControlGrid.places`.
+        places: of each voxel, see :meth:`~semsynth.fields.ControlGrid.places`.
         reach: how far these are from the voxels, in voxels along each axis.
     """
     whole = sampled(torch.from_numpy(source.label)[None], places, nearest=True)[0]

@@ -15,12 +15,12 @@ from monai.transforms import MapTransform, Randomizable, RandomizableTransform, 
 from monai.utils import convert_to_dst_type
 from numpy.typing import NDArray
 
+from ...anatomy.measured import Anatomy, ShapeLimits, anatomy_of
+from ...anatomy.rules import MorphRules, rules_for
 from ...data.classes import plain_name
 from ...errors import InputError
 from ...seeds import LARGEST
-from .anatomy import Anatomy, ShapeLimits, anatomy_of
 from .deform import Morphed, Source, morph
-from .rules import MorphRules, rules_for
 
 
 class MorphLabel(Randomizable, Transform):

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from scipy import linalg, ndimage
 
-from .fields import ControlGrid
-from .shape import Mask, box_of
+from ...anatomy.shape import Mask, box_of
+from ...fields import ControlGrid
 
 FADE_MM = 15.0
 """Within so many mm of a face of the volume nothing moves across it."""

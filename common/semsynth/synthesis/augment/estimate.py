@@ -33,7 +33,9 @@ def estimate(draws: Sequence[Draw], rounds: Rounds, formats: Sequence[str]) -> s
     copies = sum(name != "datalist" for name in formats)
     size = BYTES_PER_VOXEL * (made + copies * (made + sum(voxels.values()))) / 1e9
     morphed = sum(draw.morphed for draw in draws)
-    text = f"{len(draws)} volumes of {len(cases)} cases, {morphed} of them of morphed maps; {size:.1f} GB"
+    drawn = sum(draw.generated for draw in draws)
+    kinds = f"{morphed} of them of morphed maps" + (f", {drawn} of generated ones" if drawn else "")
+    text = f"{len(draws)} volumes of {len(cases)} cases, {kinds}; {size:.1f} GB"
     if not missing:
         return f"{text}; all are there"
     smallest = min(voxels, key=voxels.__getitem__)

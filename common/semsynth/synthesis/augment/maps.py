@@ -1,4 +1,4 @@
-"""The label maps of an augmentation: those of the cases as they are, and morphed ones, listed for an inference."""
+"""The label maps of an augmentation: those of the cases as they are, morphed and generated ones."""
 
 from __future__ import annotations
 
@@ -26,10 +26,11 @@ from ...json_files import read_object_or_none
 from ...prepare.morph import MorphLabel, ShapeLimits
 from ...prepare.morph.deform import Source, morph
 from ..region import Region
+from .generator import MapGenerator
 from .plan import AugmentSettings, Draw, Prepared
 
 logger = logging.getLogger(__name__)
-MAPS, DATALIST = "maps", "datalist.json"
+MAPS, DATALIST, GENERATED = "maps", "datalist.json", "generated"
 SHA256 = "label_sha256"
 
 
@@ -41,32 +42,60 @@ class Maps:
         settings: of the augmentation.
         folder: of the augmentation; maps stand in its folder ``maps``.
         styles: scans whose styles volumes take, each that of one which is drawn; None: as the settings say.
+        generator: of label maps, where there are generated ones.
     """
 
     def __init__(
-        self, prepared: Prepared, settings: AugmentSettings, folder: Path, styles: Prepared | None = None
+        self,
+        prepared: Prepared,
+        settings: AugmentSettings,
+        folder: Path,
+        styles: Prepared | None = None,
+        generator: MapGenerator | None = None,
     ) -> None:
         self.prepared, self.settings, self.folder, self.styles = prepared, settings, folder / MAPS, styles
+        self.generator = generator
         self.entries = prepared.cases
         self.transform = MorphLabel(prepared.classes, settings.rules)
 
     def path(self, draw: Draw) -> Path:
         """The file of a volume's label map."""
+        if draw.generated:
+            return self.folder / GENERATED / f"{draw.name}.nii.gz"
         own = Path(str(self.entries[draw.case]["label"]))
         return self.folder / f"{draw.name}.nii.gz" if draw.morphed else own
 
     def record(self, draw: Draw) -> dict[str, Any] | None:
-        """What is written of a morphed map; None of one as it is."""
-        return read_object_or_none(self._record_path(draw)) if draw.morphed else None
+        """What is written of a morphed or generated map; None of one as it is."""
+        return read_object_or_none(self._record_path(draw)) if draw.morphed or draw.generated else None
+
+    def person(self, draw: Draw) -> str:
+        """Whose anatomy a volume has; a generated one is nobody's, and so is a person of its own."""
+        return draw.name if draw.generated else self.prepared.people[draw.case]
+
+    def origin(self, draw: Draw) -> dict[str, Any]:
+        """Where a volume's anatomy comes from, for its entry."""
+        if draw.generated and self.generator is not None:
+            return {"drawn": True, "map_weights_sha256": self.generator.sha256}
+        return {SOURCE_VOXELS: self.prepared.origin(draw.case)}
+
+    def content(self, draw: Draw) -> dict[str, Any]:
+        """Where the map stands in its padding, for its entry."""
+        own = self.entries[draw.case]
+        return {"content": own["content"]} if "content" in own and not draw.generated else {}
 
     def make(self, draws: Sequence[Draw]) -> None:
-        """Make this process's share of the morphed maps that are not there yet.
+        """Make this process's share of the generated and morphed maps that are not there yet.
 
         Where no morph of a case is within the limits, its map is taken as it is, and that is said.
 
         Raises:
             InputError: for maps there that are others, or not ours.
         """
+        drawn = [draw.name for draw in draws if draw.generated]
+        if drawn and self.generator is not None:
+            generator = self.generator
+            together(lambda: generator.draw(drawn, self.folder / GENERATED, self.settings.drawn("maps")))
         wanted = [draw for draw in draws if draw.morphed]
         if not wanted:
             return
@@ -104,15 +133,14 @@ class Maps:
             folder: of that datalist.
             attempt: how often it was refused before.
         """
-        own = self.entries[draw.case]
         return {
             "case": draw.name,
             "label": relative_to(self.path(draw), folder),
-            "source_case": draw.case,
+            "source_case": draw.name if draw.generated else draw.case,
             "sample": draw.number + attempt * MOST_SAMPLES,
-            "patient": self.prepared.people[draw.case],
-            SOURCE_VOXELS: self.prepared.origin(draw.case),
-            **({"content": own["content"]} if "content" in own else {}),
+            "patient": self.person(draw),
+            **self.origin(draw),
+            **self.content(draw),
             **self._style(draw, folder, attempt),
         }
 
@@ -173,4 +201,4 @@ class Maps:
         return state == "kept"
 
     def _record_path(self, draw: Draw) -> Path:
-        return self.folder / f"{draw.name}.json"
+        return self.path(draw).with_name(f"{draw.name}.json")

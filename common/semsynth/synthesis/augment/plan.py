@@ -19,6 +19,9 @@ from ...limits import check_number
 from ...seeds import checked_seed
 
 TRAINING = "training"
+GOLDEN = (math.sqrt(5) - 1) / 2
+"""Steps around a circle that fill it evenly, however many they are."""
+KINDS = ("given", "morphed", "generated")
 STYLES = ("drawn", "own")
 FORMATS = ("datalist", "nnunet", "decathlon")
 
@@ -30,15 +33,18 @@ class AugmentSettings:
     Attributes:
         per_case: volumes of each training case.
         morph: share of them that are made of morphed maps, 0…1.
+        generate: share of them that are made of maps that a generator of label maps draws, 0…1; the rest is of the
+            cases' maps as they are.
         style: ``drawn`` by the network, ``own`` (of the case's own image), or a datalist of prepared images, of which
             each volume takes one.
-        rules: of morphing, a YAML file; None: see :func:`semsynth.prepare.morph.rules.rules_for`.
+        rules: of morphing, a YAML file; None: see :func:`semsynth.anatomy.rules.rules_for`.
         seed: of morphs, styles and volumes.
         resample: whether maps are brought to the voxel size that the weights were trained at.
     """
 
     per_case: int = 4
     morph: float = 0.5
+    generate: float = 0.0
     style: str = "drawn"
     rules: str | None = None
     seed: int = 0
@@ -47,6 +53,12 @@ class AugmentSettings:
     def __post_init__(self) -> None:
         check_number("--per-case", self.per_case, 1, MOST_SAMPLES)
         check_number("--morph", self.morph, 0, 1)
+        check_number("the share of generated maps", self.generate, 0, 1)
+        if self.morph + self.generate > 1 + 1e-9:
+            raise InputError(
+                f"shares of morphed and generated maps must be 1 at most together, got {self.morph:g} and "
+                f"{self.generate:g}"
+            )
         checked_seed(self.seed, "--seed")
 
     def drawn(self, *what: object) -> int:
@@ -55,23 +67,58 @@ class AugmentSettings:
         return int.from_bytes(sha256(said.encode()).digest()[:4], "little")
 
 
+def shares_of(maps: str | Sequence[str]) -> tuple[float, float]:
+    """Shares of morphed and of generated maps from what a user types.
+
+    Args:
+        maps: kinds of maps, ``given``, ``morphed``, ``generated``, each with ``=share`` or without: ``given,morphed``
+            are half and half, ``given=1,generated=3`` a quarter and three quarters.
+
+    Raises:
+        InputError: for other kinds, one twice, or shares that are no numbers above 0.
+    """
+    listed = maps.split(",") if isinstance(maps, str) else list(maps)
+    found: dict[str, float] = {}
+    for item in listed:
+        name, _, share = str(item).strip().partition("=")
+        try:
+            value = float(share) if share else 1.0
+        except ValueError:
+            value = math.nan
+        if name not in KINDS or name in found or not 0 < value < math.inf:
+            raise InputError(
+                f"--maps must be of {', '.join(KINDS)}, each once, with =SHARE above 0 or without, such as "
+                f"given=1,generated=3; got {item!r}"
+            )
+        found[name] = value
+    whole = sum(found.values())
+    return found.get("morphed", 0.0) / whole, found.get("generated", 0.0) / whole
+
+
 @dataclass(frozen=True)
 class Draw:
     """One volume that is to be made.
 
     Attributes:
-        case: whose map it is made of.
+        case: whose map it is made of; of a generated one, in whose place it stands.
         number: of the volume among those of the case.
         morphed: whether that map is morphed before.
+        generated: whether its map is drawn by a generator of label maps.
     """
 
     case: str
     number: int
     morphed: bool
+    generated: bool = False
 
     @property
     def name(self) -> str:
-        """What the volume is called: the case's name and ``_a`` or, of a morphed map, ``_m``, and its number."""
+        """What the volume is called: ``<case>_a<number>``, ``_m`` of a morphed map; ``drawn_<hash>_g<number>``.
+
+        A generated map has nothing of the case in whose place it stands, and not its name either.
+        """
+        if self.generated:
+            return f"drawn_{sha256(self.case.encode()).hexdigest()[:8]}_g{self.number}"
         return f"{self.case}_{'m' if self.morphed else 'a'}{self.number}"
 
 
@@ -86,7 +133,15 @@ def draws_of(cases: Sequence[str], settings: AugmentSettings) -> list[Draw]:
     for case in cases:
         first = int.from_bytes(sha256(case.encode()).digest()[:4], "little") / 2**32
         steps = [math.floor(first + settings.morph * number + 1e-9) for number in range(settings.per_case + 1)]
-        found += [Draw(case, i, steps[i + 1] > steps[i]) for i in range(settings.per_case)]
+        if not settings.generate:
+            found += [Draw(case, i, steps[i + 1] > steps[i]) for i in range(settings.per_case)]
+            continue
+        # three kinds: each volume's place on a circle that the numbers go around, cut by the shares
+        for i in range(settings.per_case):
+            place = (first + GOLDEN * i) % 1.0
+            generated = place < settings.generate
+            morphed = not generated and place < settings.generate + settings.morph
+            found.append(Draw(case, i, morphed, generated))
     return found
 
 

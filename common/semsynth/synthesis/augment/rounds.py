@@ -113,7 +113,8 @@ class Rounds:
         figures: list[dict[str, float]] = [{} for _ in draws]
         refused = [""] * len(draws)
         if self.gate is not None and self.thresholds is not None:
-            figures = self.gate.judge_all(paths, f"judging, round {attempt + 1}")
+            drawn = {self.maps.path(d) for d in draws if d.generated}
+            figures = self.gate.judge_all(paths, f"judging, round {attempt + 1}", drawn)
             refused = [self.thresholds.refusal(found) for found in figures]
         rows = zip(draws, paths, figures, refused, strict=True)
         return [Made(draw, attempt, image, label, found, why) for draw, (_, image, label), found, why in rows]

@@ -30,6 +30,7 @@ from ...report.pictures import check_picture
 from ..gate import Gate, GateOptions, Thresholds
 from ..workflow import inference_config, is_own, weights_of
 from .estimate import estimate
+from .generator import MapGenerator
 from .maps import MAPS, Maps
 from .plan import FORMATS, STYLES, AugmentSettings, Prepared, check_draws, draws_of, is_prepared
 from .rounds import Made, Rounds
@@ -93,6 +94,8 @@ def augment(
     dry_run: bool = False,
     wait: bool = False,
     inference: Mapping[str, Any] | None = None,
+    map_bundle: str | Path | None = None,
+    map_weights: str | Path | None = None,
     show: bool = False,
 ) -> Summary | str:
     """Make a training set; see ``semsynth augment --help``.
@@ -100,6 +103,7 @@ def augment(
     Args:
         source, bundle, output, settings, gate, formats, labels, device, jobs, dry_run, wait: as its options.
         inference: settings of the bundle's ``inference.json`` in place of its own, such as ``weights`` and ``steps``.
+        map_bundle, map_weights: as its options.
         show: say in the log what was, or would be, made.
 
     Returns:
@@ -121,6 +125,13 @@ def augment(
             f"--input {source}: raw cases are prepared as the bundle's own weights need it, which may not be what "
             f"{weights.name} needs; prepare them as its training data was (semsynth prepare --like DATA), and give that"
         )
+    if (map_bundle is None) != (settings.generate == 0):
+        raise InputError(
+            "--map-bundle and generated maps go together: give --maps generated and the bundle, or neither"
+        )
+    if map_bundle is None and map_weights is not None:
+        raise InputError("--map-weights goes with --map-bundle, the bundle that the weights are of")
+    drawer = None if map_bundle is None else (_place(map_bundle, "map-bundle"), map_weights)
     unknown = [name for name in formats if name not in FORMATS]
     if unknown or not formats:
         raise InputError(f"--format must be of {', '.join(FORMATS)}, got {', '.join(unknown) or 'none'}")
@@ -132,7 +143,7 @@ def augment(
         with locked(output, "semsynth augment", wait=wait, shared=True):
             prepared = _prepared(source, bundle, output, jobs)
             job = together(lambda: _Job.of(prepared, bundle, output, settings, gate, formats, labels, device,
-                                            own | {"weights": str(weights)}))  # fmt: skip
+                                            own | {"weights": str(weights)}, drawer))  # fmt: skip
             assert job is not None
             found = job.run(dry_run=dry_run)
     except BaseException:
@@ -188,10 +199,15 @@ class _Job:
         labels: Sequence[str] | None,
         device: str | None,
         own: Mapping[str, Any],
+        drawer: tuple[Path, str | Path | None] | None = None,
     ) -> _Job:
         """Check everything, before any work."""
         wanted = segmenter_labels(prepared.classes, labels)
-        maps = Maps(prepared, settings, output, _styles(bundle, settings))
+        generator = None
+        if drawer is not None:
+            size = dict(prepared.content.get("settings") or {}).get("spacing")
+            generator = MapGenerator.of(*drawer, prepared.classes, spacing=size, device=device)
+        maps = Maps(prepared, settings, output, _styles(bundle, settings), generator)
         draws = draws_of(list(prepared.cases), settings)
         check_draws(draws, prepared)
         for files in (listing(output), _summaries(output), _begun(output)):
@@ -235,8 +251,10 @@ class _Job:
         records.remove_others([_record_name(one) for one in made])
         taken = [one for one in made if not one.refused]
         files = {"pictures": save_sheet(made, output / SHEET, seed=rounds.settings.seed)}
-        files["datalist"] = write_datalist(prepared, taken, output)
-        files |= write_folders(items_of(prepared, taken), self.labels, output, self.formats, rounds.settings.seed)
+        files["datalist"] = write_datalist(prepared, taken, output, rounds.maps)
+        files |= write_folders(
+            items_of(prepared, taken, rounds.maps), self.labels, output, self.formats, rounds.settings.seed
+        )
         names = {one.draw.name for one in made}
         about = {
             "augmented_by": f"semsynth {__version__}",
@@ -271,6 +289,7 @@ def _settings(maps: Maps, weights: str) -> dict[str, Any]:
         "resample": maps.settings.resample,
         "rules": json.loads(json.dumps(asdict(maps.transform.rules))),
         "weights_sha256": sha256(weights),
+        **({} if maps.generator is None else {"map_weights_sha256": maps.generator.sha256}),
     }
 
 
@@ -317,6 +336,7 @@ def _record(one: Made, rounds: Rounds) -> str:
         figures = {name: value if math.isfinite(value) else None for name, value in one.figures.items()}
         gate = {"gate": {**figures, "refused": one.refused, **rounds.gate.judged_by(one.draw.case),
                          "thresholds": asdict(rounds.thresholds)}}  # fmt: skip
-    morphed = rounds.maps.record(one.draw) or {}
-    content = {**one.record(), "attempt": one.attempt, "morph": morphed.get("morph"), **gate}
+    known = rounds.maps.record(one.draw) or {}
+    drawn = {"map": known} if one.draw.generated else {}
+    content = {**one.record(), "attempt": one.attempt, "morph": known.get("morph"), **drawn, **gate}
     return json.dumps(content, indent=1)

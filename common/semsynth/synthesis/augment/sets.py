@@ -14,14 +14,13 @@ import numpy as np
 
 from ...data.classes import plain_name
 from ...data.datalists import LISTS, absolute, root_of
-from ...data.entries import SOURCE_VOXELS
 from ...data.entry_forms import FILES
 from ...data.intensity import INTENSITY, Intensity, entry_intensity, stated_intensity
 from ...data.volumes import read_label, read_volume, write_image, write_label
 from ...errors import InputError
 from ...files import TEMPORARY, relative_to
 from ...ownership import Outputs, object_with
-from .maps import DATALIST
+from .maps import DATALIST, Maps
 from .plan import TRAINING, Draw, Prepared
 from .rounds import Made
 
@@ -56,7 +55,7 @@ class Item:
     held: Intensity = Intensity()  # noqa: RUF009 - frozen
 
 
-def items_of(prepared: Prepared, made: Sequence[Made]) -> list[Item]:
+def items_of(prepared: Prepared, made: Sequence[Made], maps: Maps) -> list[Item]:
     """Real cases and accepted volumes."""
     stated = stated_intensity(prepared.content, prepared.path)
     real = [
@@ -65,7 +64,7 @@ def items_of(prepared: Prepared, made: Sequence[Made]) -> list[Item]:
         for case, e in prepared.cases.items()
     ]  # fmt: skip
     return real + [
-        Item(m.draw.name, m.image, m.label, prepared.people[m.draw.case], True,
+        Item(m.draw.name, m.image, m.label, maps.person(m.draw), True,
              Intensity.from_json(m.record().get(INTENSITY, {}), m.image))
         for m in made
         if not m.refused
@@ -77,7 +76,7 @@ def listing(output: Path) -> Outputs:
     return Outputs(output, MAKER, {DATALIST: object_with(name=NAME)})
 
 
-def write_datalist(prepared: Prepared, made: Sequence[Made], output: Path) -> Path:
+def write_datalist(prepared: Prepared, made: Sequence[Made], output: Path, maps: Maps) -> Path:
     """Real and synthetic training cases; the input's other lists and keys as they are.
 
     Raises:
@@ -90,7 +89,7 @@ def write_datalist(prepared: Prepared, made: Sequence[Made], output: Path) -> Pa
         if name in content:
             content[name] = [_moved(entry, root, output, entry_intensity(entry, stated, prepared.path))
                              for entry in content[name]]  # fmt: skip
-    content[TRAINING] += [_entry(one, prepared, output) for one in made if not one.refused]
+    content[TRAINING] += [_entry(one, maps, output) for one in made if not one.refused]
     return listing(output).write_text(DATALIST, json.dumps(content, indent=1))
 
 
@@ -101,18 +100,17 @@ def _moved(entry: Mapping[str, Any], root: Path, output: Path, held: Any) -> dic
     return {**entry, **paths, "case": there["case"], **({} if held is None else {INTENSITY: held.to_json()})}
 
 
-def _entry(made: Made, prepared: Prepared, output: Path) -> dict[str, Any]:
-    record, content = made.record(), prepared.cases[made.draw.case].get("content")
+def _entry(made: Made, maps: Maps, output: Path) -> dict[str, Any]:
     return {
         "case": made.draw.name,
         "image": relative_to(made.image, output),
         "label": relative_to(made.label, output),
-        "source_case": made.draw.case,
-        "patient": prepared.people[made.draw.case],
+        **({} if made.draw.generated else {"source_case": made.draw.case}),
+        "patient": maps.person(made.draw),
         "synthetic": True,
-        INTENSITY: record.get(INTENSITY, {}),
-        SOURCE_VOXELS: prepared.origin(made.draw.case),
-        **({} if content is None else {"content": content}),
+        INTENSITY: made.record().get(INTENSITY, {}),
+        **maps.origin(made.draw),
+        **maps.content(made.draw),
     }
 
 

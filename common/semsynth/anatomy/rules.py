@@ -10,8 +10,8 @@ from typing import Any
 
 import yaml
 
-from ...data.classes import plain_name
-from ...errors import InputError
+from ..data.classes import plain_name
+from ..errors import InputError
 
 LEFT_ATRIUM = Path(__file__).with_name("left_atrium.yaml")
 LARGEST = {"amplitude": 20.0, "wavelength": 1000.0, "rotation": 45.0, "scale": 0.5, "shear": 0.5, "widen": 10.0,

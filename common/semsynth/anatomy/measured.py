@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from ...errors import InputError
+from ..errors import InputError
 from .rules import MorphRules
 from .shape import Branch, Mask, Topology, branches_of, shape_of, topology_of
 from .shell import openness_of, thickness_of
@@ -101,7 +101,7 @@ class ShapeLimits:
                         values.setdefault(name, {}).setdefault(figure, []).append(value)
         if not values:
             raise InputError("limits of morphing: no map has a class with a rule; give maps, or none of these limits")
-        return cls({name: {f: _widened(v, widen) for f, v in table.items()} for name, table in values.items()})
+        return cls({name: {f: widened(v, widen) for f, v in table.items()} for name, table in values.items()})
 
     def range_of(self, name: str, figure: str) -> tuple[float, float]:
         """Lowest and highest value; infinite where nothing was learned."""
@@ -177,7 +177,7 @@ def _wall_figures(cavity: Mask, wall: Mask, spacing: Sequence[float]) -> dict[st
     return {"thickness_mm": thickness_of(cavity, wall, spacing, openness), "openness": openness}
 
 
-def _widened(values: Sequence[float], widen: float) -> tuple[float, float]:
+def widened(values: Sequence[float], widen: float) -> tuple[float, float]:
     """The range and somewhat more, or where that is wider the 95 % prediction interval of one more value.
 
     The range of few values says little. The interval is that of a log-normal distribution (of a normal one where a

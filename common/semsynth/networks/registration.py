@@ -1,0 +1,109 @@
+"""Diffeomorphic registration of label maps: the velocity field that brings a mean map to a map."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch.nn import functional as F
+
+from ..fields import ControlGrid, sampled
+
+
+class Registration:
+    """Class probabilities of a mean and of a map → the velocity v with map(exp(v)(x)) ≈ mean(x).
+
+    Squared differences of smoothed one-hot maps, and the squared slope of the velocity, by Adam.
+
+    Args:
+        grid: the control points of the velocity, over the cells.
+        weights: of the classes, ``(C,)``.
+        stiffness: weight of the squared slope.
+        rate: of Adam, mm.
+    """
+
+    def __init__(self, grid: ControlGrid, weights: torch.Tensor, *, stiffness: float = 0.06, rate: float = 0.4) -> None:
+        self.grid, self.weights, self.stiffness, self.rate = grid, weights.view(-1, 1, 1, 1), stiffness, rate
+
+    def __call__(
+        self, mean: torch.Tensor, shown: torch.Tensor, cells: torch.Tensor, start: torch.Tensor, *, steps: int
+    ) -> tuple[torch.Tensor, float]:
+        """Register.
+
+        Args:
+            mean: ``(C, h, w, d)``.
+            shown: where the mean counts, ``(h, w, d)``, 0 or 1.
+            cells: of the map, of :func:`one_hot_cells`.
+            start: velocity to start from, ``(3, …)`` at the control points, mm.
+            steps: of Adam.
+
+        Returns:
+            The velocity, and the last value of what is minimised.
+        """
+        velocity = start.clone().requires_grad_(True)
+        optimizer = torch.optim.Adam([velocity], lr=self.rate)
+        loss = velocity.sum() * 0
+        for _ in range(steps):
+            moved = sampled(cells, self.grid.places(self.grid.exponential(velocity)))
+            counts = moved[-1] * shown
+            apart = (self.weights * (moved[:-1] - mean).square()).sum(dim=0)
+            loss = (apart * counts).sum() / counts.sum().clamp(min=1.0) + self.stiffness * self._slope(velocity)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        return velocity.detach(), float(loss.detach())
+
+    def _slope(self, velocity: torch.Tensor) -> torch.Tensor:
+        wide = [axis for axis in range(3) if velocity.shape[axis + 1] > 1]
+        slopes = [velocity.diff(dim=axis + 1) / self.grid.steps[axis] for axis in wide]
+        return sum((slope.square().mean() for slope in slopes), velocity.sum() * 0)
+
+
+def place(label: torch.Tensor, frame: Sequence[int], outside: int = -1) -> torch.Tensor:
+    """A map ``(H, W, D)`` in the middle of a larger frame; ``outside`` where it shows nothing."""
+    result = torch.full(tuple(frame), outside, dtype=label.dtype, device=label.device)
+    starts = [(most - n) // 2 for n, most in zip(label.shape, frame, strict=True)]
+    result[tuple(slice(s, s + n) for s, n in zip(starts, label.shape, strict=True))] = label
+    return result
+
+
+def taken(framed: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
+    """The inverse of :func:`place`: the middle of ``(B, C, H, W, D)``."""
+    starts = [(most - n) // 2 for n, most in zip(size, framed.shape[2:], strict=True)]
+    h, w, d = (slice(s, s + n) for s, n in zip(starts, size, strict=True))
+    return framed[:, :, h, w, d]
+
+
+def one_hot_cells(label: torch.Tensor, num_classes: int, cell: int, sigma: float) -> torch.Tensor:
+    """Smoothed shares of the classes in cells of voxels, and how much of each cell the map shows.
+
+    Args:
+        label: class indices ``(H, W, D)``, multiples of ``cell``; −1 where the map shows nothing.
+        num_classes: C.
+        cell: voxels of a cell along each axis.
+        sigma: of the Gaussian over the cells, in voxels.
+
+    Returns:
+        ``(C + 1, h, w, d)``; the last is 1 where the whole cell is shown.
+    """
+    shown = (label >= 0).float()
+    classes = torch.stack([(label == c).float() for c in range(num_classes)])
+    cells = F.avg_pool3d(torch.cat([classes, shown[None]])[None], cell)[0]
+    smooth = _smoothed(cells, sigma / cell)
+    return torch.cat([smooth[:-1] / smooth[-1:].clamp(min=1e-3), cells[-1:]])
+
+
+def _smoothed(volumes: torch.Tensor, sigma: float) -> torch.Tensor:
+    """Gaussian smoothing of ``(C, H, W, D)``, zeros outside."""
+    reach = max(int(3 * sigma + 0.5), 1)
+    taps = torch.arange(-reach, reach + 1, dtype=torch.float32)
+    kernel = torch.exp(-0.5 * (taps / sigma).square())
+    kernel = kernel / kernel.sum()
+    x = volumes[:, None]
+    for axis in range(3):
+        shape = [1, 1, 1, 1, 1]
+        shape[2 + axis] = len(kernel)
+        padding = [0, 0, 0]
+        padding[axis] = reach
+        x = F.conv3d(x, kernel.view(shape), padding=padding)
+    return x[:, 0]

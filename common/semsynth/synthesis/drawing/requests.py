@@ -1,0 +1,147 @@
+"""Which maps are to be drawn: how many, on which grid, and what of them is known."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.data.meta_tensor import MetaTensor
+from monai.transforms import Transform
+from numpy.typing import NDArray
+
+from ...data.classes import bundle_classes, plain_name
+from ...data.entries import MOST_SAMPLES, load_label_maps
+from ...data.naming import check_names
+from ...data.resampling import resampled_classes
+from ...data.volumes import read_label
+from ...errors import InputError
+from ...limits import check_number
+from ...seeds import checked_seed
+
+logger = logging.getLogger(__name__)
+LEAST_MM, MOST_MM = 10.0, 1000.0
+
+
+def load_requests(
+    count: int,
+    *,
+    prefix: str = "drawn",
+    names: Sequence[str] | None = None,
+    seed: int = 0,
+    field_of_view: Sequence[float] | None = None,
+    given: str | Path | None = None,
+    dataset_dir: str | Path | None = None,
+    known: Sequence[str] = (),
+    num_classes: int | None = None,
+    metadata: str | Path | None = None,
+) -> list[dict[str, Any]]:
+    """Entries of maps that are to be drawn, as a MONAI data set takes them.
+
+    Args:
+        count: how many; of each given map, where there are given ones.
+        prefix: of the names, ``<prefix>_0000`` and so on.
+        names: of the maps, in place of ``count`` and ``prefix``: each map follows from its name and the seed.
+        seed: of the maps; another seed gives other names, so that they can stand in one folder.
+        field_of_view: mm along H, W, D; None leaves it to the network, which takes that of a training map.
+        given: a pattern of label maps whose ``known`` classes stay; or ``"datalist"``: those of ``dataset_dir``.
+        dataset_dir: folder with a datalist.
+        known: names of the classes that stay.
+        num_classes, metadata: as of :func:`semsynth.data.entries.load_datalist`.
+
+    Returns:
+        ``case``, ``sample``, and ``image``: ``field_of_view`` in mm, or the file and the classes that stay.
+
+    Raises:
+        InputError: for numbers out of range, ``known`` without ``given`` or the other way round.
+    """
+    check_number("count", count, 1, MOST_SAMPLES)
+    checked_seed(seed, "seed")
+    if bool(known) != (given is not None):
+        raise InputError("given and known go together: label maps, and the names of the classes in them that stay")
+    if given is not None:
+        return _given(count, given, dataset_dir, known, num_classes, metadata)
+    if field_of_view is not None:
+        _check_field(field_of_view)
+    asked = None if field_of_view is None else [float(mm) for mm in field_of_view]
+    if names is None:
+        first = prefix if seed == 0 else f"{prefix}{seed}"
+        names = [f"{first}_{i:04d}" for i in range(count)]
+    check_names(list(names), "names of drawn maps")
+    return [{"case": name, "sample": 0, "image": {"field_of_view": asked}} for name in names]
+
+
+def _given(
+    count: int, given: str | Path, dataset_dir: Any, known: Sequence[str], num_classes: Any, metadata: Any
+) -> list[dict[str, Any]]:
+    pattern = None if str(given) == "datalist" else str(given)
+    entries = load_label_maps(
+        str(dataset_dir or "."), pattern, num_classes=num_classes, metadata=metadata, num_samples=count,
+        split=("testing", "validation", "training"),
+    )  # fmt: skip
+    names = {plain_name(name): index for index, name in bundle_classes(str(metadata)).items()}
+    unknown = [name for name in known if plain_name(name) not in names]
+    if unknown:
+        raise InputError(f"known: no class {', '.join(unknown)}; the maps have {', '.join(names)}")
+    classes = [names[plain_name(name)] for name in known]
+    kept = ("case", "source_case", "sample", "patient")
+    return [
+        {k: e[k] for k in kept if k in e}
+        | {"case": f"{e['case']}_drawn", "sample": int(e.get("sample", 0))}
+        | {"image": {"file": e["image"], "known": classes}}
+        for e in entries
+    ]
+
+
+def _check_field(field: Sequence[float]) -> None:
+    if isinstance(field, str | int | float) or len(field) != 3:
+        raise InputError(f"field_of_view must be three lengths in mm, got {field!r}")
+    for mm in field:
+        check_number("field_of_view", mm, LEAST_MM, MOST_MM)
+
+
+class RequestedMapd(Transform):
+    """A request → what is known of a map, ``(1, H, W, D)``, −1 elsewhere, on the grid that the weights draw on.
+
+    Where nothing is asked for, not even a field of view, it is one voxel: the inferer makes it as large as the network
+    says.
+
+    Args:
+        spacing: mm per voxel that the weights draw on.
+        key: of the request.
+    """
+
+    def __init__(self, spacing: Sequence[float], key: str = "image") -> None:
+        self.spacing, self.key = tuple(float(s) for s in spacing), key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Data → the same data with the map in place of the request."""
+        request = data[self.key]
+        if "file" in request:
+            label, affine = self._known(request)
+        elif request["field_of_view"] is None:  # one voxel: the network says how many there are
+            label, affine = torch.full((1, 1, 1, 1), -1.0), np.diag([*self.spacing, 1.0])
+        else:
+            shape = [max(1, round(mm / s)) for mm, s in zip(request["field_of_view"], self.spacing, strict=True)]
+            label = torch.full((1, *shape), -1.0)
+            affine = np.diag([*self.spacing, 1.0])
+            affine[:3, 3] = -(np.array(shape) - 1) / 2 * np.array(self.spacing)
+        return dict(data) | {self.key: MetaTensor(label, affine=torch.from_numpy(affine))}
+
+    def _known(self, request: Mapping[str, Any]) -> tuple[torch.Tensor, NDArray[np.float64]]:
+        volume = read_label(request["file"]).canonical()
+        label = torch.from_numpy(np.ascontiguousarray(volume.data).astype(np.float32))[None]
+        affine = volume.affine.copy()
+        sizes = zip(label.shape[1:], volume.spacing, self.spacing, strict=True)
+        shape = [max(1, round(n * own / new)) for n, own, new in sizes]
+        if list(shape) != list(label.shape[1:]) or not np.allclose(volume.spacing, self.spacing, rtol=1e-3):
+            label = resampled_classes(label, shape, volume.spacing, self.spacing)
+            step = np.array(self.spacing) / np.array(volume.spacing)
+            first = (np.array(volume.data.shape) - 1) / 2 - step * (np.array(shape) - 1) / 2
+            affine[:3, 3] += affine[:3, :3] @ first
+            affine[:3, :3] *= step
+        inside = torch.isin(label, torch.tensor([float(c) for c in request["known"]]))
+        return torch.where(inside, label, -1.0), affine
