@@ -10,6 +10,7 @@ import pytest
 import torch
 from monai.bundle import ConfigParser
 from semsynth.cli.main import main
+from semsynth.data.volumes import write_label
 from semsynth.errors import InputError
 from semsynth.provenance.cards import write_model_card
 from semsynth.synthesis.drawing import DerivedWall, DrawnMapInferer, Finishing, RequestedMapd, load_requests
@@ -51,11 +52,15 @@ def test_a_wall_in_space_is_there_on_all_sides():
     assert 4 <= (made[24, 24, :] == 2).sum() <= 8
 
 
-def test_known_voxels_are_not_touched():
+def test_classes_that_are_known_stay_as_they_are_as_a_whole():
     label = ball()
     label[2:4, 2:4, 2:4] = 1
-    known = label == 1
-    assert (Finishing((1,))(label, ONE, known)[0] == label).all()
+    label[24, 24, 24] = 3
+    finishing = Finishing((1,), DerivedWall(2, 1, 5.0))
+    made, _ = finishing(label, ONE, np.isin(label, (1, 2)))
+    assert np.array_equal(made, label)  # neither crumbs nor hollows nor another wall
+    made, _ = finishing(label, ONE, label == 1)
+    assert np.array_equal(made == 1, label == 1) and (made == 2).sum() > (label == 2).sum()
 
 
 def test_walls_that_cannot_be_are_refused():
@@ -63,6 +68,8 @@ def test_walls_that_cannot_be_are_refused():
         DerivedWall(2, 1, 9.0)
     with pytest.raises(InputError, match="axial or 3d"):
         DerivedWall(2, 1, 2.5, "acquisition")
+    with pytest.raises(InputError, match="thinner than a voxel"):
+        DerivedWall(2, 1, 2.5).mask(ball() == 1, (3.0, 1.0, 1.0))
     with pytest.raises(InputError, match="have no derived wall"):
         Finishing.of([1], None, 2.0)
 
@@ -89,11 +96,25 @@ def test_requests_are_named_and_sized():
         ({"known": ["endo"]}, "given and known go together"),
         ({"names": ["a", "a"]}, "must differ"),
         ({"names": ["a/b"]}, "case names become folder and file names"),
+        ({"given": "x.nii.gz", "known": ["endo"], "field_of_view": [50, 50, 50]}, "do not go with given"),
+        ({"known": 3, "given": "x.nii.gz"}, "known must be a list of names"),
     ],
 )
 def test_requests_that_cannot_be_are_refused(given, match):
     with pytest.raises(InputError, match=match):
         load_requests(**({"count": 1} | given))
+
+
+def test_padding_of_given_maps_is_no_part_of_them(tmp_path):
+    folder = write_eggs(tmp_path / "eggs", 1, 0)
+    content = json.loads((folder / "datalist.json").read_text())
+    padded = np.pad(map_in(folder / "egg0_label.nii.gz"), 4)
+    write_label(folder / "egg0_label.nii.gz", padded, np.diag([*SPACING, 1.0]))
+    content["training"][0]["content"] = {"start": [4, 4, 4], "shape": [36, 32, 28]}
+    (folder / "datalist.json").write_text(json.dumps(content))
+    metadata = BUNDLE / "configs" / "metadata.json"
+    entries = load_requests(1, given="datalist", dataset_dir=folder, known=["endo"], num_classes=4, metadata=metadata)
+    assert RequestedMapd(SPACING)(entries[0])["image"].shape == (1, 36, 32, 28)
 
 
 def test_a_known_class_comes_from_a_file_on_the_networks_grid(tmp_path):
@@ -104,6 +125,12 @@ def test_a_known_class_comes_from_a_file_on_the_networks_grid(tmp_path):
     label = map_in(folder / "egg0_label.nii.gz")
     assert made.shape == (1, 72, 64, 56) and set(made.unique().tolist()) == {-1.0, 1.0}
     assert (made == 1).sum() == pytest.approx(8 * (label == 1).sum(), rel=0.03)
+    # whose cavity it is goes with it
+    assert (
+        entries[0]["source_case"] == "egg0" and entries[0]["patient"] == "p0" and entries[0]["source_voxels"]["label"]
+    )
+    typed = load_requests(2, given="datalist", dataset_dir=folder, known="endo,wall", num_classes=4, metadata=metadata)
+    assert typed[0]["image"]["known"] == [1, 2] and len({e["case"] for e in typed}) == len(typed)
     with pytest.raises(InputError, match="known: no class lung; the maps have"):
         load_requests(1, given="datalist", dataset_dir=folder, known=["lung"], num_classes=4, metadata=metadata)
 
@@ -145,8 +172,20 @@ def test_where_no_map_is_within_the_limits_it_says_why():
         inferer(blank(), Eggs({}), noise_seeds=[0])
     with pytest.raises(InputError, match=r"do not know lung.volume_ml; they know endo.volume_ml"):
         DrawnMapInferer({"lung.volume_ml": 1.0})(blank(), Eggs({}), noise_seeds=[0])
-    with pytest.raises(InputError, match="tries must be 1 or more"):
-        DrawnMapInferer(tries=0)
+    known = torch.from_numpy(egg(20.0, 1.0)).float()[None, None]  # a cavity beyond the limits stays, and is let be
+    known = torch.where(known == 1, 1.0, -1.0)
+    assert inferer_of(known).records[0]["tries"] == 1
+    with pytest.raises(InputError, match="can not be asked for where that class is known"):
+        inferer_of(known, {"endo.volume_ml": 18.0})
+    for wrong in ({"tries": 0}, {"tolerance": "0.1"}, {"figures": "endo=1"}, {"figures": {"endo.volume_ml": "a"}}):
+        with pytest.raises(InputError):
+            DrawnMapInferer(**wrong)
+
+
+def inferer_of(known: torch.Tensor, figures=None) -> DrawnMapInferer:
+    inferer = DrawnMapInferer(figures, tries=2)
+    inferer(known, Eggs({}), noise_seeds=[0])
+    return inferer
 
 
 # ------------------------------------------------------------------------------------------------------- bundle, files
@@ -209,8 +248,32 @@ def test_the_same_command_goes_on_and_gives_the_same_maps(world, drawn, tmp_path
         assert np.array_equal(map_in(first / f"{name}.nii.gz"), map_in(drawn / f"{name}.nii.gz"))
     with pytest.raises(InputError, match=r"map\(s\) would be replaced"):
         draw(world, first, wall_mm=4.0)
+    write_label(first / "drawn_0001.nii.gz", np.ones((4, 4, 4), np.uint8), np.eye(4))  # corrected by hand
+    with pytest.raises(InputError, match=r"map\(s\) would be replaced"):
+        draw(world, first)
+    draw(world, first, seed=1, count=1)  # other names: both stand in the list
+    listed = [e["case"] for e in json.loads((first / "datalist.json").read_text())["testing"]]
+    assert listed == ["drawn_0000", "drawn_0001", "drawn_0002", "drawn1_0000"]
     draw(world, first, wall_mm=4.0, overwrite=True)
     assert (map_in(first / "drawn_0000.nii.gz") == 2).sum() > (map_in(drawn / "drawn_0000.nii.gz") == 2).sum()
+
+
+def test_weights_of_another_voxel_size_are_refused(world, tmp_path):
+    with pytest.raises(InputError, match=r"draws on voxels of 2,2,2 mm, and spacing is \[1.0, 1.0, 1.0\]"):
+        draw(world, tmp_path / "maps", spacing=[1.0, 1.0, 1.0])
+
+
+def test_another_given_map_under_the_same_name_is_another_map(world, tmp_path):
+    source = tmp_path / "given.nii.gz"
+    write_label(source, egg(14.0, 1.2), np.diag([*SPACING, 1.0]))
+    options = {"given": str(source), "known": ["endo"], "count": 1, "tries": 60}
+    draw(world, tmp_path / "maps", **options)
+    entry = json.loads((tmp_path / "maps" / "datalist.json").read_text())["testing"][0]
+    assert entry["source_case"] == entry["patient"] and entry["patient"].endswith("given")
+    assert entry["source_voxels"]["label"]
+    write_label(source, egg(13.0, 1.2), np.diag([*SPACING, 1.0]))
+    with pytest.raises(InputError, match="would be replaced"):
+        draw(world, tmp_path / "maps", **options)
 
 
 def test_files_of_others_are_not_replaced(world, tmp_path):
@@ -219,6 +282,11 @@ def test_files_of_others_are_not_replaced(world, tmp_path):
     with pytest.raises(InputError, match="holds other files"):
         draw(world, tmp_path / "maps")
     assert (tmp_path / "maps" / "drawn_0001.nii.gz").read_text() == "mine"
+    (tmp_path / "maps" / "drawn_0001.nii.gz").unlink()
+    (tmp_path / "maps" / "drawn_0002.json").write_text('{"my": "notes"}')
+    with pytest.raises(InputError, match="holds other files"):
+        draw(world, tmp_path / "maps")
+    assert "notes" in (tmp_path / "maps" / "drawn_0002.json").read_text()
 
 
 def test_figures_field_of_view_and_voxel_size_are_as_asked_for(world, tmp_path):
@@ -295,16 +363,20 @@ def test_a_training_set_of_generated_maps(world, tmp_path):
     maps = {e["case"]: map_in(tmp_path / "out" / e["label"]) for e in generated}
     assert len({m.tobytes() for m in maps.values()}) == len(maps)
     assert main([*command, "--maps", "given,generated"]) == 0  # goes on, changes nothing
+    plain = [part for part in command if "map" not in Path(part).name]
+    assert main([*plain, "--maps", "given"]) == 0  # and without, and with them again
+    assert main([*command, "--maps", "given,generated"]) == 0
 
 
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        (["--maps", "generated"], "go together: give --maps generated"),
+        (["--maps", "generated"], "go together"),
         (["--maps", "drawn"], "--maps must be of given, morphed, generated"),
         (["--maps", "given=0"], "--maps must be of"),
+        (["--maps", ","], "--maps must be of"),
         (["--maps", "given", "--morph", "0.2"], "leave --morph out"),
-        (["--map-bundle", str(BUNDLE)], "go together: give --maps generated"),
+        (["--map-bundle", str(BUNDLE)], "go together"),
         (["--maps", "generated", "--map-bundle", str(ROOT / "bundles" / "pix2pix3d")], "draws no label maps"),
         (["--map-weights", "w.pt"], "goes with --map-bundle"),
     ],

@@ -88,13 +88,18 @@ def test_a_known_cavity_stays_and_its_surroundings_are_drawn(made):
         assert (one == 3).any() and (one == 0).any()
         assert dice((one[0] == 2).numpy(), (known[0, 0] == 2).numpy()) > 0.6
     assert not torch.equal(found[0], found[1])
+    wider = torch.nn.functional.pad(given, [0, 0, 0, 0, 4, 4], value=-1.0)  # beyond the frame
+    assert torch.equal(made.synthesize(wider, [0])[:, :, 4:40] == 1, known == 1)
 
 
-def test_a_smaller_field_of_view_is_the_middle_of_a_larger_one(made):
+def test_a_smaller_field_of_view_is_the_middle_of_a_larger_one_and_a_larger_one_goes_on(made):
     whole, part = made.synthesize(blank(), [4]), made.synthesize(blank((24, 20, 20)), [4])
     assert torch.equal(part, whole[:, :, 6:30, 6:26, 4:24])
-    with pytest.raises(InputError, match=r"larger than any that the model was made of .*smaller field of view"):
-        made.synthesize(blank((40, 32, 28)), [0])
+    larger = made.synthesize(blank((40, 33, 28)), [4])
+    assert torch.equal(larger[:, :, 2:38, :32], whole)
+    assert torch.equal(larger[:, :, 0, :32], whole[:, :, 0]) and torch.equal(larger[:, :, 39, :32], whole[:, :, 35])
+    with pytest.raises(InputError, match=r"much larger than any that the model was made of .*smaller field of view"):
+        made.synthesize(blank((46, 32, 28)), [0])
     assert made.field_of_view(0) == (36, 32, 28)
 
 
@@ -132,11 +137,38 @@ def test_a_training_goes_on_to_the_same_model(folder, tmp_path, made):
         assert torch.allclose(value.float(), resumed.state_dict()[name].float(), atol=1e-4), name
 
 
+def test_it_stays_on_the_cpu_in_the_type_that_is_asked_for():
+    network = model().to(torch.device("cpu"), torch.float64)
+    assert network.template.dtype == torch.float64 and network.template.device.type == "cpu"
+    assert network.distance_modes.dtype == torch.int8
+
+
+def test_shares_of_two_processes_are_put_together(folder, monkeypatch):
+    """Each process registers its own cases; what another one has of them from the epoch before is not taken."""
+    found = trainer(folder, model(), sigmas=(3.0,))
+    found.state.dataloader, found.state.epoch = found.data_loader, 1
+    found._begin(3.0)
+    names = sorted(found.maps)
+    found.velocities = {name: torch.zeros(3, *found.model.grid.size) for name in names}
+    found.fresh = {names[0]: torch.ones(3, *found.model.grid.size)}
+    other = {names[1]: 2 * torch.ones(3, *found.model.grid.size)}
+    monkeypatch.setattr("semsynth.training.engines.shape_model.gather", lambda value: [value, other])
+    found._centre()
+    mean = 3 / len(names)
+    assert float(found.velocities[names[0]].mean()) == pytest.approx(1 - mean)
+    assert float(found.velocities[names[1]].mean()) == pytest.approx(2 - mean)
+    assert float(found.velocities[names[2]].mean()) == pytest.approx(-mean)
+
+
 def test_a_model_that_is_not_made_draws_nothing_and_wrong_numbers_are_refused(folder):
     with pytest.raises(InputError, match="not made yet"):
         model().field_of_view(0)
     with pytest.raises(InputError, match=r"max_epochs must be the number of sigmas \(1\)"):
         ShapeModelTrainer(device="cpu", network=model(), train_data_loader=[], max_epochs=2, sigmas=(1.0,))
+    with pytest.raises(InputError, match=r"case egg\d: its voxels are 2,2,2 mm, and the network's 1,1,1 mm"):
+        trainer(folder, model(spacing=(1.0, 1.0, 1.0))).run()
+    with pytest.raises(InputError, match="8 maps, but most_maps is 4"):
+        trainer(folder, model(most_maps=4)).run()
     with pytest.raises(InputError, match=r"its map has \(36, 32, 28\) voxels.*larger --frame"):
         trainer(folder, model(frame=(32, 32, 28))).run()
     with pytest.raises(InputError, match="blur must be two numbers"):

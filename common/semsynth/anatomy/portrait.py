@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from ..data.classes import plain_name
 from .measured import anatomy_of
 from .rules import MorphRules
 
@@ -34,6 +35,7 @@ def portrait_of(
         ``share`` of the volume, of one without a rule also ``parts`` of 0.1 ml and more per 100 ml of the volume;
         ``<class>|<class>``: share that the two have of all faces between voxels of different classes.
     """
+    names = {number: plain_name(name) for number, name in names.items()}
     index = {name: number for number, name in names.items()}
     anatomy = anatomy_of(label, spacing, index, rules)
     found = {f"{owner}.{f}": float(v) for owner, figures in anatomy.figures.items() for f, v in figures.items()}

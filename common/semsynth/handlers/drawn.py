@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +18,8 @@ from monai.utils.enums import CommonKeys as Keys
 from .. import __version__
 from ..data.classes import bundle_classes, read_metadata
 from ..data.datalists import read_datalist
+from ..data.entries import SOURCE_VOXELS
+from ..data.geometry import geometry_of
 from ..data.kept import state_of
 from ..data.resampling import resampled_classes
 from ..data.volumes import write_label
@@ -31,6 +33,8 @@ from ..synthesis.drawing.inferer import DrawnMapInferer
 from ..vocabulary import class_names
 
 logger = logging.getLogger(__name__)
+WHOSE = ("source_case", "patient", SOURCE_VOXELS)
+"""Keys of an entry that say whose known structures a map has."""
 WRITTEN = "label_sha256"
 """Key of a record: SHA-256 of the map's file as it was written."""
 DATALIST = "datalist.json"
@@ -53,7 +57,9 @@ class MapWriter:
         inferer: that draws the maps, and knows how.
         entries: all that are to be made, of :func:`semsynth.synthesis.drawing.load_requests`.
         seed: of the maps.
-        spacing: mm per voxel of the files; None: those that the weights draw on.
+        spacing: mm per voxel of the files; None: those that the weights draw on. Figures are those of the map as it was
+            drawn.
+        draws_on: mm per voxel that the config says the weights draw on; compared with their card.
         settings: what else a map depends on; goes into the records.
         overwrite: whether maps that were made otherwise may be replaced.
         wait: until another run that writes into ``output_dir`` has ended; else it is an error that it is there.
@@ -74,6 +80,7 @@ class MapWriter:
         entries: Sequence[Mapping[str, Any]],
         seed: int = 0,
         spacing: Sequence[float] | None = None,
+        draws_on: Sequence[float] | None = None,
         settings: Mapping[str, Any] | None = None,
         overwrite: bool = False,
         wait: bool = False,
@@ -81,10 +88,13 @@ class MapWriter:
         self.output_dir, self.weights = as_path(output_dir, "output_dir"), as_path(weights, "weights")
         self.metadata, self.num_classes, self.inferer, self.entries = Path(metadata), num_classes, inferer, entries
         self.seed, self.overwrite, self.wait = seed, overwrite, wait
+        if spacing is not None and (not isinstance(spacing, list | tuple) or len(spacing) != 3):
+            raise InputError(f"voxel_size must be three sizes in mm, such as '[1,1,1]', got {spacing!r}")
         self.spacing = None if spacing is None else tuple(float(s) for s in spacing)
+        self.draws_on = None if draws_on is None else tuple(float(s) for s in draws_on)
         self.settings = dict(settings or {})
-        if self.spacing is not None and (len(self.spacing) != 3 or not all(0.1 <= s <= 20 for s in self.spacing)):
-            raise InputError(f"spacing must be three sizes of 0.1 to 20 mm, got {list(self.spacing)}")
+        if self.spacing is not None and not all(0.1 <= s <= 20 for s in self.spacing):
+            raise InputError(f"voxel_size must be three sizes of 0.1 to 20 mm, got {list(self.spacing)}")
         self._held: ExitStack | None = None
 
     def attach(self, engine: Engine) -> None:
@@ -94,29 +104,40 @@ class MapWriter:
         engine.add_event_handler(Events.COMPLETED, lambda engine: self.finish())
         engine.add_event_handler(Events.EXCEPTION_RAISED, self._give_up)
 
-    def finished(self, entry: Mapping[str, Any]) -> bool:
-        """Whether an entry's map is there, and is what would be made."""
-        path, described = self._paths(entry)
-        found = read_object_or_none(described)
-        if found is None or not path.is_file() or (self.overwrite and self._comparable(found) != self._made_by(entry)):
-            return False
-        return self._comparable(found) == self._made_by(entry) and state_of(path, found.get(WRITTEN)) == "kept"
-
-    def prepare(self) -> None:
-        """Before the first map: whether the weights are there, and nothing is lost that is not to be replaced."""
+    def hold(self) -> None:
+        """Take the folder for this run, from the first look at what is in it to :meth:`finish`."""
         if self._held is None:
             held = ExitStack()
             held.enter_context(locked(self.output_dir, "an inference", wait=self.wait, shared=True))
             self._held = held
+
+    def finished(self, entry: Mapping[str, Any]) -> bool:
+        """Whether an entry's map is there, and is what would be made."""
+        self.hold()
+        path, described = self._paths(entry)
+        found = read_object_or_none(described)
+        if found is None or not path.is_file() or self._comparable(found) != self._made_by(entry):
+            return False
+        return state_of(path, found.get(WRITTEN)) == "kept"
+
+    def prepare(self) -> None:
+        """Before the first map: whether the weights are there, and nothing is lost that is not to be replaced."""
+        self.hold()
         self._listing.check()
+        self._check_spacing()
         foreign, otherwise = [], []
         for entry in self.entries:
             path, described = self._paths(entry)
             found = read_object_or_none(described)
-            if path.is_file() and (found is None or not found.get("drawn")):
+            if found is None and path.is_file() and described.is_file():
+                logger.warning("%s is damaged; the map is drawn again", described)
+            elif (found is None and path.is_file()) or (found is not None and not found.get("drawn")):
                 foreign.append(f"{path.name}: no record beside it says that it was drawn")
-            elif path.is_file() and found is not None and self._comparable(found) != self._made_by(entry):
-                otherwise.append(f"{path.name}: was drawn with other weights, seed or settings")
+            elif found is not None and path.is_file():
+                if self._comparable(found) != self._made_by(entry):
+                    otherwise.append(f"{path.name}: was drawn with other weights, seed or settings")
+                elif state_of(path, found.get(WRITTEN)) == "changed":
+                    otherwise.append(f"{path.name}: was changed since it was drawn")
         if foreign:
             raise InputError(f"{self.output_dir}: holds other files; give another output_dir", foreign)
         if otherwise and not self.overwrite:
@@ -125,6 +146,18 @@ class MapWriter:
                 "--overwrite True",
                 otherwise[:10],
             )
+
+    def _check_spacing(self) -> None:
+        """The config's voxel size is that of the weights: they hold no millimetres."""
+        geometry = geometry_of(self.weights, self.metadata)
+        drawn = self.draws_on
+        if geometry is None or drawn is None or np.allclose(geometry.spacing, drawn, rtol=0.01):
+            return
+        own = ",".join(f"{size:g}" for size in geometry.spacing)
+        raise InputError(
+            f"{self.weights}: draws on voxels of {own} mm, and spacing is {list(drawn)}; give --spacing '[{own}]' (and "
+            "--voxel_size for files of another one)"
+        )
 
     def _give_up(self, engine: Engine, error: BaseException) -> None:
         self._let_go()
@@ -151,16 +184,18 @@ class MapWriter:
             "drawn": True, "bundle": about.get("name", ""), "version": about.get("version", ""),
             "weights": self.weights.name, "weights_sha256": sha256(self.weights), "seed": self.seed,
             "settings": json.loads(json.dumps(self.settings)),
-            "spacing": None if self.spacing is None else list(self.spacing),
+            "spacing": None if self.spacing is None else list(self.spacing), "semsynth": __version__,
         }  # fmt: skip
 
     def _made_by(self, entry: Mapping[str, Any]) -> dict[str, Any]:
         """What a map depends on."""
         request = {k: v for k, v in dict(entry[Keys.IMAGE]).items() if k != "file"}
-        return self._origin | {"case": entry["case"], "request": json.loads(json.dumps(request))}
+        whose = {name: entry[name] for name in WHOSE if name in entry}
+        return self._origin | {"case": entry["case"], "request": json.loads(json.dumps(request)), **whose}
 
     def _comparable(self, found: Mapping[str, Any]) -> dict[str, Any]:
-        return {name: found.get(name) for name in (*self._origin, "case", "request")}
+        wanted = (*self._origin, "case", "request")
+        return {name: found.get(name) for name in wanted} | {name: found[name] for name in WHOSE if name in found}
 
     def _write(self, engine: Engine) -> None:
         batch: Any = engine.state.batch
@@ -172,9 +207,7 @@ class MapWriter:
             path, described = self._paths(entry)
             with atomic_path(path) as new:
                 write_label(new, label, affine)
-                record = self._made_by(entry) | {"semsynth": __version__, **how, WRITTEN: sha256(new)}
-                if path.exists():
-                    (self.output_dir / DATALIST).unlink(missing_ok=True)
+                record = self._made_by(entry) | {**how, WRITTEN: sha256(new)}
                 write_text(described, json.dumps(record, indent=1))
 
     def _on_grid(self, drawn: torch.Tensor, given: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -213,14 +246,26 @@ class MapWriter:
             "classes": {str(i): name for i, name in names.items()},
             "drawn_by": {name: self._origin[name] for name in ("bundle", "version", "weights", "weights_sha256")},
             "testing": [
-                {"case": str(e["case"]), "label": f"{e['case']}.nii.gz", "drawn": True, "patient": str(e["case"])}
-                for e in self.entries
+                *self._listed_before({str(e["case"]) for e in self.entries}),
+                *(
+                    {"case": str(e["case"]), "label": f"{e['case']}.nii.gz", "drawn": True, "patient": str(e["case"])}
+                    | {name: e[name] for name in WHOSE if name in e}
+                    for e in self.entries
+                ),
             ],
         }
         path = self._listing.write_text(DATALIST, json.dumps(content, indent=1))
         records = [read_object_or_none(self._paths(entry)[1]) or {} for entry in self.entries]
         refused = sum(sum(dict(record.get("refused") or {}).values()) for record in records)
         logger.info("%d label maps, %d refused on the way, listed in %s", len(records), refused, path)
+
+    def _listed_before(self, own: Collection[str]) -> list[dict[str, Any]]:
+        """Entries of earlier runs into this folder, of other seeds, whose maps still stand."""
+        path = self.output_dir / DATALIST
+        if not path.is_file():
+            return []
+        known = [entry for entry in read_datalist(path).get("testing") or [] if isinstance(entry, dict)]
+        return [e for e in known if str(e.get("case")) not in own and self._paths(e)[0].is_file()]
 
 
 def _lists_drawn(datalist: Path) -> bool:

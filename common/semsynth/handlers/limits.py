@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from ..distributed import rank
 from ..labels import plain
+from ..training.loading import check_spacing
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +43,9 @@ class LearnLimits:
             return
         rows, sizes = [], []
         for number in tqdm(range(len(self.dataset)), "measuring maps", unit="map", disable=rank() != 0):
-            label = plain(torch.as_tensor(self.dataset.before_augmentation(number)["label"]))[0]
+            item = self.dataset.before_augmentation(number)
+            check_spacing(item, network.spacing)
+            label = plain(torch.as_tensor(item["label"]))[0]
             sizes.append(tuple(label.shape))
             rows.append(figures(label.numpy().astype(np.uint8), network.spacing))
         ranges = figures.limits(rows, self.widen)

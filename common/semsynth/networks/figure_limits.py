@@ -60,9 +60,7 @@ class FigureLimits(nn.Module):
             InputError: for more maps than are kept.
         """
         if len(sizes) > len(self.fields):
-            raise InputError(
-                f"{len(sizes)} maps, the network keeps {len(self.fields)} at most; give a larger most_maps"
-            )
+            raise InputError(f"{len(sizes)} maps, but most_maps is {len(self.fields)}; give a larger --most_maps")
         self.count.fill_(len(sizes))
         self.fields.zero_()[: len(sizes)] = torch.tensor([[float(n) for n in size] for size in sizes])
 

@@ -60,18 +60,33 @@ class Registration:
 
 
 def place(label: torch.Tensor, frame: Sequence[int], outside: int = -1) -> torch.Tensor:
-    """A map ``(H, W, D)`` in the middle of a larger frame; ``outside`` where it shows nothing."""
+    """The middle of a map ``(H, W, D)`` in the middle of a frame; ``outside`` where it shows nothing."""
     result = torch.full(tuple(frame), outside, dtype=label.dtype, device=label.device)
-    starts = [(most - n) // 2 for n, most in zip(label.shape, frame, strict=True)]
-    result[tuple(slice(s, s + n) for s, n in zip(starts, label.shape, strict=True))] = label
+    here, there = _middles(label.shape, frame)
+    result[there] = label[here]
     return result
 
 
 def taken(framed: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
-    """The inverse of :func:`place`: the middle of ``(B, C, H, W, D)``."""
-    starts = [(most - n) // 2 for n, most in zip(size, framed.shape[2:], strict=True)]
+    """The inverse of :func:`place`: the middle of ``(B, C, H, W, D)``; beyond the frame, as it is at its faces."""
+    sides = []
+    for most, n in zip(framed.shape[:1:-1], reversed(size), strict=True):
+        before = max((n - most) // 2, 0)
+        sides += [before, max(n - most - before, 0)]
+    whole = F.pad(framed, sides, mode="replicate") if any(sides) else framed
+    starts = [(most - n) // 2 for n, most in zip(size, whole.shape[2:], strict=True)]
     h, w, d = (slice(s, s + n) for s, n in zip(starts, size, strict=True))
-    return framed[:, :, h, w, d]
+    return whole[:, :, h, w, d]
+
+
+def _middles(size: Sequence[int], frame: Sequence[int]) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+    """Where the middle that both have lies in a map and in a frame."""
+    here, there = [], []
+    for n, most in zip(size, frame, strict=True):
+        own, shift = min(n, most), (most - n) // 2
+        here.append(slice(max(-shift, 0), max(-shift, 0) + own))
+        there.append(slice(max(shift, 0), max(shift, 0) + own))
+    return tuple(here), tuple(there)
 
 
 def one_hot_cells(label: torch.Tensor, num_classes: int, cell: int, sigma: float) -> torch.Tensor:

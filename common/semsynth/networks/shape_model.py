@@ -31,6 +31,8 @@ from .signed_distances import Surfaces, signed_distances
 
 FINE_MM = 1.5
 """Standard deviation of the Gaussian over maps in the last steps of a registration."""
+BEYOND = 1.25
+"""How much larger than the frame a map may be."""
 CLOSE = 0.02
 """A figure is met where it is within this share of what is asked for."""
 
@@ -137,6 +139,11 @@ class ShapeModel(nn.Module):
 
     style_needs_labels = True
 
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> ShapeModel:
+        """It stays on the CPU, whatever the device of a config: a map takes a fifth of a second there."""
+        super()._apply(lambda tensor: fn(tensor).cpu(), recurse)
+        return self
+
     @property
     def style_channels(self) -> int:
         """S, the number of figures."""
@@ -196,18 +203,21 @@ class ShapeModel(nn.Module):
             Class indices ``(len(seeds), 1, H, W, D)``, uint8.
 
         Raises:
-            InputError: for a map that is larger than the frame.
+            InputError: for a map that is more than a quarter larger than the frame along an axis; up to there, what
+                lies beyond the frame goes on as it is at its faces.
         """
-        label = plain(label).float()
+        device, label = label.device, plain(label).float().cpu()
+        style = None if style is None else style.cpu()
         size = tuple(label.shape[2:])
-        if any(n > most for n, most in zip(size, self.frame, strict=True)):
+        if any(n > BEYOND * most for n, most in zip(size, self.frame, strict=True)):
             raise InputError(
-                f"a map of {size} voxels is larger than any that the model was made of ({self.frame} at most, of "
+                f"a map of {size} voxels is much larger than any that the model was made of ({self.frame} at most, of "
                 f"{'×'.join(f'{s:g}' for s in self.spacing)} mm); ask for a smaller field of view"
             )
         fitted = self._fitted(label[0, 0]) if bool((label >= 0).any()) else None
         wanted = [None if style is None else style[i % len(style)] for i in range(len(seeds))]
-        return torch.cat([self._drawn(label, *pair, fitted) for pair in zip(seeds, wanted, strict=True)])
+        drawn = [self._drawn(label, *pair, fitted) for pair in zip(seeds, wanted, strict=True)]
+        return torch.cat(drawn).to(device)
 
     def field_of_view(self, seed: int) -> tuple[int, int, int]:
         """H, W, D of the training map that a seed's shape is drawn near: crops are made around what they show."""
@@ -330,7 +340,8 @@ class ShapeModel(nn.Module):
         Returns:
             Class indices of the same shape, uint8.
         """
-        framed = place(plain(label)[0, 0].round().to(torch.int16), self.frame)
+        device, label = label.device, plain(label).cpu()
+        framed = place(label[0, 0].round().to(torch.int16), self.frame)
         velocity = self._registered(one_hot_cells(framed, self.num_classes, self.cell, FINE_MM / min(self.spacing)),
                                     torch.ones(self.num_classes), steps)  # fmt: skip
         signed = torch.from_numpy(signed_distances(framed.numpy(), self.surfaces, self.spacing))
@@ -339,7 +350,7 @@ class ShapeModel(nn.Module):
         modes = self.distance_modes.float() * self.distance_scale.float().view(-1, 1, 1, 1, 1)
         apart = (found[:-1] - self.distance_mean.float()) * found[-1:]
         numbers = [_projected(velocity, self.velocity_modes.float()), _projected(apart, modes)]
-        return self.decoded(torch.cat(numbers), torch.full_like(plain(label).float(), -1.0))
+        return self.decoded(torch.cat(numbers), torch.full_like(label.float(), -1.0)).to(device)
 
     def _fitted(self, known: torch.Tensor) -> torch.Tensor:
         """The velocity that brings the mean to what is known, by the classes that are known."""

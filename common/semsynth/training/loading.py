@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from monai.data import CacheDataset, DataLoader
-from monai.data.utils import worker_init_fn
+from monai.data.utils import affine_to_spacing, worker_init_fn
 from monai.transforms import RandomizableTrait, Transform
 from torch.utils.data.distributed import DistributedSampler
 
@@ -352,3 +352,25 @@ def _start_worker(worker: int) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     worker_init_fn(worker)
+
+
+def check_spacing(item: Mapping[str, Any], spacing: Sequence[float], key: str = "label") -> None:
+    """Raise where a map's voxels are not those that a network draws on.
+
+    Args:
+        item: a case as its transforms leave it, with a MetaTensor under ``key``.
+        spacing: mm per voxel of the network.
+
+    Raises:
+        InputError: naming the case and both sizes.
+    """
+    affine = getattr(item[key], "affine", None)
+    if affine is None:
+        return
+    own = [float(size) for size in affine_to_spacing(affine, 3)]
+    if not np.allclose(own, spacing, rtol=0.01):
+        sizes = [",".join(f"{size:.3g}" for size in sizes) for sizes in (own, spacing)]
+        raise InputError(
+            f"case {item.get('case', '?')}: its voxels are {sizes[0]} mm, and the network's {sizes[1]} mm; give "
+            f"--spacing '[{sizes[0]}]', or prepare the data with 'semsynth prepare --spacing {sizes[1]}'"
+        )

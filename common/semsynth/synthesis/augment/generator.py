@@ -12,6 +12,9 @@ from ...errors import InputError
 from ...files import sha256
 from ..workflow import inference_config, known_settings, run_inference, weights_of
 
+TRIES = 100
+"""For one map: a whole augmentation does not end for one that is hard to draw."""
+
 
 @dataclass(frozen=True)
 class MapGenerator:
@@ -72,7 +75,7 @@ class MapGenerator:
             folder: where they go.
             seed: of all.
         """
-        own: dict[str, Any] = {"names": list(names), "seed": seed, "weights": str(self.weights)}
+        own: dict[str, Any] = {"names": list(names), "seed": seed, "weights": str(self.weights), "tries": TRIES}
         own |= {} if self.spacing is None else {"voxel_size": [float(s) for s in self.spacing]}
         own |= {} if self.device is None else {"device": f"$torch.device({self.device!r})"}
         run_inference(self.bundle, output_dir=str(folder), **known_settings(self.bundle, own))

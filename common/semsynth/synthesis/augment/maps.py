@@ -70,8 +70,9 @@ class Maps:
         return read_object_or_none(self._record_path(draw)) if draw.morphed or draw.generated else None
 
     def person(self, draw: Draw) -> str:
-        """Whose anatomy a volume has; a generated one is nobody's, and so is a person of its own."""
-        return draw.name if draw.generated else self.prepared.people[draw.case]
+        """Whose volume it is; one of a generated map is nobody's, unless it has the style of somebody's scan."""
+        alone = draw.generated and self.settings.style != "own"
+        return draw.name if alone else self.prepared.people[draw.case]
 
     def origin(self, draw: Draw) -> dict[str, Any]:
         """Where a volume's anatomy comes from, for its entry."""

@@ -77,7 +77,9 @@ def shares_of(maps: str | Sequence[str]) -> tuple[float, float]:
     Raises:
         InputError: for other kinds, one twice, or shares that are no numbers above 0.
     """
-    listed = maps.split(",") if isinstance(maps, str) else list(maps)
+    listed = [item for item in (maps.split(",") if isinstance(maps, str) else maps) if str(item).strip()]
+    if not listed:
+        raise InputError(f"--maps must be of {', '.join(KINDS)}, got none")
     found: dict[str, float] = {}
     for item in listed:
         name, _, share = str(item).strip().partition("=")

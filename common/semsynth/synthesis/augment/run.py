@@ -39,6 +39,7 @@ from .sheet import SHEET, save_sheet
 
 logger = logging.getLogger(__name__)
 SUMMARY, RECORDS, BEGUN = "augment.json", "records", "begun.json"
+DRAWN_BY = "map_weights_sha256"
 HOURS = 240.0
 """That a process waits for the others."""
 
@@ -127,11 +128,13 @@ def augment(
         )
     if (map_bundle is None) != (settings.generate == 0):
         raise InputError(
-            "--map-bundle and generated maps go together: give --maps generated and the bundle, or neither"
+            "--map-bundle and generated maps go together: give --maps generated (in a config generate) and the bundle, "
+            "or neither"
         )
     if map_bundle is None and map_weights is not None:
         raise InputError("--map-weights goes with --map-bundle, the bundle that the weights are of")
-    drawer = None if map_bundle is None else (_place(map_bundle, "map-bundle"), map_weights)
+    own_weights = None if map_weights is None else _place(map_weights, "map-weights")
+    drawer = None if map_bundle is None else (_place(map_bundle, "map-bundle"), own_weights)
     unknown = [name for name in formats if name not in FORMATS]
     if unknown or not formats:
         raise InputError(f"--format must be of {', '.join(FORMATS)}, got {', '.join(unknown) or 'none'}")
@@ -239,7 +242,9 @@ class _Job:
     def _begin(self, said: str) -> None:
         """Say what will be made, and note with which settings."""
         logger.info("%s", said)
-        text = json.dumps(_settings(self.rounds.maps, self.rounds.weights), indent=1)
+        before = read_object_or_none(self.rounds.folder / BEGUN) or {}
+        kept = {DRAWN_BY: before[DRAWN_BY]} if DRAWN_BY in before else {}
+        text = json.dumps(kept | _settings(self.rounds.maps, self.rounds.weights), indent=1)
         _begun(self.rounds.folder).write_text(BEGUN, text)
 
     def _write(self, made: Sequence[Made]) -> Summary:
@@ -289,14 +294,18 @@ def _settings(maps: Maps, weights: str) -> dict[str, Any]:
         "resample": maps.settings.resample,
         "rules": json.loads(json.dumps(asdict(maps.transform.rules))),
         "weights_sha256": sha256(weights),
-        **({} if maps.generator is None else {"map_weights_sha256": maps.generator.sha256}),
+        **({} if maps.generator is None else {DRAWN_BY: maps.generator.sha256}),
     }
 
 
 def _refuse_other_settings(maps: Maps, weights: str, output: Path) -> None:
     """Raise where what stands in the folder was begun with other settings, naming them."""
     begun, own = read_object_or_none(output / BEGUN), _settings(maps, weights)
-    differ = [] if begun is None else [name for name in own if begun.get(name) != own[name] and name != "begun_with"]
+    # a folder may be begun without generated maps
+    told = (
+        [] if begun is None else [name for name in own if name != "begun_with" and (name in begun or name != DRAWN_BY)]
+    )
+    differ = [name for name in told if begun is not None and begun.get(name) != own[name]]
     if differ:
         raise InputError(
             f"{output}: was begun with another {' and '.join(differ)}; give the same as before, or another --output"

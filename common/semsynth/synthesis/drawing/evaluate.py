@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from ...anatomy import MorphRules, rules_for
 from ...anatomy.portrait import ALIGNED_MM, aligned_cells, portrait_of
+from ...data.classes import plain_name
 from ...data.datalists import datalist_path, read_datalist, stated_classes
 from ...data.entries import load_datalist
 from ...data.volumes import read_label
@@ -85,6 +86,7 @@ def evaluate_maps(
     names = stated_classes(Path(real), content) or stated_classes(Path(drawn), about)
     if len(names) < 2:
         raise InputError(f'{real}: its datalist must name the classes of the maps, such as "classes": {{"1": "endo"}}')
+    names = {index: plain_name(name) for index, name in names.items()}
     found_rules = rules_for(names, rules)
     seen = Seen() if weights is None else Seen.of(weights)
     theirs = [_portrayed(e, names, found_rules, bool(seen.of_entry(e))) for e in tqdm(people, "measuring real maps")]

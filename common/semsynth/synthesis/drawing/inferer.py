@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,6 +14,7 @@ from monai.inferers import SimpleInferer
 
 from ...errors import InputError
 from ...labels import plain
+from ...limits import check_number
 from ...networks.blocks.noise import stream
 from .finishing import Finishing
 
@@ -43,9 +45,15 @@ class DrawnMapInferer(SimpleInferer):
         tries: int = 20,
     ) -> None:
         super().__init__()
-        if isinstance(tries, bool) or not isinstance(tries, int) or tries < 1 or not 0 < tolerance < 1:
-            raise InputError(f"tries must be 1 or more and tolerance in (0, 1), got {tries!r} and {tolerance}")
+        if isinstance(tries, bool) or not isinstance(tries, int) or tries < 1:
+            raise InputError(f"tries must be a whole number from 1 on, got {tries!r}")
+        if figures is not None and not isinstance(figures, Mapping):
+            raise InputError(f"figures must be names with values, such as {{'endo.volume_ml': 80}}, got {figures!r}")
         self.wanted = dict(figures or {})
+        for name, value in {**self.wanted, "tolerance": tolerance}.items():
+            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+                raise InputError(f"{name} must be a number, got {value!r}")
+        check_number("tolerance", tolerance, 1e-6, 0.99)
         self.tolerance, self.finishing, self.tries = tolerance, finishing or Finishing(), tries
         self.records: list[dict[str, Any]] = []
         self.refused: Counter[str] = Counter()
@@ -79,7 +87,10 @@ class DrawnMapInferer(SimpleInferer):
 
     def _one(self, network: Any, given: torch.Tensor, seed: int, style: torch.Tensor | None) -> torch.Tensor:
         known = (given[0, 0] >= 0).cpu().numpy()
-        ruled = [] if self.finishing.wall is None else [self.finishing.wall.wall]
+        given_classes = sorted({int(c) for c in given.unique().tolist() if c >= 0})
+        # what is known, and what follows from it by a rule, is as it is: no other draw changes it
+        ruled = given_classes + ([] if self.finishing.wall is None else [self.finishing.wall.wall])
+        self._refuse_figures_of(network, given_classes)
         refused: Counter[str] = Counter()
         for number in range(self.tries):
             own = seed if number == 0 else stream(seed, 1_000_000 + number)
@@ -103,6 +114,14 @@ class DrawnMapInferer(SimpleInferer):
             f"no map within the limits in {self.tries} tries ({counts}; the last one: {last}); ask for figures nearer "
             "to those of the training maps, a wider tolerance, or more tries"
         )
+
+    def _refuse_figures_of(self, network: Any, classes: Sequence[int]) -> None:
+        told = [name for name in self.wanted if network.figures.index[name.rpartition(".")[0]] in classes]
+        if told:
+            raise InputError(
+                f"figures: {', '.join(told)} can not be asked for where that class is known already; leave it out of "
+                "figures, or of known"
+            )
 
     def _missed(self, network: Any, label: np.ndarray) -> str:
         """A figure that is not as it is asked for."""

@@ -14,13 +14,16 @@ from monai.transforms import Transform
 from numpy.typing import NDArray
 
 from ...data.classes import bundle_classes, plain_name
-from ...data.entries import MOST_SAMPLES, load_label_maps
+from ...data.datalists import datalist_path
+from ...data.entries import MOST_SAMPLES, SOURCE_VOXELS, VOXELS, load_datalist, load_label_maps
 from ...data.naming import check_names
 from ...data.resampling import resampled_classes
 from ...data.volumes import read_label
 from ...errors import InputError
+from ...files import sha256
 from ...limits import check_number
 from ...seeds import checked_seed
+from ...vocabulary import SPLITS
 
 logger = logging.getLogger(__name__)
 LEAST_MM, MOST_MM = 10.0, 1000.0
@@ -30,12 +33,12 @@ def load_requests(
     count: int,
     *,
     prefix: str = "drawn",
-    names: Sequence[str] | None = None,
+    names: Sequence[str] | str | None = None,
     seed: int = 0,
     field_of_view: Sequence[float] | None = None,
     given: str | Path | None = None,
     dataset_dir: str | Path | None = None,
-    known: Sequence[str] = (),
+    known: Sequence[str] | str = (),
     num_classes: int | None = None,
     metadata: str | Path | None = None,
 ) -> list[dict[str, Any]]:
@@ -53,15 +56,21 @@ def load_requests(
         num_classes, metadata: as of :func:`semsynth.data.entries.load_datalist`.
 
     Returns:
-        ``case``, ``sample``, and ``image``: ``field_of_view`` in mm, or the file and the classes that stay.
+        ``case``, ``sample``, and ``image``: ``field_of_view`` in mm; or the file, its SHA-256 and the classes that
+        stay, and beside it whose map that is (``source_case``, ``patient``).
 
     Raises:
         InputError: for numbers out of range, ``known`` without ``given`` or the other way round.
     """
     check_number("count", count, 1, MOST_SAMPLES)
     checked_seed(seed, "seed")
+    known = _words(known, "known")
     if bool(known) != (given is not None):
         raise InputError("given and known go together: label maps, and the names of the classes in them that stay")
+    if given is not None and (field_of_view is not None or names is not None):
+        raise InputError(
+            "field_of_view and names do not go with given: maps have the names and the size of the given ones"
+        )
     if given is not None:
         return _given(count, given, dataset_dir, known, num_classes, metadata)
     if field_of_view is not None:
@@ -70,30 +79,50 @@ def load_requests(
     if names is None:
         first = prefix if seed == 0 else f"{prefix}{seed}"
         names = [f"{first}_{i:04d}" for i in range(count)]
-    check_names(list(names), "names of drawn maps")
+    names = _words(names, "names")
+    check_names(names, "names of drawn maps")
     return [{"case": name, "sample": 0, "image": {"field_of_view": asked}} for name in names]
 
 
 def _given(
     count: int, given: str | Path, dataset_dir: Any, known: Sequence[str], num_classes: Any, metadata: Any
 ) -> list[dict[str, Any]]:
-    pattern = None if str(given) == "datalist" else str(given)
-    entries = load_label_maps(
-        str(dataset_dir or "."), pattern, num_classes=num_classes, metadata=metadata, num_samples=count,
-        split=("testing", "validation", "training"),
-    )  # fmt: skip
     names = {plain_name(name): index for index, name in bundle_classes(str(metadata)).items()}
     unknown = [name for name in known if plain_name(name) not in names]
     if unknown:
         raise InputError(f"known: no class {', '.join(unknown)}; the maps have {', '.join(names)}")
     classes = [names[plain_name(name)] for name in known]
-    kept = ("case", "source_case", "sample", "patient")
-    return [
-        {k: e[k] for k in kept if k in e}
-        | {"case": f"{e['case']}_drawn", "sample": int(e.get("sample", 0))}
-        | {"image": {"file": e["image"], "known": classes}}
-        for e in entries
-    ]
+    found = []
+    for entry in _entries(given, dataset_dir, num_classes, metadata):
+        case, voxels = str(entry["case"]), dict(entry.get(VOXELS) or {})
+        about: dict[str, Any] = {"source_case": case, "patient": str(entry.get("patient", case))}
+        about |= {SOURCE_VOXELS: {role: value for role, value in voxels.items() if role == "label"}} if voxels else {}
+        file = str(entry["label"])
+        request = {"file": file, "known": classes, "sha256": sha256(file)}
+        request |= {"content": entry["content"]} if "content" in entry else {}
+        found += [
+            {"case": f"{case}_drawn_s{i}", "sample": i, **about, "image": request} for i in range(count)
+        ]  # fmt: skip
+    return found
+
+
+def _entries(given: str | Path, dataset_dir: Any, num_classes: Any, metadata: Any) -> list[dict[str, Any]]:
+    """The given maps, with ``case`` and ``label``."""
+    if str(given) != "datalist":
+        found = load_label_maps(str(dataset_dir or "."), str(given), num_classes=num_classes, metadata=metadata)
+        return [{**entry, "label": entry["image"]} for entry in found]
+    path = datalist_path(str(dataset_dir or "."))
+    if path is None or not path.is_file():
+        raise InputError(f"given: no datalist.json in {dataset_dir}; give --dataset_dir, or a pattern of label maps")
+    return load_datalist(path, SPLITS[::-1], needs=("label",), also=(), num_classes=num_classes, metadata=metadata)
+
+
+def _words(value: Sequence[str] | str, option: str) -> list[str]:
+    """A list of names, also where it is typed as one text with commas."""
+    listed = value.split(",") if isinstance(value, str) else value
+    if not isinstance(listed, list | tuple) or not all(isinstance(item, str | int) for item in listed):
+        raise InputError(f"{option} must be a list of names, such as \"['endo']\", got {value!r}")
+    return [str(item).strip() for item in listed]
 
 
 def _check_field(field: Sequence[float]) -> None:
@@ -132,7 +161,7 @@ class RequestedMapd(Transform):
         return dict(data) | {self.key: MetaTensor(label, affine=torch.from_numpy(affine))}
 
     def _known(self, request: Mapping[str, Any]) -> tuple[torch.Tensor, NDArray[np.float64]]:
-        volume = read_label(request["file"]).canonical()
+        volume = read_label(request["file"]).part(request.get("content")).canonical()
         label = torch.from_numpy(np.ascontiguousarray(volume.data).astype(np.float32))[None]
         affine = volume.affine.copy()
         sizes = zip(label.shape[1:], volume.spacing, self.spacing, strict=True)

@@ -23,6 +23,7 @@ from ...labels import plain
 from ...networks.registration import Registration, one_hot_cells, place
 from ...networks.shape_model import ShapeModel
 from ...networks.signed_distances import signed_distances
+from ..loading import check_spacing
 from .base import LOSSES
 
 logger = logging.getLogger(__name__)
@@ -83,6 +84,7 @@ class ShapeModelTrainer(Trainer):
         self.registration = Registration(model.grid, torch.tensor(weights), stiffness=stiffness)
         self.maps: dict[str, torch.Tensor] = {}
         self.velocities: dict[str, torch.Tensor] = {}
+        self.fresh: dict[str, torch.Tensor] = {}  # of this epoch and this process
         self.sizes: dict[str, tuple[int, ...]] = {}
         self.skipped = 0
 
@@ -95,8 +97,9 @@ class ShapeModelTrainer(Trainer):
         self.velocities = dict(state["velocities"])
 
     def at_step_border(self) -> bool:
-        """Whether a checkpoint can be made: always."""
-        return True
+        """Whether a checkpoint can be made: at the end of an epoch alone, when all maps have moved."""
+        length = int(self.state.epoch_length or 1)
+        return bool(self.state.iteration % length == 0)
 
     def _iteration(self, engine: Engine, batchdata: dict[str, Any]) -> dict[str, Any]:
         case = str(batchdata["case"][0])
@@ -107,9 +110,7 @@ class ShapeModelTrainer(Trainer):
         cells = self._cells(self.maps[case], sigma)
         start = self.velocities.get(case, torch.zeros(3, *self.model.grid.size))
         shown = (self.model.shown > 0).float()
-        self.velocities[case], loss = self.registration(
-            self.model.template.float(), shown, cells, start, steps=self.steps
-        )
+        self.fresh[case], loss = self.registration(self.model.template.float(), shown, cells, start, steps=self.steps)
         value = torch.tensor(loss)
         self.state.output = {Keys.LOSS: value, LOSSES: {"registration": value}}  # type: ignore[assignment]
         if self.state.iteration % int(self.state.epoch_length or 1) == 0:
@@ -126,6 +127,7 @@ class ShapeModelTrainer(Trainer):
             dataset = self.state.dataloader.dataset  # type: ignore[union-attr]
             for number in range(len(dataset)):
                 item = dataset.before_augmentation(number)
+                check_spacing(item, self.model.spacing)
                 self.maps[str(item["case"])] = self._placed(item)
                 self.sizes[str(item["case"])] = tuple(item["label"].shape[1:])
             if len(self.maps) > len(self.model.shapes):
@@ -163,8 +165,16 @@ class ShapeModelTrainer(Trainer):
 
     def _centre(self) -> None:
         """The velocities of all processes; their mean is none: it is in the mean map."""
-        for part in gather(self.velocities):
+        for part in gather(self.fresh):
             self.velocities |= part
+        self.fresh = {}
+        for case in sorted(self.maps.keys() - self.velocities.keys()):  # shares of processes may leave one out
+            cells = self._cells(self.maps[case], self.sigmas[self.state.epoch - 1])
+            zero = torch.zeros(3, *self.model.grid.size)
+            shown = (self.model.shown > 0).float()
+            self.velocities[case], _ = self.registration(
+                self.model.template.float(), shown, cells, zero, steps=self.steps
+            )
         mean = torch.stack(list(self.velocities.values())).mean(dim=0)
         self.velocities = {case: velocity - mean for case, velocity in self.velocities.items()}
 
@@ -271,6 +281,6 @@ class ExplainedMapInferer(SimpleInferer):
         whole = getattr(network, "module", network)
         found = [whole.explained(one, steps=self.steps) for one in plain(inputs).split(1)]
         if self.finishing is not None:
-            made = (self.finishing(one[0, 0].numpy(), whole.spacing)[0] for one in found)
-            found = [torch.from_numpy(one)[None, None] for one in made]
+            made = (self.finishing(one[0, 0].cpu().numpy(), whole.spacing)[0] for one in found)
+            found = [torch.from_numpy(one)[None, None].to(inputs.device) for one in made]
         return torch.cat(found)
