@@ -330,7 +330,11 @@ def train_in_two_processes(bundle: Path, paths: dict[str, Path], folder: Path) -
     return done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("bundle", slow_but_for(BUNDLES, "spade_gan3d"), indirect=True, ids=name_of)
+DISTRIBUTED = [b for b in BUNDLES if "distribute" in read(b, "multi_gpu_train").get("network", {}).get("_target_", "")
+               or "trained" in read(b, "train", "multi_gpu_train")]  # fmt: skip
+
+
+@pytest.mark.parametrize("bundle", slow_but_for(DISTRIBUTED, "spade_gan3d"), indirect=True, ids=name_of)
 def test_two_processes_train_one_network_that_one_process_resumes(bundle: Path, tmp_path: Path) -> None:
     paths = {"dataset_dir": three_cases_each(tmp_path / "data")}
     paths |= {"run_dir": tmp_path / "run"}

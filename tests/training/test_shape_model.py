@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -143,21 +149,33 @@ def test_it_stays_on_the_cpu_in_the_type_that_is_asked_for():
     assert network.distance_modes.dtype == torch.int8
 
 
-def test_shares_of_two_processes_are_put_together(folder, monkeypatch):
-    """Each process registers its own cases; what another one has of them from the epoch before is not taken."""
-    found = trainer(folder, model(), sigmas=(3.0,))
-    found.state.dataloader, found.state.epoch = found.data_loader, 1
-    found._begin(3.0)
-    names = sorted(found.maps)
-    found.velocities = {name: torch.zeros(3, *found.model.grid.size) for name in names}
-    found.fresh = {names[0]: torch.ones(3, *found.model.grid.size)}
-    other = {names[1]: 2 * torch.ones(3, *found.model.grid.size)}
-    monkeypatch.setattr("semsynth.training.engines.shape_model.gather", lambda value: [value, other])
-    found._centre()
-    mean = 3 / len(names)
-    assert float(found.velocities[names[0]].mean()) == pytest.approx(1 - mean)
-    assert float(found.velocities[names[1]].mean()) == pytest.approx(2 - mean)
-    assert float(found.velocities[names[2]].mean()) == pytest.approx(-mean)
+@pytest.mark.slow
+def test_two_processes_make_the_model_that_one_makes(folder, tmp_path):
+    """Each registers its own maps in both rounds; what another one has of them from the round before is not taken."""
+    bundle = Path(__file__).resolve().parents[2] / "bundles" / "la_maps"
+    small = {"spacing": list(SPACING), "frame": [36, 32, 28], "sigmas": [3.0, 2.0], "steps": 6, "num_workers": 0,
+             "modes": 4, "shape_modes": 4, "most_maps": 16}  # fmt: skip
+    (tmp_path / "small.json").write_text(json.dumps(small))
+    made = {}
+    for count in (1, 2):
+        overlays = [str(bundle / "configs" / "multi_gpu_train.json")] if count > 1 else []
+        files = [str(bundle / "configs" / "train.json"), *overlays, str(tmp_path / "small.json")]
+        started = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"] if count > 1 else []
+        command = [sys.executable, *started, "-m", "monai.bundle", "run", "training", "--config_file", str(files)]
+        command += [
+            "--bundle_root",
+            str(bundle),
+            "--dataset_dir",
+            str(folder),
+            "--run_dir",
+            str(tmp_path / f"run{count}"),
+        ]
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+        assert done.returncode == 0, done.stderr[-3000:]
+        made[count] = torch.load(tmp_path / f"run{count}" / "model.pt", weights_only=True)
+    for name, value in made[1].items():
+        assert torch.allclose(value.float(), made[2][name].float(), atol=2e-2), name
 
 
 def test_a_model_that_is_not_made_draws_nothing_and_wrong_numbers_are_refused(folder):
