@@ -330,8 +330,7 @@ def train_in_two_processes(bundle: Path, paths: dict[str, Path], folder: Path) -
     return done.stdout + done.stderr
 
 
-DISTRIBUTED = [b for b in BUNDLES if "distribute" in read(b, "multi_gpu_train").get("network", {}).get("_target_", "")
-               or "trained" in read(b, "train", "multi_gpu_train")]  # fmt: skip
+DISTRIBUTED = [b for b in BUNDLES if "semsynth.distributed.distribute" in config_path(b, "multi_gpu_train").read_text()]
 
 
 @pytest.mark.parametrize("bundle", slow_but_for(DISTRIBUTED, "spade_gan3d"), indirect=True, ids=name_of)

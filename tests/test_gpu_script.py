@@ -49,4 +49,4 @@ def test_the_checks_run_on_a_cpu_in_small():
 def test_what_is_wrong_is_said():
     assert run().returncode == 2 and "bash ci/gpu/run.sh train BUNDLE DATA WORK MINUTES" in run().stdout
     unknown = run("train", "none", ".", "x", 1)
-    assert unknown.returncode == 2 and "no bundle none; there are: la_unet med_lsdm" in unknown.stdout
+    assert unknown.returncode == 2 and "no bundle none; there are: la_maps la_unet med_lsdm" in unknown.stdout

@@ -42,7 +42,8 @@ def estimate(draws: Sequence[Draw], rounds: Rounds, formats: Sequence[str]) -> s
     each = _seconds(smallest, rounds) / voxels[smallest]
     seconds = each * sum(voxels[draw.case] for draw in missing) / world_size()
     rest = "" if len(missing) == len(draws) else f"{len(missing)} are still to be made, "
-    return f"{text}; {rest}about {_duration(seconds)}, without the making of maps and what is refused and drawn again"
+    besides = "the drawing of maps, and " if drawn else ""
+    return f"{text}; {rest}about {_duration(seconds)}, without {besides}what is refused and drawn again"
 
 
 def _seconds(case: str, rounds: Rounds) -> float:

@@ -8,7 +8,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -102,8 +102,18 @@ def evaluate_maps(
         with files.path(PICTURE) as temporary:
             _picture(people[:: max(len(people) // pictures, 1)][:pictures], made[:pictures], temporary)
     if show:
-        logger.info("\n%s", "\n\n".join(table.text() for table in tables))
+        logger.info("\n%s", _Shown(tables))
     return scores
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """Tables for a log, which keeps the lines of what is no text."""
+
+    tables: Sequence[Table]
+
+    def __str__(self) -> str:
+        return "\n\n".join(table.text() for table in self.tables)
 
 
 def _entries(source: str | Path) -> tuple[list[dict[str, Any]], Mapping[str, Any]]:
