@@ -117,6 +117,7 @@ def test_volumes_of_maps_that_nobody_lists_are_judged_too(world, tmp_path):
     pattern = str(world / "data" / "*" / "label.nii.gz")
     run(world, "gate", out, label_maps=pattern, real_datalist=None, min_dice=0.0)
     assert len(json.loads((out / "gate.json").read_text())["judged"]) == 3
+    gate_volumes(out, JUDGE, real="none", min_dice=0.0)  # as it can be typed: MONAI's command line leaves out None
     with pytest.raises(InputError, match="--min_dice is needed where the real cases are not known"):
         gate_volumes(out, JUDGE)
 

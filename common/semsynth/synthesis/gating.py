@@ -80,7 +80,8 @@ def gate_volumes(
         volumes: folder of an inference, with its ``datalist.json``.
         judge: file of weights of la_unet's judge.
         real: datalist (or its folder) of the real cases that the label maps come from: it says who a patient is, and
-            limits are learned from its training cases. None: nobody knows them; then ``min_dice`` is needed.
+            limits are learned from its training cases. None, or the text ``none``, as MONAI's command line leaves out
+            what is None: nobody knows them; then ``min_dice`` is needed.
         second_judge: file of the judge of the other half, for cases whose patients the first was trained on.
         min_dice: Dice that a volume needs; None: the 5th percentile of what real training scans reach that their judge
             did not see.
@@ -92,6 +93,7 @@ def gate_volumes(
         InputError: for a folder without such a list, files that are not there, too few real cases to learn limits
             from, several processes, and files in the way that are not ours.
     """
+    real = _known(real)
     check_gate(volumes, judge, real=real, second_judge=second_judge, min_dice=min_dice, max_hd95=max_hd95)
     options = GateOptions(str(judge), None if second_judge is None else str(second_judge), min_dice, max_hd95)
     folder = as_path(volumes, "output_dir")
@@ -109,6 +111,7 @@ def check_gate(
     max_hd95: float | None = None,
 ) -> None:
     """What can be refused before the volumes are made; arguments and errors as of :func:`gate_volumes`."""
+    real = _known(real)
     if world_size() > 1:
         raise InputError(
             "the gate needs all volumes: run inference.json with torchrun, and then gate.json without it, which finds "
@@ -122,7 +125,7 @@ def check_gate(
             )
     if real is not None and not as_path(real, "real_datalist").exists():
         raise InputError(
-            f"{real}: no such file; give --dataset_dir, the data of the label maps, or --real_datalist None "
+            f"{real}: no such file; give --dataset_dir, the data of the label maps, or --real_datalist none "
             "together with --min_dice"
         )
     if real is None and min_dice is None:
@@ -130,6 +133,10 @@ def check_gate(
     reports, lists = _outputs(as_path(volumes, "output_dir"))
     reports.check()
     lists.check()
+
+
+def _known(real: str | Path | None) -> str | Path | None:
+    return None if isinstance(real, str) and real.lower() == "none" else real
 
 
 def _outputs(folder: Path) -> tuple[Outputs, Outputs]:
