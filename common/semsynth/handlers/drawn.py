@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -26,11 +25,11 @@ from ..data.volumes import write_label
 from ..errors import InputError
 from ..files import atomic_path, sha256, write_text
 from ..json_files import read_object_or_none
-from ..locks import locked
 from ..ownership import Outputs
 from ..paths import as_path
 from ..synthesis.drawing.inferer import DrawnMapInferer
 from ..vocabulary import class_names
+from .held import HeldFolder
 
 logger = logging.getLogger(__name__)
 WHOSE = ("source_case", "patient", SOURCE_VOXELS)
@@ -41,7 +40,7 @@ DATALIST = "datalist.json"
 NAME = "label maps drawn by semsynth"
 
 
-class MapWriter:
+class MapWriter(HeldFolder):
     """Attached to an inference engine: writes each drawn map, and at the end ``datalist.json`` with all.
 
     Per map ``<output_dir>/<case>.nii.gz`` and a JSON beside it (bundle, version, SHA-256 of the weights, seed, figures,
@@ -95,7 +94,6 @@ class MapWriter:
         self.settings = dict(settings or {})
         if self.spacing is not None and not all(0.1 <= s <= 20 for s in self.spacing):
             raise InputError(f"voxel_size must be three sizes of 0.1 to 20 mm, got {list(self.spacing)}")
-        self._held: ExitStack | None = None
 
     def attach(self, engine: Engine) -> None:
         """Follow ``engine``, an evaluator whose output is decollated and whose data has ``case`` names."""
@@ -103,13 +101,6 @@ class MapWriter:
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._write)
         engine.add_event_handler(Events.COMPLETED, lambda engine: self.finish())
         engine.add_event_handler(Events.EXCEPTION_RAISED, self._give_up)
-
-    def hold(self) -> None:
-        """Take the folder for this run, from the first look at what is in it to :meth:`finish`."""
-        if self._held is None:
-            held = ExitStack()
-            held.enter_context(locked(self.output_dir, "an inference", wait=self.wait, shared=True))
-            self._held = held
 
     def finished(self, entry: Mapping[str, Any]) -> bool:
         """Whether an entry's map is there, and is what would be made."""
@@ -158,15 +149,6 @@ class MapWriter:
             f"{self.weights}: draws on voxels of {own} mm, and spacing is {list(drawn)}; give --spacing '[{own}]' (and "
             "--voxel_size for files of another one)"
         )
-
-    def _give_up(self, engine: Engine, error: BaseException) -> None:
-        self._let_go()
-        raise error
-
-    def _let_go(self) -> None:
-        if self._held is not None:
-            self._held.close()
-            self._held = None
 
     def _paths(self, entry: Mapping[str, Any]) -> tuple[Path, Path]:
         return self.output_dir / f"{entry['case']}.nii.gz", self.output_dir / f"{entry['case']}.json"
@@ -234,7 +216,7 @@ class MapWriter:
                 return
             self._list()
         finally:
-            self._let_go()
+            self.let_go()
 
     def _list(self) -> None:
         names = bundle_classes(self.metadata)

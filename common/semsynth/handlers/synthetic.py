@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -29,12 +28,12 @@ from ..data.voxels import hash_file
 from ..errors import InputError
 from ..files import atomic_path, relative_to, sha256, shown_name, write_text
 from ..json_files import read_object_or_none
-from ..locks import locked
 from ..ownership import Outputs
 from ..paths import as_path
 from ..provenance.seen import Seen, read_card
 from ..vocabulary import OWN_STYLE, class_names
 from .finite import refuse_not_finite
+from .held import HeldFolder
 
 logger = logging.getLogger(__name__)
 WRITTEN = "volume_sha256"
@@ -43,7 +42,7 @@ MOST_SHOWN = 10
 DATALIST = "datalist.json"
 
 
-class SyntheticWriter:
+class SyntheticWriter(HeldFolder):
     """Attached to an inference engine: writes each generated volume with the geometry of its label map.
 
     Per case ``<output_dir>/<case>_synthetic.nii.gz`` and a JSON beside it that marks it as synthetic (bundle, version,
@@ -108,7 +107,6 @@ class SyntheticWriter:
         self.settings, self.entries = dict(settings or {}), entries
         self.overwrite, self.wait = overwrite, wait
         self.written: list[dict[str, Any]] = []
-        self._held: ExitStack | None = None
         self._hashes: dict[Path, str] = {}
         self._known: dict[str, dict[str, str]] = {}
 
@@ -119,23 +117,6 @@ class SyntheticWriter:
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._write)
         engine.add_event_handler(Events.COMPLETED, lambda engine: self.finish())
         engine.add_event_handler(Events.EXCEPTION_RAISED, self._give_up)
-
-    def hold(self) -> None:
-        """Take the folder for this run, from the first look at what is in it to :meth:`finish`."""
-        if self._held is None:
-            held = ExitStack()
-            held.enter_context(locked(self.output_dir, "an inference", wait=self.wait, shared=True))
-            self._held = held
-
-    def _give_up(self, engine: Engine, error: BaseException) -> None:
-        self.let_go()
-        raise error
-
-    def let_go(self) -> None:
-        """Leave the folder to others."""
-        if self._held is not None:
-            self._held.close()
-            self._held = None
 
     def prepare(self) -> None:
         """Before the first volume: whether the weights are there, and nothing is lost that is not to be replaced."""
