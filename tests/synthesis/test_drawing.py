@@ -162,7 +162,7 @@ def test_a_map_beyond_the_limits_is_drawn_again():
     made = inferer(torch.full((1, 1, 1, 1, 1), -1.0), network, noise_seeds=[5])
     assert made.shape == (1, 1, 36, 32, 28) and made.dtype == torch.float32
     assert inferer.records[0]["tries"] == 2 and inferer.records[0]["refused"] == {"endo.volume_ml": 1}
-    assert len(set(network.asked)) == 2 and inferer.refused == {"endo.volume_ml": 1}
+    assert len(set(network.asked)) == 2
     assert set(inferer.records[0]["figures"]) == {*NAMES, *CHECKED}
 
 

@@ -144,6 +144,22 @@ def resampled_classes(
     return result
 
 
+def on_voxels(label: MetaTensor, target: Sequence[float]) -> MetaTensor:
+    """A label map on another voxel size over the same field of view; the very same tensor where it has it.
+
+    Args:
+        label: ``(1, H, W, D)`` class indices, with an affine.
+        target: mm per voxel, along H, W, D.
+    """
+    spacing = _spacing(label)
+    if all(abs(own / new - 1) < 1e-3 for own, new in zip(spacing, target, strict=True)):
+        return label
+    # as many as fill the field of view: voxels half as large would else lie between classes, and the lower one win
+    sizes = zip(label.shape[1:], spacing, target, strict=True)
+    shape = [max(1, round(n * own / new)) for n, own, new in sizes]
+    return _on_grid(label, resampled_classes(label, shape, spacing, target), spacing, target)
+
+
 def _along(x: torch.Tensor, axis: int, count: int, step: float) -> torch.Tensor:
     """``count`` linear samples along one axis, ``step`` voxels apart, around the same centre."""
     length = x.shape[axis]

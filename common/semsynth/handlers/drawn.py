@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from ignite.engine import Engine, Events
+from monai.data.meta_tensor import MetaTensor
 from monai.utils.enums import CommonKeys as Keys
 
 from .. import __version__
@@ -20,7 +21,7 @@ from ..data.datalists import read_datalist
 from ..data.entries import SOURCE_VOXELS
 from ..data.geometry import geometry_of
 from ..data.kept import state_of
-from ..data.resampling import resampled_classes
+from ..data.resampling import on_voxels
 from ..data.volumes import write_label
 from ..errors import InputError
 from ..files import atomic_path, sha256, write_text
@@ -197,15 +198,9 @@ class MapWriter(HeldFolder):
         label = torch.as_tensor(drawn).cpu()
         if label.shape != given.shape:  # of a size that the network has chosen: its middle is the origin
             affine[:3, 3] = -affine[:3, :3] @ ((np.array(label.shape[1:]) - 1) / 2)
-        if self.spacing is not None:
-            own = np.linalg.norm(affine[:3, :3], axis=0)
-            shape = [max(1, round(n * o / s)) for n, o, s in zip(label.shape[1:], own, self.spacing, strict=True)]
-            first = (np.array(label.shape[1:]) - 1) / 2 - np.array(self.spacing) / own * (np.array(shape) - 1) / 2
-            label = resampled_classes(label, shape, own.tolist(), self.spacing)
-            affine = affine.copy()
-            affine[:3, 3] += affine[:3, :3] @ first
-            affine[:3, :3] *= np.array(self.spacing) / own
-        return label.numpy()[0].astype(np.uint8), affine
+        made = MetaTensor(label, affine=torch.from_numpy(affine))
+        made = made if self.spacing is None else on_voxels(made, self.spacing)
+        return made.as_tensor().numpy()[0].astype(np.uint8), made.affine.numpy()
 
     def finish(self) -> None:
         """List all maps, once all are there, and leave the folder to others."""

@@ -93,12 +93,7 @@ class SPADEAutoencoder(nn.Module):
         widths, steps, counts, attended = per_level(
             channels=channels, strides=strides, blocks=blocks, attention=attention or False
         )
-        if any(step not in (1, 2) for step in steps) or num_classes < 2 or latent_channels < 1:
-            raise InputError(
-                f"needs strides of 1 or 2, 2 or more classes and 1 or more latent channels, got {tuple(steps)}, "
-                f"{num_classes} and {latent_channels}"
-            )
-        check_classes(num_classes)
+        check_levels(steps, num_classes, latent_channels)
         check_resampling(resampling)
         options = SPADEOptions(**({"norm": "voxel"} | (spade or {})))
         self.num_classes, self.latent_channels = num_classes, latent_channels
@@ -390,6 +385,20 @@ def _no_noise(decoder: nn.Module, state: dict[str, torch.Tensor], prefix: str, *
     """Weights of a decoder that knew no noise: zeros are what they amount to."""
     for name, parameter in decoder.noise.named_parameters():  # type: ignore[union-attr, operator]
         state.setdefault(f"{prefix}noise.{name}", torch.zeros_like(parameter))
+
+
+def check_levels(strides: Sequence[int], num_classes: int, latent_channels: int) -> None:
+    """Raise for what no autoencoder can have.
+
+    Raises:
+        InputError: for strides that are neither 1 nor 2, fewer than 2 classes or more than are possible, no latent.
+    """
+    if any(step not in (1, 2) for step in strides) or num_classes < 2 or latent_channels < 1:
+        raise InputError(
+            f"needs strides of 1 or 2, 2 or more classes and 1 or more latent channels, got {tuple(strides)}, "
+            f"{num_classes} and {latent_channels}"
+        )
+    check_classes(num_classes)
 
 
 def is_local(layer: nn.Module) -> bool:

@@ -15,8 +15,7 @@ from torch import nn
 
 from ..errors import InputError
 from ..labels import one_hot, plain
-from ..limits import check_classes
-from .autoencoder import _Decoder, _Encoder, _Plan, cover, depth_to_space
+from .autoencoder import _Decoder, _Encoder, _Plan, check_levels, cover, depth_to_space
 from .blocks.residual import per_level
 from .blocks.spade import SPADEOptions
 
@@ -65,12 +64,7 @@ class LabelAutoencoder(nn.Module):
     ) -> None:
         super().__init__()
         widths, steps, counts = per_level(channels=channels, strides=strides, blocks=blocks)
-        if any(step not in (1, 2) for step in steps) or num_classes < 2 or latent_channels < 1:
-            raise InputError(
-                f"needs strides of 1 or 2, 2 or more classes and 1 or more latent channels, got {tuple(steps)}, "
-                f"{num_classes} and {latent_channels}"
-            )
-        check_classes(num_classes)
+        check_levels(steps, num_classes, latent_channels)
         options = SPADEOptions(**({"norm": "voxel"} | (norm or {})))
         self.num_classes, self.latent_channels = num_classes, latent_channels
         self.strides: list[int] = [math.prod(steps[: i + 1]) for i in range(len(steps))]

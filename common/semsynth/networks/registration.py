@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from scipy import ndimage
 from torch.nn import functional as F
 
 from ..fields import ControlGrid, sampled
@@ -104,21 +105,6 @@ def one_hot_cells(label: torch.Tensor, num_classes: int, cell: int, sigma: float
     shown = (label >= 0).float()
     classes = torch.stack([(label == c).float() for c in range(num_classes)])
     cells = F.avg_pool3d(torch.cat([classes, shown[None]])[None], cell)[0]
-    smooth = _smoothed(cells, sigma / cell)
+    width = [0.0, *[sigma / cell] * 3]
+    smooth = torch.from_numpy(ndimage.gaussian_filter(cells.numpy(), width, mode="constant", truncate=3.0))
     return torch.cat([smooth[:-1] / smooth[-1:].clamp(min=1e-3), cells[-1:]])
-
-
-def _smoothed(volumes: torch.Tensor, sigma: float) -> torch.Tensor:
-    """Gaussian smoothing of ``(C, H, W, D)``, zeros outside."""
-    reach = max(int(3 * sigma + 0.5), 1)
-    taps = torch.arange(-reach, reach + 1, dtype=torch.float32)
-    kernel = torch.exp(-0.5 * (taps / sigma).square())
-    kernel = kernel / kernel.sum()
-    x = volumes[:, None]
-    for axis in range(3):
-        shape = [1, 1, 1, 1, 1]
-        shape[2 + axis] = len(kernel)
-        padding = [0, 0, 0]
-        padding[axis] = reach
-        x = F.conv3d(x, kernel.view(shape), padding=padding)
-    return x[:, 0]

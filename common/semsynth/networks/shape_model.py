@@ -13,7 +13,6 @@ of the cavity, and that of cavity and wall together.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import nn
@@ -137,17 +136,10 @@ class ShapeModel(nn.Module):
     shapes: torch.Tensor
     contents: torch.Tensor
 
-    style_needs_labels = True
-
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> ShapeModel:
         """It stays on the CPU, whatever the device of a config: a map takes a fifth of a second there."""
         super()._apply(lambda tensor: fn(tensor).cpu(), recurse)
         return self
-
-    @property
-    def style_channels(self) -> int:
-        """S, the number of figures."""
-        return len(self.figures.names)
 
     def encode(self, image: torch.Tensor, label: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Figures of a map ``(B, S)``, and their log σ² (that of no spread)."""
@@ -160,7 +152,6 @@ class ShapeModel(nn.Module):
         style: torch.Tensor | None = None,
         *,
         noise_seeds: Sequence[int] | None = None,
-        on_step: Callable[[float], None] | None = None,
     ) -> torch.Tensor:
         """What is known of label maps → label maps.
 
@@ -169,7 +160,6 @@ class ShapeModel(nn.Module):
                 network's input.)
             style: figures ``(1, S)`` or ``(B, S)``, NaN for any; None: all.
             noise_seeds: one per item; None takes the model's own for all.
-            on_step: told once per item that it is done.
 
         Returns:
             Class indices ``(B, 1, H, W, D)``, float32.
@@ -182,13 +172,11 @@ class ShapeModel(nn.Module):
         for i, seed in enumerate(seeds):
             own = None if style is None else style[i % len(style) : i % len(style) + 1]
             made.append(self.synthesize(maps[i : i + 1], [seed], style=own))
-            if on_step is not None:
-                on_step(1.0)
         return torch.cat(made).float()
 
     @torch.no_grad()
     def synthesize(
-        self, label: torch.Tensor, seeds: Sequence[int], *, style: torch.Tensor | None = None, **options: Any
+        self, label: torch.Tensor, seeds: Sequence[int], *, style: torch.Tensor | None = None
     ) -> torch.Tensor:
         """Label maps that hold what is known, one per seed.
 
@@ -197,7 +185,6 @@ class ShapeModel(nn.Module):
                 known as a whole: no other voxel gets it.
             seeds: whole numbers.
             style: figures, ``(1, S)`` or ``(len(seeds), S)``, NaN for any; None: all. Not used where voxels are known.
-            options: not used; those of a sampler.
 
         Returns:
             Class indices ``(len(seeds), 1, H, W, D)``, uint8.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -18,8 +17,6 @@ from ...limits import check_number
 from ...networks.blocks.noise import stream
 from .finishing import Finishing
 
-logger = logging.getLogger(__name__)
-
 
 class DrawnMapInferer(SimpleInferer):
     """A generator of label maps → a map within the limits of its training maps, of the figures that are asked for.
@@ -32,8 +29,6 @@ class DrawnMapInferer(SimpleInferer):
 
     Attributes:
         records: of the last batch, one per map: ``tries``, ``refused`` (reason → how often) and ``figures``.
-        refused: reason → how often, of all maps so far.
-        drawn: maps so far, refused ones too.
     """
 
     def __init__(
@@ -56,8 +51,6 @@ class DrawnMapInferer(SimpleInferer):
         check_number("tolerance", tolerance, 1e-6, 0.99)
         self.tolerance, self.finishing, self.tries = tolerance, finishing or Finishing(), tries
         self.records: list[dict[str, Any]] = []
-        self.refused: Counter[str] = Counter()
-        self.drawn = 0
 
     def __call__(  # type: ignore[override]
         self, inputs: torch.Tensor, network: Any, *args: Any, noise_seeds: Sequence[int], **kwargs: Any
@@ -98,7 +91,6 @@ class DrawnMapInferer(SimpleInferer):
             if given.numel() == 1:
                 blank = given.expand(1, 1, *network.field_of_view(own))
             drawn = network.synthesize(blank, [own], style=style)[0, 0].cpu().numpy().astype(np.uint8)
-            self.drawn += 1
             label, changes = self.finishing(drawn, network.spacing, known if known.any() else None)
             reason, found = network.limits.refusal(label, network.spacing, ruled)
             reason = reason or self._missed(network, label)
@@ -107,7 +99,6 @@ class DrawnMapInferer(SimpleInferer):
                 self.records.append({"tries": number + 1, "refused": dict(refused), "figures": figures} | changes)
                 return torch.from_numpy(label)[None, None].to(given.device)
             refused[reason.split()[0]] += 1
-            self.refused[reason.split()[0]] += 1
             last = reason
         counts = ", ".join(f"{why} {count}" for why, count in refused.most_common())
         raise InputError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,13 +10,12 @@ import numpy as np
 import torch
 from monai.data.meta_tensor import MetaTensor
 from monai.transforms import Transform
-from numpy.typing import NDArray
 
 from ...data.classes import bundle_classes, plain_name
 from ...data.datalists import datalist_path
 from ...data.entries import MOST_SAMPLES, SOURCE_VOXELS, VOXELS, load_datalist, load_label_maps
 from ...data.naming import check_names
-from ...data.resampling import resampled_classes
+from ...data.resampling import on_voxels
 from ...data.volumes import read_label
 from ...errors import InputError
 from ...files import sha256
@@ -25,7 +23,6 @@ from ...limits import check_number
 from ...seeds import checked_seed
 from ...vocabulary import SPLITS
 
-logger = logging.getLogger(__name__)
 LEAST_MM, MOST_MM = 10.0, 1000.0
 
 
@@ -150,27 +147,16 @@ class RequestedMapd(Transform):
         """Data → the same data with the map in place of the request."""
         request = data[self.key]
         if "file" in request:
-            label, affine = self._known(request)
-        elif request["field_of_view"] is None:  # one voxel: the network says how many there are
-            label, affine = torch.full((1, 1, 1, 1), -1.0), np.diag([*self.spacing, 1.0])
-        else:
-            shape = [max(1, round(mm / s)) for mm, s in zip(request["field_of_view"], self.spacing, strict=True)]
-            label = torch.full((1, *shape), -1.0)
-            affine = np.diag([*self.spacing, 1.0])
-            affine[:3, 3] = -(np.array(shape) - 1) / 2 * np.array(self.spacing)
-        return dict(data) | {self.key: MetaTensor(label, affine=torch.from_numpy(affine))}
+            return dict(data) | {self.key: self._known(request)}
+        field = request["field_of_view"] or self.spacing  # one voxel: the network says how many there are
+        shape = [max(1, round(mm / size)) for mm, size in zip(field, self.spacing, strict=True)]
+        affine = np.diag([*self.spacing, 1.0])
+        affine[:3, 3] = -(np.array(shape) - 1) / 2 * np.array(self.spacing)
+        return dict(data) | {self.key: MetaTensor(torch.full((1, *shape), -1.0), affine=torch.from_numpy(affine))}
 
-    def _known(self, request: Mapping[str, Any]) -> tuple[torch.Tensor, NDArray[np.float64]]:
+    def _known(self, request: Mapping[str, Any]) -> MetaTensor:
         volume = read_label(request["file"]).part(request.get("content")).canonical()
-        label = torch.from_numpy(np.ascontiguousarray(volume.data).astype(np.float32))[None]
-        affine = volume.affine.copy()
-        sizes = zip(label.shape[1:], volume.spacing, self.spacing, strict=True)
-        shape = [max(1, round(n * own / new)) for n, own, new in sizes]
-        if list(shape) != list(label.shape[1:]) or not np.allclose(volume.spacing, self.spacing, rtol=1e-3):
-            label = resampled_classes(label, shape, volume.spacing, self.spacing)
-            step = np.array(self.spacing) / np.array(volume.spacing)
-            first = (np.array(volume.data.shape) - 1) / 2 - step * (np.array(shape) - 1) / 2
-            affine[:3, 3] += affine[:3, :3] @ first
-            affine[:3, :3] *= step
-        inside = torch.isin(label, torch.tensor([float(c) for c in request["known"]]))
-        return torch.where(inside, label, -1.0), affine
+        whole = torch.from_numpy(np.ascontiguousarray(volume.data).astype(np.float32))[None]
+        label = on_voxels(MetaTensor(whole, affine=torch.from_numpy(volume.affine)), self.spacing)
+        inside = torch.isin(label.as_tensor(), torch.tensor([float(c) for c in request["known"]]))
+        return MetaTensor(torch.where(inside, label.as_tensor(), -1.0), affine=label.affine)

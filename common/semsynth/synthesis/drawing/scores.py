@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -116,36 +116,46 @@ def score(
         )
     names, x, y = _matrix(real, drawn)
     rng = np.random.default_rng(seed)
-    owner = np.array([one.patient for one in real])
+    halves = _halves([one.patient for one in real], draws, rng)
+    floors, shares, side = _held_against_halves(x, y, halves, rng)
+    spread = {
+        kind: {name: _spread([getattr(one, name) for one in found]) for name in Reach._fields}
+        for kind, found in shares.items()
+    }
+    nearest, copies = _nearest(drawn, real, classes)
+    figures = _figure_scores(names, real, drawn, x, y, floors)
+    return MapScores(figures, spread["drawn"], spread["floor"], side, nearest, copies, dict(refused or {}), tries)
+
+
+def _halves(owners: Sequence[str], draws: int, rng: np.random.Generator) -> Iterator[NDArray[np.bool_]]:
+    """Which maps are of a random half of the patients, once per draw."""
+    people = sorted(set(owners))
+    for _ in range(draws):
+        half = set(rng.permutation(people)[: len(people) // 2])
+        yield np.array([owner in half for owner in owners])
+
+
+def _held_against_halves(
+    x: NDArray[np.float64], y: NDArray[np.float64], halves: Iterable[NDArray[np.bool_]], rng: np.random.Generator
+) -> tuple[NDArray[np.float64], dict[str, list[Reach]], int]:
+    """Of each draw: distances of the figures between the halves, and shares of one half and of drawn maps in the other.
+
+    Returns:
+        ``(draws, figures)``; the shares of ``floor`` and ``drawn``; maps on either side.
+    """
     floors: list[list[float]] = []
     shares: dict[str, list[Reach]] = {"drawn": [], "floor": []}
     side = 0
-    for _ in range(draws):
-        half = set(rng.permutation(people)[: len(people) // 2])
-        inside = np.array([person in half for person in owner])
+    for inside in halves:
         a, b = x[inside], x[~inside]
         side = min(len(a), len(b), len(y))
-        a, b = a[rng.permutation(len(a))[:side]], b[rng.permutation(len(b))[:side]]
-        floors.append([wasserstein_distance(a[:, i], b[:, i]) for i in range(len(names))])
-        cut = [np.clip(part, -BEYOND, BEYOND) for part in (a, b, y[rng.permutation(len(y))[:side]])]
+        a, b, c = (part[rng.permutation(len(part))[:side]] for part in (a, b, y))
+        floors.append([wasserstein_distance(a[:, i], b[:, i]) for i in range(x.shape[1])])
+        a, b, c = (np.clip(part, -BEYOND, BEYOND) for part in (a, b, c))
         neighbours = min(NEIGHBOURS, side - 1)
-        shares["floor"].append(reach(cut[0], cut[1], neighbours))
-        shares["drawn"].append(reach(cut[2], cut[1], neighbours))
-
-    def spread(kind: str) -> dict[str, tuple[float, float, float]]:
-        return {name: _spread([getattr(found, name) for found in shares[kind]]) for name in Reach._fields}
-
-    nearest, copies = _nearest(drawn, real, classes)
-    return MapScores(
-        _figure_scores(names, real, drawn, x, y, np.array(floors)),
-        spread("drawn"),
-        spread("floor"),
-        side,
-        nearest,
-        copies,
-        dict(refused or {}),
-        tries,
-    )
+        shares["floor"].append(reach(a, b, neighbours))
+        shares["drawn"].append(reach(c, b, neighbours))
+    return np.array(floors), shares, side
 
 
 def _matrix(

@@ -22,8 +22,6 @@ class LabelAutoencoderLoss(nn.Module):
         InputError: for negative weights.
     """
 
-    in_loss: tuple[dict[str, str], ...] = ()
-
     def __init__(self, *, dice_weight: float = 0.5, ce_weight: float = 1.0, kl_weight: float = 5e-4) -> None:
         super().__init__()
         _check_weights(kl_weight=kl_weight)
