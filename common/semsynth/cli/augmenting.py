@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+from typing import Any
+
 from ..errors import InputError
 from ..seeds import checked_seed
 from .options import FilePath, Words, given, number, usable_device, whole, words
@@ -13,11 +17,13 @@ def augment(
     bundle: FilePath,
     output: FilePath,
     weights: FilePath | None = None,
+    inference: str | None = None,
     per_case: int = 4,
     morph: float = 0.5,
     maps: Words | None = None,
     map_bundle: FilePath | None = None,
     map_weights: FilePath | None = None,
+    map_inference: str | None = None,
     rules: FilePath | None = None,
     style: FilePath = "drawn",
     judge: FilePath | None = None,
@@ -47,12 +53,15 @@ def augment(
         bundle: folder of the generator's bundle, for example bundles/spade_ldm.
         output: folder to write; made if it is not there.
         weights: file of weights of the generator, for prepared data; without it the bundle's models/model.pt.
+        inference: further settings of the bundle's inference.json in place of its own, as a JSON object such as
+            {"steps": 20}.
         per_case: volumes of each training case.
         morph: share of them that is made of morphed maps, from 0 to 1.
         maps: in place of --morph, kinds of label maps with commas: given, morphed, generated, each with =SHARE or
             without; given=1,generated=3 makes three of four volumes of maps that --map-bundle draws.
         map_bundle: folder of a bundle that draws label maps, for example bundles/la_maps; for generated maps.
         map_weights: file of its weights; without it the bundle's models/model.pt.
+        map_inference: further settings of that bundle's inference.json, as a JSON object.
         rules: YAML file that says how much morphing may change; without it the built-in rules.
         style: drawn by the network; own, of the case's own scan; or a datalist of prepared scans, of which each volume
             takes the style of one.
@@ -73,6 +82,7 @@ def augment(
     """
     from ..synthesis.augment import AugmentSettings, GateOptions, shares_of
     from ..synthesis.augment import augment as run
+    from ..synthesis.workflow import check_settings
 
     if judge is None:
         needless = [name for name in ("second_judge", "min_dice", "max_hd95", "tries") if name in given()]
@@ -90,12 +100,32 @@ def augment(
         None if min_dice is None else number("min-dice", min_dice),
         None if max_hd95 is None else number("max-hd95", max_hd95), whole("tries", tries),
     )  # fmt: skip
+    own = check_settings(Path(bundle), _settings("inference", inference), "--inference")
     made = run(
         str(input), str(bundle), str(output), settings, gate=gate, formats=words(format),
         labels=None if labels is None else words(labels), device=None if device is None else usable_device(device),
         jobs=whole("jobs", jobs), dry_run=bool(dry_run), wait=bool(wait),
-        inference=None if weights is None else {"weights": str(weights)},
+        inference=own | ({} if weights is None else {"weights": str(weights)}),
         map_bundle=None if map_bundle is None else str(map_bundle),
         map_weights=None if map_weights is None else str(map_weights),
+        map_inference=_settings("map-inference", map_inference),
     )  # fmt: skip
     return made if isinstance(made, str) else made.text()
+
+
+def _settings(option: str, typed: str | None) -> dict[str, Any]:
+    """A JSON object that is typed; the options of the command are no settings of it."""
+    if typed is None:
+        return {}
+    try:
+        found = json.loads(typed)
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise InputError(
+            f"--{option} must be a JSON object in single quotes, such as '{{\"steps\": 20}}', got {typed!r}"
+        )
+    taken = found.keys() & {"weights", "dataset_dir", "output_dir", "seed", "device", "bundle_root"}
+    if taken:
+        raise InputError(f"--{option}: {', '.join(sorted(taken))} is an option of its own; give it there")
+    return found

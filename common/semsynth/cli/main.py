@@ -21,7 +21,7 @@ from ..texts import log_plainly, shown
 from .augmenting import augment
 from .datasets import FailedCheck, check, choose_k, phantom, prepare, prepare_maps
 from .options import as_typed, booleans_of, texts_of
-from .study import compare
+from .study import compare, study
 from .systems import convert, evaluate, export, picture, reproduce, weights
 
 COMMANDS: dict[str, Callable[..., str]] = {
@@ -38,6 +38,7 @@ COMMANDS: dict[str, Callable[..., str]] = {
     "reproduce": as_typed(reproduce),
     "compare": as_typed(compare),
     "augment": as_typed(augment),
+    "study": as_typed(study),
 }
 MORE = "end other programs, or use a larger machine"
 LESS_MEMORY = {
@@ -160,6 +161,7 @@ def _run(arguments: list[str]) -> int:
     log_plainly()
     fire.core.Display = lambda lines, out: print(*lines, sep="\n", file=out)  # help without a pager
     try:
+        arguments = _study_compare(arguments)
         if arguments:
             _check_options(arguments)
         arguments = _join_lists(arguments) if arguments and arguments[0] in TAKE_LISTS else arguments
@@ -191,6 +193,17 @@ def _run(arguments: list[str]) -> int:
         print("ended by SIGTERM; the same command goes on from here", file=sys.stderr)
         return int(str(error.code))
     return 0
+
+
+def _study_compare(arguments: list[str]) -> list[str]:
+    """``study compare A B …`` as ``compare --scores A --baseline B …``."""
+    if arguments[:2] != ["study", "compare"]:
+        return arguments
+    first = next((i for i, word in enumerate(arguments) if word.startswith("-")), len(arguments))
+    sides, rest = arguments[2:first], arguments[first:]
+    if len(sides) not in (0, 2):
+        raise InputError(f"semsynth study compare takes two files or folders of scores, got {len(sides)}")
+    return ["compare", *(word for pair in zip(("--scores", "--baseline"), sides, strict=False) for word in pair), *rest]
 
 
 def _printed_later(result: Any) -> Any:

@@ -7,6 +7,43 @@ from ..seeds import checked_seed
 from .options import FilePath, Words, pairs, whole, words
 
 
+def study(
+    *,
+    config: FilePath,
+    output: FilePath | None = None,
+    cores: int = 1,
+    profile: FilePath | None = None,
+    fold: int | None = None,
+    dry_run: bool = False,
+    trust_unknown_weights: bool = False,
+    wait: bool = False,
+) -> str:
+    """Whether synthetic volumes make a segmenter better: the whole study, from the patients' split to the report.
+
+    The study's file says what is compared (docs/study.md). Generators, judges and what else has a part in it are
+    trained on the study's labelled cases alone, and nothing is tested on patients that any of them has seen. An
+    interrupted study goes on where it was when the same command is started again. "semsynth study compare A B" compares
+    the scores of two segmenters, as "semsynth compare --scores A --baseline B" does.
+
+    Args:
+        config: YAML file of the study, such as examples/study_phantom.yaml.
+        output: folder to write, in place of the file's.
+        cores: jobs at the same time, one core each.
+        profile: folder of a Snakemake profile, for a cluster, such as the package's study/profiles/slurm.
+        fold: number of a fold, from 1: a cross-validation inside the training patients in place of the test.
+        dry_run: only say which jobs there are, and about how long and how much disk they take.
+        trust_unknown_weights: take weights of which nobody knows what they have seen; the report says so in red.
+        wait: until another run of the same study has ended; else it is an error that it is there.
+    """
+    from ..study.config import read_study
+    from ..study.run import run_study
+
+    told = read_study(str(config), output=None if output is None else str(output),
+                      fold=None if fold is None else whole("fold", fold), trust=trust_unknown_weights)  # fmt: skip
+    return run_study(told, cores=whole("cores", cores), profile=None if profile is None else str(profile),
+                     dry_run=bool(dry_run), wait=bool(wait))  # fmt: skip
+
+
 def compare(
     *,
     scores: Words,

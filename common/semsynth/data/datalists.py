@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
+from ..files import relative_to
 from ..json_files import read_json
 from ..limits import check_classes
 from ..paths import as_path, expanded
 from ..vocabulary import ENDO, SPLITS, UNLABELLED, WALL, class_names
 from .classes import class_table
-from .entry_forms import brief, name_of, problems_of
+from .entry_forms import FILES, brief, name_of, problems_of
 from .identity import patient_in_name
 from .naming import entry_name
 from .patterns import matches, names_of
@@ -106,6 +107,13 @@ def absolute(entry: Mapping[str, Any], root: Path) -> dict[str, Any]:
     """An entry with absolute paths, and its case's name (see :func:`semsynth.data.naming.entry_name`)."""
     paths = {k: str(root / expanded(v)) if isinstance(v, str) and k not in NAMES else v for k, v in entry.items()}
     return paths | {"case": entry_name(entry, root)}
+
+
+def relocated(entry: Mapping[str, Any], root: Path, folder: Path) -> dict[str, Any]:
+    """An entry of a datalist in ``root`` as one of a datalist in ``folder``, with its case's name; all else stays."""
+    there = absolute(entry, root)
+    paths = {key: relative_to(str(there[key]), folder) for key in FILES if isinstance(entry.get(key), str)}
+    return {**entry, **paths, "case": there["case"]}
 
 
 def root_of(path: str | Path) -> Path:

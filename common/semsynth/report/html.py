@@ -43,6 +43,31 @@ class CaseValues:
     values: Mapping[str, float]
 
 
+@dataclass(frozen=True)
+class Opening:
+    """What a page says before all else.
+
+    Attributes:
+        sentences: a paragraph each.
+        alarms: the same, in red.
+        pictures: caption and PNG.
+    """
+
+    sentences: Sequence[str]
+    alarms: Sequence[str] = ()
+    pictures: Sequence[tuple[str, bytes]] = ()
+
+    def html(self) -> str:
+        """As a section of the page."""
+        lines = [f'<p class="alarm">{escape(text)}</p>' for text in self.alarms]
+        lines += [f"<p>{escape(text)}</p>" for text in self.sentences]
+        for caption, png in self.pictures:
+            source = f"data:image/png;base64,{base64.b64encode(png).decode()}"
+            text = escape(caption)
+            lines.append(f'<figure><img src="{source}" alt="{text}"><figcaption>{text}</figcaption></figure>')
+        return f'<section class="opening">{"".join(lines)}</section>\n'
+
+
 def write_html(
     path: str | Path,
     *,
@@ -54,6 +79,7 @@ def write_html(
     pictures: Iterable[CasePicture],
     slices: int = 5,
     class_names: Mapping[int, str] | None = None,
+    opening: Opening | None = None,
 ) -> Path:
     """Write the page, whole or not at all.
 
@@ -68,6 +94,7 @@ def write_html(
         pictures: taken one at a time, and only one is held at once.
         slices: how many per plane, spread over the content; fewer where there is less of it.
         class_names: of the label maps; None or {}: those of composite maps.
+        opening: what stands above all else.
 
     Returns:
         The path.
@@ -84,6 +111,7 @@ def write_html(
     texts = {
         "title": escape(title),
         "lead": escape(_lead(cases)),
+        "opening": "" if opening is None else opening.html(),
         "style_hash": _source_hash(template, "style"),
         "script_hash": _source_hash(template, "script"),
         "about": "\n".join(_fact(name, value) for name, value in about),

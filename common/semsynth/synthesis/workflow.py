@@ -50,9 +50,21 @@ def inference_config(bundle: Path) -> dict[str, Any]:
 
 
 def known_settings(bundle: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of some settings that a bundle's inference has."""
+    """Those of some settings that a bundle's inference has; ``network_def#channels`` is one within ``network_def``."""
     config = inference_config(bundle)
-    return {key: value for key, value in settings.items() if key in config}
+    return {key: value for key, value in settings.items() if key.split("#")[0] in config}
+
+
+def check_settings(bundle: Path, settings: Mapping[str, Any], option: str) -> dict[str, Any]:
+    """The settings, all of which a bundle's inference must have.
+
+    Raises:
+        InputError: naming those that it has not.
+    """
+    unknown = sorted(settings.keys() - known_settings(bundle, settings).keys())
+    if unknown:
+        raise InputError(f"{option}: {bundle}/configs/inference.json has no setting {', '.join(unknown)}; look there")
+    return dict(settings)
 
 
 def run_inference(bundle: Path, **settings: Any) -> None:

@@ -104,13 +104,13 @@ def _refuse_held_out(entries: Sequence[Mapping[str, Any]], validation: Path, pat
         if content.get(split):
             for held_out in load_datalist(validation, split, needs=(), check=False):
                 patient = patient_of(case_of(held_out, []), content.get("patient_regex"))
-                marks = _marks(held_out | {"patient": patient})
+                marks = marks_of(held_out | {"patient": patient})
                 known |= dict.fromkeys(marks, f"{held_out['case']}, in {split} of {validation}")
     leaks = []
     for entry in entries:
         # within one list load_datalist has compared the splits
         inside = real(paths[entry["source"]]) == real(validation)
-        same = {} if inside else {mark[0]: known[mark] for mark in _marks(entry) if mark in known}
+        same = {} if inside else {mark[0]: known[mark] for mark in marks_of(entry) if mark in known}
         if same:
             where = f"{entry['case']}, in {paths[entry['source']]}"
             leaks.append(f"{where}: same {' and '.join(same)} as {next(iter(same.values()))}")
@@ -122,7 +122,7 @@ def _refuse_held_out(entries: Sequence[Mapping[str, Any]], validation: Path, pat
         )
 
 
-def _marks(entry: Mapping[str, Any]) -> list[tuple[str, str]]:
+def marks_of(entry: Mapping[str, Any]) -> list[tuple[str, str]]:
     """By what a case is recognised in another list: names, patient, voxels of its scan and of its map or mask."""
     names = [str(entry[key]) for key in ("case", "source_case") if key in entry]
     # a case that states no patient is one of its own, by its name

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ...data.classes import bundle_classes, plain_name
 from ...errors import InputError
 from ...files import sha256
-from ..workflow import inference_config, known_settings, run_inference, weights_of
+from ..workflow import check_settings, inference_config, known_settings, run_inference, weights_of
 
 TRIES = 100
 """For one map: a whole augmentation does not end for one that is hard to draw."""
@@ -26,6 +26,7 @@ class MapGenerator:
         sha256: of that file.
         spacing: mm per voxel of the maps; None: those that the weights draw on.
         device: where it draws; None: as its config says.
+        inference: further settings of the bundle's inference in place of its own.
     """
 
     bundle: Path
@@ -33,6 +34,7 @@ class MapGenerator:
     sha256: str
     spacing: Sequence[float] | None = None
     device: str | None = None
+    inference: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -43,6 +45,7 @@ class MapGenerator:
         *,
         spacing: Sequence[float] | None = None,
         device: str | None = None,
+        inference: Mapping[str, Any] | None = None,
     ) -> MapGenerator:
         """A bundle and its weights, checked.
 
@@ -50,7 +53,7 @@ class MapGenerator:
             bundle: its folder.
             weights: in place of its own; None takes those.
             classes: of the maps that its maps stand beside, index → name.
-            spacing, device: see the class.
+            spacing, device, inference: see the class.
 
         Raises:
             InputError: for a bundle that draws no label maps, lacks weights, or draws other classes.
@@ -65,7 +68,8 @@ class MapGenerator:
                 f"--map-bundle {bundle}: draws the classes {', '.join(ours.values())}, the cases have "
                 f"{', '.join(theirs.values())}; train it on your maps, or prepare the cases with its number of clusters"
             )
-        return cls(bundle, found, sha256(found), spacing, device)
+        told = check_settings(bundle, inference or {}, "--map-inference")
+        return cls(bundle, found, sha256(found), spacing, device, told)
 
     def draw(self, names: Sequence[str], folder: Path, seed: int) -> None:
         """Draw a map of each name, where it is not there yet; the same whenever and by whichever process.
@@ -78,4 +82,4 @@ class MapGenerator:
         own: dict[str, Any] = {"names": list(names), "seed": seed, "weights": str(self.weights), "tries": TRIES}
         own |= {} if self.spacing is None else {"voxel_size": [float(s) for s in self.spacing]}
         own |= {} if self.device is None else {"device": f"$torch.device({self.device!r})"}
-        run_inference(self.bundle, output_dir=str(folder), **known_settings(self.bundle, own))
+        run_inference(self.bundle, output_dir=str(folder), **{**known_settings(self.bundle, own), **self.inference})

@@ -97,6 +97,7 @@ def augment(
     inference: Mapping[str, Any] | None = None,
     map_bundle: str | Path | None = None,
     map_weights: str | Path | None = None,
+    map_inference: Mapping[str, Any] | None = None,
     show: bool = False,
 ) -> Summary | str:
     """Make a training set; see ``semsynth augment --help``.
@@ -104,7 +105,7 @@ def augment(
     Args:
         source, bundle, output, settings, gate, formats, labels, device, jobs, dry_run, wait: as its options.
         inference: settings of the bundle's ``inference.json`` in place of its own, such as ``weights`` and ``steps``.
-        map_bundle, map_weights: as its options.
+        map_bundle, map_weights, map_inference: as its options.
         show: say in the log what was, or would be, made.
 
     Returns:
@@ -131,10 +132,10 @@ def augment(
             "--map-bundle and generated maps go together: give --maps generated (in a config generate) and the bundle, "
             "or neither"
         )
-    if map_bundle is None and map_weights is not None:
-        raise InputError("--map-weights goes with --map-bundle, the bundle that the weights are of")
+    if map_bundle is None and (map_weights is not None or map_inference):
+        raise InputError("--map-weights and --map-inference go with --map-bundle, the bundle that they are of")
     own_weights = None if map_weights is None else _place(map_weights, "map-weights")
-    drawer = None if map_bundle is None else (_place(map_bundle, "map-bundle"), own_weights)
+    drawer = None if map_bundle is None else (_place(map_bundle, "map-bundle"), own_weights, map_inference or {})
     unknown = [name for name in formats if name not in FORMATS]
     if unknown or not formats:
         raise InputError(f"--format must be of {', '.join(FORMATS)}, got {', '.join(unknown) or 'none'}")
@@ -202,14 +203,14 @@ class _Job:
         labels: Sequence[str] | None,
         device: str | None,
         own: Mapping[str, Any],
-        drawer: tuple[Path, str | Path | None] | None = None,
+        drawer: tuple[Path, str | Path | None, Mapping[str, Any]] | None = None,
     ) -> _Job:
         """Check everything, before any work."""
         wanted = segmenter_labels(prepared.classes, labels)
         generator = None
         if drawer is not None:
             size = dict(prepared.content.get("settings") or {}).get("spacing")
-            generator = MapGenerator.of(*drawer, prepared.classes, spacing=size, device=device)
+            generator = MapGenerator.of(*drawer[:2], prepared.classes, spacing=size, device=device, inference=drawer[2])
         maps = Maps(prepared, settings, output, _styles(bundle, settings), generator)
         draws = draws_of(list(prepared.cases), settings)
         check_draws(draws, prepared)

@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 
 from ...data.classes import plain_name
-from ...data.datalists import LISTS, absolute, root_of
-from ...data.entry_forms import FILES
+from ...data.datalists import LISTS, relocated, root_of
 from ...data.intensity import INTENSITY, Intensity, entry_intensity, stated_intensity
 from ...data.volumes import read_label, read_volume, write_image, write_label
 from ...errors import InputError
@@ -95,9 +94,7 @@ def write_datalist(prepared: Prepared, made: Sequence[Made], output: Path, maps:
 
 def _moved(entry: Mapping[str, Any], root: Path, output: Path, held: Any) -> dict[str, Any]:
     """An entry with paths from another folder, and what its image holds."""
-    there = absolute(entry, root)
-    paths = {key: relative_to(str(there[key]), output) for key in FILES if isinstance(entry.get(key), str)}
-    return {**entry, **paths, "case": there["case"], **({} if held is None else {INTENSITY: held.to_json()})}
+    return {**relocated(entry, root, output), **({} if held is None else {INTENSITY: held.to_json()})}
 
 
 def _entry(made: Made, maps: Maps, output: Path) -> dict[str, Any]:

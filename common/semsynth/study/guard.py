@@ -1,0 +1,136 @@
+"""The leak guard: no test patient may have been seen by anything that a study's segmenters come from."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from ..data.datalists import LISTS, absolute, read_datalist, root_of
+from ..errors import InputError
+from ..files import sha256, write_text
+from ..networks.features.registry import EXTRACTORS, JUDGE
+from ..provenance.seen import Seen, read_card
+from ..training.loading import marks_of
+from .plan import DATA, GUARD, Plan
+from .splits import read_split
+
+logger = logging.getLogger(__name__)
+PUBLIC = tuple(name for name in EXTRACTORS if name != JUDGE)
+"""Feature networks of other data sets, which are the same everywhere."""
+
+
+def check_leaks(plan: Plan) -> Path:
+    """Check all weights and all training lists against the test's patients.
+
+    Weights are those that the study trained and those that it was given, whatever they are for: generators and their
+    first stages (codebooks, latent scales), judges, generators of label maps, networks in a loss, segmenters (and with
+    them their class weights). Their cards say what they have seen, their parents' cases included. A patient is
+    recognised by any scan of his in the data.
+
+    Returns:
+        ``guard.json``: what was checked.
+
+    Raises:
+        InputError: naming every weight or list that has seen a test patient; for weights of which nobody knows what
+            they have seen, unless the study trusts them.
+    """
+    out = plan.out
+    scans = test_scans(out)
+    files: dict[Path, str] = {}
+    for path, use in _weights(plan):
+        files.setdefault(path, use)
+    known = {sha256(path): path for path in files}
+    leaks, gaps, checked = [], [], []
+    for path, use in files.items():
+        found, unknown = _of_weights(path, use, scans, known)
+        leaks += found
+        gaps += unknown
+        checked.append({"file": path.name, "use": use, "sha256": sha256(path), "cases": len(Seen.of(path).cases)})
+    lists = sorted({*(out / "split").glob("*/datalist.json"), *out.glob("volumes/*/*/*/datalist.json"),
+                    *out.glob("painted/*/*/datalist.json")})  # fmt: skip
+    for file in lists:
+        leaks += [] if file.parent.name == "test" else _of_list(file, scans, known, gaps)
+    if leaks:
+        raise InputError(
+            f"{plan.study.name}: test patients were seen in training, so that the test would look too good; take other "
+            "weights, or train them in this study (trainings)",
+            leaks,
+        )
+    if gaps and not plan.study.trust:
+        raise InputError(
+            f"{plan.study.name}: nobody knows whether these have seen test patients; give weights with their cards, or "
+            "--trust-unknown-weights (the report then says so in red)",
+            sorted(set(gaps)),
+        )
+    for gap in sorted(set(gaps)):
+        logger.warning("trusted: %s", gap)
+    said = {"checked": checked, "lists": len(lists), "scans": len(scans), "trusted": sorted(set(gaps))}
+    return write_text(out / GUARD, json.dumps(said, indent=1))
+
+
+def test_scans(out: Path) -> list[dict[str, Any]]:
+    """Every scan that the data has of a test patient, also those that are not tested, as entries."""
+    split = read_split(out)
+    held = {split["patients"][case] for case in split["test"]}
+    file = out / DATA
+    content = read_datalist(file)
+    entries = [absolute(entry, root_of(file)) for name in LISTS for entry in content.get(name) or []]
+    return [entry | {"patient": split["patients"][entry["case"]]} for entry in entries
+            if split["patients"][entry["case"]] in held]  # fmt: skip
+
+
+def _weights(plan: Plan) -> Iterator[tuple[Path, str]]:
+    """Every file of weights, and what it is for."""
+    for job in plan.jobs.values():
+        if job.rule in ("training", "segmenter"):
+            yield plan.out / job.output, f"{job.rule} {' '.join(job.key)}"
+        for _, words in job.commands:
+            for name, value in pairwise(words):
+                path = Path(value)
+                if name.startswith("--") and path.suffix in (".pt", ".pth") and path.is_file():
+                    yield path, f"{name.removeprefix('--')} of {job.rule} {' '.join(job.key)}"
+
+
+def _of_weights(
+    path: Path, use: str, scans: Sequence[Mapping[str, Any]], known: Mapping[str, Path]
+) -> tuple[list[str], list[str]]:
+    """What weights have seen of the test, and what nobody knows of them."""
+    seen = Seen.of(path)
+    what = f"{path.parent.name}/{path.name} ({use})"
+    leaks = [
+        f"{what}: scan {entry['case']} of test patient {entry['patient']}, by its {' and '.join(reasons)}"
+        for entry in scans
+        if (reasons := seen.of_entry(entry))
+    ]
+    gaps = [f"{what}: nobody knows what {gap} has seen" for gap in seen.gaps]
+    card = path.with_suffix(".json")
+    content = read_card(card) if card.is_file() else {}
+    for network in content.get("in_loss") or []:
+        name, value = (network, "") if isinstance(network, str) else (network.get("name", "?"), network.get("sha256"))
+        if name not in PUBLIC and value not in known:
+            gaps.append(f"{what}: {name} in its loss ({str(value)[:12]}) is no file of this study; name it in the "
+                        "training's options")  # fmt: skip
+    return leaks, gaps
+
+
+def _of_list(file: Path, scans: Sequence[Mapping[str, Any]], known: Mapping[str, Path], gaps: list[str]) -> list[str]:
+    """Training cases that are a test patient's, or whose map is."""
+    held = {mark: entry["case"] for entry in scans for mark in marks_of(entry)}
+    content, root = read_datalist(file), root_of(file)
+    leaks = []
+    for told in (entry for name in LISTS for entry in content.get(name) or []):
+        entry = absolute(told, root)
+        same = [(kind, held[kind, value]) for kind, value in marks_of(entry) if (kind, value) in held]
+        if same:
+            leaks.append(f"{file.parent.parent.name}/{file.parent.name}: {entry['case']} has the {same[0][0]} of test "
+                         f"scan {same[0][1]}")  # fmt: skip
+        drawn = told.get("map_weights_sha256")
+        if drawn is not None and drawn not in known:
+            gaps.append(
+                f"{file.parent.parent.name}: label maps of weights {drawn[:12]}, which are no file of this study"
+            )
+    return leaks

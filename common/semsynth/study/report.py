@@ -1,0 +1,192 @@
+"""A study's report: one HTML page, the same as Markdown, and every number as CSV."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from ..files import sha256, write_text
+from ..json_files import read_object, read_object_or_none
+from ..provenance.cards import versions
+from ..report.html import CaseValues, Opening, write_html
+from ..report.pictures import save_figure
+from ..report.tables import NOTHING, Cell, Column, Table
+from . import figures
+from .arms import CONTROL, REAL
+from .layout import title
+from .plan import GUARD, OPENED, Plan
+from .results import MAIN, METRICS, Findings, arms_csv, collect, contrasts_csv, scores_csv
+from .scores import better
+from .sentences import compared, name, reasons, verdict
+from .splits import read_split
+from .statistics import Contrast
+from .times import measured
+
+PAGE, MARKDOWN = "report.html", "report.md"
+FOREST, CURVE, CASES = "forest.png", "curve.png", "cases.png"
+_CONTRAST = ("contrast", "metric", "difference", "95 % interval", "better / worse", "p, two-sided", "p, better",
+             "p, Holm", "effect size", "could show")  # fmt: skip
+_INTERVAL = (
+    "interval: bootstrap over patients and seeds (docs/study.md); p: Wilcoxon signed-rank test over patients, scans "
+    "and seeds averaged; Holm: corrected for the number of secondary contrasts; effect size: mean by standard "
+    "deviation of the patients' differences; could show: the smallest true difference that 80 of 100 such studies "
+    "would find, about"
+)
+
+
+def write_report(plan: Plan) -> Path:
+    """Compute and write everything in ``report/``.
+
+    Returns:
+        The page.
+    """
+    folder, found = plan.out / "report", collect(plan)
+    folder.mkdir(parents=True, exist_ok=True)
+    alarms, opening, tables = _alarms(plan), [*verdict(found), *reasons(found)], _tables(plan, found)
+    abouts = {arm.name: arm.about for arm in plan.study.arms}
+    drawn = {FOREST: ("Each arm against R", figures.forest(found, abouts))}
+    split = read_split(plan.out)
+    sizes = {count: len({split["patients"][case] for case in cases}) for count, cases in split["sets"].items()}
+    line = figures.curve(found, plan.study.curve, sizes) if len(plan.study.cases) > 1 else None
+    drawn |= {} if line is None else {CURVE: ("How many labelled patients are needed", line)}
+    cases = figures.cases_picture(plan, found)
+    drawn |= {} if cases is None else {CASES: ("The cases that gained and lost most", cases)}
+    for file, (_, figure) in drawn.items():
+        save_figure(folder / file, figure, dpi=110)
+    for file, text in (("scores.csv", scores_csv), ("arms.csv", arms_csv), ("contrasts.csv", contrasts_csv)):
+        write_text(folder / file, text(found))
+    about = _about(plan)
+    parts = [
+        f"# {plan.study.name}\n",
+        *(f"**{alarm}**\n" for alarm in alarms),
+        *(f"{text}\n" for text in opening),
+        *(f"![{caption}]({file})\n" for file, (caption, _) in drawn.items()),
+        *(table.markdown() for table in tables),
+        "### Where it comes from\n",
+        "\n".join(f"- {what}: {text}" for what, text in about) + "\n",
+    ]
+    write_text(folder / MARKDOWN, "\n".join(parts))
+    pictures = [(caption, (folder / file).read_bytes()) for file, (caption, _) in drawn.items()]
+    return write_html(
+        folder / PAGE, title=plan.study.name, about=about, tables=tables,
+        metrics={metric: Column(title(metric), better(metric)) for metric in METRICS}, cases=_case_values(found),
+        pictures=(), opening=Opening(opening, alarms, pictures),
+    )  # fmt: skip
+
+
+def _alarms(plan: Plan) -> list[str]:
+    trusted = read_object(plan.out / GUARD)["trusted"]
+    return [f"Weights were trusted of which nobody knows whether they have seen the test: {text}" for text in trusted]
+
+
+def _tables(plan: Plan, found: Findings) -> list[Table]:
+    heads = [Column(text) for text in _CONTRAST]
+    decisive = [_row(c) for c in (*found.primary, *found.control)]
+    secondary = [_row(c) for c in found.others]
+    return [
+        _arms_table(plan, found),
+        Table("Primary contrast and positive control", heads, decisive, [_INTERVAL]),
+        Table("Secondary contrasts", heads, secondary, [f"{len(secondary)} contrasts, corrected within each metric"]),
+        _volumes_table(plan),
+        _times_table(plan),
+    ]
+
+
+def _arms_table(plan: Plan, found: Findings) -> Table:
+    heads = [Column(text) for text in ("arm", "what", "seeds", "Dice", "sd between seeds", "worst tenth", "HD95 (mm)",
+                                       "ASD (mm)")]  # fmt: skip
+    abouts = {arm.name: arm.about for arm in plan.study.arms}
+    lines = {(line.cases, line.arm, line.metric): line for line in found.arms}
+    rows = []
+    for one in found.trained:
+        dice, hd95, asd = (lines[one.cases, one.arm, metric] for metric in METRICS)
+        is_control = (one.cases, one.arm) == ("all", REAL) and CONTROL in abouts
+        rows.append([
+            Cell(name((one.cases, one.arm))), Cell(abouts[CONTROL if is_control else one.arm]),
+            Cell(str(dice.seeds), dice.seeds), Cell(f"{dice.mean:.4f} ± {dice.sd_patients:.4f}", dice.mean),
+            _number(dice.sd_seeds, 4), _number(dice.worst_tenth, 4),
+            Cell(f"{hd95.mean:.2f} ± {hd95.sd_patients:.2f}", hd95.mean),
+            Cell(f"{asd.mean:.2f} ± {asd.sd_patients:.2f}", asd.mean),
+        ])  # fmt: skip
+    notes = ["mean ± sample standard deviation between patients, of the mean over seeds and scans; worst tenth: mean "
+             f"Dice of the worst 10 % of the cases, rounded up; {len(set(found.people.values()))} patients, "
+             f"{len(found.people)} scans"]  # fmt: skip
+    return Table("Arms", heads, rows, notes)
+
+
+def _row(c: Contrast) -> list[Cell]:
+    places = 2 if c.metric.endswith("_mm") else 4
+    ends = NOTHING if c.low is None or c.high is None else f"{c.low:+.{places}f} to {c.high:+.{places}f}"
+    gained, lost = c.gained()
+    return [
+        Cell(f"{name(c.arm)} less {name(c.against)}", None, compared(c)), Cell(title(c.metric)),
+        Cell(f"{c.difference:+.{places}f}", c.difference), Cell(ends), Cell(f"{gained} / {lost}"),
+        _number(c.p, 4), _number(c.p_better, 4), _number(c.p_holm, 4), _number(c.effect, 2),
+        _number(c.detectable, places),
+    ]  # fmt: skip
+
+
+def _volumes_table(plan: Plan) -> Table:
+    rows = []
+    for job in plan.of("volumes"):
+        told = read_object_or_none(plan.out / "volumes" / job.key[0] / job.key[1] / "augment.json") or {}
+        limits = told.get("thresholds") or {}
+        texts = [
+            job.key[1],
+            job.key[0],
+            told.get("made", NOTHING),
+            told.get("taken", NOTHING),
+            sum(dict(told.get("refused") or {}).values()),
+            *(limits.get(k, NOTHING) for k in ("dice", "hd95")),
+        ]
+        rows.append([Cell(f"{text:.3g}" if isinstance(text, float) else str(text)) for text in texts])
+    heads = [Column(text) for text in ("arm", "labelled patients", "made", "taken", "refused by the gate", "least Dice",
+                                       "largest HD95 (mm)")]  # fmt: skip
+    return Table("Synthetic volumes", heads, rows, ["made counts those that were drawn again"])
+
+
+def _times_table(plan: Plan) -> Table:
+    rows = [[Cell(rule), Cell(str(len(seconds)), len(seconds)), Cell(f"{sum(seconds) / 60:.1f}", sum(seconds))]
+            for rule, seconds in measured(plan.out).items()]  # fmt: skip
+    heads = [Column(text) for text in ("stage", "jobs", "minutes in all")]
+    return Table("Time of each stage", heads, rows, ["of the last run of each job; several ran at once"])
+
+
+def _about(plan: Plan) -> list[tuple[str, str]]:
+    study, split = plan.study, read_split(plan.out)
+    opened = read_object(plan.out / OPENED)["openings"]
+    guard = read_object(plan.out / GUARD)
+    labelled = {count: len(cases) for count, cases in split["sets"].items()}
+    return [
+        ("primary contrast, named before anything was run", f"{study.primary} against R, {study.cases[0]} labelled "
+                                                            f"patients, {title(MAIN)}"),
+        ("test", f"{len(split['test'])} scans of {len({split['patients'][c] for c in split['test']})} patients, opened "
+                 f"{len(opened)} time{'' if len(opened) == 1 else 's'}: " + ", ".join(o["at"] for o in opened)),
+        ("fold", NOTHING if study.fold is None else f"{study.fold[0]} of {study.fold[1]}: this is a cross-validation, "
+                                                    "not the test"),
+        ("labelled scans", ", ".join(f"{count}: {n}" for count, n in labelled.items())),
+        ("ratio of real to synthetic", " : ".join(f"{x:g}" for x in study.ratio)),
+        ("seeds", ", ".join(map(str, study.seeds))),
+        ("steps of a segmenter", f"{study.segmenter.epochs} epochs of {study.segmenter.epoch_cases or 'all'} cases"),
+        ("settings (SHA-256)", study.digest),
+        ("leak guard", f"{len(guard['checked'])} weights and {guard['lists']} lists against {guard['scans']} scans"),
+        ("versions", ", ".join(f"{key} {value}" for key, value in versions().items())),
+        ("weights", "\n".join(f"{c['use']}: {c['file']} {c['sha256']}" for c in guard["checked"])),
+        ("study.json (SHA-256)", sha256(plan.out / "study.json")),
+    ]  # fmt: skip
+
+
+def _case_values(found: Findings) -> list[CaseValues]:
+    """Per case and arm, the mean over seeds."""
+    rows = []
+    for one in found.trained:
+        for case in sorted(found.people):
+            values = {metric: float(one.values(metric, [case]).mean()) for metric in METRICS}
+            rows.append(CaseValues(case, name((one.cases, one.arm)), "test", values))
+    return rows
+
+
+def _number(value: float | None, places: int) -> Cell:
+    if value is None or not math.isfinite(value):
+        return Cell(NOTHING)
+    return Cell(f"{value:.{places}f}", value)

@@ -1,0 +1,159 @@
+"""A study's results: scores of all segmenters, contrasts of arms, and the sentence that follows from them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..texts import in_csv
+from .arms import ALL, CONTROL, REAL
+from .plan import Plan
+from .scores import better, read_scores
+from .splits import read_split
+from .statistics import Contrast, Trained, by_patient, contrast, corrected, worst_tenth
+
+METRICS = ("dice", "hd95_mm", "asd_mm")
+MAIN = METRICS[0]
+
+
+@dataclass(frozen=True)
+class ArmScores:
+    """One line of the table of arms, in one metric.
+
+    Attributes:
+        cases, arm: which.
+        metric: its name.
+        seeds: how many.
+        mean: over patients, of the mean over seeds and scans.
+        sd_patients: sample standard deviation between patients.
+        sd_seeds: between seeds, of the mean over patients; NaN for one.
+        worst_tenth: mean of the worst 10 % of the cases, rounded up, averaged over seeds.
+    """
+
+    cases: str
+    arm: str
+    metric: str
+    seeds: int
+    mean: float
+    sd_patients: float
+    sd_seeds: float
+    worst_tenth: float
+
+
+@dataclass(frozen=True)
+class Findings:
+    """All that a study found.
+
+    Attributes:
+        trained: every arm's segmenters with their scores.
+        people: case → patient, of the test.
+        arms: lines of the table of arms.
+        primary: the primary contrast, by metric.
+        control: the positive control against R; empty without one.
+        others: all other contrasts, corrected for their number.
+    """
+
+    trained: Sequence[Trained]
+    people: dict[str, str]
+    arms: Sequence[ArmScores]
+    primary: Sequence[Contrast]
+    control: Sequence[Contrast]
+    others: Sequence[Contrast]
+
+    def find(self, cases: str, arm: str) -> Trained | None:
+        """The segmenters of an arm."""
+        return next((t for t in self.trained if (t.cases, t.arm) == (cases, arm)), None)
+
+
+def collect(plan: Plan) -> Findings:
+    """Read the scores of all segmenters and compare the arms.
+
+    The primary contrast stands alone. Secondary are each other arm against R, the primary arm against the painted maps
+    and against the other arms with volumes, and the arms of the curve against R of as many cases; their p-values are
+    corrected for their number (Holm).
+    """
+    split = read_split(plan.out)
+    people = {case: split["patients"][case] for case in split["test"]}
+    scores: dict[tuple[str, str], dict[int, dict[str, dict[str, float]]]] = {}
+    for cases, arm, seed in plan.tests():
+        values = read_scores(plan.out / "test" / cases / arm / str(seed)).values
+        scores.setdefault((cases, arm), {})[seed] = {
+            metric: {str(case): value for case, value in values[metric].items()} for metric in METRICS
+        }
+    trained = [Trained(cases, arm, found) for (cases, arm), found in scores.items()]
+    arms = [_line(one, metric, people) for one in trained for metric in METRICS]
+    by_name = {(one.cases, one.arm): one for one in trained}
+    first, main = str(plan.study.cases[0]), plan.study.primary
+
+    def contrasts(pairs: Sequence[tuple[tuple[str, str], tuple[str, str]]]) -> list[Contrast]:
+        return [contrast(by_name[a], by_name[b], metric, people) for metric in METRICS for a, b in pairs]
+
+    primary = contrasts([((first, main), (first, REAL))])
+    has_control = any(arm.name == CONTROL for arm in plan.study.arms)
+    control = contrasts([((ALL, REAL), (first, REAL))]) if has_control else []
+    others = corrected(contrasts(_secondary(list(by_name), first, main)))
+    return Findings(trained, people, arms, primary, control, others)
+
+
+def _secondary(
+    trained: Sequence[tuple[str, str]], first: str, main: str
+) -> list[tuple[tuple[str, str], tuple[str, str]]]:
+    pairs = [((cases, arm), (cases, REAL)) for cases, arm in trained if arm != REAL and (cases, arm) != (first, main)]
+    return pairs + [((first, main), (cases, arm)) for cases, arm in trained
+                    if cases == first and arm not in (REAL, main)]  # fmt: skip
+
+
+def _line(one: Trained, metric: str, people: dict[str, str]) -> ArmScores:
+    cases = sorted(one.cases_of(metric))
+    values, patients = one.values(metric, cases), tuple(dict.fromkeys(people.get(case, case) for case in cases))
+    if not cases:
+        return ArmScores(one.cases, one.arm, metric, len(values), math.nan, math.nan, math.nan, math.nan)
+    own = by_patient(values, cases, patients, people)
+    means, of_seeds = own.mean(axis=0), own.mean(axis=1)
+    worst = float(np.mean([worst_tenth(row, better(metric)) for row in values]))
+    spread, apart = (float(x.std(ddof=1)) if len(x) > 1 else math.nan for x in (means, of_seeds))
+    return ArmScores(one.cases, one.arm, metric, len(values), float(means.mean()), spread, apart, worst)
+
+
+def scores_csv(found: Findings) -> str:
+    """Every value: one line per segmenter and case."""
+    rows = [
+        [one.cases, one.arm, str(seed), in_csv(case), in_csv(found.people.get(case, case)),
+         *(repr(one.scores[seed][metric].get(case, math.nan)) for metric in METRICS)]
+        for one in found.trained for seed in one.seeds for case in sorted(one.scores[seed][MAIN])
+    ]  # fmt: skip
+    return _csv(["cases", "arm", "seed", "case", "patient", *METRICS], rows)
+
+
+def arms_csv(found: Findings) -> str:
+    """The table of arms."""
+    names = ["cases", "arm", "metric", "seeds", "mean", "sd_patients", "sd_seeds", "worst_tenth"]
+    return _csv(names, [[str(getattr(line, name)) for name in names] for line in found.arms])
+
+
+def contrasts_csv(found: Findings) -> str:
+    """All contrasts."""
+    heads = ["role", "cases", "arm", "against_cases", "against", "metric", "patients", "difference", "low", "high",
+             "better", "worse", "p_two_sided", "p_better", "p_holm", "effect_size", "se_seeds",
+             "could_show"]  # fmt: skip
+    rows = []
+    for role, listed in (("primary", found.primary), ("control", found.control), ("secondary", found.others)):
+        for c in listed:
+            numbers = [c.difference, c.low, c.high, *c.gained(), c.p, c.p_better, c.p_holm, c.effect, c.se_seeds,
+                       c.detectable]  # fmt: skip
+            rows.append([role, *c.arm, *c.against, c.metric, str(len(c.patients)),
+                         *("" if value is None else repr(value) for value in numbers)])  # fmt: skip
+    return _csv(heads, rows)
+
+
+def _csv(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(heads)
+    writer.writerows(rows)
+    return stream.getvalue()

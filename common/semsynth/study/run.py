@@ -1,0 +1,249 @@
+"""Running a study: Snakemake does the work, and this says what it will be and how far it is."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+from tqdm import tqdm
+
+from ..data.datalists import LISTS, datalist_path, read_datalist
+from ..errors import InputError
+from ..limits import check_number
+from ..locks import locked
+from .arms import ALL
+from .plan import DATA, REPORT, Job, Plan
+from .saved import save_study
+from .settings import Study
+from .times import disk, estimate
+
+logger = logging.getLogger(__name__)
+SNAKEFILE = Path(__file__).with_name("workflow.smk")
+LOOK = 2.0
+"""Seconds between two looks at what is done."""
+_PR_SET_PDEATHSIG = 1  # of linux/prctl.h
+_MOST = 1500  # characters of what a job said last
+EXTRA = "a study needs the extra 'study' (Snakemake, statsmodels): pip install 'semsynth[study]'"
+
+
+def run_study(
+    study: Study, *, cores: int = 1, profile: str | Path | None = None, dry_run: bool = False, wait: bool = False
+) -> str:
+    """Run a study, or go on with it.
+
+    Args:
+        study: what is to be done.
+        cores: jobs at the same time, one core each.
+        profile: folder of a Snakemake profile, for a cluster.
+        dry_run: only say what would be done.
+        wait: until another run of the same study has ended.
+
+    Returns:
+        What was found, or, with ``dry_run``, what would be done.
+
+    Raises:
+        InputError: for a missing extra, settings that changed since the study was begun, or a job that failed.
+    """
+    check_number("--cores", cores, 1, 4096)
+    if find_spec("snakemake") is None or find_spec("statsmodels") is None:
+        raise InputError(EXTRA)
+    if profile is not None and not (Path(profile) / "config.yaml").is_file():
+        raise InputError(f"--profile {profile}: holds no config.yaml; give the folder of a Snakemake profile")
+    plan = Plan(study)
+    if dry_run:
+        return describe(plan, cores)
+    study.output.mkdir(parents=True, exist_ok=True)
+    with locked(study.output, "semsynth study", wait=wait):
+        save_study(study)
+        for line in describe(plan, cores).splitlines():
+            logger.info("%s", line)
+        _snakemake(plan, cores, profile)
+    page = study.output / REPORT
+    said = (page.with_suffix(".md")).read_text(encoding="utf-8").split("![")[0].strip().splitlines()
+    return "\n".join([*(line for line in said[1:] if line), f"report: {page}"])
+
+
+def describe(plan: Plan, cores: int) -> str:
+    """The plan: what is compared, jobs of each stage, and about how long and how much disk."""
+    study, total = plan.study, _cases(plan)
+    left = [job for job in plan.jobs.values() if not _done(plan, job)]
+    every, todo = Counter(job.rule for job in plan.jobs.values()), Counter(job.rule for job in left)
+    times = {rule: sum(estimate(plan, job, total) for job in left if job.rule == rule) for rule in every}
+    longest = _longest(plan, left, total)
+    wall = max(sum(times.values()) / cores, longest)
+    lines = [
+        f"study: {study.name}, in {study.output}",
+        f"primary contrast: {study.primary} against R, {study.cases[0]} labelled patients, seeds "
+        f"{', '.join(map(str, study.seeds))}",
+        "arms: " + ", ".join(f"{arm.name} ({arm.about})" for arm in study.arms),
+        f"cases: {', '.join(map(str, study.cases))}" + (f"; other than the first: {', '.join(study.curve)}"
+                                                        if len(study.cases) > 1 else ""),
+        "test: " + (f"fold {study.fold[0]} of {study.fold[1]} of the training patients" if study.fold
+                    else str(study.test)),
+        *(f"  {rule}: {count} job{'' if count == 1 else 's'}, {count - todo[rule]} done" + (
+            f", about {_duration(times[rule])} of one core left" if todo[rule] else "")
+          for rule, count in every.items()),
+        f"about {_duration(wall)} with {cores} core{'' if cores == 1 else 's'}, and {disk(plan, total) / 1000:.1f} GB "
+        "of disk in all",
+    ]  # fmt: skip
+    return "\n".join(lines)
+
+
+def _snakemake(plan: Plan, cores: int, profile: str | Path | None) -> None:
+    """Run what is missing.
+
+    Raises:
+        InputError: naming the jobs that failed, and what they said last.
+    """
+    words = [
+        sys.executable, "-m", "snakemake", "--snakefile", str(SNAKEFILE), "--directory", str(plan.out), "--config",
+        f"study={plan.out}", "--rerun-incomplete", "--rerun-triggers", "mtime", "input", "--nolock", "--keep-going",
+        *(["--cores", str(cores), *_gpus()] if profile is None else ["--profile", str(profile)]),
+    ]  # fmt: skip
+    log = plan.out / "logs" / "snakemake.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    started = time.time()
+    with log.open("ab") as stream:
+        process = subprocess.Popen(words, stdout=stream, stderr=subprocess.STDOUT, cwd=plan.out, start_new_session=True,
+                                   preexec_fn=_end_with_parent)  # fmt: skip
+        watch = _Progress(plan, cores)
+        try:
+            while process.poll() is None:
+                watch.look()
+                time.sleep(LOOK)
+        except BaseException:
+            _end(process)
+            raise
+        finally:
+            watch.close()
+    if process.returncode:
+        failed = _failures(plan, started)
+        raise InputError(
+            f"{plan.study.name}: not all jobs were done; put right what is wrong, and start the same command again: it "
+            f"goes on from here (all of Snakemake's words: {log})",
+            failed or [_last_line(log)],
+        )
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End Snakemake and its jobs: trainings save a checkpoint first."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        if process.poll() is None:
+            os.killpg(process.pid, number)
+        try:
+            process.wait(timeout=120)
+            return
+        except subprocess.TimeoutExpired:
+            continue
+
+
+def _end_with_parent() -> None:
+    """Ask the kernel to end this process when its parent ends, however that is: two Snakemakes would be in each
+    other's way. Trainings that run go on to their end, and the next Snakemake waits for them.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+class _Progress:
+    """A bar over the estimated time of all jobs."""
+
+    def __init__(self, plan: Plan, cores: int) -> None:
+        self.plan, self.cores, total = plan, cores, _cases(plan)
+        self.seconds = {job: estimate(plan, job, total) for job in plan.jobs.values()}
+        self.done = {job for job in self.seconds if _done(plan, job)}
+        self.begun, self.started = sum(self.seconds[job] for job in self.done), time.monotonic()
+        self.bar = tqdm(total=len(self.seconds), initial=len(self.done), desc="study", unit="job",
+                        bar_format="{desc}: {n_fmt} of {total_fmt} jobs {bar} {postfix}",
+                        disable=None if sys.stderr.isatty() else True)  # fmt: skip
+
+    def look(self) -> None:
+        """Count what is done."""
+        new = [job for job in self.seconds if job not in self.done and _done(self.plan, job)]
+        for job in new:
+            self.done.add(job)
+            self.bar.update()
+            if self.bar.disable:
+                logger.info("%d of %d jobs are done: %s %s; about %s left", len(self.done), len(self.seconds), job.rule,
+                            " ".join(job.key), _duration(self.left()))  # fmt: skip
+        self.bar.set_postfix_str(f"about {_duration(self.left())} left")
+
+    def left(self) -> float:
+        """Seconds, as fast as it went until now."""
+        done, spent = sum(self.seconds[job] for job in self.done), time.monotonic() - self.started
+        ahead = sum(self.seconds.values()) - done
+        fast = done - self.begun
+        return ahead * spent / fast if fast > 60 else ahead / self.cores
+
+    def close(self) -> None:
+        """Take the bar away."""
+        self.bar.close()
+
+
+def _failures(plan: Plan, since: float) -> list[str]:
+    """What the logs of the jobs that were tried, and are not done, say last."""
+    found = []
+    for job in plan.jobs.values():
+        log = plan.out / "logs" / (f"{job.rule}/{'_'.join(job.key)}.log" if job.key else f"{job.rule}.log")
+        if not _done(plan, job) and log.is_file() and log.stat().st_mtime >= since:
+            found.append(f"{job.rule} {' '.join(job.key)}: {_last_line(log)} ({log})")
+    return found
+
+
+def _last_line(log: Path) -> str:
+    """The error that a log ends with."""
+    text = log.read_text(encoding="utf-8", errors="replace").replace("\r", "\n")
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    places = [i for i, line in enumerate(lines) if "rror:" in line]
+    if not places:
+        return (lines or ["nothing was written"])[-1][:_MOST]
+    rest = [line for line in lines[places[-1] + 1 : places[-1] + 6] if line.startswith("- ")]
+    return "; ".join([lines[places[-1]].removeprefix("error: "), *(line[2:] for line in rest)])[:_MOST]
+
+
+def _done(plan: Plan, job: Job) -> bool:
+    return (plan.out / job.output).is_file()
+
+
+def _longest(plan: Plan, left: Sequence[Job], cases: int) -> float:
+    """Seconds of the longest chain of jobs that wait for each other."""
+    makers, known = {job.output: job for job in left}, dict[str, float]()
+
+    def chain(job: Job) -> float:
+        if job.output not in known:
+            before = max((chain(makers[file]) for file in job.inputs if file in makers), default=0.0)
+            known[job.output] = before + estimate(plan, job, cases)
+        return known[job.output]
+
+    return max(map(chain, left), default=0.0)
+
+
+def _cases(plan: Plan) -> int:
+    """How many cases the data has; a guess where it says that nowhere yet."""
+    path = plan.out / DATA
+    path = path if path.is_file() else datalist_path(plan.study.data) or path
+    content = read_datalist(path) if path.is_file() else {}
+    counts = [count for count in plan.study.cases if count != ALL]
+    return sum(len(content.get(name) or []) for name in LISTS) or max([50, *(int(count) for count in counts)])
+
+
+def _gpus() -> list[str]:
+    """With a GPU one job at a time: each takes the whole of it."""
+    import torch
+
+    return ["--resources", "gpu=1"] if torch.cuda.is_available() else []
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

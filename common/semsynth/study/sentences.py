@@ -1,0 +1,86 @@
+"""What a study's intervals say, in words."""
+
+from __future__ import annotations
+
+import math
+
+from .arms import ALL, CONTROL, REAL
+from .compare import LEAST
+from .layout import title
+from .results import MAIN, Findings
+from .statistics import Contrast
+
+
+def verdict(found: Findings) -> list[str]:
+    """The study's sentence, and what stands behind it; nothing is concluded without a positive control that works."""
+    main = next(c for c in found.primary if c.metric == MAIN)
+    control = next((c for c in found.control if c.metric == MAIN), None)
+    if control is not None and control.verdict != "better":
+        return [
+            f"No verdict: the positive control ({name(control.arm)}) is not clearly better than "
+            f"{name(control.against)} ({_figures(control)}). Where more real cases make no difference that this study "
+            "can see, it cannot say what synthetic ones are worth. More test patients, more seeds or longer trainings "
+            "are needed.",
+            f"For completeness: {compared(main)}",
+        ]
+    said = [compared(main)]
+    if control is None:
+        said.append("There is no positive control (arm C), so that a difference that was not found says little.")
+    else:
+        share = main.difference / control.difference
+        said.append(f"Positive control: {compared(control)}"
+                    + (f" The primary arm has {share:.0%} of that gain." if math.isfinite(share) else ""))  # fmt: skip
+    return said
+
+
+def compared(c: Contrast) -> str:
+    """One contrast."""
+    what, first, second = title(c.metric), name(c.arm), name(c.against)
+    n = len(c.patients)
+    if c.verdict == "unequal":
+        return (f"{what}: no verdict on {first} and {second}. {c.lost[0]} cases have no value with the first alone, "
+                f"{c.lost[1]} with the second alone: what is left favours the one that lacks more (difference there "
+                f"{_signed(c, c.difference)}).")  # fmt: skip
+    if c.verdict == "no interval":
+        why = f"fewer than {LEAST} patients" if n < LEAST else "all values are the same"
+        return f"{what}: {first} less {second} is {_signed(c, c.difference)}; there is no interval: {why}."
+    if c.verdict == "no evidence":
+        could = "" if not c.detectable else (f" A true difference of about {c.detectable:.2g} or more would probably "
+                                             "have been found.")  # fmt: skip
+        return f"{what}: no evidence that {first} and {second} differ ({_figures(c)}).{could}"
+    size = _signed(c, abs(c.difference)).lstrip("+")
+    return f"{what}: {first} is {c.verdict} than {second} by {size} ({_figures(c)})."
+
+
+def reasons(found: Findings) -> list[str]:
+    """What the other arms say of the primary one, in Dice, one sentence each."""
+    main = next(c for c in found.primary if c.metric == MAIN)
+    said = []
+    for c in (c for c in found.others if c.metric == MAIN and c.arm == main.arm and c.against != main.against):
+        if c.verdict == "no evidence":
+            about = {"P": "that the network's texture adds something to the label maps",
+                     "S": "that new anatomies add something to new images of the same maps"}  # fmt: skip
+            told = about.get(c.against[1])
+            said.append(compared(c) + (f" So there is no evidence {told}." if told else ""))
+        else:
+            said.append(compared(c))
+    return said
+
+
+def name(arm: tuple[str, str]) -> str:
+    """An arm with its number of labelled patients."""
+    cases, of = arm
+    if arm == (ALL, REAL):
+        return f"{CONTROL} (all training cases)"
+    return f"{of} ({'all training cases' if cases == ALL else f'{cases} patients'})"
+
+
+def _figures(c: Contrast) -> str:
+    seeds = " and ".join(str(k) for k in dict.fromkeys(c.seeds))
+    return (f"{_signed(c, c.difference)}, 95 % interval {_signed(c, c.low)} to {_signed(c, c.high)}, "
+            f"{len(c.patients)} patients, {seeds} seeds")  # fmt: skip
+
+
+def _signed(c: Contrast, value: float | None) -> str:
+    places = 2 if c.metric.endswith("_mm") else 4
+    return "none" if value is None else f"{value:+.{places}f}"

@@ -1,0 +1,236 @@
+"""Who trains and who tests: a study's cases, divided by patient."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..data.datalists import LISTS, absolute, read_datalist, relocated, root_of, stated_patient
+from ..data.entries import case_of, source_of
+from ..data.entry_forms import FILES
+from ..data.identity import SOURCE, joined
+from ..data.raw import find_cases
+from ..errors import InputError
+from ..files import relative_to, write_text
+from ..synthesis.augment.plan import is_prepared
+from .arms import ALL
+from .settings import Study
+
+logger = logging.getLogger(__name__)
+LEAST_TEST = 5
+"""Patients: of fewer there is no interval."""
+SPLIT, DATA = "split.json", "data/datalist.json"
+
+
+@dataclass(frozen=True)
+class Split:
+    """A study's cases.
+
+    Attributes:
+        people: case → patient, of every case of the data.
+        sets: number of labelled patients, as text, or ``all`` → cases.
+        rest: the same → the other training cases, whose labels are not used.
+        test: cases of the test.
+        unused: cases that neither train nor test.
+    """
+
+    people: Mapping[str, str]
+    sets: Mapping[str, tuple[str, ...]]
+    rest: Mapping[str, tuple[str, ...]]
+    test: tuple[str, ...]
+    unused: tuple[str, ...]
+
+
+def divide(study: Study, prepared: Path) -> Split:
+    """Divide the prepared cases.
+
+    Test patients train nothing: whatever scans of theirs stand in other lists are not used. Labelled are the cases
+    that the study names, in their order, or one scan each (the first) of patients in an order that follows from the
+    seed; fewer labelled patients are always the first ones of more.
+
+    Args:
+        study: what is wanted.
+        prepared: the prepared datalist.
+
+    Raises:
+        InputError: where nobody says whose scans the cases are, a case is not there, or there are too few patients.
+    """
+    content = read_datalist(prepared)
+    where = {absolute(entry, root_of(prepared))["case"]: name for name in LISTS for entry in content.get(name) or []}
+    people = _people(study, prepared, content)
+    test = _test_cases(study, where, people)
+    held = {people[case] for case in test}
+    pool = [case for case, split in where.items() if _trains(split, study.test) and people[case] not in held]
+    named = _named_cases(study, pool, people, prepared)
+    order = _labelled(study, pool, people, named)
+    if study.fold is not None:
+        test, pool, order = _fold(study, pool, people, order)
+    counts = dict.fromkeys([*study.cases, ALL])
+    sets = {str(count): tuple(pool) if count == ALL else _first(order, count) for count in counts}
+    for count, cases in sets.items():
+        if not cases:
+            raise InputError(f"cases: {count} labelled patients are wanted, {prepared} has {len(order)} training "
+                             "patients apart from the test's; give fewer")  # fmt: skip
+    if len({people[case] for case in test}) < LEAST_TEST:
+        raise InputError(
+            f"the test has {len({people[case] for case in test})} patients: {', '.join(test)}; {LEAST_TEST} are needed "
+            "for an interval: give a larger test"
+        )
+    rest = {name: tuple(case for case in pool if case not in set(cases)) for name, cases in sets.items()}
+    unused = tuple(case for case in where if case not in {*pool, *test})
+    return Split(people, sets, rest, tuple(test), unused)
+
+
+def write_split(study: Study, split: Split, prepared: Path) -> Path:
+    """Write the datalists of all sets, of the test, and who stands where.
+
+    Returns:
+        ``split/split.json``.
+    """
+    folder = study.output / "split"
+    content = read_datalist(prepared)
+    entries = cases_of(prepared)
+    head = {key: value for key, value in content.items() if key not in LISTS}
+    for name, cases in split.sets.items():
+        own = [_entry(entries[case], prepared, folder / name, split.people[case]) for case in cases]
+        write_text(folder / name / "datalist.json", json.dumps({**head, "training": own}, indent=1))
+    _write_held(study, folder / "test", split.test, split, entries, head)
+    if study.unlabelled:
+        for name, cases in split.rest.items():
+            _write_held(study, folder / name / "rest", cases, split, entries, head, images=True)
+    about = {
+        "fold": study.fold,
+        "patients": dict(split.people),
+        "sets": {name: list(cases) for name, cases in split.sets.items()},
+        "test": list(split.test),
+        "unused": list(split.unused),
+    }
+    return write_text(folder / SPLIT, json.dumps(about, indent=1))
+
+
+def read_split(folder: Path) -> dict[str, Any]:
+    """What :func:`write_split` noted."""
+    found: dict[str, Any] = json.loads((folder / "split" / SPLIT).read_text(encoding="utf-8"))
+    return found
+
+
+def _people(study: Study, prepared: Path, content: Mapping[str, Any]) -> dict[str, str]:
+    """Case → patient; cases of one label map are of one."""
+    pattern, root = content.get("patient_regex"), root_of(prepared)
+    cases, silent, voxels = [], [], {}
+    for name in LISTS:
+        for entry in (absolute(entry, root) for entry in content.get(name) or []):
+            own = None if study.patients == "each" else stated_patient(entry, pattern)
+            if own is None and study.patients != "each":
+                silent.append(entry["case"])
+            cases.append(case_of(entry | {"patient": own or entry["case"]}, [], name))
+            voxels[entry["case"]] = {f"{SOURCE}{role}": value for role, value in source_of(entry).items()}
+    if silent:
+        raise InputError(
+            f"{study.data}: nobody says whose scans {len(silent)} cases are, and the patient is the unit of a study; "
+            "give 'patient' in the entries or patient_regex, or in the study's file patients: group (found by "
+            "registering the images) or patients: each (every case is another patient's)",
+            silent[:20],
+        )
+    return joined(cases, None, voxels)
+
+
+def _test_cases(study: Study, where: Mapping[str, str], people: Mapping[str, str]) -> list[str]:
+    if isinstance(study.test, str):
+        found = [case for case, split in where.items() if split == study.test]
+        if not found:
+            raise InputError(f"test: {study.test}: {study.data} has no such cases; give another list, a share of the "
+                             "patients, or names of cases")  # fmt: skip
+        return found
+    if isinstance(study.test, float):
+        order = _in_order(set(people.values()), study.seed, "test")
+        chosen = set(order[: max(1, round(study.test * len(order)))])
+        return [case for case in where if people[case] in chosen]
+    unknown = [name for name in study.test if name not in where]
+    if unknown:
+        raise InputError(f"test: {study.data} has no cases of these names", unknown)
+    return list(study.test)
+
+
+def _trains(split: str, test: object) -> bool:
+    """Whether cases of a list may train: those of another held-out list stay unused where the test is a list."""
+    return split == "training" or not isinstance(test, str)
+
+
+def _named_cases(study: Study, pool: Sequence[str], people: Mapping[str, str], prepared: Path) -> list[str]:
+    missing = [name for name in study.labelled if name not in people]
+    if missing:
+        raise InputError(f"labelled: {prepared} has no cases of these names", missing)
+    tested = [name for name in study.labelled if name not in pool]
+    if tested:
+        raise InputError("labelled: cases of test patients, or of lists that do not train, cannot be labelled", tested)
+    return list(study.labelled)
+
+
+def _labelled(study: Study, pool: Sequence[str], people: Mapping[str, str], named: Sequence[str]) -> list[list[str]]:
+    """Per patient, in order, the cases that are labelled of him."""
+    own: dict[str, list[str]] = {}
+    for case in named:
+        own.setdefault(people[case], []).append(case)
+    for patient in _in_order({people[case] for case in pool} - own.keys(), study.seed, "labelled"):
+        own[patient] = [next(case for case in pool if people[case] == patient)]
+    return list(own.values())
+
+
+def _fold(
+    study: Study, pool: Sequence[str], people: Mapping[str, str], order: Sequence[Sequence[str]]
+) -> tuple[list[str], list[str], list[list[str]]]:
+    """Test and training of a fold: patients who are not labelled take turns, so that all arms keep their cases."""
+    assert study.fold is not None
+    number, of = study.fold
+    most = max((count for count in study.cases if isinstance(count, int)), default=0)
+    free = [people[cases[0]] for cases in order[most:]]
+    held = set(_in_order(set(free), study.seed, "folds")[number - 1 :: of])
+    test = [case for case in pool if people[case] in held]
+    left = [case for case in pool if people[case] not in held]
+    return test, left, [list(cases) for cases in order if people[cases[0]] not in held]
+
+
+def _first(order: Sequence[Sequence[str]], count: int | str) -> tuple[str, ...]:
+    assert isinstance(count, int)
+    return tuple(case for cases in order[:count] for case in cases) if len(order) >= count else ()
+
+
+def _in_order(patients: set[str], seed: int, use: str) -> list[str]:
+    """An order that follows from seed, use and names alone, whoever else is there."""
+    return sorted(patients, key=lambda name: hashlib.sha256(f"semsynth {use} {seed} {name}".encode()).hexdigest())
+
+
+def cases_of(datalist: Path) -> dict[str, dict[str, Any]]:
+    """The entries of all lists, as they stand there, by case."""
+    content, root = read_datalist(datalist), root_of(datalist)
+    return {absolute(entry, root)["case"]: dict(entry) for name in LISTS for entry in content.get(name) or []}
+
+
+def _entry(entry: Mapping[str, Any], datalist: Path, folder: Path, patient: str) -> dict[str, Any]:
+    return {**relocated(entry, root_of(datalist), folder), "patient": patient}
+
+
+def _write_held(
+    study: Study, folder: Path, cases: Sequence[str], split: Split, entries: Mapping[str, Mapping[str, Any]],
+    head: Mapping[str, Any], *, images: bool = False,
+) -> None:  # fmt: skip
+    """Cases on the scans' own grids: raw files where the data is raw, else what was prepared; or their images alone."""
+    raw = {} if is_prepared(study.data) else {case.name: case for case in find_cases(study.data)}
+    found = []
+    for name in cases:
+        case = raw.get(name)
+        if case is None or case.selections or not case.image.is_file():  # a segment, or a series: what was made of it
+            entry = _entry(entries[name], study.output / DATA, folder, split.people[name])
+        else:
+            files = {role: relative_to(path, folder) for role, path in case.files.items()}
+            entry = {"case": name, "patient": split.people[name], **files}
+        left_out = FILES[1:] if images else ()
+        found.append({key: value for key, value in entry.items() if key not in left_out})
+    told = {"name": f"{folder.name} of {study.name}"} if raw else dict(head)
+    write_text(folder / "datalist.json", json.dumps({**told, "validation": found}, indent=1))

@@ -1,0 +1,106 @@
+"""Whole studies, really run: on the phantom, on a cluster's queue, and killed in the middle."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+EXAMPLE = ROOT / "examples" / "study_phantom.yaml"
+pytestmark = pytest.mark.slow
+SBATCH = """
+import re, subprocess, sys
+script = sys.argv[-1]
+process = subprocess.Popen(["bash", script], start_new_session=True, stdout=open(script + ".out", "ab"),
+                           stderr=subprocess.STDOUT)
+print(f"Submitted batch job {process.pid}")
+open(__file__ + ".log", "a").write(script + chr(10))
+"""
+
+
+def _command(*words: str) -> list[str]:
+    return [sys.executable, "-m", "semsynth", "study", *words]
+
+
+def _small(tmp_path: Path) -> Path:
+    """The example with fewer arms."""
+    content = yaml.safe_load(EXAMPLE.read_text())
+    for name in ("segmenter", *content["trainings"], *content["generators"], "maps"):
+        for place in (content, content["trainings"], content["generators"]):
+            if isinstance(place.get(name), dict) and "bundle" in place[name]:
+                place[name]["bundle"] = str((EXAMPLE.parent / place[name]["bundle"]).resolve())
+    content |= {"arms": ["R", "C", "S"], "primary": "S", "output": "out"}
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+def _checked(out: Path, segmenters: int) -> None:
+    """A report with every arm, a passed guard, and a test that was opened once."""
+    report = out / "report"
+    rows = list(csv.DictReader((report / "contrasts.csv").open()))
+    assert {row["role"] for row in rows} == {"primary", "control", "secondary"} or len(rows) == 6
+    scores = list(csv.DictReader((report / "scores.csv").open()))
+    assert len({(row["cases"], row["arm"], row["seed"]) for row in scores}) == segmenters
+    assert len(json.loads((out / "opened.json").read_text())["openings"]) == 1
+    page = (report / "report.html").read_text()
+    assert page.index('class="opening"') < page.index('id="tables"') and "data:image/png;base64" in page
+    for picture in ("forest.png", "cases.png"):
+        assert (report / picture).stat().st_size > 10_000
+
+
+def test_the_phantoms_study_goes_on_after_kill(tmp_path):
+    """The example itself; the command and Snakemake are killed in the middle of the trainings."""
+    words = _command("--config", str(EXAMPLE), "--output", str(tmp_path / "out"), "--cores", "2")
+    first = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 600
+    while len(list((tmp_path / "out").glob("segmenters/*/*/*/model_final.pt"))) < 4:
+        assert first.poll() is None and time.monotonic() < deadline
+        time.sleep(1)
+    os.kill(first.pid, signal.SIGKILL)
+    first.wait()
+    before = {path: path.stat().st_mtime for path in (tmp_path / "out").glob("segmenters/*/*/*/model_final.pt")}
+    done = subprocess.run(words, capture_output=True, text=True, timeout=1800)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "report:" in done.stdout
+    _checked(tmp_path / "out", segmenters=24)
+    assert all(path.stat().st_mtime == at for path, at in before.items())  # nothing was done twice
+    again = subprocess.run(words, capture_output=True, text=True, timeout=600)
+    assert again.returncode == 0 and again.stdout == done.stdout
+
+
+def test_a_study_runs_through_a_clusters_queue(tmp_path):
+    """Snakemake's cluster-generic executor with an sbatch that runs jobs as processes."""
+    sbatch, profile = tmp_path / "sbatch.py", tmp_path / "profile"
+    sbatch.write_text(SBATCH)
+    profile.mkdir()
+    (profile / "config.yaml").write_text(yaml.safe_dump({
+        "executor": "cluster-generic", "jobs": 2, "latency-wait": 60,
+        "cluster-generic-submit-cmd": f"{sys.executable} {sbatch}",
+    }))  # fmt: skip
+    words = _command("--config", str(_small(tmp_path)), "--profile", str(profile))
+    done = subprocess.run(words, capture_output=True, text=True, timeout=1800)
+    assert done.returncode == 0, done.stderr[-3000:]
+    submitted = Path(f"{sbatch}.log").read_text().splitlines()
+    assert len(submitted) >= 9 + 9 + 2  # segmenters, tests, trainings
+    _checked(tmp_path / "out", segmenters=9)
+
+
+def test_a_job_that_fails_is_named_with_its_error(tmp_path):
+    path = _small(tmp_path)
+    content = yaml.safe_load(path.read_text())
+    content["generators"]["pix2pix3d"]["inference"] = {"network_def#channels": [8, 8]}  # not what is trained
+    path.write_text(yaml.safe_dump(content))
+    done = subprocess.run(_command("--config", str(path), "--cores", "2"), capture_output=True, text=True, timeout=1800)
+    assert done.returncode == 1
+    assert "volumes 6 S: " in done.stderr and "the inference cannot be run" in done.stderr
+    assert "Traceback" not in done.stderr and "start the same command again" in done.stderr
