@@ -79,3 +79,16 @@ def test_the_installed_command_returns_the_exit_status(tmp_path):
     command = [sys.executable, "-c", "import sys; from semsynth.cli.main import main; sys.exit(main())", "prepare"]
     done = subprocess.run([*command, "--input=no", f"--output={tmp_path}"], capture_output=True, text=True, check=False)
     assert done.returncode == 1 and done.stderr.startswith("error: ") and "Traceback" not in done.stderr
+
+
+def test_study_compare_is_compare(tmp_path, capsys):
+    for name, gain in (("a", 0.02), ("b", 0.0)):
+        rows = "".join(f"P{i},{0.8 + 0.01 * i + gain + 0.001 * (i % 3)}\n" for i in range(8))
+        (tmp_path / f"{name}.csv").write_text(f"case,Dice\n{rows}")
+    paths = [str(tmp_path / "a.csv"), str(tmp_path / "b.csv")]
+    assert main(["study", "compare", *paths, "--draws", "1000"]) == 0
+    ours = capsys.readouterr().out
+    assert main(["compare", "--scores", paths[0], "--baseline", paths[1], "--draws", "1000"]) == 0
+    assert capsys.readouterr().out == ours
+    assert main(["study", "compare", paths[0]]) == 1
+    assert "takes two files or folders of scores, got 1" in capsys.readouterr().err

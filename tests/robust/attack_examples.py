@@ -76,6 +76,7 @@ EXAMPLES: dict[str, list[tuple[dict[str, str | None], tuple[str, ...]]]] = {
             ("prepared", "bundle/configs", "bundle/models"),
         ),
     ],
+    "study": [({"config": "study/study.yaml", "output": "out", "dry-run": None}, ("study", "bundle/configs"))],
     "reproduce": [({"bundle": "bundle", "device": "cpu"}, ("bundle/docs", "bundle/models"))],
 }
 """Command → working options (None: without a value), each with the folders that it reads."""

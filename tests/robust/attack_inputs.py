@@ -10,6 +10,7 @@ import nibabel as nib
 import nrrd
 import numpy as np
 import torch
+import yaml
 from monai.networks.blocks.spade_norm import SPADE
 from semsynth.cli.main import main
 from semsynth.networks.pix2pix import Pix2PixGenerator
@@ -30,8 +31,8 @@ def write_inputs(folder: Path) -> Path:
     ``raw``: three phantoms with their datalist; ``nrrd``: two of them in that format, with named segments;
     ``prepared``: what ``prepare`` makes of them; ``made``: synthetic volumes of their maps, as a bundle's inference
     leaves them; ``scores``: of segmenters; ``weights``: a judge, a block of MONAI's; ``run``: a training's checkpoints;
-    ``bundle``: a tiny latent diffusion; ``kept``: an earlier, unfinished preparation with somebody's own files in it
-    (:data:`FOREIGN`).
+    ``study``: its file; ``bundle``: a tiny latent diffusion; ``kept``: an earlier, unfinished preparation with
+    somebody's own files in it (:data:`FOREIGN`).
     """
     raw = folder / "raw"
     size, spacing = ",".join([str(SIZE)] * 3), "4,4,4"
@@ -43,6 +44,7 @@ def write_inputs(folder: Path) -> Path:
     _write_checkpoints(folder / "run")
     _write_bundle(folder / "bundle")
     _write_scores(folder / "scores")
+    _write_study(folder / "study")
     (folder / "classes.txt").write_text("endo\nwall\nscar\n")
     _write_kept(folder / "prepared", folder / "kept")
     return folder
@@ -105,6 +107,18 @@ def _write_scores(folder: Path) -> None:
     (folder / "summary.json").write_text(json.dumps({"metric_per_case": listed}))
     entries = [{"image": f"{case}.nii.gz", "case": case, "patient": f"p{i // 2}"} for i, case in enumerate(dice)]
     (folder / "datalist.json").write_text(json.dumps({"testing": entries}))
+
+
+def _write_study(folder: Path) -> None:
+    """The file of a study, of which only the plan is asked: three cases are too few for one."""
+    folder.mkdir()
+    generator = {"bundle": "../bundle", "weights": "../bundle/models/model.pt"}
+    content = {
+        "data": "../prepared", "output": "out", "patients": "each", "test": 0.4, "cases": [1], "arms": ["R", "S"],
+        "primary": "S", "segmenter": {"bundle": "../bundle", "config": "inference.json", "epochs": 1},
+        "generators": {"ldm": generator},
+    }  # fmt: skip
+    (folder / "study.yaml").write_text(yaml.safe_dump(content))
 
 
 def _write_checkpoints(folder: Path) -> None:

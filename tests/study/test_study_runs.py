@@ -31,14 +31,14 @@ def _command(*words: str) -> list[str]:
     return [sys.executable, "-m", "semsynth", "study", *words]
 
 
-def _small(tmp_path: Path) -> Path:
-    """The example with fewer arms."""
+def _small(tmp_path: Path, *more: str) -> Path:
+    """The example with fewer arms, and those that need unlabelled images."""
     content = yaml.safe_load(EXAMPLE.read_text())
     for name in ("segmenter", *content["trainings"], *content["generators"], "maps"):
         for place in (content, content["trainings"], content["generators"]):
             if isinstance(place.get(name), dict) and "bundle" in place[name]:
                 place[name]["bundle"] = str((EXAMPLE.parent / place[name]["bundle"]).resolve())
-    content |= {"arms": ["R", "C", "S"], "primary": "S", "output": "out"}
+    content |= {"arms": ["R", "C", "S", *more], "primary": "S", "output": "out", "unlabelled": bool(more)}
     path = tmp_path / "study.yaml"
     path.write_text(yaml.safe_dump(content))
     return path
@@ -87,12 +87,15 @@ def test_a_study_runs_through_a_clusters_queue(tmp_path):
         "executor": "cluster-generic", "jobs": 2, "latency-wait": 60,
         "cluster-generic-submit-cmd": f"{sys.executable} {sbatch}",
     }))  # fmt: skip
-    words = _command("--config", str(_small(tmp_path)), "--profile", str(profile))
+    words = _command("--config", str(_small(tmp_path, "RU", "MU")), "--profile", str(profile))
     done = subprocess.run(words, capture_output=True, text=True, timeout=1800)
     assert done.returncode == 0, done.stderr[-3000:]
     submitted = Path(f"{sbatch}.log").read_text().splitlines()
-    assert len(submitted) >= 9 + 9 + 2  # segmenters, tests, trainings
-    _checked(tmp_path / "out", segmenters=9)
+    assert len(submitted) >= 15 + 15 + 2  # segmenters, tests, generators
+    _checked(tmp_path / "out", segmenters=15)
+    pseudo = json.loads((tmp_path / "out" / "split" / "6u" / "pseudo" / "datalist.json").read_text())["training"]
+    labelled = json.loads((tmp_path / "out" / "split" / "6" / "datalist.json").read_text())["training"]
+    assert len(pseudo) == 21 - 6 and not {e["case"] for e in pseudo} & {e["case"] for e in labelled}
 
 
 def test_a_job_that_fails_is_named_with_its_error(tmp_path):

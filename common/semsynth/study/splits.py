@@ -97,7 +97,8 @@ def write_split(study: Study, split: Split, prepared: Path) -> Path:
     entries = cases_of(prepared)
     head = {key: value for key, value in content.items() if key not in LISTS}
     for name, cases in split.sets.items():
-        own = [_entry(entries[case], prepared, folder / name, split.people[case]) for case in cases]
+        listed = [case for case in entries if case in set(cases)]  # in the data's order
+        own = [_entry(entries[case], prepared, folder / name, split.people[case]) for case in listed]
         write_text(folder / name / "datalist.json", json.dumps({**head, "training": own}, indent=1))
     _write_held(study, folder / "test", split.test, split, entries, head)
     if study.unlabelled:
