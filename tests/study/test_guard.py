@@ -127,9 +127,37 @@ def test_maps_drawn_by_other_weights_are_unknown(tmp_path):
 def test_the_test_is_opened_once_for_a_set_of_segmenters(tmp_path):
     plan = begun(tmp_path)
     for _ in range(2):
+        (plan.out / "opened").unlink(missing_ok=True)  # as Snakemake does before it runs a job
         open_test(plan)
     assert len(json.loads((plan.out / "opened.json").read_text())["openings"]) == 1
     trained(plan, plan.out / plan["segmenter", "3", "M", "1"].output, "3", epoch=2)
     Path(plan.out / plan["segmenter", "3", "M", "1"].output).write_bytes(b"other")
     open_test(plan)
     assert len(json.loads((plan.out / "opened.json").read_text())["openings"]) == 2
+
+
+def test_weights_within_tables_of_options_are_checked(tmp_path):
+    plan = begun(tmp_path)
+    stage = trained(plan, tmp_path / "inner.pt", "3", held_out(plan)[0])
+    generator = {"bundle": str(ROOT / "bundles" / "pix2pix3d"), "options": {"deep": {"list": [str(stage)]}}}
+    plan = begun(tmp_path / "new", trainings={"generator": generator}, arms=["R", "M"], primary="M", maps=None,
+                 volumes={})  # fmt: skip
+    with pytest.raises(InputError, match=r"inner\.pt"):
+        check_leaks(plan)
+
+
+def test_centres_that_may_come_from_the_test_are_unknown(tmp_path):
+    plan = begun(tmp_path)
+    path = plan.out / "data" / "datalist.json"
+    content = json.loads(path.read_text())
+    content["settings"]["centers"] = [0.2, 0.5]
+    path.write_text(json.dumps(content))
+    with pytest.raises(InputError, match="the intensity centres of the label maps"):
+        check_leaks(plan)
+
+
+def test_volumes_of_weights_that_were_replaced_are_unknown(tmp_path):
+    plan = begun(tmp_path)
+    (plan.out / "volumes" / "3" / "M" / "augment.json").write_text(json.dumps({"weights_sha256": "0" * 64}))
+    with pytest.raises(InputError, match="its volumes are of weights 000000000000"):
+        check_leaks(plan)

@@ -116,6 +116,19 @@ def test_without_a_control_that_works_there_is_no_verdict():
     assert "no positive control" in verdict(_findings(0.05, None))[1]
 
 
+def test_synthetic_only_that_is_worse_tells_of_a_gap():
+    real = _arm("R", _values(0.0, seed=1))
+    found = _findings(0.05, 0.05)
+    only = contrast(_arm("O", _values(-0.1)), real, "dice", PEOPLE)
+    said = reasons(Findings(found.trained, PEOPLE, [], found.primary, found.control, [only, *found.others]))
+    assert "a gap between synthetic volumes and scans" in said[0]
+
+
+def test_one_seed_is_said(tmp_path):
+    found = contrast(_arm("O", _values(0.05)[:1]), _arm("R", _values(0.0, seed=1)), "dice", PEOPLE)
+    assert found.seeds == (1, 3) and "one seed of an arm" in compared(found)
+
+
 def test_painted_maps_that_are_as_good_say_that_texture_adds_nothing():
-    assert "no evidence that the network's texture adds" in reasons(_findings(0.03, 0.05, painted=0.03))[0]
-    assert "texture" not in reasons(_findings(0.05, 0.05))[0]
+    assert "no evidence that the network's texture adds" in " ".join(reasons(_findings(0.03, 0.05, painted=0.03)))
+    assert "texture" not in " ".join(reasons(_findings(0.05, 0.05)))

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import shutil
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 from semsynth.errors import InputError
 from semsynth.study.plan import Plan
 from semsynth.study.saved import load_study, save_study
 from semsynth.study.splits import divide
-from tiny_study import begun, phantoms, read
+from semsynth.study.steps import cases, link, split
+from tiny_study import ROOT, begun, phantoms, read
+
+UNET = str(ROOT / "bundles" / "la_unet")
 
 
 def test_a_plan_has_every_arm_and_seed_and_the_control_is_r_of_all_cases(tmp_path):
@@ -50,7 +53,7 @@ def test_painted_maps_are_those_of_the_mixture(tmp_path):
 
 
 def test_the_curve_has_its_arms_at_every_number_of_cases(tmp_path):
-    plan = Plan(read(tmp_path, cases=[3, 2, "all"], curve=["R", "M"]))
+    plan = Plan(read(tmp_path, cases=[3, 2, "all"], curve=["M"]))
     keys = {job.key[:2] for job in plan.of("test")}
     assert {("2", "R"), ("2", "M"), ("all", "M"), ("all", "R"), ("3", "MG")} <= keys and ("2", "MG") not in keys
     assert ("2", "generator") in {job.key for job in plan.of("training")}
@@ -87,6 +90,21 @@ def test_an_arm_of_ones_own(tmp_path):
     ({"volumes": {"judge": "nowhere.pt"}}, "no such file, and no training in braces"),
     ({"segmenter": {"bundle": "nowhere"}}, "has no folder configs"),
     ({"curve": ["M", "X"]}, "curve: 'X' is none of the arms"),
+    ({"segmenter": {"bundle": UNET, "epochs": 3}}, "segmenter needs epochs and epoch_cases"),
+    ({"segmenter": {"bundle": UNET, "config": []}}, "config must name one file"),
+    ({"data": "nowhere"}, "no such file or folder"),
+    ({"prepare": {"centres": 3}}, "prepare: unknown option centres"),
+    ({"prepare": {"k": 3}}, "is prepared already"),
+    ({"patients": "group"}, "is prepared already"),
+    ({"volumes": {"min_dice": 0.5}}, "go with judge"),
+    ({"volumes": {"min_dice": float("nan")}}, "min_dice must be a number"),
+    ({"test": ["a", "a"]}, "list of different names"),
+    ({"cases": ["all"], "arms": ["R", "MU", "M"], "primary": "M", "unlabelled": True}, "no images are left"),
+    ({"arms": ["R", {"name": "C", "like": "C"}, "MG"]}, "give yours another name"),
+    ({"arms": ["R", {"name": "C2", "like": "C"}, "MG"]}, "is like 'C', which is none of"),
+    ({"arms": ["R", "MG", {"name": "X", "like": "M", "maps": {"morphed": "abc"}}]}, "with shares above 0"),
+    ({"arms": ["R", "MG", "O", {"name": "X", "like": "O", "generator": "g"}]}, "do nothing in an arm like O"),
+    ({"arms": ["R", {"name": "X", "like": "M", "seeds": [0]}], "primary": "X"}, "needs 3 seeds or more"),
 ])  # fmt: skip
 def test_a_file_that_cannot_be_used_is_refused(tmp_path, changes, match):
     with pytest.raises(InputError, match=match):
@@ -94,15 +112,14 @@ def test_a_file_that_cannot_be_used_is_refused(tmp_path, changes, match):
 
 
 def test_trainings_that_need_each_other_are_refused(tmp_path):
-    bundle = str(Path(__file__).parents[2] / "bundles" / "la_unet")
-    both = {name: {"bundle": bundle, "options": {"init_weights": f"{{{other}}}"}} for name, other in ("ab", "ba")}
+    both = {name: {"bundle": UNET, "options": {"init_weights": f"{{{other}}}"}} for name, other in ("ab", "ba")}
     with pytest.raises(InputError, match="need each other's weights"):
         read(tmp_path, trainings=both, arms=["R", "M"], primary="M", maps=None, volumes=None,
-             generators={"g": {"bundle": bundle, "weights": "{a}"}})  # fmt: skip
+             generators={"g": {"bundle": UNET, "weights": "{a}"}})  # fmt: skip
 
 
 def test_a_begun_study_is_the_same_or_has_more(tmp_path):
-    save_study(read(tmp_path))
+    begun(tmp_path)
     assert load_study(tmp_path / "out") == read(tmp_path)
     save_study(read(tmp_path, seeds=[0, 1, 2, 3], cases=[3, 2]))  # more of it
     with pytest.raises(InputError, match="was begun with another ratio"):
@@ -111,6 +128,63 @@ def test_a_begun_study_is_the_same_or_has_more(tmp_path):
         save_study(read(tmp_path, seeds=[0, 1, 2, 3], cases=[3, 2], primary="M"))
     with pytest.raises(InputError, match="was begun with another seeds"):
         save_study(read(tmp_path, seeds=[0, 1, 2], cases=[3, 2]))
+    with pytest.raises(InputError, match="was begun with another seeds"):
+        save_study(
+            read(tmp_path, seeds=[7, 0, 1, 2, 3], cases=[3, 2])
+        )  # the first one makes pictures and pseudo-labels
+
+
+def test_before_any_training_all_may_change(tmp_path):
+    plan = Plan(read(tmp_path))
+    save_study(plan.study)
+    link(plan)
+    split(plan)
+    save_study(read(tmp_path, test=0.5, ratio=[1, 2]))
+    assert not (plan.out / "split").exists() and (plan.out / "data").is_dir()
+    save_study(read(tmp_path, test=0.5, patients="each"))
+    assert not (plan.out / "data").exists() and load_study(plan.out).test == 0.5
+
+
+def test_how_volumes_are_made_may_change_until_they_are_there(tmp_path):
+    plan = begun(tmp_path)
+    other = {"per_case": 3, "judge": "{judge}", "min_dice": 0.5}
+    with pytest.raises(InputError, match="another volumes"):
+        save_study(read(tmp_path, volumes=other))
+    shutil.rmtree(plan.out / "volumes")
+    save_study(read(tmp_path, volumes=other))
+
+
+def test_numbers_of_cases_can_be_added(tmp_path):
+    before = begun(tmp_path, cases=[3])
+    split_at = (before.out / "split" / "split.json").stat().st_mtime_ns
+    plan = Plan(read(tmp_path, cases=[3, 4]))
+    assert plan["cases", "4"].inputs == ("split/split.json",)
+    cases(plan, "4")
+    assert (before.out / "split" / "split.json").stat().st_mtime_ns == split_at
+    entries = json.loads((plan.out / "split" / "4" / "datalist.json").read_text())["training"]
+    assert len(entries) == 4
+    folds = [read(tmp_path / "folds", fold=1, test=0.1, cases=counts) for counts in ([1], [1, 4])]
+    tests = [divide(study, before.out / "data" / "datalist.json").test for study in folds]
+    assert tests[0] == tests[1]
+
+
+def test_options_of_a_training_reach_the_config_as_they_are(tmp_path):
+    options = {"classes": [2], "texture_loss": None, "noise": {"prob": 0.2, "on": True}}
+    plan = Plan(read(tmp_path, segmenter={"bundle": UNET, "epochs": 1, "epoch_cases": 2, "options": options}))
+    words = plan["segmenter", "3", "R", "0"].commands[0][1]
+    told = dict(pairwise(words))
+    assert told["--classes"] == "[2]" and told["--texture_loss"] == "$None"
+    assert told["--noise"] == "{'on': True, 'prob': 0.2}"
+
+
+def test_declared_weights_are_inputs(tmp_path):
+    weights = tmp_path / "generator.pt"
+    weights.write_bytes(b"")
+    bundle = str(ROOT / "bundles" / "pix2pix3d")
+    plan = Plan(read(tmp_path, generators={"g": {"bundle": bundle, "weights": str(weights)}}, volumes={}))
+    assert str(weights) in plan["volumes", "3", "M"].inputs
+    with pytest.raises(InputError, match="give it as weights"):
+        read(tmp_path, generators={"g": {"bundle": bundle, "weights": str(weights), "inference": {"x": "y.pt"}}})
 
 
 # ---- the split -------------------------------------------------------------------------------------------------------
@@ -124,8 +198,8 @@ def _divided(tmp_path, **changes):
 def test_no_patient_trains_and_tests(tmp_path):
     _, split = _divided(tmp_path)
     held = {split.people[case] for case in split.test}
-    for cases in (*split.sets.values(), *split.rest.values()):
-        assert not held & {split.people[case] for case in cases}
+    for listed in (*split.sets.values(), *split.rest.values()):
+        assert not held & {split.people[case] for case in listed}
     assert len(split.sets["3"]) == 3 and len({split.people[case] for case in split.sets["3"]}) == 3
 
 
@@ -154,8 +228,8 @@ def test_folds_hold_out_patients_that_are_not_labelled(tmp_path):
     prepared = begun(tmp_path, test=0.4).out / "data" / "datalist.json"
     splits = [divide(study, prepared) for study in (first, second)]
     assert splits[0].sets["1"] == splits[1].sets["1"] and not set(splits[0].test) & set(splits[1].test)
-    for split in splits:
-        assert not {split.people[c] for c in split.test} & {split.people[c] for c in split.sets["all"]}
+    for own in splits:
+        assert not {own.people[c] for c in own.test} & {own.people[c] for c in own.sets["all"]}
 
 
 def test_too_few_patients_are_an_error(tmp_path):
@@ -176,6 +250,8 @@ def test_somebody_has_to_say_whose_scans_they_are(tmp_path):
     with pytest.raises(InputError, match="nobody says whose scans 14 cases are"):
         begun(tmp_path, data=str(silent))
     assert len(set(_divided(tmp_path / "each", data=str(silent), patients="each")[1].people.values())) == 14
+    with pytest.raises(InputError, match="the data states otherwise"):
+        begun(tmp_path / "stated", patients="each")
 
 
 def test_the_test_is_on_the_raw_scans_own_grids(tmp_path):
@@ -187,8 +263,6 @@ def test_the_test_is_on_the_raw_scans_own_grids(tmp_path):
     assert "settings" not in content
     plan = Plan(read(tmp_path, data=str(raw), patients="each", test=0.5))
     save_study(plan.study)
-    from semsynth.study.steps import link, split
-
     link(plan)  # in place of the preparation: the same files
     split(plan)
     entry = json.loads((plan.out / "split" / "test" / "datalist.json").read_text())["validation"][0]

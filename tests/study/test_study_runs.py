@@ -78,6 +78,23 @@ def test_the_phantoms_study_goes_on_after_kill(tmp_path):
     assert again.returncode == 0 and again.stdout == done.stdout
 
 
+def test_a_seed_that_is_added_later_opens_the_test_again(tmp_path):
+    """Nothing that was there is made anew; another number of labelled patients is added too."""
+    path = _small(tmp_path)
+    words = _command("--config", str(path), "--cores", "2")
+    assert subprocess.run(words, capture_output=True, timeout=1800).returncode == 0
+    files = [*(tmp_path / "out").glob("segmenters/*/*/*/model_final.pt"), *(tmp_path / "out").glob("test/*/*/*/*.csv")]
+    before = {file: file.stat().st_mtime for file in files}
+    content = yaml.safe_load(path.read_text())
+    path.write_text(yaml.safe_dump(content | {"seeds": [0, 1, 2, 5], "cases": [6, 3]}))
+    done = subprocess.run(words, capture_output=True, text=True, timeout=1800)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert all(file.stat().st_mtime == at for file, at in before.items())
+    assert len(json.loads((tmp_path / "out" / "opened.json").read_text())["openings"]) == 2
+    assert (tmp_path / "out" / "report" / "curve.png").is_file()
+    assert "opened 2 times" in (tmp_path / "out" / "report" / "report.md").read_text()
+
+
 def test_a_study_runs_through_a_clusters_queue(tmp_path):
     """Snakemake's cluster-generic executor with an sbatch that runs jobs as processes."""
     sbatch, profile = tmp_path / "sbatch.py", tmp_path / "profile"

@@ -18,7 +18,7 @@ from semsynth.study.config import read_study
 from semsynth.study.plan import Plan
 from semsynth.study.saved import save_study
 from semsynth.study.settings import Study
-from semsynth.study.steps import link, split
+from semsynth.study.steps import cases, link, split
 
 ROOT = Path(__file__).resolve().parents[2]
 CASES = 14
@@ -76,6 +76,8 @@ def begun(tmp_path: Path, **changes: Any) -> Plan:
     save_study(plan.study)
     link(plan)
     split(plan)
+    for job in plan.of("cases"):
+        cases(plan, *job.key)
     for job in plan.jobs.values():
         if job.rule in ("training", "segmenter"):
             trained(plan, plan.out / job.output, job.key[0])

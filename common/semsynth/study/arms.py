@@ -22,7 +22,7 @@ class Arm:
         real: whether with the labelled real cases.
         maps: kind of label map (``given``, ``morphed``, ``generated``) → its share of the synthetic volumes; empty: no
             volumes of its own.
-        like: the arm whose volumes (``painted``: label maps) it takes; empty: its own.
+        like: the arm whose volumes (``painted``: label maps) it takes; empty: its own. ``volumes_of`` in the file.
         painted: whether the maps are painted instead of given to a generator, see :mod:`semsynth.synthesis.painting`.
         pseudo: whether with the unlabelled images and the labels that a segmenter of the arm R gives them.
         unlabelled: whether generator and label maps have the unlabelled images, with such labels, too.
@@ -49,6 +49,11 @@ class Arm:
     def synthetic(self) -> bool:
         """Whether it has synthetic volumes."""
         return bool(self.maps or self.like)
+
+    @property
+    def two_sources(self) -> bool:
+        """Whether its cases are of two kinds, which a ratio mixes."""
+        return self.real + self.pseudo + self.synthetic == 2
 
 
 _BOTH = {"morphed": 1.0, "generated": 1.0}

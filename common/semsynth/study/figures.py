@@ -108,7 +108,7 @@ def cases_picture(plan: Plan, found: Findings) -> Figure | None:
     for axes, case in zip(rows, chosen, strict=True):
         entry = entries[case]
         masks = [_canonical(read_label(entry[key])) == 1 for key in ("endo", "label") if key in entry][:1]
-        masks += [_segmented(plan.out / "segmentations" / arm, case) for arm in (REAL, plan.study.primary)]
+        masks += [_segmented(_pictured(plan, arm), case) for arm in (REAL, plan.study.primary)]
         _draw(axes, _canonical(read_volume(entry["image"])), masks)
         axes[0].set_title(f"{shown(case)}: {changes[case]:+.3f}", **AS_TYPED, color="white", fontsize=10, loc="left")
     figure.suptitle(f"expert (green), R (blue), {plan.study.primary} (orange); change of {title(MAIN)} by "
@@ -159,6 +159,10 @@ def _canonical(volume: Volume) -> NDArray[np.float32]:
     flips = [slice(None, None, 1 if codes[i] in "LPS" else -1) for i in order]
     turned: NDArray[np.float32] = data.transpose(order)[tuple(flips)]
     return turned
+
+
+def _pictured(plan: Plan, arm: str) -> Path:
+    return plan.out / "segmentations" / arm / str(plan.study.seeds_of(plan.study.arm(arm))[0])
 
 
 def _segmented(folder: Path, case: str) -> NDArray[np.bool_]:

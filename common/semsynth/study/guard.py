@@ -12,10 +12,13 @@ from typing import Any
 from ..data.datalists import LISTS, absolute, read_datalist, root_of
 from ..errors import InputError
 from ..files import sha256, write_text
+from ..json_files import read_object_or_none
 from ..networks.features.registry import EXTRACTORS, JUDGE
 from ..provenance.seen import Seen, read_card
+from ..synthesis.augment.run import SUMMARY
 from ..training.loading import marks_of
 from .plan import DATA, GUARD, Plan
+from .settings import WEIGHTS, texts_in
 from .splits import read_split
 
 logger = logging.getLogger(__name__)
@@ -54,6 +57,7 @@ def check_leaks(plan: Plan) -> Path:
                     *out.glob("painted/*/*/datalist.json")})  # fmt: skip
     for file in lists:
         leaks += [] if file.parent.name == "test" else _of_list(file, scans, known, gaps)
+    gaps += [*_centers(plan), *_generators(plan, known)]
     if leaks:
         raise InputError(
             f"{plan.study.name}: test patients were seen in training, so that the test would look too good; take other "
@@ -88,11 +92,15 @@ def _weights(plan: Plan) -> Iterator[tuple[Path, str]]:
     for job in plan.jobs.values():
         if job.rule in ("training", "segmenter"):
             yield plan.out / job.output, f"{job.rule} {' '.join(job.key)}"
-        for _, words in job.commands:
+        for folder, words in job.commands:
             for name, value in pairwise(words):
-                path = Path(value)
-                if name.startswith("--") and path.suffix in (".pt", ".pth") and path.is_file():
+                path = folder / value
+                if name.startswith("--") and path.suffix in WEIGHTS and path.is_file():
                     yield path, f"{name.removeprefix('--')} of {job.rule} {' '.join(job.key)}"
+    for training in (*plan.study.trainings.values(), plan.study.segmenter):
+        for text in texts_in(training.options):  # also those within tables and lists
+            if Path(text).suffix in WEIGHTS and (training.bundle / text).is_file():
+                yield training.bundle / text, f"options of {training.name}"
 
 
 def _of_weights(
@@ -115,6 +123,29 @@ def _of_weights(
             gaps.append(f"{what}: {name} in its loss ({str(value)[:12]}) is no file of this study; name it in the "
                         "training's options")  # fmt: skip
     return leaks, gaps
+
+
+def _centers(plan: Plan) -> list[str]:
+    """Intensity centres of the label maps that may have been learned from test patients."""
+    centers = dict(read_datalist(plan.out / DATA).get("settings") or {}).get("centers")
+    told, study = plan.study.prepare.get("centers"), plan.study
+    apart = isinstance(study.test, str) and study.fold is None  # "dataset" learns from the training list alone
+    if centers is None or isinstance(told, list) or (told == "dataset" and apart):
+        return []
+    return [f"the intensity centres of the label maps ({told or 'of the data as it was prepared'}): nobody knows "
+            "whether they were learned from test patients; give prepare centers as numbers, or none"]  # fmt: skip
+
+
+def _generators(plan: Plan, known: Mapping[str, Path]) -> list[str]:
+    """Volumes that were made with other weights than those that are checked."""
+    gaps = []
+    for job in plan.of("volumes"):
+        folder = (plan.out / job.output).parent.parent
+        made = (read_object_or_none(folder / SUMMARY) or {}).get("weights_sha256")
+        if made is not None and made not in known:
+            gaps.append(f"{folder.parent.name}/{folder.name}: its volumes are of weights {made[:12]}, which are no "
+                        "file of this study any more; remove the folder, and they are made anew")  # fmt: skip
+    return gaps
 
 
 def _of_list(file: Path, scans: Sequence[Mapping[str, Any]], known: Mapping[str, Path], gaps: list[str]) -> list[str]:

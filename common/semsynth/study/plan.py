@@ -10,12 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..errors import InputError
 from ..json_files import read_object
 from ..synthesis.augment.plan import is_prepared
 from .arms import ALL, REAL, Arm
-from .settings import Source, Study, Training
+from .settings import BRACES, FINAL, WEIGHTS, Source, Study, Training, texts_in
 
-SPLIT, GUARD, OPENED, REPORT = "split/split.json", "guard.json", "opened.json", "report/report.html"
+SPLIT, GUARD, REPORT = "split/split.json", "guard.json", "report/report.html"
+OPENED, OPENINGS = "opened", "opened.json"
+"""That the test may be looked at, and how often it was: a history, which is no output of a job, so that it stays."""
 DATA = "data/datalist.json"
 SYNTHETIC = "synthetic/datalist.json"
 """Of a folder of volumes: the synthetic ones alone."""
@@ -63,6 +66,9 @@ class Plan:
         self.jobs: dict[tuple[str, tuple[str, ...]], Job] = {}
         self._add("prepare", (), DATA, (), *self._phantom(), self._prepare())
         self._step("split", SPLIT, DATA)
+        for count in dict.fromkeys([*study.cases, ALL]):
+            self._add("cases", (str(count),), self._cases_file(str(count)), (SPLIT,),
+                      self._own("cases", "--cases", str(count)))  # fmt: skip
         for cases, arm in self.arms():
             self._arm(cases, arm)
         tests = [self._segmenter(cases, arm, seed) for cases, arm in self.arms() for seed in study.seeds_of(arm)]
@@ -119,12 +125,13 @@ class Plan:
         told = self.study.phantom
         if told is None:
             return []
-        return [self._semsynth("phantom", "--output", str(self.study.data), *_options(told))]
+        return [self._semsynth("phantom", "--output", str(self.study.data), *_options(dict(told) | {"wait": "yes"}))]
 
     def _prepare(self) -> tuple[Path, Sequence[str]]:
         if self.study.phantom is None and is_prepared(self.study.data):
             return self._own("link")
-        options = dict(self.study.prepare) | ({"group_patients": True} if self.study.patients == "group" else {})
+        options = dict(self.study.prepare) | {"wait": "yes"}
+        options |= {"group_patients": "yes"} if self.study.patients == "group" else {}
         return self._semsynth(
             "prepare", "--input", str(self.study.data), "--output", str(self.out / "data"), *_options(options)
         )
@@ -141,15 +148,15 @@ class Plan:
             output = _painted(cases, arm)
             words = ("--maps", str(self.out / maps), "--real", str(self._list(cases)), "--output",
                      str((self.out / output).parent))  # fmt: skip
-            self._add("paint", (cases, arm.name), output, (maps, SPLIT), self._own("paint", *words))
+            self._add("paint", (cases, arm.name), output, (maps, self._cases_file(cases)), self._own("paint", *words))
 
     def _training(self, cases: str, name: str) -> str:
         """Weights of a training on a set of cases."""
         training = self.study.trainings[name]
         before = {needed: self._training(cases, needed) for needed in training.needs}
         folder = f"weights/{cases}/{name}"
-        output = f"{folder}/{training.weights}"
-        inputs = (self._cases_file(cases), *before.values())
+        output = f"{folder}/{FINAL}"
+        inputs = (self._cases_file(cases), *before.values(), *_declared(training.options, training.bundle))
         options = _filled(dict(training.options), {key: str(self.out / path) for key, path in before.items()})
         words = self._train(training, folder, self.out / "split" / cases, options)
         return self._add("training", (cases, name), output, inputs, (training.bundle, words))
@@ -162,16 +169,20 @@ class Plan:
             "val_interval": 1_000_000, "validate#dataset#data#path": data / "datalist.json",
             "validate#dataset#data#key": "training", "validate#dataset#cache_rate": 0.0,
         }  # fmt: skip
-        told |= {} if training.epochs is None else {"max_epochs": training.epochs}
-        told |= {} if training.epoch_cases is None else {"epoch_cases": training.epoch_cases}
-        told = {key: value for key, value in (told | dict(options)).items() if key in options or _has(config, key)}
-        return [*_monai("training"), "--config_file", _configs(training.configs), *_options(told)]
+        length = {"max_epochs": training.epochs, "epoch_cases": training.epoch_cases}
+        length = {key: value for key, value in length.items() if value is not None}
+        missing = [key for key in length if not _has(config, key)]
+        if missing:
+            raise InputError(f"{training.name}: {training.bundle}/configs/{training.configs[0]} has no "
+                             f"{' and '.join(missing)}; leave it out, or take a config that has it")  # fmt: skip
+        told = {key: value for key, value in told.items() if _has(config, key)} | length | dict(options)
+        return [*_monai("training"), "--config_file", _configs(training.configs), *_settings(told)]
 
     def _weights(self, cases: str, source: Source) -> tuple[str, tuple[str, ...]]:
         """The absolute path of weights, and the jobs' outputs that they are."""
         made = {name: self._training(cases, name) for name in source.needs}
-        path = _filled(source.weights, {name: str(self.out / output) for name, output in made.items()})
-        return str(path), tuple(made.values())
+        path = str(_filled(source.weights, {name: str(self.out / output) for name, output in made.items()}))
+        return path, tuple(made.values()) or (path,)
 
     def _volumes(self, cases: str, arm: Arm) -> str:
         """The datalist of an arm's synthetic volumes."""
@@ -183,7 +194,7 @@ class Plan:
         maps = ",".join(f"{kind}={share:g}" for kind, share in arm.maps.items())
         options: dict[str, Any] = {
             "input": self._list(data).parent, "bundle": generator.bundle, "weights": weights, "output": folder,
-            "per_case": made.per_case, "maps": maps, "seed": study.seed, "wait": True,
+            "per_case": made.per_case, "maps": maps, "seed": study.seed, "wait": "yes",
             "style": None if made.style == "drawn" else made.style, "inference": generator.inference or None,
         }  # fmt: skip
         if arm.maps.get("generated"):
@@ -209,7 +220,7 @@ class Plan:
     def _segmenter(self, cases: str, arm: Arm, seed: int) -> tuple[str, str, int]:
         key = (cases, arm.name, str(seed))
         folder = f"segmenters/{cases}/{arm.name}/{seed}"
-        lists, inputs = [self._list(cases)] if arm.real else [], [SPLIT]
+        lists, inputs = [self._list(cases)] if arm.real else [], [self._cases_file(cases)]
         if arm.pseudo:
             lists.append(self.out / "split" / (cases + WITH_UNLABELLED) / "pseudo" / "datalist.json")
             inputs.append(self._cases_file(cases + WITH_UNLABELLED))
@@ -225,15 +236,16 @@ class Plan:
         first = self._list(cases)
         options = dict(self.study.segmenter.options) | {
             "seed": seed,
-            "datalists": str([str(path) for path in lists]),
-            "mixing_ratio": str(list(ratio)) if len(lists) == 2 else None,
+            "datalists": [str(path) for path in lists],
+            **({"mixing_ratio": list(ratio)} if arm.two_sources else {}),
             "validation_datalist": self.out / "split" / "test" / "datalist.json",
             "validate#dataset#data#path": first,
         }
         told = self._segmenter_inputs(cases, options)
         words = self._train(self.study.segmenter, folder, first.parent, told[0])
-        self._add("segmenter", key, f"{folder}/{self.study.segmenter.weights}", (*inputs, *told[1]),
-                  (self.study.segmenter.bundle, words))  # fmt: skip
+        own = self.study.segmenter
+        inputs += [*told[1], *_declared(own.options, own.bundle)]
+        self._add("segmenter", key, f"{folder}/{FINAL}", inputs, (own.bundle, words))
         return cases, arm.name, seed
 
     def _segmenter_inputs(self, cases: str, options: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
@@ -254,7 +266,7 @@ class Plan:
             "run_dir": (self.out / segmenter.output).parent, "num_workers": 1,
         }  # fmt: skip
         options |= self._network(first)
-        words = [*_monai(), "--config_file", _configs((first, "evaluate.json", *overlays)), *_options(options)]
+        words = [*_monai(), "--config_file", _configs((first, "evaluate.json", *overlays)), *_settings(options)]
         return self._add("test", (cases, arm, str(seed)), f"{folder}/{TESTED}", (OPENED, segmenter.output),
                          (own.bundle, words))  # fmt: skip
 
@@ -271,12 +283,12 @@ class Plan:
         for name in (REAL, self.study.primary):
             seed = self.study.seeds_of(self.study.arm(name))[0]
             segmenter = self["segmenter", cases, name, str(seed)].output
-            folder = f"segmentations/{name}"
-            options = {"dataset_dir": self.out / "split" / "test", "weights": self.out / segmenter,
+            folder = f"segmentations/{name}/{seed}"
+            options = {"dataset_dir": self.out / "split" / "test", "weights": self.out / segmenter, "wait": True,
                        "output_dir": self.out / folder, **self._network("inference.json")}  # fmt: skip
             configs = ("inference.json", *own.configs[1:])
-            words = [*_monai(), "--config_file", _configs(configs), *_options(options)]
-            self._add("segmentations", (name,), f"{folder}/done", (OPENED, segmenter), (own.bundle, words),
+            words = [*_monai(), "--config_file", _configs(configs), *_settings(options)]
+            self._add("segmentations", (name, str(seed)), f"{folder}/done", (OPENED, segmenter), (own.bundle, words),
                       (self.out, ("touch", f"{folder}/done")))  # fmt: skip
 
     def _pseudo(self, cases: str) -> str:
@@ -286,13 +298,13 @@ class Plan:
         self._segmenter(cases, self.study.arm(REAL), seed)
         segmenter = self["segmenter", cases, REAL, str(seed)].output
         own, folder = self.study.segmenter, self.out / "pseudo" / cases
-        options = {"dataset_dir": self.out / "split" / cases / "rest", "weights": self.out / segmenter,
+        options = {"dataset_dir": self.out / "split" / cases / "rest", "weights": self.out / segmenter, "wait": True,
                    "output_dir": folder / "masks", **self._network("inference.json")}  # fmt: skip
-        infer = [*_monai(), "--config_file", _configs(("inference.json", *own.configs[1:])), *_options(options)]
-        words = ("prepare", "--input", str(folder / "datalist.json"), "--output", str(folder / "data"),
-                 *_options(self.study.prepare))  # fmt: skip
+        infer = [*_monai(), "--config_file", _configs(("inference.json", *own.configs[1:])), *_settings(options)]
+        words = ("prepare", "--input", str(folder / "datalist.json"), "--output", str(folder / "data"), "--like",
+                 str((self.out / DATA).parent), "--wait", "yes")  # fmt: skip
         return self._add(
-            "pseudo", (cases,), self._cases_file(data), (SPLIT, segmenter), (own.bundle, infer),
+            "pseudo", (cases,), self._cases_file(data), (self._cases_file(cases), segmenter), (own.bundle, infer),
             self._own("pseudo_masks", "--cases", cases), self._semsynth(*words),
             self._own("pseudo_set", "--cases", cases),
         )  # fmt: skip
@@ -301,8 +313,7 @@ class Plan:
         return self.out / "split" / cases / "datalist.json"
 
     def _cases_file(self, cases: str) -> str:
-        """The file by which it is known that a set's datalist is there."""
-        return f"split/{cases}/datalist.json" if cases.endswith(WITH_UNLABELLED) else SPLIT
+        return f"split/{cases}/datalist.json"
 
 
 def _painted(cases: str, arm: Arm) -> str:
@@ -318,16 +329,32 @@ def _configs(names: Sequence[str]) -> str:
 
 
 def _options(options: Mapping[str, Any]) -> list[str]:
-    """As they are typed; None leaves an option out, True of a command of this package stands alone."""
+    """Options of a command of this package, as they are typed; None leaves one out."""
     words: list[str] = []
     for name, value in options.items():
         if value is None:
             continue
-        text = value if isinstance(value, str) else json.dumps(value) if isinstance(value, dict) else str(value)
-        if isinstance(value, list | tuple):
-            text = ",".join(map(str, value))
+        text = json.dumps(value) if isinstance(value, Mapping) else str(value)
+        text = ",".join(map(str, value)) if isinstance(value, list | tuple) else text
         words += [f"--{name}", text]
     return words
+
+
+def _settings(settings: Mapping[str, Any]) -> list[str]:
+    """Settings of a config, as MONAI's command line reads them: Python's literals, and texts as they are."""
+    words: list[str] = []
+    for name, value in settings.items():
+        if value is None:
+            words += [f"--{name}", "$None"]  # MONAI's command line leaves out None
+        else:
+            words += [f"--{name}", str(value) if isinstance(value, str | Path) else repr(value)]
+    return words
+
+
+def _declared(settings: Any, folder: Path) -> list[str]:
+    """Files of weights that settings name, from the folder that a bundle runs in."""
+    texts = [text for text in texts_in(settings) if Path(text).suffix in WEIGHTS and not BRACES.search(text)]
+    return [str(path) for path in (folder / text for text in texts) if path.is_file()]
 
 
 def _has(config: Mapping[str, Any], key: str) -> bool:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+import math
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,10 +13,12 @@ import yaml
 
 from ..errors import InputError
 from ..paths import as_path, expanded, read_text
+from ..seeds import checked_seed
 
 Value = TypeVar("Value")
 _KINDS = {int: "a whole number", float: "a number", str: "a text", bool: "yes or no", list: "a list", dict: "a table"}
 _REQUIRED: Any = object()
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,39}")
 
 
 class Fields:
@@ -46,7 +50,8 @@ class Fields:
             return default
         if kind is float and isinstance(value, int) and not isinstance(value, bool):
             value = float(value)
-        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        wrong = isinstance(value, float) and not math.isfinite(value)
+        if wrong or not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
             raise InputError(f"{self.where}: {name} must be {_KINDS[kind]}, found {_brief(value)}")
         return value
 
@@ -74,6 +79,18 @@ class Fields:
         """A path that is typed in the file, made absolute."""
         path = as_path(expanded(typed), f"{self.where}: {name}")
         return Path(*(self.root / path).parts) if path.is_absolute() else (self.root / path).resolve()
+
+    def with_paths(self, value: Any, name: str) -> Any:
+        """A value whose texts that begin with ``./`` or ``../`` are paths from the file's folder on, made absolute."""
+        if isinstance(value, str) and value.startswith(("./", "../")):
+            return str(self.resolved(value, name))
+        if isinstance(value, dict):
+            return {key: self.with_paths(item, name) for key, item in value.items()}
+        return [self.with_paths(item, name) for item in value] if isinstance(value, list) else value
+
+    def settings(self, name: str) -> dict[str, Any]:
+        """A table of settings for a command."""
+        return {str(key): self.with_paths(value, name) for key, value in self.take(name, dict, {}).items()}
 
     def inner(self, name: str) -> Fields:
         """A table in the table; an empty one where it is not there."""
@@ -109,6 +126,52 @@ def read_fields(path: str | Path) -> Fields:
     except (yaml.YAMLError, RecursionError) as error:
         raise InputError(f"{path}: no YAML ({str(error).splitlines()[0]}); correct it") from error
     return Fields(content, str(path), path.absolute().parent)
+
+
+def named(name: str, where: str) -> str:
+    """A name that can be that of a folder."""
+    if not _NAME.fullmatch(name):
+        raise InputError(f"{where}: the name {name!r} must be of letters, digits, _ and -, 40 at most")
+    return name
+
+
+def names(fields: Fields, name: str) -> tuple[str, ...]:
+    """A list of different texts."""
+    value = fields.take(name, list, [])
+    if not all(isinstance(item, str) for item in value) or len(set(value)) < len(value):
+        raise InputError(f"{fields.where}: {name} must be a list of different names, found {_brief(value)}")
+    return tuple(value)
+
+
+def one_of(fields: Fields, name: str, known: Sequence[str]) -> str:
+    """One of several texts, the first where none is given."""
+    value = fields.take(name, str, known[0])
+    if value not in known:
+        raise InputError(f"{fields.where}: {name} must be of {', '.join(known)}, found {_brief(value)}")
+    return value
+
+
+def ratio(fields: Fields, default: tuple[float, float] | None) -> tuple[float, float] | None:
+    """Real to synthetic cases."""
+    value = fields.any("ratio")
+    if value is None:
+        return default
+    numbers = isinstance(value, list) and len(value) == 2 and all(
+        isinstance(x, int | float) and not isinstance(x, bool) and 0 < x < 1e6 for x in value
+    )  # fmt: skip
+    if not numbers:
+        raise InputError(f"{fields.where}: ratio must be two numbers above 0, real to synthetic, found {_brief(value)}")
+    return float(value[0]), float(value[1])
+
+
+def seeds(fields: Fields, default: tuple[int, ...] | None) -> tuple[int, ...] | None:
+    """Different seeds."""
+    value = fields.any("seeds")
+    if value is None:
+        return default
+    if not isinstance(value, list) or not value or len(set(map(str, value))) < len(value):
+        raise InputError(f"{fields.where}: seeds must be a list of different whole numbers, found {_brief(value)}")
+    return tuple(checked_seed(seed, "seeds") for seed in value)
 
 
 def _brief(value: Any) -> str:

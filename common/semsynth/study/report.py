@@ -14,11 +14,11 @@ from ..report.tables import NOTHING, Cell, Column, Table
 from . import figures
 from .arms import CONTROL, REAL
 from .layout import title
-from .plan import GUARD, OPENED, Plan
+from .plan import GUARD, OPENINGS, Plan
 from .results import MAIN, METRICS, Findings, arms_csv, collect, contrasts_csv, scores_csv
 from .scores import better
 from .sentences import compared, name, reasons, verdict
-from .splits import read_split
+from .splits import read_split, sets_of
 from .statistics import Contrast
 from .times import measured
 
@@ -46,7 +46,7 @@ def write_report(plan: Plan) -> Path:
     abouts = {arm.name: arm.about for arm in plan.study.arms}
     drawn = {FOREST: ("Each arm against R", figures.forest(found, abouts))}
     split = read_split(plan.out)
-    sizes = {count: len({split["patients"][case] for case in cases}) for count, cases in split["sets"].items()}
+    sizes = {count: len({split["patients"][case] for case in cases}) for count, cases in sets_of(plan.study).items()}
     line = figures.curve(found, plan.study.curve, sizes) if len(plan.study.cases) > 1 else None
     drawn |= {} if line is None else {CURVE: ("How many labelled patients are needed", line)}
     cases = figures.cases_picture(plan, found)
@@ -154,9 +154,9 @@ def _times_table(plan: Plan) -> Table:
 
 def _about(plan: Plan) -> list[tuple[str, str]]:
     study, split = plan.study, read_split(plan.out)
-    opened = read_object(plan.out / OPENED)["openings"]
+    opened = read_object(plan.out / OPENINGS)["openings"]
     guard = read_object(plan.out / GUARD)
-    labelled = {count: len(cases) for count, cases in split["sets"].items()}
+    labelled = {count: len(cases) for count, cases in sets_of(plan.study).items()}
     return [
         ("primary contrast, named before anything was run", f"{study.primary} against R, {study.cases[0]} labelled "
                                                             f"patients, {title(MAIN)}"),
@@ -169,6 +169,7 @@ def _about(plan: Plan) -> list[tuple[str, str]]:
         ("seeds", ", ".join(map(str, study.seeds))),
         ("steps of a segmenter", f"{study.segmenter.epochs} epochs of {study.segmenter.epoch_cases or 'all'} cases"),
         ("settings (SHA-256)", study.digest),
+        ("data (SHA-256 of the prepared datalist)", split["data_sha256"]),
         ("leak guard", f"{len(guard['checked'])} weights and {guard['lists']} lists against {guard['scans']} scans"),
         ("versions", ", ".join(f"{key} {value}" for key, value in versions().items())),
         ("weights", "\n".join(f"{c['use']}: {c['file']} {c['sha256']}" for c in guard["checked"])),

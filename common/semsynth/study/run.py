@@ -58,6 +58,7 @@ def run_study(
         raise InputError(EXTRA)
     if profile is not None and not (Path(profile) / "config.yaml").is_file():
         raise InputError(f"--profile {profile}: holds no config.yaml; give the folder of a Snakemake profile")
+    profile = None if profile is None else Path(profile).absolute()  # Snakemake runs in the study's folder
     plan = Plan(study)
     if dry_run:
         return describe(plan, cores)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,35 +16,70 @@ from .settings import Source, Study, Training, Volumes
 
 STUDY = "study.json"
 FREE = ("name", "data", "output", "trust", "seeds", "arms", "cases", "curve")
-"""What may change after a study was begun; of the last four, something may be added."""
+"""What may change after trainings were begun; of the last four, something may be added."""
+VOLUMES = ("volumes", "generators", "maps")
+"""What may change as long as there are no volumes, but for the weights in it."""
+PREPARED = ("prepare", "patients", "phantom", "data")
+"""What decides the prepared cases."""
 
 
 def save_study(study: Study) -> Path:
-    """Write the settings; those that are there already have to be the same, but for more seeds, arms and cases.
+    """Write the settings.
+
+    Before anything was trained all may change: cases that were prepared or divided in another way are removed. After
+    that only seeds, arms and numbers of cases may be added, and how volumes are made may change until they are there.
 
     Returns:
         The file.
 
     Raises:
-        InputError: naming what differs.
+        InputError: naming what differs, and what has to be removed to begin anew.
     """
     path = study.output / STUDY
-    before = read_object_or_none(path)
-    now = study.to_json()
+    before, now = read_object_or_none(path), study.to_json()
     if before is None and path.exists():
         raise InputError(f"{path}: cannot be read; remove it if nothing of this study was run, or give another output")
-    if before is not None:
-        differ = [name for name in now if name not in FREE and before.get(name) != now[name]]
-        differ += [name for name in ("seeds", "cases", "curve") if set(before[name]) - set(now[name])]
-        differ += [] if before["cases"][0] == now["cases"][0] else ["the first of cases"]
-        differ += [] if all(arm in now["arms"] for arm in before["arms"]) else ["arms"]
-        if differ:
-            raise InputError(
-                f"{study.output}: was begun with another {', '.join(dict.fromkeys(differ))}; what decides a study is "
-                "named before it is run: give the same as before (seeds, arms and cases may be added), or another "
-                "output"
-            )
+    if before is not None and before != now:
+        if any(study.output.glob("*/*/*/**/*.pt")):
+            _refuse_changes(study, before, now)
+        else:
+            _remove(study, [name for name in now if before.get(name) != now[name]])
     return write_text(path, json.dumps(now, indent=1))
+
+
+def _refuse_changes(study: Study, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    differ = [name for name in now if name not in FREE and before.get(name) != now[name]]
+    if not any(study.output.glob("volumes/*/*/*/datalist.json")) and _same_weights(before, now):
+        differ = [name for name in differ if name not in VOLUMES]
+    differ += [] if now["seeds"][: len(before["seeds"])] == before["seeds"] else ["seeds"]
+    differ += [name for name in ("cases", "curve") if set(before[name]) - set(now[name])]
+    differ += [] if before["cases"][0] == now["cases"][0] else ["the first of cases"]
+    differ += [] if all(arm in now["arms"] for arm in before["arms"]) else ["arms"]
+    if differ:
+        raise InputError(
+            f"{study.output}: was begun with another {', '.join(dict.fromkeys(differ))}, and trainings were begun; "
+            "what decides a study is named before it is run: give the same as before (seeds, arms and cases may be added "
+            "at the end of their lists), or another output"
+        )
+
+
+def _same_weights(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    def weights(told: Mapping[str, Any]) -> list[Any]:
+        sources = [*told["generators"].values(), *([told["maps"]] if told["maps"] else [])]
+        return [(source["bundle"], source["weights"]) for source in sources]
+
+    return weights(before) == weights(now)
+
+
+def _remove(study: Study, changed: Sequence[str]) -> None:
+    """What was made in another way, before any training: the cases' division, and with it the cases."""
+    stale = ["split", "guard.json"] + (["data", "phantom"] if set(changed) & set(PREPARED) else [])
+    for name in stale:
+        place = study.output / name
+        if place.is_dir():
+            shutil.rmtree(place)
+        else:
+            place.unlink(missing_ok=True)
 
 
 def load_study(folder: str | Path) -> Study:

@@ -10,6 +10,13 @@ from .layout import title
 from .results import MAIN, Findings
 from .statistics import Contrast
 
+_AGAINST_REAL = {
+    "S": {"no evidence": "So there is no evidence that new images of the same maps (their styles) add something."},
+    "O": {"worse": "So there is a gap between synthetic volumes and scans."},
+    "P": {},
+}
+"""Arm → verdict against R → what it means."""
+
 
 def verdict(found: Findings) -> list[str]:
     """The study's sentence, and what stands behind it; nothing is concluded without a positive control that works."""
@@ -56,6 +63,9 @@ def reasons(found: Findings) -> list[str]:
     """What the other arms say of the primary one, in Dice, one sentence each."""
     main = next(c for c in found.primary if c.metric == MAIN)
     said = []
+    for c in (c for c in found.others if c.metric == MAIN and c.against == main.against and c.arm[1] in _AGAINST_REAL):
+        meaning = _AGAINST_REAL[c.arm[1]].get(c.verdict)
+        said.append(compared(c) + (f" {meaning}" if meaning else ""))
     for c in (c for c in found.others if c.metric == MAIN and c.arm == main.arm and c.against != main.against):
         if c.verdict == "no evidence":
             about = {"P": "that the network's texture adds something to the label maps",
@@ -77,8 +87,9 @@ def name(arm: tuple[str, str]) -> str:
 
 def _figures(c: Contrast) -> str:
     seeds = " and ".join(str(k) for k in dict.fromkeys(c.seeds))
+    alone = "; one seed of an arm: how far its trainings differ is not in the interval" if 1 in c.seeds else ""
     return (f"{_signed(c, c.difference)}, 95 % interval {_signed(c, c.low)} to {_signed(c, c.high)}, "
-            f"{len(c.patients)} patients, {seeds} seeds")  # fmt: skip
+            f"{len(c.patients)} patients, {seeds} seeds{alone}")  # fmt: skip
 
 
 def _signed(c: Contrast, value: float | None) -> str:

@@ -13,7 +13,14 @@ from typing import Any
 from .arms import Arm
 
 PATIENTS = ("stated", "group", "each")
+PREPARE = ("endo", "wall", "spacing", "size", "k", "sigma", "background", "centers", "wall_mm", "wall_plane", "scale",
+           "percentiles", "window", "dtype", "like", "patient_regex", "jobs")  # fmt: skip
+"""Options of ``semsynth prepare`` that a study may give: those that do not divide the cases."""
 LEAST_SEEDS = 3
+FINAL = "model_final.pt"
+"""What a training writes after its last step."""
+WEIGHTS = (".pt", ".pth", ".ckpt", ".safetensors")
+"""Ends of the names of files of weights."""
 BRACES = re.compile(r"\{([A-Za-z0-9][A-Za-z0-9_-]*)\}")
 """The name of a training, in place of its weights."""
 
@@ -28,7 +35,6 @@ class Training:
         configs: names of files in its ``configs``, in order.
         epochs, epoch_cases: length; None: as the configs say.
         options: further settings of the configs, name → value.
-        weights: name of the file that the training writes.
     """
 
     name: str
@@ -37,12 +43,11 @@ class Training:
     epochs: int | None = None
     epoch_cases: int | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
-    weights: str = "model_final.pt"
 
     @property
     def needs(self) -> tuple[str, ...]:
         """The trainings whose weights it takes."""
-        texts = [text for value in self.options.values() for text in _texts(value)]
+        texts = [text for value in self.options.values() for text in texts_in(value)]
         return tuple(dict.fromkeys(name for text in texts for name in BRACES.findall(text)))
 
 
@@ -161,12 +166,13 @@ class Study:
         return hashlib.sha256(json.dumps(_without_folders(told), sort_keys=True).encode()).hexdigest()
 
 
-def _texts(value: Any) -> list[str]:
+def texts_in(value: Any) -> list[str]:
+    """All texts in a value."""
     if isinstance(value, str):
         return [value]
     if isinstance(value, Mapping):
-        return [text for item in value.values() for text in _texts(item)]
-    return [text for item in value for text in _texts(item)] if isinstance(value, list) else []
+        return [text for item in value.values() for text in texts_in(item)]
+    return [text for item in value for text in texts_in(item)] if isinstance(value, list) else []
 
 
 def _without_folders(value: Any) -> Any:

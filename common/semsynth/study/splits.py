@@ -17,6 +17,7 @@ from ..data.identity import SOURCE, joined
 from ..data.raw import find_cases
 from ..errors import InputError
 from ..files import relative_to, write_text
+from ..provenance.cards import datalist_hash
 from ..synthesis.augment.plan import is_prepared
 from .arms import ALL
 from .settings import Study
@@ -87,31 +88,43 @@ def divide(study: Study, prepared: Path) -> Split:
 
 
 def write_split(study: Study, split: Split, prepared: Path) -> Path:
-    """Write the datalists of all sets, of the test, and who stands where.
+    """Write the datalist of the test, and who is whose.
 
     Returns:
         ``split/split.json``.
     """
     folder = study.output / "split"
-    content = read_datalist(prepared)
-    entries = cases_of(prepared)
-    head = {key: value for key, value in content.items() if key not in LISTS}
-    for name, cases in split.sets.items():
-        listed = [case for case in entries if case in set(cases)]  # in the data's order
-        own = [_entry(entries[case], prepared, folder / name, split.people[case]) for case in listed]
-        write_text(folder / name / "datalist.json", json.dumps({**head, "training": own}, indent=1))
-    _write_held(study, folder / "test", split.test, split, entries, head)
-    if study.unlabelled:
-        for name, cases in split.rest.items():
-            _write_held(study, folder / name / "rest", cases, split, entries, head, images=True)
+    head = {key: value for key, value in read_datalist(prepared).items() if key not in LISTS}
+    _write_held(study, folder / "test", split.test, split, cases_of(prepared), head)
     about = {
         "fold": study.fold,
         "patients": dict(split.people),
-        "sets": {name: list(cases) for name, cases in split.sets.items()},
         "test": list(split.test),
         "unused": list(split.unused),
+        "data_sha256": datalist_hash(prepared),
     }
     return write_text(folder / SPLIT, json.dumps(about, indent=1))
+
+
+def write_cases(study: Study, split: Split, prepared: Path, name: str) -> Path:
+    """Write the datalist of a number of labelled patients, and that of the images that are left.
+
+    Returns:
+        The datalist.
+    """
+    folder, entries = study.output / "split" / name, cases_of(prepared)
+    head = {key: value for key, value in read_datalist(prepared).items() if key not in LISTS}
+    if study.unlabelled and split.rest[name]:
+        _write_held(study, folder / "rest", split.rest[name], split, entries, head, images=True)
+    listed = [case for case in entries if case in set(split.sets[name])]  # in the data's order
+    own = [_entry(entries[case], prepared, folder, split.people[case]) for case in listed]
+    return write_text(folder / "datalist.json", json.dumps({**head, "training": own}, indent=1))
+
+
+def sets_of(study: Study) -> dict[str, list[str]]:
+    """Number of labelled patients, as text → their cases, as they are written."""
+    names = dict.fromkeys(map(str, [*study.cases, ALL]))
+    return {name: list(cases_of(study.output / "split" / name / "datalist.json")) for name in names}
 
 
 def read_split(folder: Path) -> dict[str, Any]:
@@ -123,14 +136,21 @@ def read_split(folder: Path) -> dict[str, Any]:
 def _people(study: Study, prepared: Path, content: Mapping[str, Any]) -> dict[str, str]:
     """Case → patient; cases of one label map are of one."""
     pattern, root = content.get("patient_regex"), root_of(prepared)
-    cases, silent, voxels = [], [], {}
+    cases, silent, voxels, stated = [], [], {}, dict[str, list[str]]()
     for name in LISTS:
         for entry in (absolute(entry, root) for entry in content.get(name) or []):
-            own = None if study.patients == "each" else stated_patient(entry, pattern)
+            own = stated_patient(entry, pattern)
+            if own is not None and study.patients == "each":
+                stated.setdefault(own, []).append(entry["case"])
+                own = None
             if own is None and study.patients != "each":
                 silent.append(entry["case"])
             cases.append(case_of(entry | {"patient": own or entry["case"]}, [], name))
             voxels[entry["case"]] = {f"{SOURCE}{role}": value for role, value in source_of(entry).items()}
+    several = [f"{patient}: {', '.join(names)}" for patient, names in stated.items() if len(names) > 1]
+    if several:
+        raise InputError(f"{study.data}: patients: each takes every case for another patient's, but the data states "
+                         "otherwise; give patients: stated", several)  # fmt: skip
     if silent:
         raise InputError(
             f"{study.data}: nobody says whose scans {len(silent)} cases are, and the patient is the unit of a study; "
@@ -189,8 +209,8 @@ def _fold(
     """Test and training of a fold: patients who are not labelled take turns, so that all arms keep their cases."""
     assert study.fold is not None
     number, of = study.fold
-    most = max((count for count in study.cases if isinstance(count, int)), default=0)
-    free = [people[cases[0]] for cases in order[most:]]
+    first = study.cases[0]  # the primary contrast's: the folds stay the same when other numbers are added
+    free = [people[cases[0]] for cases in order[first if isinstance(first, int) else 0 :]]
     held = set(_in_order(set(free), study.seed, "folds")[number - 1 :: of])
     test = [case for case in pool if people[case] in held]
     left = [case for case in pool if people[case] not in held]

@@ -17,11 +17,11 @@ from ..files import sha256, write_text
 from ..json_files import read_object_or_none
 from ..synthesis.painting import paint_all
 from .guard import check_leaks
-from .plan import DATA, OPENED, SYNTHETIC, Plan
+from .plan import DATA, OPENED, OPENINGS, SYNTHETIC, Plan
 from .pseudo import pseudo_masks, pseudo_set
 from .report import write_report
 from .saved import load_study
-from .splits import divide, write_split
+from .splits import divide, write_cases, write_split
 
 
 def link(plan: Plan) -> None:
@@ -35,6 +35,12 @@ def split(plan: Plan) -> None:
     """Divide the cases."""
     prepared = plan.out / DATA
     write_split(plan.study, divide(plan.study, prepared), prepared)
+
+
+def cases(plan: Plan, cases: str) -> None:
+    """The labelled cases."""
+    prepared = plan.out / DATA
+    write_cases(plan.study, divide(plan.study, prepared), prepared, cases)
 
 
 def paint(plan: Plan, maps: str, real: str, output: str) -> None:
@@ -66,12 +72,12 @@ def open_test(plan: Plan) -> None:
     """Note that the test is looked at, once for each set of segmenters."""
     weights = {job.output: sha256(plan.out / job.output) for job in plan.of("segmenter")}
     digest = hash_of(json.dumps(weights, sort_keys=True).encode()).hexdigest()
-    before = read_object_or_none(plan.out / OPENED) or {}
-    openings = list(before.get("openings") or [])
+    openings = list((read_object_or_none(plan.out / OPENINGS) or {}).get("openings") or [])
     if not openings or openings[-1]["weights"] != digest:
         openings.append({"at": datetime.now(UTC).isoformat(timespec="seconds"), "segmenters": len(weights),
                          "weights": digest, "settings": plan.study.digest})  # fmt: skip
-    write_text(plan.out / OPENED, json.dumps({"openings": openings}, indent=1))
+    write_text(plan.out / OPENINGS, json.dumps({"openings": openings}, indent=1))
+    write_text(plan.out / OPENED, f"{digest}\n")
 
 
 def report(plan: Plan) -> None:
@@ -80,7 +86,8 @@ def report(plan: Plan) -> None:
 
 
 STEPS: dict[str, Callable[..., None]] = {
-    step.__name__: step for step in (link, split, paint, synthetic, guard, open_test, report, pseudo_masks, pseudo_set)
+    step.__name__: step
+    for step in (link, split, cases, paint, synthetic, guard, open_test, report, pseudo_masks, pseudo_set)
 }
 
 

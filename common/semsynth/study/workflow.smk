@@ -1,10 +1,9 @@
 """The stages of a study, each a thin rule over a command; what each job runs and needs is in semsynth.study.plan."""
 
-from semsynth.study.plan import DATA, GUARD, OPENED, REPORT, SPLIT, SYNTHETIC, TESTED, Plan
+from semsynth.study.plan import DATA, FINAL, GUARD, OPENED, REPORT, SPLIT, SYNTHETIC, TESTED, Plan
 from semsynth.study.saved import load_study
 
 PLAN = Plan(load_study(config["study"]))
-WEIGHTS = PLAN.study.segmenter.weights
 
 
 def inputs(rule, *names, last=()):
@@ -23,7 +22,7 @@ def command(rule, *names):
 
 
 wildcard_constraints:
-    cases=r"[^/]+",
+    cases=r"\d+u?|all",
     arm=r"[^/]+",
     name=r"[^/]+",
     seed=r"\d+",
@@ -32,6 +31,7 @@ wildcard_constraints:
 localrules:
     all,
     split,
+    cases,
     guard,
     open_test,
 
@@ -51,6 +51,21 @@ rule split:
         "logs/split.log",
     params:
         run=command("split"),
+    shell:
+        "{{ {params.run}; }} >> {log} 2>&1"
+
+
+rule cases:
+    input:
+        inputs("cases", "cases"),
+    output:
+        "split/{cases}/datalist.json",
+    wildcard_constraints:
+        cases=r"\d+|all",
+    log:
+        "logs/cases/{cases}.log",
+    params:
+        run=command("cases", "cases"),
     shell:
         "{{ {params.run}; }} >> {log} 2>&1"
 
@@ -99,6 +114,8 @@ rule pseudo:
         inputs("pseudo", "cases"),
     output:
         "split/{cases}u/datalist.json",
+    wildcard_constraints:
+        cases=r"\d+",
     log:
         "logs/pseudo/{cases}.log",
     benchmark:
@@ -116,7 +133,7 @@ rule training:
     input:
         inputs("training", "cases", "name"),
     output:
-        "weights/{cases}/{name}/" + WEIGHTS,
+        "weights/{cases}/{name}/" + FINAL,
     log:
         "logs/training/{cases}_{name}.log",
     benchmark:
@@ -165,7 +182,7 @@ rule segmenter:
     input:
         inputs("segmenter", "cases", "arm", "seed"),
     output:
-        "segmenters/{cases}/{arm}/{seed}/" + WEIGHTS,
+        "segmenters/{cases}/{arm}/{seed}/" + FINAL,
     log:
         "logs/segmenter/{cases}_{arm}_{seed}.log",
     benchmark:
@@ -198,15 +215,15 @@ rule test:
 
 rule segmentations:
     input:
-        inputs("segmentations", "arm", last=(OPENED,)),
+        inputs("segmentations", "arm", "seed", last=(OPENED,)),
     output:
-        "segmentations/{arm}/done",
+        "segmentations/{arm}/{seed}/done",
     log:
-        "logs/segmentations/{arm}.log",
+        "logs/segmentations/{arm}_{seed}.log",
     benchmark:
-        "times/segmentations/{arm}.tsv"
+        "times/segmentations/{arm}_{seed}.tsv"
     params:
-        run=command("segmentations", "arm"),
+        run=command("segmentations", "arm", "seed"),
     resources:
         gpu=1,
     shell:
