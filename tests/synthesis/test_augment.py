@@ -424,6 +424,21 @@ def test_a_dry_run_says_how_many_how_long_how_much_and_leaves_nothing(world, tmp
     assert not (tmp_path / "out").exists()
 
 
+def test_weights_of_another_size_take_the_inferences_settings(world, tmp_path, capsys):
+    """A bundle as it ships, with weights of the tiny network: as a training with other options leaves them."""
+    _tiny_bundle(BUNDLES / "pix2pix3d", tmp_path / "tiny")
+    shipped = tmp_path / "shipped"
+    shutil.copytree(BUNDLES / "pix2pix3d" / "configs", shipped / "configs")
+    (shipped / "models").mkdir()
+    weights, output = tmp_path / "tiny" / "models" / "model.pt", tmp_path / "out"
+    words = ["augment", "--input", str(world / "prepared"), "--bundle", str(shipped), "--device", "cpu", "--per-case",
+             "1", "--weights", str(weights), "--output", str(output)]  # fmt: skip
+    assert main(words) == 1 and "the inference cannot be run" in capsys.readouterr().err
+    channels = bundle_runs.read(BUNDLES / "pix2pix3d", "inference", "tiny")["network_def"]["channels"]
+    assert main([*words, "--inference", json.dumps({"network_def#channels": channels})]) == 0
+    assert len(records_in(output)) == 3
+
+
 @pytest.mark.parametrize(
     ("more", "said"),
     [
@@ -437,6 +452,10 @@ def test_a_dry_run_says_how_many_how_long_how_much_and_leaves_nothing(world, tmp
         (["--judge", JUDGES[0], "--max-hd95", "1e400"], "--max-hd95 must lie in 0…1000 mm, got inf"),
         (["--jobs", "0"], "--jobs must be 1 or more"),
         (["--judge", "nowhere.pt"], "--judge nowhere.pt: no such file"),
+        (["--inference", "{bad"], "--inference must be a JSON object in single quotes"),
+        (["--inference", '{"stepz": 2}'], "configs/inference.json has no setting stepz"),
+        (["--inference", '{"weights": "x.pt"}'], "--inference: weights is an option of its own"),
+        (["--map-inference", '{"tries": 2}'], "--map-weights and --map-inference go with --map-bundle"),
         (["--rules", "nowhere.yaml"], "nowhere.yaml: cannot be read as YAML rules of morphing"),
     ],
 )

@@ -58,8 +58,8 @@ def _refuse_changes(study: Study, before: Mapping[str, Any], now: Mapping[str, A
     if differ:
         raise InputError(
             f"{study.output}: was begun with another {', '.join(dict.fromkeys(differ))}, and trainings were begun; "
-            "what decides a study is named before it is run: give the same as before (seeds, arms and cases may be added "
-            "at the end of their lists), or another output"
+            "what decides a study is named before it is run: give the same as before (seeds, arms and cases may be "
+            "added at the end of their lists), or another output"
         )
 
 
