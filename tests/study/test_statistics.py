@@ -7,8 +7,9 @@ import math
 import numpy as np
 import pytest
 from semsynth.study.results import Findings
+from semsynth.study.scores import worst_tenth
 from semsynth.study.sentences import compared, reasons, verdict
-from semsynth.study.statistics import Trained, contrast, corrected, interval, worst_tenth
+from semsynth.study.statistics import Trained, contrast, corrected, interval
 from statsmodels.stats.multitest import multipletests
 
 CASES = [f"c{i}" for i in range(10)]

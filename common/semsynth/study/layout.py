@@ -16,6 +16,7 @@ from ..report.pictures import AS_TYPED, save_figure
 from ..report.tables import NOTHING, Cell, Column, Table, number
 from ..texts import in_csv, shown
 from .compare import LEAST, Comparison, Paired, Values
+from .scores import worst_tenth
 
 TITLES = {"dice": "Dice", "jaccard": "Jaccard", "hd95": "HD95", "asd": "ASD"}
 PAGE, TABLE, CASES, PICTURE = "comparison.md", "comparison.csv", "comparison_cases.csv", "comparison.png"
@@ -210,9 +211,13 @@ def draw(found: Comparison) -> Figure:
 
 def _summary(paired: Paired, values: Values) -> list[Cell]:
     """Mean, standard deviation, median, worst and worst tenth."""
-    worst = np.sort(values)[:: -1 if paired.better == "lower" else 1][: math.ceil(len(values) / 10)]
+    worst = values.max() if paired.better == "lower" else values.min()
     sd = _number(float(values.std(ddof=1))) if len(values) > 1 else Cell(NOTHING)
-    bad = [Cell(NOTHING)] * 2 if not paired.better else [_number(float(worst[0])), _number(float(worst.mean()))]
+    bad = (
+        [Cell(NOTHING)] * 2
+        if not paired.better
+        else [_number(float(worst)), _number(worst_tenth(values, paired.better))]
+    )
     return [_number(float(values.mean())), sd, _number(float(np.median(values))), *bad]
 
 

@@ -13,9 +13,9 @@ import numpy as np
 from ..texts import in_csv
 from .arms import ALL, CONTROL, REAL
 from .plan import Plan
-from .scores import better, read_scores
+from .scores import better, read_scores, worst_tenth
 from .splits import read_split
-from .statistics import Contrast, Trained, by_patient, contrast, corrected, worst_tenth
+from .statistics import Contrast, Trained, by_patient, contrast, corrected
 
 METRICS = ("dice", "hd95_mm", "asd_mm")
 MAIN = METRICS[0]

@@ -6,7 +6,7 @@ import csv
 import io
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -56,6 +56,13 @@ def better(metric: str) -> Better:
     """Which values of a metric are good; ``""`` where its name does not tell."""
     name = metric.split(" ")[0].removesuffix("_mm")
     return "higher" if name in OVERLAP else "lower" if name in DISTANCE else ""
+
+
+def worst_tenth(values: Iterable[float], good: Better) -> float:
+    """Mean of the worst 10 % of the values, rounded up; NaN for none."""
+    ordered = sorted((v for v in values if math.isfinite(v)), reverse=good == "lower")
+    count = math.ceil(len(ordered) / 10)
+    return sum(ordered[:count]) / count if count else math.nan
 
 
 def read_scores(source: str | Path) -> Scores:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -229,13 +229,6 @@ def corrected(contrasts: Sequence[Contrast]) -> list[Contrast]:
             for i, p in zip(places, adjusted, strict=True):
                 found[i] = replace(found[i], p_holm=float(p))
     return found
-
-
-def worst_tenth(values: Iterable[float], good: Better) -> float:
-    """Mean of the worst 10 % of the values, rounded up; NaN for none."""
-    ordered = sorted((v for v in values if math.isfinite(v)), reverse=good == "lower")
-    count = math.ceil(len(ordered) / 10)
-    return float(np.mean(ordered[:count])) if count else math.nan
 
 
 def by_patient(values: Values, cases: Sequence[str], patients: Sequence[str], people: Mapping[str, str]) -> Values:
