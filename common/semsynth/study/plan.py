@@ -96,6 +96,12 @@ class Plan:
                 if not self.study.arm(name).everything:
                     yield str(count), self.study.arm(name)
 
+    def first(self) -> list[Job]:
+        """The segmenters of the primary contrast and of the positive control, which go before all others."""
+        cases = str(self.study.cases[0])
+        pairs = [(cases, self.study.primary), (cases, REAL), (ALL, REAL)]
+        return [job for job in self.of("segmenter") if job.key[:2] in pairs]
+
     def tests(self) -> list[tuple[str, str, int]]:
         """Number of labelled patients, arm and seed of each segmenter that is tested."""
         keys = [(cases, arm.name, seed) for cases, arm in self.arms() for seed in self.study.seeds_of(arm)]

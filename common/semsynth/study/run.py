@@ -108,6 +108,7 @@ def _snakemake(plan: Plan, cores: int, profile: str | Path | None) -> None:
     words = [
         sys.executable, "-m", "snakemake", "--snakefile", str(SNAKEFILE), "--directory", str(plan.out), "--config",
         f"study={plan.out}", "--rerun-incomplete", "--rerun-triggers", "mtime", "input", "--nolock", "--keep-going",
+        "--prioritize", *(job.output for job in plan.first()),
         *(["--cores", str(cores), *_gpus()] if profile is None else ["--profile", str(profile)]),
     ]  # fmt: skip
     log = plan.out / "logs" / "snakemake.log"
