@@ -50,7 +50,7 @@ class Job:
 
     @property
     def shell(self) -> str:
-        """The commands as one line of a shell; braces are doubled for Snakemake."""
+        """The commands as one line of a shell, each in its folder; the first that fails is the last."""
         return " && ".join(f"(cd {shlex.quote(str(folder))} && {shlex.join(words)})" for folder, words in self.commands)
 
 
