@@ -39,7 +39,7 @@ ALLOWED = {
     "scripts": ("*.py",),
 }
 """Folder of a bundle → the files that it may hold."""
-IN_PACKAGE = ("*.py", "py.typed", "*.html", "*.yaml")
+IN_PACKAGE = ("*.py", "py.typed", "*.html", "*.yaml", "*.smk")
 DEBRIS = {"__pycache__", ".DS_Store", "Thumbs.db", "desktop.ini"}
 """What Python and file managers leave: passed over."""
 SHOWN = 20

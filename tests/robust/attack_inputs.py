@@ -111,11 +111,14 @@ def _write_scores(folder: Path) -> None:
 
 def _write_study(folder: Path) -> None:
     """The file of a study, of which only the plan is asked: three cases are too few for one."""
-    folder.mkdir()
+    (folder / "segmenter" / "configs").mkdir(parents=True)
+    for name in ("train", "inference"):
+        config = {"max_epochs": 1, "epoch_cases": None, "dataset_dir": "data"}
+        (folder / "segmenter" / "configs" / f"{name}.json").write_text(json.dumps(config))
     generator = {"bundle": "../bundle", "weights": "../bundle/models/model.pt"}
     content = {
         "data": "../prepared", "output": "out", "patients": "each", "test": 0.4, "cases": [1], "arms": ["R", "S"],
-        "primary": "S", "segmenter": {"bundle": "../bundle", "config": "inference.json", "epochs": 1},
+        "primary": "S", "segmenter": {"bundle": "segmenter", "epochs": 1, "epoch_cases": 2},
         "generators": {"ldm": generator},
     }  # fmt: skip
     (folder / "study.yaml").write_text(yaml.safe_dump(content))

@@ -455,7 +455,7 @@ def test_weights_of_another_size_take_the_inferences_settings(world, tmp_path, c
         (["--inference", "{bad"], "--inference must be a JSON object in single quotes"),
         (["--inference", '{"stepz": 2}'], "configs/inference.json has no setting stepz"),
         (["--inference", '{"weights": "x.pt"}'], "--inference: weights is an option of its own"),
-        (["--map-inference", '{"tries": 2}'], "--map-weights and --map-inference go with --map-bundle"),
+        (["--map-inference", '{"tries": 2}'], "--map-inference goes with --map-bundle"),
         (["--rules", "nowhere.yaml"], "nowhere.yaml: cannot be read as YAML rules of morphing"),
     ],
 )

@@ -133,7 +133,8 @@ def augment(
             "or neither"
         )
     if map_bundle is None and (map_weights is not None or map_inference):
-        raise InputError("--map-weights and --map-inference go with --map-bundle, the bundle that they are of")
+        told = "--map-inference" if map_weights is None else "--map-weights"
+        raise InputError(f"{told} goes with --map-bundle, the bundle that it is of")
     own_weights = None if map_weights is None else _place(map_weights, "map-weights")
     drawer = None if map_bundle is None else (_place(map_bundle, "map-bundle"), own_weights, map_inference or {})
     unknown = [name for name in formats if name not in FORMATS]
