@@ -68,6 +68,18 @@ def test_an_arm_of_ones_own(tmp_path):
     assert volumes[volumes.index("--maps") + 1] == "given=1,morphed=1"
 
 
+def test_an_arm_can_end_on_real_cases_with_as_many_steps(tmp_path):
+    other = {"name": "M2", "like": "M", "real_end": 0.25}
+    segmenter = {"bundle": UNET, "epochs": 8, "epoch_cases": 2}
+    job = Plan(read(tmp_path, arms=["R", "M", other], primary="M2", segmenter=segmenter))["segmenter", "3", "M2", "0"]
+    (_, first), (_, second) = job.commands
+    one, two = dict(pairwise(first)), dict(pairwise(second))
+    assert (one["--max_epochs"], two["--max_epochs"]) == ("6", "2")
+    assert two["--init_weights"] == f"{one['--run_dir']}/model_final.pt" and "--mixing_ratio" not in two
+    assert "synthetic" in one["--datalists"] and "synthetic" not in two["--datalists"]
+    assert job.output == "segmenters/3/M2/0/model_final.pt"
+
+
 @pytest.mark.parametrize(("changes", "match"), [
     ({"sedes": [0]}, "unknown setting 'sedes'; did you mean seeds"),
     ({"data": None}, "needs data, a text"),
@@ -105,6 +117,8 @@ def test_an_arm_of_ones_own(tmp_path):
     ({"arms": ["R", "MG", {"name": "X", "like": "M", "maps": {"morphed": "abc"}}]}, "with shares above 0"),
     ({"arms": ["R", "MG", "O", {"name": "X", "like": "O", "generator": "g"}]}, "do nothing in an arm like O"),
     ({"arms": ["R", {"name": "X", "like": "M", "seeds": [0]}], "primary": "X"}, "needs 3 seeds or more"),
+    ({"arms": ["R", "MG", {"name": "X", "like": "M", "real_end": 1}]}, "real_end must lie from 0 to below 1"),
+    ({"arms": ["R", "MG", "O", {"name": "X", "like": "O", "real_end": 0.5}]}, "real_end would do nothing"),
 ])  # fmt: skip
 def test_a_file_that_cannot_be_used_is_refused(tmp_path, changes, match):
     with pytest.raises(InputError, match=match):

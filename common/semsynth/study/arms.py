@@ -30,6 +30,8 @@ class Arm:
         generator: name of the generator; empty: the study's first.
         ratio: real to synthetic cases; None: the study's.
         seeds: of its segmenters; None: the study's.
+        real_end: share of the steps, at the end, on the labelled real cases alone: a second training, from the weights
+            of the first.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Arm:
     generator: str = ""
     ratio: tuple[float, float] | None = None
     seeds: tuple[int, ...] | None = None
+    real_end: float = 0.0
 
     @property
     def synthetic(self) -> bool:

@@ -64,15 +64,25 @@ def _arm(item: Any, fields: Fields, found: Mapping[str, Arm]) -> Arm:
     about, generator = inner.take("about", str, base.about), inner.take("generator", str, base.generator)
     arm = replace(base, name=name, about=about, generator=generator, maps=_maps(inner, base),
                   like=inner.take("volumes_of", str, base.like), ratio=ratio(inner, base.ratio),
-                  seeds=seeds(inner, base.seeds))  # fmt: skip
+                  seeds=seeds(inner, base.seeds), real_end=inner.take("real_end", float, base.real_end))  # fmt: skip
     inner.end()
+    if not 0 <= arm.real_end < 1:
+        raise InputError(
+            f"{inner.where}: real_end must lie from 0 to below 1, a share of the steps, found {arm.real_end}"
+        )
     return arm
 
 
 def _refuse_idle(fields: Fields, base: Arm) -> None:
     """Settings that would do nothing in an arm like this one."""
-    own = ("generator", "maps") if not base.maps else ()
-    idle = [*own, *(("volumes_of",) if not base.like else ()), *(("ratio",) if not base.two_sources else ())]
+    uses = {
+        "generator": bool(base.maps),
+        "maps": bool(base.maps),
+        "volumes_of": bool(base.like),
+        "ratio": base.two_sources,
+        "real_end": base.two_sources and base.real,
+    }
+    idle = [name for name, used in uses.items() if not used]
     wrong = [name for name in idle if fields.content.get(name) is not None]
     if wrong:
         hint = "; volumes_of says whose volumes or maps it takes" if base.like else ""

@@ -6,7 +6,7 @@ import json
 import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -224,35 +224,45 @@ class Plan:
         )  # fmt: skip
 
     def _segmenter(self, cases: str, arm: Arm, seed: int) -> tuple[str, str, int]:
-        key = (cases, arm.name, str(seed))
-        folder = f"segmenters/{cases}/{arm.name}/{seed}"
+        """An arm's training, in two parts where the arm ends on real cases alone."""
+        own, folder = self.study.segmenter, f"segmenters/{cases}/{arm.name}/{seed}"
+        lists, inputs = self._lists(cases, arm)
+        real = self._list(cases)
+        mixed: dict[str, Any] = {
+            "seed": seed,
+            "datalists": [str(path) for path in lists],
+            **({"mixing_ratio": list(arm.ratio or self.study.ratio)} if arm.two_sources else {}),
+            "validation_datalist": self.out / "split" / "test" / "datalist.json",
+            "validate#dataset#data#path": real,
+        }
+        told, weights = self._segmenter_inputs(cases, dict(own.options) | mixed)
+        assert own.epochs is not None
+        last = round(arm.real_end * own.epochs)
+        parts = [(folder, own.epochs, told)]
+        if last:
+            only = {key: value for key, value in told.items() if key != "mixing_ratio"}
+            only |= {"datalists": [str(real)], "init_weights": self.out / folder / "mixed" / FINAL}
+            parts = [(f"{folder}/mixed", own.epochs - last, told), (folder, last, only)]
+        commands = [
+            (own.bundle, self._train(replace(own, epochs=epochs), place, real.parent, options))
+            for place, epochs, options in parts
+        ]
+        self._add("segmenter", (cases, arm.name, str(seed)), f"{folder}/{FINAL}",
+                  [*inputs, *weights, *_declared(own.options, own.bundle)], *commands)  # fmt: skip
+        return cases, arm.name, seed
+
+    def _lists(self, cases: str, arm: Arm) -> tuple[list[Path], list[str]]:
+        """An arm's training lists, the labelled real cases' first, and the jobs' outputs that they need."""
         lists, inputs = [self._list(cases)] if arm.real else [], [self._cases_file(cases)]
         if arm.pseudo:
             lists.append(self.out / "split" / (cases + WITH_UNLABELLED) / "pseudo" / "datalist.json")
             inputs.append(self._cases_file(cases + WITH_UNLABELLED))
         if arm.synthetic:
-            file = (
-                _painted(cases, arm)
-                if arm.painted
-                else f"volumes/{cases}/{arm.name if arm.maps else arm.like}/{SYNTHETIC}"
-            )
+            owner = arm.name if arm.maps else arm.like
+            file = _painted(cases, arm) if arm.painted else f"volumes/{cases}/{owner}/{SYNTHETIC}"
             lists.append(self.out / file)
             inputs.append(file)
-        ratio = arm.ratio or self.study.ratio
-        first = self._list(cases)
-        options = dict(self.study.segmenter.options) | {
-            "seed": seed,
-            "datalists": [str(path) for path in lists],
-            **({"mixing_ratio": list(ratio)} if arm.two_sources else {}),
-            "validation_datalist": self.out / "split" / "test" / "datalist.json",
-            "validate#dataset#data#path": first,
-        }
-        told = self._segmenter_inputs(cases, options)
-        words = self._train(self.study.segmenter, folder, first.parent, told[0])
-        own = self.study.segmenter
-        inputs += [*told[1], *_declared(own.options, own.bundle)]
-        self._add("segmenter", key, f"{folder}/{FINAL}", inputs, (own.bundle, words))
-        return cases, arm.name, seed
+        return lists, inputs
 
     def _segmenter_inputs(self, cases: str, options: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
         made = {name: self._training(cases, name) for name in self.study.segmenter.needs}

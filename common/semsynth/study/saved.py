@@ -39,6 +39,7 @@ def save_study(study: Study) -> Path:
     before, now = read_object_or_none(path), study.to_json()
     if before is None and path.exists():
         raise InputError(f"{path}: cannot be read; remove it if nothing of this study was run, or give another output")
+    before = None if before is None else _read(before, path).to_json()  # settings that are new have their defaults
     if before is not None and before != now:
         if any(study.output.glob("*/*/*/**/*.pt")):
             _refuse_changes(study, before, now)
@@ -90,9 +91,13 @@ def load_study(folder: str | Path) -> Study:
     """
     path = Path(folder) / STUDY
     told = read_object(path, missing="run 'semsynth study --config FILE' first", damaged="start the study anew")
+    return _read(told | {"output": str(Path(folder).absolute())}, path)
+
+
+def _read(told: Mapping[str, Any], path: Path) -> Study:
     try:
-        return _study(told | {"output": str(Path(folder).absolute())})
-    except (KeyError, TypeError) as error:
+        return _study(told)
+    except (KeyError, TypeError, IndexError) as error:
         raise InputError(
             f"{path}: of another version of semsynth, or damaged ({error}); start the study anew"
         ) from error
