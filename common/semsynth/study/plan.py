@@ -320,7 +320,8 @@ class Plan:
         words = ("prepare", "--input", str(folder / "datalist.json"), "--output", str(folder / "data"), "--like",
                  str((self.out / DATA).parent), "--wait", "yes")  # fmt: skip
         return self._add(
-            "pseudo", (cases,), self._cases_file(data), (self._cases_file(cases), segmenter), (own.bundle, infer),
+            "pseudo", (cases,), self._cases_file(data), (self._cases_file(cases), segmenter),
+            self._own("rest", "--cases", cases), (own.bundle, infer),
             self._own("pseudo_masks", "--cases", cases), self._semsynth(*words),
             self._own("pseudo_set", "--cases", cases),
         )  # fmt: skip

@@ -15,7 +15,7 @@ from .arms import Arm
 from .settings import Source, Study, Training, Volumes
 
 STUDY = "study.json"
-FREE = ("name", "data", "output", "trust", "seeds", "arms", "cases", "curve")
+FREE = ("name", "data", "output", "trust", "unlabelled", "seeds", "arms", "cases", "curve")
 """What may change after trainings were begun; of the last four, something may be added."""
 VOLUMES = ("volumes", "generators", "maps")
 """What may change as long as there are no volumes, but for the weights in it."""

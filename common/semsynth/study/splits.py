@@ -107,18 +107,29 @@ def write_split(study: Study, split: Split, prepared: Path) -> Path:
 
 
 def write_cases(study: Study, split: Split, prepared: Path, name: str) -> Path:
-    """Write the datalist of a number of labelled patients, and that of the images that are left.
+    """Write the datalist of a number of labelled patients.
 
     Returns:
         The datalist.
     """
     folder, entries = study.output / "split" / name, cases_of(prepared)
     head = {key: value for key, value in read_datalist(prepared).items() if key not in LISTS}
-    if study.unlabelled and split.rest[name]:
-        _write_held(study, folder / "rest", split.rest[name], split, entries, head, images=True)
     listed = [case for case in entries if case in set(split.sets[name])]  # in the data's order
     own = [_entry(entries[case], prepared, folder, split.people[case]) for case in listed]
     return write_text(folder / "datalist.json", json.dumps({**head, "training": own}, indent=1))
+
+
+def write_rest(study: Study, split: Split, prepared: Path, name: str) -> None:
+    """Write the datalist of the training images that are left, without their labels.
+
+    Raises:
+        InputError: where none are left.
+    """
+    if not split.rest[name]:
+        raise InputError(f"unlabelled: with {name} labelled patients no training images are left; give fewer")
+    head = {key: value for key, value in read_datalist(prepared).items() if key not in LISTS}
+    folder = study.output / "split" / name / "rest"
+    _write_held(study, folder, split.rest[name], split, cases_of(prepared), head, images=True)
 
 
 def sets_of(study: Study) -> dict[str, list[str]]:

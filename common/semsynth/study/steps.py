@@ -21,7 +21,7 @@ from .plan import DATA, OPENED, OPENINGS, SYNTHETIC, Plan
 from .pseudo import pseudo_masks, pseudo_set
 from .report import write_report
 from .saved import load_study
-from .splits import divide, write_cases, write_split
+from .splits import divide, write_cases, write_rest, write_split
 
 
 def link(plan: Plan) -> None:
@@ -41,6 +41,12 @@ def cases(plan: Plan, cases: str) -> None:
     """The labelled cases."""
     prepared = plan.out / DATA
     write_cases(plan.study, divide(plan.study, prepared), prepared, cases)
+
+
+def rest(plan: Plan, cases: str) -> None:
+    """The images that are left."""
+    prepared = plan.out / DATA
+    write_rest(plan.study, divide(plan.study, prepared), prepared, cases)
 
 
 def paint(plan: Plan, maps: str, real: str, output: str) -> None:
@@ -87,7 +93,7 @@ def report(plan: Plan) -> None:
 
 STEPS: dict[str, Callable[..., None]] = {
     step.__name__: step
-    for step in (link, split, cases, paint, synthetic, guard, open_test, report, pseudo_masks, pseudo_set)
+    for step in (link, split, cases, rest, paint, synthetic, guard, open_test, report, pseudo_masks, pseudo_set)
 }
 
 
