@@ -73,9 +73,10 @@ def test_the_phantoms_study_goes_on_after_kill(tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     assert "report:" in done.stdout
     _checked(tmp_path / "out", segmenters=24)
-    assert all(path.stat().st_mtime == at for path, at in before.items())  # nothing was done twice
-    again = subprocess.run(words, capture_output=True, text=True, timeout=600)
-    assert again.returncode == 0 and again.stdout == done.stdout
+    again = [path for path, at in before.items() if path.stat().st_mtime != at]
+    assert len(again) <= 2 < len(before)  # those that ran when it was killed, which Snakemake did not see end
+    once_more = subprocess.run(words, capture_output=True, text=True, timeout=600)
+    assert once_more.returncode == 0 and once_more.stdout == done.stdout
 
 
 def test_a_seed_that_is_added_later_opens_the_test_again(tmp_path):
