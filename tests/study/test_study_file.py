@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import shutil
 from itertools import pairwise
 
 import pytest
+from semsynth.cli.datasets import prepare
 from semsynth.errors import InputError
 from semsynth.study.plan import Plan
 from semsynth.study.saved import load_study, save_study
+from semsynth.study.settings import PREPARE
 from semsynth.study.splits import divide
 from semsynth.study.steps import cases, link, split
 from tiny_study import ROOT, begun, phantoms, read
@@ -123,6 +126,10 @@ def test_an_arm_can_end_on_real_cases_with_as_many_steps(tmp_path):
 def test_a_file_that_cannot_be_used_is_refused(tmp_path, changes, match):
     with pytest.raises(InputError, match=match):
         read(tmp_path, **changes)
+
+
+def test_options_of_the_preparation_are_those_of_the_command():
+    assert set(PREPARE) <= inspect.signature(prepare).parameters.keys()
 
 
 def test_trainings_that_need_each_other_are_refused(tmp_path):

@@ -25,8 +25,47 @@ _AT_ONCE = 1_000_000  # numbers that are drawn at once
 _SAME = 1e-9  # of the largest value: smaller differences come from rounding
 
 
+class Differences:
+    """What follows from the patients' differences alone.
+
+    Attributes:
+        metric: its name.
+        delta: difference of each patient ``(N,)``.
+    """
+
+    metric: str
+    delta: Values
+
+    @property
+    def better(self) -> Better:
+        """Which values are good."""
+        return better(self.metric)
+
+    @property
+    def difference(self) -> float:
+        """Mean over patients."""
+        return float(self.delta.mean()) if len(self.delta) else math.nan
+
+    @property
+    def sd(self) -> float | None:
+        """Sample standard deviation (n - 1) of the patients' differences; None for one patient."""
+        if len(self.delta) < 2:
+            return None
+        return float(self.delta.std(ddof=1)) if np.ptp(self.delta) else 0.0
+
+    @property
+    def effect(self) -> float | None:
+        """Effect size: mean by standard deviation of the differences (Cohen's d_z); None without spread."""
+        return self.difference / self.sd if self.sd else None
+
+    def gained(self) -> tuple[int, int]:
+        """How many patients have better scores than with the baseline, and how many worse (or higher, and lower)."""
+        sign = -1 if self.better == "lower" else 1
+        return int((sign * self.delta > 0).sum()), int((sign * self.delta < 0).sum())
+
+
 @dataclass(frozen=True)
-class Paired:
+class Paired(Differences):
     """One metric of two segmenters on the same cases.
 
     Attributes:
@@ -56,28 +95,6 @@ class Paired:
     p_better: float | None
 
     @property
-    def better(self) -> Better:
-        """Which values are good."""
-        return better(self.metric)
-
-    @property
-    def difference(self) -> float:
-        """Mean over patients."""
-        return float(self.delta.mean())
-
-    @property
-    def sd(self) -> float | None:
-        """Sample standard deviation (n - 1) of the patients' differences; None for one patient."""
-        if len(self.delta) < 2:
-            return None
-        return float(self.delta.std(ddof=1)) if np.ptp(self.delta) else 0.0
-
-    @property
-    def effect(self) -> float | None:
-        """Effect size: mean by standard deviation of the differences (Cohen's d_z); None without spread."""
-        return self.difference / self.sd if self.sd else None
-
-    @property
     def detectable(self) -> float | None:
         """The smallest true difference that so many patients show in 80 of 100 such comparisons, at p = 0.05.
 
@@ -103,11 +120,6 @@ class Paired:
         if not self.better:
             return "other"
         return "better" if (self.difference > 0) == (self.better == "higher") else "worse"
-
-    def gained(self) -> tuple[int, int]:
-        """How many patients have better scores than with the baseline, and how many worse (or higher, and lower)."""
-        sign = -1 if self.better == "lower" else 1
-        return int((sign * self.delta > 0).sum()), int((sign * self.delta < 0).sum())
 
 
 @dataclass(frozen=True)

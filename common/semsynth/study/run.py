@@ -160,10 +160,9 @@ class _Progress:
     """A bar over the estimated time of all jobs."""
 
     def __init__(self, plan: Plan, cores: int) -> None:
-        self.plan, self.cores, total = plan, cores, _cases(plan)
-        self.seconds = {job: estimate(plan, job, total) for job in plan.jobs.values()}
+        self.plan, self.cores, self.cases = plan, cores, _cases(plan)
+        self.seconds = {job: estimate(plan, job, self.cases) for job in plan.jobs.values()}
         self.done = {job for job in self.seconds if _done(plan, job)}
-        self.begun, self.started = sum(self.seconds[job] for job in self.done), time.monotonic()
         self.bar = tqdm(total=len(self.seconds), initial=len(self.done), desc="study", unit="job",
                         bar_format="{desc}: {n_fmt} of {total_fmt} jobs {bar} {postfix}",
                         disable=None if sys.stderr.isatty() else True)  # fmt: skip
@@ -171,6 +170,7 @@ class _Progress:
     def look(self) -> None:
         """Count what is done."""
         new = [job for job in self.seconds if job not in self.done and _done(self.plan, job)]
+        self.seconds |= {job: estimate(self.plan, job, self.cases) for job in self.seconds} if new else {}
         for job in new:
             self.done.add(job)
             self.bar.update()
@@ -180,11 +180,8 @@ class _Progress:
         self.bar.set_postfix_str(f"about {_duration(self.left())} left")
 
     def left(self) -> float:
-        """Seconds, as fast as it went until now."""
-        done, spent = sum(self.seconds[job] for job in self.done), time.monotonic() - self.started
-        ahead = sum(self.seconds.values()) - done
-        fast = done - self.begun
-        return ahead * spent / fast if fast > 60 else ahead / self.cores
+        """Seconds, as long as jobs of a kind took here."""
+        return sum(seconds for job, seconds in self.seconds.items() if job not in self.done) / self.cores
 
     def close(self) -> None:
         """Take the bar away."""

@@ -28,7 +28,8 @@ def verdict(found: Findings) -> list[str]:
             f"{name(control.against)} ({_figures(control)}). Where more real cases make no difference that this study "
             "can see, it cannot say what synthetic ones are worth. More test patients, more seeds or longer trainings "
             "are needed.",
-            f"For completeness: {compared(main)}",
+            f"For completeness, not as a result: {title(main.metric)} of {name(main.arm)} less {name(main.against)} is "
+            f"{_figures(main)}.",
         ]
     said = [compared(main)]
     if control is None:
@@ -60,7 +61,9 @@ def compared(c: Contrast) -> str:
 
 
 def reasons(found: Findings) -> list[str]:
-    """What the other arms say of the primary one, in Dice, one sentence each."""
+    """What the other arms say of the primary one, in Dice, one sentence each; nothing where there is no verdict."""
+    if any(c.metric == MAIN and c.verdict != "better" for c in found.control):
+        return []
     main = next(c for c in found.primary if c.metric == MAIN)
     said = []
     for c in (c for c in found.others if c.metric == MAIN and c.against == main.against and c.arm[1] in _AGAINST_REAL):

@@ -20,12 +20,12 @@ from ..files import relative_to, write_text
 from ..provenance.cards import datalist_hash
 from ..synthesis.augment.plan import is_prepared
 from .arms import ALL
+from .plan import DATA, SPLIT
 from .settings import Study
 
 logger = logging.getLogger(__name__)
 LEAST_TEST = 5
 """Patients: of fewer there is no interval."""
-SPLIT, DATA = "split.json", "data/datalist.json"
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def write_split(study: Study, split: Split, prepared: Path) -> Path:
         "unused": list(split.unused),
         "data_sha256": datalist_hash(prepared),
     }
-    return write_text(folder / SPLIT, json.dumps(about, indent=1))
+    return write_text(study.output / SPLIT, json.dumps(about, indent=1))
 
 
 def write_cases(study: Study, split: Split, prepared: Path, name: str) -> Path:
@@ -140,7 +140,7 @@ def sets_of(study: Study) -> dict[str, list[str]]:
 
 def read_split(folder: Path) -> dict[str, Any]:
     """What :func:`write_split` noted."""
-    found: dict[str, Any] = json.loads((folder / "split" / SPLIT).read_text(encoding="utf-8"))
+    found: dict[str, Any] = json.loads((folder / SPLIT).read_text(encoding="utf-8"))
     return found
 
 

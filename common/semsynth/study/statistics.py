@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from scipy.stats import norm, t
 from statsmodels.stats.multitest import multipletests  # type: ignore[import-untyped]
 
-from .compare import LEAST, POWER, p_values
-from .scores import Better, better
+from .compare import LEAST, POWER, Differences, p_values
+from .scores import better
 
 Values = NDArray[np.float64]
 DRAWS = 10_000
@@ -52,7 +52,7 @@ class Trained:
 
 
 @dataclass(frozen=True)
-class Contrast:
+class Contrast(Differences):
     """The difference of two arms in one metric.
 
     Attributes:
@@ -88,26 +88,6 @@ class Contrast:
     lost: tuple[int, int]
 
     @property
-    def better(self) -> Better:
-        """Which values are good."""
-        return better(self.metric)
-
-    @property
-    def difference(self) -> float:
-        """Mean over patients."""
-        return float(self.delta.mean()) if len(self.delta) else math.nan
-
-    @property
-    def sd(self) -> float:
-        """Sample standard deviation of the patients' differences."""
-        return float(self.delta.std(ddof=1)) if len(self.delta) > 1 else math.nan
-
-    @property
-    def effect(self) -> float | None:
-        """Cohen's d_z: mean by standard deviation of the patients' differences."""
-        return self.difference / self.sd if self.sd > 0 else None
-
-    @property
     def detectable(self) -> float | None:
         """The smallest true difference that 80 of 100 such studies would show, at p = 0.05.
 
@@ -115,7 +95,7 @@ class Contrast:
         patients and seeds it is rough.
         """
         n = len(self.delta)
-        if n < 2 or not self.sd > 0:
+        if not self.sd:
             return None
         se = math.sqrt(self.sd**2 / n + self.se_seeds**2)
         return float((t.ppf(0.975, self.free) + t.ppf(POWER, self.free)) * se)
@@ -133,11 +113,6 @@ class Contrast:
         if self.low <= 0 <= self.high:
             return "no evidence"
         return "better" if (self.difference > 0) == (self.better != "lower") else "worse"
-
-    def gained(self) -> tuple[int, int]:
-        """How many patients are better with the first arm, and how many worse."""
-        sign = -1 if self.better == "lower" else 1
-        return int((sign * self.delta > 0).sum()), int((sign * self.delta < 0).sum())
 
 
 def contrast(
