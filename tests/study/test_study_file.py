@@ -11,6 +11,7 @@ import pytest
 from semsynth.cli.datasets import prepare
 from semsynth.errors import InputError
 from semsynth.study.plan import Plan
+from semsynth.study.run import check_snakemake
 from semsynth.study.saved import load_study, save_study
 from semsynth.study.settings import PREPARE
 from semsynth.study.splits import divide
@@ -130,6 +131,14 @@ def test_a_file_that_cannot_be_used_is_refused(tmp_path, changes, match):
 
 def test_options_of_the_preparation_are_those_of_the_command():
     assert set(PREPARE) <= inspect.signature(prepare).parameters.keys()
+
+
+@pytest.mark.parametrize("found", ["9.15.0", "8.30.0", "9.9"])
+def test_a_snakemake_that_starts_too_many_jobs_is_refused(found):
+    with pytest.raises(InputError, match=f"needs Snakemake 9.17 or newer, found {found}"):
+        check_snakemake(found)
+    check_snakemake("9.17.0rc1")
+    check_snakemake("10.0")
 
 
 def test_trainings_that_need_each_other_are_refused(tmp_path):

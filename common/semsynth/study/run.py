@@ -5,12 +5,14 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -32,6 +34,8 @@ LOOK = 2.0
 """Seconds between two looks at what is done."""
 _PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 _MOST = 1500  # characters of what a job said last
+SNAKEMAKE = (9, 17)
+"""Older ones of version 9 start more jobs than there are cores: https://github.com/snakemake/snakemake/issues/3913."""
 EXTRA = "a study needs the extra 'study' (Snakemake, statsmodels): pip install 'semsynth[study]'"
 
 
@@ -56,6 +60,7 @@ def run_study(
     check_number("--cores", cores, 1, 4096)
     if find_spec("snakemake") is None or find_spec("statsmodels") is None:
         raise InputError(EXTRA)
+    check_snakemake(version("snakemake"))
     if profile is not None and not (Path(profile) / "config.yaml").is_file():
         raise InputError(f"--profile {profile}: holds no config.yaml; give the folder of a Snakemake profile")
     profile = None if profile is None else Path(profile).absolute()  # Snakemake runs in the study's folder
@@ -71,6 +76,18 @@ def run_study(
     page = study.output / REPORT
     said = (page.with_suffix(".md")).read_text(encoding="utf-8").split("![")[0].strip().splitlines()
     return "\n".join([*(line for line in said[1:] if line), f"report: {page}"])
+
+
+def check_snakemake(found: str) -> None:
+    """Raise for a version of Snakemake that is too old.
+
+    Raises:
+        InputError: naming both versions.
+    """
+    if tuple(map(int, re.findall(r"\d+", found)[:2])) < SNAKEMAKE:
+        needed = ".".join(map(str, SNAKEMAKE))
+        raise InputError(f"a study needs Snakemake {needed} or newer, found {found}, which starts more jobs than there "
+                         f"are cores: pip install 'snakemake>={needed}'")  # fmt: skip
 
 
 def describe(plan: Plan, cores: int) -> str:
