@@ -31,6 +31,11 @@ def message(text: str) -> str:
     return "\n".join(shown(part) for part in re.split(r"\n(?=\s*- )", text))
 
 
+def counted(number: int, what: str) -> str:
+    """A number with what it counts: "1 case", "2 cases"."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
 def in_csv(text: str) -> str:
     """A text that no spreadsheet takes for a formula: with an apostrophe in front where it begins like one."""
     return f"'{text}" if text.startswith(_FORMULA) else text

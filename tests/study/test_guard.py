@@ -55,7 +55,14 @@ def test_a_parents_cases_are_a_leak_too(tmp_path):
 def test_declared_weights_are_checked_by_their_card(tmp_path):
     plan = begun(tmp_path)
     judge = trained(plan, tmp_path / "judge.pt", "3", held_out(plan)[1])
+    with pytest.raises(InputError, match=r"judge\.pt .*by its image"):
+        begun(tmp_path / "other", volumes={"per_case": 2, "judge": str(judge)})
+    assert not (tmp_path / "other" / "out" / "split" / "split.json").exists()  # found before anything is trained
+    judge = trained(plan, tmp_path / "judge.pt", "3")
     plan = begun(tmp_path / "other", volumes={"per_case": 2, "judge": str(judge)})
+    said = json.loads(check_leaks(plan).read_text())["checked"]
+    assert [one["file"] for one in said if one["given"]] == ["judge.pt"]
+    trained(plan, judge, "3", held_out(plan)[1])  # replaced while the study ran
     with pytest.raises(InputError, match=r"judge\.pt .*by its image"):
         check_leaks(plan)
 
@@ -65,10 +72,8 @@ def test_declared_weights_of_a_first_stage_are_checked(tmp_path):
     plan = begun(tmp_path)
     stage = trained(plan, tmp_path / "codebook.pt", "3", held_out(plan)[0])
     generator = {"bundle": str(ROOT / "bundles" / "pix2pix3d"), "options": {"init_weights": str(stage)}}
-    plan = begun(tmp_path / "new", trainings={"generator": generator}, arms=["R", "M"], primary="M", maps=None,
-                 volumes={})  # fmt: skip
     with pytest.raises(InputError, match=r"codebook\.pt"):
-        check_leaks(plan)
+        begun(tmp_path / "new", trainings={"generator": generator}, arms=["R", "M"], primary="M", maps=None, volumes={})
 
 
 def test_a_network_in_a_loss_that_nobody_named_is_unknown(tmp_path):
@@ -139,10 +144,31 @@ def test_the_test_is_opened_once_for_a_set_of_segmenters(tmp_path):
 def test_weights_within_tables_of_options_are_checked(tmp_path):
     plan = begun(tmp_path)
     stage = trained(plan, tmp_path / "inner.pt", "3", held_out(plan)[0])
-    generator = {"bundle": str(ROOT / "bundles" / "pix2pix3d"), "options": {"deep": {"list": [str(stage)]}}}
-    plan = begun(tmp_path / "new", trainings={"generator": generator}, arms=["R", "M"], primary="M", maps=None,
-                 volumes={})  # fmt: skip
+    generator = {"bundle": str(ROOT / "bundles" / "pix2pix3d"), "options": {"network_def#x": {"list": [str(stage)]}}}
     with pytest.raises(InputError, match=r"inner\.pt"):
+        begun(tmp_path / "new", trainings={"generator": generator}, arms=["R", "M"], primary="M", maps=None, volumes={})
+
+
+def test_weights_are_found_whatever_they_are_called(tmp_path):
+    plan = begun(tmp_path)
+    for name in ("leak.bin", "leak.PT", "leak"):
+        stage = trained(plan, tmp_path / name, "3", held_out(plan)[0])
+        generator = {"bundle": str(ROOT / "bundles" / "pix2pix3d"), "options": {"init_weights": str(stage)}}
+        with pytest.raises(InputError, match=f"{name} .*by its image"):
+            begun(tmp_path / f"of {name}", trainings={"generator": generator}, arms=["R", "M"], primary="M", maps=None,
+                  volumes={})  # fmt: skip
+
+
+@pytest.mark.parametrize(("changes", "match"), [
+    ({"sha256": None}, "does not say of which file it is"),
+    ({"training_cases": [{"name": "0" * 16}]}, "names cases without the voxels"),
+    ({"training_cases": [{"pseudonym": "a"}], "pseudonym_key": "b"}, "names cases without the voxels"),
+])  # fmt: skip
+def test_a_card_that_says_too_little_is_unknown(tmp_path, changes, match):
+    plan = begun(tmp_path)
+    card = (plan.out / plan["training", "3", "generator"].output).with_suffix(".json")
+    card.write_text(json.dumps(json.loads(card.read_text()) | changes))
+    with pytest.raises(InputError, match=match):
         check_leaks(plan)
 
 

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from semsynth.study.results import Findings
+from semsynth.study.results import Findings, _line
 from semsynth.study.scores import worst_tenth
 from semsynth.study.sentences import compared, reasons, verdict
 from semsynth.study.statistics import Trained, contrast, corrected, interval
@@ -82,6 +82,25 @@ def test_a_distance_that_one_arm_lacks_gives_no_verdict():
     assert found.verdict == "unequal" and found.left_out == ("c3",) and "no verdict" in compared(found)
 
 
+def test_distances_that_both_lack_are_counted_by_seed():
+    """Of three seeds one arm lacks the case with all, the other with one."""
+    first, second = _values(0.0), _values(0.1, seed=1)
+    first[:, 0], second[1, 0] = math.inf, math.inf
+    found = contrast(_arm("M", first, metric="hd95_mm"), _arm("R", second, metric="hd95_mm"), "hd95_mm", PEOPLE)
+    assert found.lost == (1.0, pytest.approx(1 / 3)) and found.verdict == "unequal" and found.left_out == ("c0",)
+    second[:, 0] = math.inf
+    found = contrast(_arm("M", first, metric="hd95_mm"), _arm("R", second, metric="hd95_mm"), "hd95_mm", PEOPLE)
+    assert found.verdict == "better" and "1 case without a value left out" in compared(found)
+    line = _line(_arm("M", first, metric="hd95_mm"), "hd95_mm", PEOPLE)
+    assert line.missing == 3 and math.isfinite(line.mean)
+
+
+def test_a_share_of_the_control_is_said_of_a_gain_alone():
+    for gain in (0.0, -0.05):
+        said = verdict(_findings(gain, 0.08))
+        assert "Positive control" in said[1] and "of that gain" not in said[1]
+
+
 def test_smaller_distances_are_better():
     found = contrast(_arm("M", _values(-0.1), metric="hd95_mm"), _arm("R", _values(0.0, seed=1), metric="hd95_mm"),
                      "hd95_mm", PEOPLE)  # fmt: skip
@@ -123,7 +142,8 @@ def test_synthetic_only_that_is_worse_tells_of_a_gap():
     found = _findings(0.05, 0.05)
     only = contrast(_arm("O", _values(-0.1)), real, "dice", PEOPLE)
     said = reasons(Findings(found.trained, PEOPLE, [], found.primary, found.control, [only, *found.others]))
-    assert "a gap between synthetic volumes and scans" in said[0]
+    assert said[0].startswith("The sentences below are exploratory")
+    assert "a gap between synthetic volumes and scans" in said[1]
 
 
 def test_one_seed_is_said(tmp_path):

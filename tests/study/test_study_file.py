@@ -5,20 +5,27 @@ from __future__ import annotations
 import inspect
 import json
 import shutil
+import subprocess
+import sys
 from itertools import pairwise
 
 import pytest
-from semsynth.cli.datasets import prepare
+from semsynth.cli.datasets import phantom, prepare
+from semsynth.cli.main import main
 from semsynth.errors import InputError
+from semsynth.prepare.phantom import write_phantom_cases
+from semsynth.study.config import read_study
 from semsynth.study.plan import Plan
-from semsynth.study.run import check_snakemake
+from semsynth.study.run import SNAKEFILE, check_snakemake, run_study
 from semsynth.study.saved import load_study, save_study
-from semsynth.study.settings import PREPARE
+from semsynth.study.settings import PHANTOM, PREPARE
 from semsynth.study.splits import divide
 from semsynth.study.steps import cases, link, split
 from tiny_study import ROOT, begun, phantoms, read
 
 UNET = str(ROOT / "bundles" / "la_unet")
+SEGMENTER = {"bundle": UNET, "epochs": 1, "epoch_cases": 2}
+PIX2PIX = {"bundle": str(ROOT / "bundles" / "pix2pix3d"), "weights": "{generator}"}
 
 
 def test_a_plan_has_every_arm_and_seed_and_the_control_is_r_of_all_cases(tmp_path):
@@ -95,7 +102,7 @@ def test_an_arm_can_end_on_real_cases_with_as_many_steps(tmp_path):
     ({"arms": ["R", "XX"]}, "unknown arm 'XX'"),
     ({"arms": ["R", "P"], "primary": "P"}, "takes the volumes or maps of MG"),
     ({"arms": ["R", "RU", "MG"]}, "need images without labels"),
-    ({"cases": [0]}, "cases must be numbers of labelled patients"),
+    ({"cases": [0]}, "cases must be different numbers of labelled patients"),
     ({"cases": ["all"]}, "the arms R and C are the same"),
     ({"ratio": [1, 0]}, "ratio must be two numbers above 0"),
     ({"test": 1.5}, "test must be testing or validation"),
@@ -105,7 +112,28 @@ def test_an_arm_can_end_on_real_cases_with_as_many_steps(tmp_path):
     ({"volumes": {"judge": "{jugde}"}}, "none of the trainings"),
     ({"volumes": {"judge": "nowhere.pt"}}, "no such file, and no training in braces"),
     ({"segmenter": {"bundle": "nowhere"}}, "has no folder configs"),
-    ({"curve": ["M", "X"]}, "curve: 'X' is none of the arms"),
+    ({"curve": ["M", "X"], "cases": [3, 2]}, "curve: 'X' is none of the arms"),
+    ({"curve": ["C"], "cases": [3, 2]}, "curve: 'C' is none of the arms"),
+    ({"curve": ["M"]}, "curve would do nothing"),
+    ({"cases": [3, 3]}, "cases must be different numbers"),
+    ({"output": ""}, "output must not be empty"),
+    ({"phantom": {"cases": 30}}, "has data and phantom"),
+    ({"data": None, "phantom": {"casses": 30}}, "phantom: unknown option casses"),
+    ({"labelled": [7, "a"]}, "labelled must be a list of names, found 7; put a name that looks like a number"),
+    ({"test": [7]}, "test must be a list of names, found 7"),
+    ({"arms": ["R", False]}, "found False .YAML takes yes, no, on and off"),
+    ({"name": 5}, "name must be a text, found 5; put it in quotes"),
+    ({"seeds": [0, 1, -1]}, r"study\.yaml: seeds must be a whole number"),
+    ({"segmenter": SEGMENTER | {"options": {"lerning_rate": 1}}}, "lerning_rate; did you mean learning_rate"),
+    ({"segmenter": SEGMENTER | {"options": {"max_epochs": 50}}}, "max_epochs is given by the study; give epochs"),
+    ({"segmenter": SEGMENTER | {"options": {"seed": 5}}}, "seed is given by the study; give seeds instead"),
+    ({"segmenter": SEGMENTER | {"options": {"init_weights": "nowhere"}}}, "nowhere: no such file of weights"),
+    ({"segmenter": SEGMENTER | {"options": {"device": "$open('x')"}}}, "is an expression"),
+    ({"trainings": {"generator": SEGMENTER | {"options": {"run_dir": "x"}}}, "volumes": {}, "maps": None,
+      "arms": ["R", "M"], "primary": "M"}, "run_dir is given by the study; leave it out"),
+    ({"generators": {"g": PIX2PIX | {"inference": {"weights": "x.bin"}}}}, "x.bin is a file of weights"),
+    ({"generators": {"g": PIX2PIX | {"inference": {"style_from": "x"}}}}, "style_from is given by the study"),
+    ({"generators": {"g": PIX2PIX | {"inference": {"stepps": 3}}}}, "inference.json have no setting stepps"),
     ({"segmenter": {"bundle": UNET, "epochs": 3}}, "segmenter needs epochs and epoch_cases"),
     ({"segmenter": {"bundle": UNET, "config": []}}, "config must name one file"),
     ({"data": "nowhere"}, "no such file or folder"),
@@ -114,7 +142,7 @@ def test_an_arm_can_end_on_real_cases_with_as_many_steps(tmp_path):
     ({"patients": "group"}, "is prepared already"),
     ({"volumes": {"min_dice": 0.5}}, "go with judge"),
     ({"volumes": {"min_dice": float("nan")}}, "min_dice must be a number"),
-    ({"test": ["a", "a"]}, "list of different names"),
+    ({"test": ["a", "a"]}, "test: a is there twice"),
     ({"cases": ["all"], "arms": ["R", "MU", "M"], "primary": "M", "unlabelled": True}, "no images are left"),
     ({"arms": ["R", {"name": "C", "like": "C"}, "MG"]}, "give yours another name"),
     ({"arms": ["R", {"name": "C2", "like": "C"}, "MG"]}, "is like 'C', which is none of"),
@@ -129,8 +157,118 @@ def test_a_file_that_cannot_be_used_is_refused(tmp_path, changes, match):
         read(tmp_path, **changes)
 
 
-def test_options_of_the_preparation_are_those_of_the_command():
+@pytest.mark.parametrize(("text", "match"), [
+    ("cases: [3]\nseeds: [0]\ncases: [1]\n", "line 3: 'cases' is there twice"),
+    ("trainings:\n  a: {epochs: 1, epochs: 2}\n", "line 2: 'epochs' is there twice"),
+    ("name: a\n\tcases: [3]\n", "line 2: a tab"),
+    ("name: 2024-13-45\n", "no YAML that can be used"),
+    ("name: !!int abc\n", "no YAML that can be used"),
+    ("volumes: &a {judge: *a}\n", "no YAML that can be used"),
+    ("on: 3\n", "names must be texts, found True .YAML takes yes, no"),
+    ("- a\n", "must hold names with values"),
+    ("a: [\n", "line 2: "),
+])  # fmt: skip
+def test_yaml_that_does_not_say_one_thing_is_refused(tmp_path, text, match):
+    (tmp_path / "study.yaml").write_text(text)
+    with pytest.raises(InputError, match=match):
+        read_study(tmp_path / "study.yaml")
+    with pytest.raises(InputError, match="is a folder"):
+        read_study(tmp_path)
+
+
+def test_options_of_the_commands_are_theirs():
     assert set(PREPARE) <= inspect.signature(prepare).parameters.keys()
+    assert set(PHANTOM) <= inspect.signature(phantom).parameters.keys()
+
+
+def test_the_output_holds_no_data(tmp_path):
+    """What is in the output may be removed when settings change."""
+    raw = tmp_path / "data"
+    write_phantom_cases(raw, 8, size=(16, 16, 16), spacing=(6.0, 6.0, 6.0), k=2, progress=False)
+    for output in (".", "data", ".."):
+        with pytest.raises(InputError, match="holds the data"):
+            read(tmp_path, data="data", output=output)
+    with pytest.raises(InputError, match="holds the data"):
+        read(tmp_path, data="data/*/image.nii.gz", output="data")
+    assert read(tmp_path, data="data", output="data/study").output == tmp_path / "data" / "study"
+    (raw / "datalist.json").unlink()
+    with pytest.raises(InputError, match="would be taken for cases"):
+        read(tmp_path, data="data", output="data/study")
+
+
+def test_a_folder_with_somebodys_files_is_not_taken(tmp_path):
+    kept = tmp_path / "out" / "data" / "scan.nii.gz"
+    kept.parent.mkdir(parents=True)
+    kept.write_bytes(b"scan")
+    with pytest.raises(InputError, match="holds data, and no study was begun there"):
+        save_study(read(tmp_path))
+    with pytest.raises(InputError, match="holds data, and no study was begun there"):
+        run_study(read(tmp_path))
+    assert kept.read_bytes() == b"scan" and not (tmp_path / "out" / "study.json").exists()
+
+
+def test_other_data_is_not_read_after_the_begin(tmp_path, caplog):
+    begun(tmp_path)
+    (tmp_path / "other").mkdir()
+    save_study(read(tmp_path, data="other"))
+    assert "is not read any more" in caplog.text
+
+
+def test_files_of_the_preparation_start_from_the_studys_file(tmp_path):
+    raw = tmp_path / "raw"
+    write_phantom_cases(raw, 8, size=(16, 16, 16), spacing=(6.0, 6.0, 6.0), k=2, progress=False)
+    plan = Plan(read(tmp_path, data="raw/*/image.nii.gz", patients="each", prepare={"endo": "raw/*/endo.nii.gz"}))
+    words = dict(pairwise(plan.jobs["prepare", ()].commands[0][1]))
+    assert words["--endo"] == str(raw / "*" / "endo.nii.gz") and words["--input"] == str(raw / "*" / "image.nii.gz")
+
+
+def test_a_pattern_of_scans_with_their_masks_is_divided_by_patient(tmp_path):
+    """The example of docs/study.md: folders of scans, masks by a pattern, patients in the folders' names."""
+    write_phantom_cases(tmp_path / "raw", 12, size=(16, 16, 16), spacing=(6.0, 6.0, 6.0), k=2, progress=False)
+    for i, case in enumerate(sorted((tmp_path / "raw").glob("phantom_*"))):
+        case.rename(tmp_path / "raw" / f"P{i // 2:03d} visit{i % 2}")
+    prepare = {"endo": "raw/*/endo.nii.gz", "patient_regex": r"^(P\d+)", "spacing": [6, 6, 6], "k": 2}
+    told = {"data": "raw/*/image.nii.gz", "prepare": prepare, "test": 0.8, "cases": [1], "arms": ["R", "M"]}
+    study = read(tmp_path, primary="M", maps=None, **told)
+    said = run_study(study, dry_run=True)
+    assert said.startswith("data: 12 cases, such as P000 visit0 (patient P000), P000 visit1 (patient P000)")
+    plan = Plan(study)
+    plan.out.mkdir()
+    save_study(study)
+    assert main(list(plan.jobs["prepare", ()].commands[0][1][3:])) == 0
+    split(plan)
+    entries = json.loads((plan.out / "split" / "test" / "datalist.json").read_text())["validation"]
+    assert len(entries) == 10 and len({entry["patient"] for entry in entries}) == 5
+    assert (plan.out / "split" / "test" / entries[0]["endo"]).resolve().is_relative_to((tmp_path / "raw").resolve())
+
+
+@pytest.mark.parametrize(("changes", "match"), [
+    ({"cases": [500]}, "500 labelled patients are wanted"),
+    ({"labelled": ["nobody"]}, "labelled: .* has no cases of these names"),
+    ({"test": ["nobody"]}, "test: .* has no labelled cases of these names"),
+    ({"test": "testing"}, "has no such cases"),
+    ({"patients": "each"}, "the data states otherwise"),
+])  # fmt: skip
+def test_a_dry_run_looks_at_the_data(tmp_path, changes, match):
+    with pytest.raises(InputError, match=match):
+        run_study(read(tmp_path, **changes), dry_run=True)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_dry_run_knows_the_names_of_raw_cases(tmp_path):
+    write_phantom_cases(tmp_path / "raw", 8, size=(16, 16, 16), spacing=(6.0, 6.0, 6.0), k=2, progress=False)
+    with pytest.raises(InputError, match=r"labelled: .* has no cases of these names"):
+        run_study(read(tmp_path, data="raw", patients="each", labelled=["nobody"]), dry_run=True)
+
+
+def test_any_name_of_a_folder_is_an_output(tmp_path):
+    """Snakemake's own command line would take some for YAML."""
+    output = tmp_path / "a: b #1 {x} ü"
+    plan = begun(tmp_path, output=str(output), arms=["R", "C", "S"], primary="S")
+    words = [sys.executable, "-m", "snakemake", "--snakefile", str(SNAKEFILE), "--directory", str(plan.out), "-n", "-q",
+             "--cores", "1"]  # fmt: skip
+    done = subprocess.run(words, capture_output=True, text=True, cwd=plan.out)
+    assert done.returncode == 0, done.stderr[-2000:]
 
 
 @pytest.mark.parametrize("found", ["9.15.0", "8.30.0", "9.9"])
@@ -262,10 +400,66 @@ def test_folds_hold_out_patients_that_are_not_labelled(tmp_path):
         assert not {own.people[c] for c in own.test} & {own.people[c] for c in own.sets["all"]}
 
 
+def _changed(tmp_path, change):
+    """The phantoms' datalist, changed, in a folder of its own."""
+    folder = tmp_path / "changed"
+    folder.mkdir(parents=True)
+    content = json.loads((phantoms() / "datalist.json").read_text())
+    for entry in content["training"]:
+        entry |= {"image": str(phantoms() / entry["image"]), "label": str(phantoms() / entry["label"])}
+    change(content)
+    (folder / "datalist.json").write_text(json.dumps(content))
+    return str(folder)
+
+
+@pytest.mark.parametrize("test", [0.65, "validation"])
+def test_cases_without_labels_are_neither_tested_nor_labelled(tmp_path, test):
+    def bare(content):
+        listed = content["training"]
+        content["unlabelled"] = [dict(entry) for entry in listed[9:13]]
+        for entry in (*content["unlabelled"], listed[13]):  # the last one stays among the training cases
+            del entry["label"]
+        content["training"] = [*listed[:9], listed[13]]
+        if test == "validation":
+            content["validation"], content["training"] = content["training"][:6], content["training"][6:]
+
+    told = {"test": test, "cases": [2], "unlabelled": True, "arms": ["R", "C", "RU", "M"], "primary": "M"}
+    plan = begun(tmp_path, data=_changed(tmp_path, bare), **told)
+    split = divide(plan.study, plan.out / "data" / "datalist.json")
+    content = json.loads((plan.out / "data" / "datalist.json").read_text())
+    without = {e["case"] for name in ("training", "unlabelled") for e in content[name] if "label" not in e}
+    assert len(without) == 5
+    assert not without & {*split.test, *split.sets["2"], *split.sets["all"]}
+    held = {split.people[case] for case in split.test}
+    assert {case for case in without if split.people[case] not in held} <= set(split.rest["2"])
+    assert not held & {split.people[case] for case in split.rest["2"]}
+
+
+def test_a_patient_has_one_name(tmp_path):
+    def spaced(content):
+        content["training"][5]["patient"] = content["training"][9]["patient"].lower() + " "
+
+    with pytest.raises(InputError, match=r"may be one patient's.*\n.*'P09' and 'p09 '"):
+        begun(tmp_path, data=_changed(tmp_path, spaced))
+
+
+def test_the_control_has_more_cases_than_r(tmp_path):
+    def single(content):
+        content["training"] = content["training"][2:]
+        for number, entry in enumerate(content["training"]):
+            entry["patient"] = f"Q{number}"
+
+    data = _changed(tmp_path, single)
+    with pytest.raises(InputError, match="the arms R and C are the same"):
+        begun(tmp_path / "same", data=data, cases=[7], test=0.4)
+    with pytest.raises(InputError, match="no images are left for the arms RU and MU"):
+        begun(tmp_path / "rest", data=data, cases=[7], test=0.4, arms=["R", "RU", "M"], primary="M", unlabelled=True)
+
+
 def test_too_few_patients_are_an_error(tmp_path):
     with pytest.raises(InputError, match="20 labelled patients are wanted"):
         _divided(tmp_path / "many", cases=[20])
-    with pytest.raises(InputError, match="the test has 1 patients"):
+    with pytest.raises(InputError, match="the test has too few patients"):
         _divided(tmp_path, test=0.1)
 
 
@@ -286,8 +480,6 @@ def test_somebody_has_to_say_whose_scans_they_are(tmp_path):
 
 def test_the_test_is_on_the_raw_scans_own_grids(tmp_path):
     raw = tmp_path / "raw"
-    from semsynth.prepare.phantom import write_phantom_cases
-
     write_phantom_cases(raw, 10, size=(16, 16, 16), spacing=(6.0, 6.0, 6.0), k=2, progress=False)
     content = json.loads((raw / "datalist.json").read_text())
     assert "settings" not in content

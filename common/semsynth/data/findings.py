@@ -11,6 +11,7 @@ from typing import Literal, TypeAlias
 
 from ..errors import InputError
 from ..files import stamp
+from ..texts import counted
 
 Severity: TypeAlias = Literal["error", "warning"]
 COLUMNS = ("case", "file", "finding", "found", "expected", "fix")
@@ -111,9 +112,9 @@ class Report:
         """One line: how many cases, errors and warnings."""
         bad = len({finding.case for finding in self.errors if finding.case})
         return (
-            f"{_count(self.cases, 'case')} checked: {_count(len(self.errors), 'error')}"
-            + (f" in {_count(bad, 'case')}" if bad else "")
-            + f", {_count(len(self.warnings), 'warning')}"
+            f"{counted(self.cases, 'case')} checked: {counted(len(self.errors), 'error')}"
+            + (f" in {counted(bad, 'case')}" if bad else "")
+            + f", {counted(len(self.warnings), 'warning')}"
         )
 
     def table(self) -> str:
@@ -158,10 +159,6 @@ class Report:
                 "%s: %d of %d cases (%s), such as: found %s, expected %s; %s",
                 kind, len(cases), self.cases, _some(cases), same[0].found, same[0].expected, same[0].fix,
             )  # fmt: skip
-
-
-def _count(number: int, word: str) -> str:
-    return f"{number} {word}" if number == 1 else f"{number} {word}s"
 
 
 def _some(names: Sequence[str]) -> str:

@@ -14,6 +14,7 @@ from scipy.stats import bootstrap, norm, t, wilcoxon
 from ..errors import InputError
 from ..limits import check_number
 from ..seeds import checked_seed
+from ..texts import counted
 from .scores import Better, Scores, better, mean_of
 
 Values = NDArray[np.float64]
@@ -323,22 +324,20 @@ def _unpaired(
         for metric in (metric for metric in own.values if metric in other.values):
             cases = sorted(own.values[metric].keys() - other.values[metric].keys())
             if cases:
-                notes.append(f"{metric}: {_cases_of(len(cases))} not scored in {against}, and left out: {_few(cases)}")
+                notes.append(
+                    f"{metric}: {counted(len(cases), 'case')} not scored in {against}, and left out: {_few(cases)}"
+                )
     notes += [f"{metric}: no case has a finite value in both" for metric in empty]
     if unknown:
         notes.append(
-            f"{_cases_of(unknown)} of {total} counted as patients of their own: nobody says whose scans they are (give "
-            "--patients DATALIST, with 'patient' in its entries)"
+            f"{counted(unknown, 'case')} of {total} counted as patients of their own: nobody says whose scans they are "
+            "(give --patients DATALIST, with 'patient' in its entries)"
         )
     return notes
 
 
 def _cases(scores: Scores) -> set[str]:
     return {case for values in scores.values.values() for case in values}
-
-
-def _cases_of(count: int) -> str:
-    return f"{count} case{'' if count == 1 else 's'}"
 
 
 def _few(names: Mapping[str, object] | Sequence[str] | set[str]) -> str:

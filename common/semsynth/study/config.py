@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ..data.datalists import datalist_path
 from ..data.patterns import is_pattern
 from ..errors import InputError
 from ..seeds import checked_seed
 from ..synthesis.augment.plan import is_prepared
 from .arms import ALL, CONTROL, MIXTURE, REAL
 from .config_arms import check_seeds, read_arms
+from .config_trainings import OF_ARMS, OWN, check_options, known, read_source, read_training, read_volumes
 from .reading import Fields, named, names, one_of, ratio, read_fields, seeds
-from .settings import BRACES, LEAST_SEEDS, PATIENTS, PREPARE, WEIGHTS, Source, Study, Training, Volumes, texts_in
+from .settings import LEAST_SEEDS, PATIENTS, PHANTOM, PREPARE, Study
 
 
 def read_study(
@@ -38,133 +41,94 @@ def read_study(
     fields.any("output")
     if folder == Path():
         raise InputError(f"{fields.where}: needs output, the folder to write; or give --output")
-    trainings = {name: _training(named(name, inner.where), inner) for name, inner in fields.tables("trainings").items()}
+    study = replace(_study(fields, Path(config).stem, folder), trust=trust)
+    fields.end()
+    _check(study, fields.where)
+    return study if fold is None else replace(study, output=folder / f"fold_{fold}_of_{folds}", fold=(fold, folds))
+
+
+def _study(fields: Fields, name: str, folder: Path) -> Study:
+    trainings = {
+        named(name, inner.where): read_training(name, inner) for name, inner in fields.tables("trainings").items()
+    }
+    generators = {
+        named(name, inner.where): read_source(inner, trainings) for name, inner in fields.tables("generators").items()
+    }
+    maps = read_source(fields.inner("maps"), trainings) if fields.content.get("maps") is not None else None
+    fields.any("maps")
+    data, phantom = _data(fields, folder)
+    primary = fields.take("primary", str, MIXTURE)
     parts, trained = ratio(fields, (1.0, 1.0)), seeds(fields, (0, 1, 2))
     assert parts is not None and trained is not None
-    generators = {
-        name: _source(named(name, inner.where), inner, trainings) for name, inner in fields.tables("generators").items()
-    }
-    maps = _source("maps", fields.inner("maps"), trainings) if fields.content.get("maps") is not None else None
-    fields.any("maps")
-    primary = fields.take("primary", str, MIXTURE)
-    phantom = dict(fields.take("phantom", dict, {})) if fields.content.get("phantom") is not None else None
-    arms = read_arms(fields, generators, maps)
-    study = Study(
-        name=fields.take("name", str, Path(config).stem),
-        data=fields.path("data") if phantom is None else folder / "phantom",
-        output=folder if fold is None else folder / f"fold_{fold}_of_{folds}",
+    return Study(
+        name=fields.text("name", name),
+        data=data,
+        output=folder,
         patients=one_of(fields, "patients", PATIENTS),
-        prepare=fields.settings("prepare"),
+        prepare=_prepare(fields),
         test=_test(fields),
-        fold=None if fold is None else (fold, folds),
+        fold=None,
         cases=_cases(fields),
         labelled=names(fields, "labelled"),
         unlabelled=fields.take("unlabelled", bool, False),
-        arms=arms,
-        curve=tuple(dict.fromkeys((REAL, *(names(fields, "curve") or (primary,))))),
+        arms=read_arms(fields, generators, maps),
+        curve=_curve(fields, primary),
         primary=primary,
         seeds=trained,
         ratio=parts,
-        seed=checked_seed(fields.take("seed", int, 0), "seed"),
+        seed=checked_seed(fields.take("seed", int, 0), f"{fields.where}: seed"),
         trainings=trainings,
-        segmenter=_training("segmenter", fields.inner("segmenter")),
+        segmenter=read_training("segmenter", fields.inner("segmenter")),
         generators=generators,
         maps=maps,
-        volumes=_volumes(fields.inner("volumes"), trainings),
-        trust=trust,
+        volumes=read_volumes(fields.inner("volumes"), trainings),
         phantom=phantom,
     )
-    fields.end()
-    _check(study, fields.where)
-    return study
 
 
-def _training(name: str, fields: Fields) -> Training:
-    configs = fields.any("config", "train.json")
-    found = Training(
-        name,
-        _bundle(fields),
-        tuple(map(str, configs)) if isinstance(configs, list) else (str(configs),),
-        fields.whole("epochs", 1, 0) or None,
-        fields.whole("epoch_cases", 1, 0) or None,
-        fields.settings("options"),
-    )
-    fields.end()
-    if not found.configs:
-        raise InputError(f"{fields.where}: config must name one file of the bundle's configs or more")
-    for config in found.configs:
-        if not (found.bundle / "configs" / config).is_file():
-            raise InputError(f"{fields.where}: {found.bundle} has no configs/{config}")
-    return found
+def _data(fields: Fields, folder: Path) -> tuple[Path, dict[str, Any] | None]:
+    """Where the cases are, and how phantoms are made where they are those."""
+    if fields.content.get("phantom") is None:
+        fields.any("phantom")
+        return fields.path("data"), None
+    told = dict(fields.inner("phantom").content)
+    if fields.any("data") is not None:
+        raise InputError(f"{fields.where}: has data and phantom; give one of the two")
+    _refuse_unknown(told, PHANTOM, f"{fields.where}: phantom")
+    return folder / "phantom", told
 
 
-def _bundle(fields: Fields) -> Path:
-    folder = fields.path("bundle")
-    if not (folder / "configs").is_dir():
-        raise InputError(f"{fields.where}: bundle {folder} has no folder configs; give the folder of a bundle")
-    return folder
+def _prepare(fields: Fields) -> dict[str, Any]:
+    """Options of the preparation; files and patterns of files start from the file's folder."""
+    told = fields.settings("prepare")
+    _refuse_unknown(told, PREPARE, f"{fields.where}: prepare")
+    for name in ("endo", "wall", "like"):
+        if isinstance(told.get(name), str):
+            told[name] = str(fields.resolved(told[name], f"prepare: {name}"))
+    return told
 
 
-def _source(name: str, fields: Fields, trainings: Mapping[str, Training]) -> Source:
-    found = Source(_bundle(fields), _weights(fields, "weights", trainings), fields.settings("inference"))
-    fields.end()
-    _refuse_weights(found.inference, f"{fields.where}: inference")
-    return found
-
-
-def _refuse_weights(settings: Any, where: str) -> None:
-    """Weights in other places than ``weights`` would not be what the study says that it uses."""
-    for text in texts_in(settings):
-        if Path(text).suffix in WEIGHTS or BRACES.search(text):
-            raise InputError(f"{where}: {text} is a file of weights; give it as weights")
-
-
-def _weights(fields: Fields, name: str, trainings: Mapping[str, Training], needed: bool = True) -> str:
-    """``{training}``, or the absolute path of a file."""
-    typed = fields.take(name, str) if needed else fields.take(name, str, "")
-    inside = BRACES.findall(typed)
-    if inside:
-        _known(inside, trainings, f"{fields.where}: {name}")
-        return typed
-    if typed and not fields.resolved(typed, name).is_file():
-        raise InputError(f"{fields.where}: {name} {typed}: no such file, and no training in braces")
-    return str(fields.resolved(typed, name)) if typed else ""
-
-
-def _known(names: Sequence[str], trainings: Mapping[str, Training], where: str) -> None:
-    for name in names:
-        if name not in trainings:
-            raise InputError(f"{where}: {{{name}}} is none of the trainings ({', '.join(trainings) or 'none'})")
-
-
-def _volumes(fields: Fields, trainings: Mapping[str, Training]) -> Volumes:
-    found = Volumes(
-        fields.whole("per_case", 1, 4),
-        fields.whole("tries", 1, 3),
-        one_of(fields, "style", ("drawn", "own")),
-        _weights(fields, "judge", trainings, needed=False),
-        _weights(fields, "second_judge", trainings, needed=False),
-        _limit(fields, "min_dice"),
-        _limit(fields, "max_hd95"),
-    )
-    fields.end()
-    if not found.judge and (found.second_judge or found.min_dice is not None or found.max_hd95 is not None):
-        raise InputError(f"{fields.where}: second_judge, min_dice and max_hd95 go with judge, the weights of a judge")
-    return found
-
-
-def _limit(fields: Fields, name: str) -> float | None:
-    """A limit of the gate; None: it is learned."""
-    return fields.take(name, float) if fields.content.get(name) is not None else fields.any(name)
+def _refuse_unknown(told: Mapping[str, Any], possible: Sequence[str], where: str) -> None:
+    unknown = sorted(told.keys() - set(possible))
+    if unknown:
+        raise InputError(f"{where}: unknown option {', '.join(unknown)}; possible are {', '.join(possible)}")
 
 
 def _cases(fields: Fields) -> tuple[int | str, ...]:
     value = fields.any("cases", [ALL])
     listed = value if isinstance(value, list) else [value]
     if not listed or any(not _is_count(item) for item in listed) or len(set(listed)) < len(listed):
-        raise InputError(f"{fields.where}: cases must be numbers of labelled patients, or {ALL}, the primary "
+        raise InputError(f"{fields.where}: cases must be different numbers of labelled patients, or {ALL}, the primary "
                          f"contrast's first, found {value!r}")  # fmt: skip
     return tuple(listed)
+
+
+def _curve(fields: Fields, primary: str) -> tuple[str, ...]:
+    told = names(fields, "curve")
+    if told and len(_cases(fields)) == 1:
+        raise InputError(f"{fields.where}: curve would do nothing with one number of labelled patients; give further "
+                         "cases, or leave it out")  # fmt: skip
+    return tuple(dict.fromkeys((REAL, *(told or (primary,)))))
 
 
 def _is_count(item: Any) -> bool:
@@ -173,7 +137,7 @@ def _is_count(item: Any) -> bool:
 
 def _test(fields: Fields) -> str | float | tuple[str, ...]:
     value = fields.any("test", "testing")
-    if isinstance(value, list) and value and all(isinstance(name, str) for name in value):
+    if isinstance(value, list) and value:
         return names(fields, "test")
     if isinstance(value, float) and 0 < value < 1:
         return value
@@ -192,8 +156,9 @@ def _check(study: Study, where: str) -> None:
         raise InputError(f"{where}: primary must be one of the arms but R and C, found {study.primary!r}; it is the "
                          f"one contrast that decides, named before anything is run")  # fmt: skip
     for name in study.curve:
-        if name not in names:
-            raise InputError(f"{where}: curve: {name!r} is none of the arms ({', '.join(names)})")
+        if name not in names or name == CONTROL:
+            raise InputError(f"{where}: curve: {name!r} is none of the arms ({', '.join(names)}) that have several "
+                             "numbers of labelled patients")  # fmt: skip
     if study.cases[0] == ALL and CONTROL in names:
         raise InputError(
             f"{where}: with cases: [{ALL}] the arms R and C are the same; leave C out, or give fewer cases"
@@ -207,8 +172,11 @@ def _check(study: Study, where: str) -> None:
     if len(study.seeds) < LEAST_SEEDS:
         raise InputError(f"{where}: seeds must be {LEAST_SEEDS} or more, found {len(study.seeds)}: two trainings of "
                          "one recipe may differ more than two arms")  # fmt: skip
+    for training in study.trainings.values():
+        check_options(training, f"{where}: {training.name}", OWN)
+    check_options(study.segmenter, f"{where}: segmenter", OWN | OF_ARMS)
     for training in [*study.trainings.values(), study.segmenter]:
-        _known(training.needs, study.trainings, f"{where}: {training.name}: options")
+        known(training.needs, study.trainings, f"{where}: {training.name}: options")
     if any(arm.pseudo or arm.unlabelled for arm in study.arms) and not study.unlabelled:
         raise InputError(f"{where}: arms RU and MU need images without labels; give unlabelled: true to take the other "
                          "training cases without theirs")  # fmt: skip
@@ -220,14 +188,25 @@ def _check_data(study: Study, where: str) -> None:
     """What is asked of the data, as far as it is there to be asked."""
     if study.phantom is not None:
         return
-    unknown = sorted(study.prepare.keys() - set(PREPARE))
-    if unknown:
-        raise InputError(f"{where}: prepare: unknown option {', '.join(unknown)}; possible are {', '.join(PREPARE)}")
     if not is_pattern(study.data) and not study.data.exists():
         raise InputError(f"{where}: data {study.data}: no such file or folder")
     if is_prepared(study.data) and (study.prepare or study.patients == "group"):
         raise InputError(f"{where}: {study.data} is prepared already; leave prepare and patients: group out, or give "
                          "the raw cases")  # fmt: skip
+    place, output = _place(study.data), study.output.resolve()
+    if output == place or output in place.parents:
+        raise InputError(f"{where}: output {study.output} holds the data, {study.data}; give a folder of its own: what "
+                         "is in it may be made anew")  # fmt: skip
+    if place in output.parents and not is_pattern(study.data) and datalist_path(study.data) is None:
+        raise InputError(f"{where}: output {study.output} lies within the data's folder, where it would be taken for "
+                         "cases; give another one")  # fmt: skip
+
+
+def _place(data: Path) -> Path:
+    """The folder of the data; of a pattern, the last one without stars."""
+    if is_pattern(data):
+        return next(parent for parent in data.parents if not is_pattern(parent)).resolve()
+    return (data if data.is_dir() else data.parent).resolve()
 
 
 def _refuse_circles(study: Study, where: str) -> None:

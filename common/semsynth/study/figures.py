@@ -26,7 +26,7 @@ from .results import MAIN, Findings
 from .sentences import name
 from .statistics import Contrast
 
-COLOURS = {"better": "#1b7837", "worse": "#b2182b"}
+COLOURS, OTHER = {"better": "#1b7837", "worse": "#b2182b"}, "#444444"
 SHOWN = 2
 """Cases that gained most, and that lost most."""
 EXPERT, FIRST, SECOND = "#4daf4a", "#377eb8", "#ff7f00"
@@ -48,7 +48,7 @@ def forest(found: Findings, abouts: Mapping[str, str]) -> Figure:
     axes = figure.subplots()
     axes.axvline(0, color="#888888", linewidth=1)
     for place, c in enumerate(rows):
-        colour = COLOURS.get(c.verdict, "#444444")
+        colour = OTHER if c in others else COLOURS.get(c.verdict, OTHER)  # exploratory ones have no verdict
         if c.low is not None and c.high is not None:
             axes.hlines(place, c.low, c.high, color=colour, linewidth=5 if c in main else 2.5)
         axes.plot(c.difference, place, "D" if c in main else "o", color=colour, markersize=9 if c in main else 6)

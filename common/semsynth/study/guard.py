@@ -18,7 +18,7 @@ from ..provenance.seen import Seen, read_card
 from ..synthesis.augment.run import SUMMARY
 from ..training.loading import marks_of
 from .plan import DATA, GUARD, Plan
-from .settings import WEIGHTS, texts_in
+from .settings import is_weights, weights_in
 from .splits import read_split
 
 logger = logging.getLogger(__name__)
@@ -42,27 +42,45 @@ def check_leaks(plan: Plan) -> Path:
             they have seen, unless the study trusts them.
     """
     out = plan.out
-    scans = test_scans(out)
-    files: dict[Path, str] = {}
+    scans, files = test_scans(out), dict[Path, str]()
     for path, use in _weights(plan):
         files.setdefault(path, use)
     known = {sha256(path): path for path in files}
-    leaks, gaps, checked = [], [], []
-    for path, use in files.items():
-        found, unknown = _of_weights(path, use, scans, known)
-        leaks += found
-        gaps += unknown
-        checked.append({"file": path.name, "use": use, "sha256": sha256(path), "cases": len(Seen.of(path).cases)})
+    leaks, gaps = _of_all(files, scans, known)
+    checked = [
+        {"file": path.name, "use": use, "sha256": sha256(path), "cases": len(Seen.of(path).cases),
+         "given": out not in path.parents}
+        for path, use in files.items()
+    ]  # fmt: skip
     lists = sorted({*(out / "split").glob("*/datalist.json"), *out.glob("volumes/*/*/*/datalist.json"),
                     *out.glob("painted/*/*/datalist.json")})  # fmt: skip
     for file in lists:
         leaks += [] if file.parent.name == "test" else _of_list(file, scans, known, gaps)
     gaps += [*_centers(plan), *_generators(plan, known)]
+    _refuse(plan, leaks, gaps)
+    for gap in sorted(set(gaps)):
+        logger.warning("trusted: %s", gap)
+    said = {"checked": checked, "lists": len(lists), "scans": len(scans), "trusted": sorted(set(gaps))}
+    return write_text(out / GUARD, json.dumps(said, indent=1))
+
+
+def check_given(plan: Plan) -> None:
+    """Check the weights that the study was given, before anything is trained: :func:`check_leaks` comes last.
+
+    Raises:
+        InputError: as there.
+    """
+    files = {path: use for path, use in _weights(plan) if path.is_file() and plan.out not in path.parents}
+    leaks, gaps = _of_all(files, test_scans(plan.out), None)
+    _refuse(plan, leaks, [*gaps, *_centers(plan)])
+
+
+def _refuse(plan: Plan, leaks: Sequence[str], gaps: Sequence[str]) -> None:
     if leaks:
         raise InputError(
             f"{plan.study.name}: test patients were seen in training, so that the test would look too good; take other "
             "weights, or train them in this study (trainings)",
-            leaks,
+            list(leaks),
         )
     if gaps and not plan.study.trust:
         raise InputError(
@@ -70,10 +88,17 @@ def check_leaks(plan: Plan) -> Path:
             "--trust-unknown-weights (the report then says so in red)",
             sorted(set(gaps)),
         )
-    for gap in sorted(set(gaps)):
-        logger.warning("trusted: %s", gap)
-    said = {"checked": checked, "lists": len(lists), "scans": len(scans), "trusted": sorted(set(gaps))}
-    return write_text(out / GUARD, json.dumps(said, indent=1))
+
+
+def _of_all(
+    files: Mapping[Path, str], scans: Sequence[Mapping[str, Any]], known: Mapping[str, Path] | None
+) -> tuple[list[str], list[str]]:
+    leaks, gaps = list[str](), list[str]()
+    for path, use in files.items():
+        found, unknown = _of_weights(path, use, scans, known)
+        leaks += found
+        gaps += unknown
+    return leaks, gaps
 
 
 def test_scans(out: Path) -> list[dict[str, Any]]:
@@ -95,18 +120,18 @@ def _weights(plan: Plan) -> Iterator[tuple[Path, str]]:
         for folder, words in job.commands:
             for name, value in pairwise(words):
                 path = folder / value
-                if name.startswith("--") and path.suffix in WEIGHTS and path.is_file():
+                if name.startswith("--") and is_weights(name, value) and path.is_file():
                     yield path, f"{name.removeprefix('--')} of {job.rule} {' '.join(job.key)}"
     for training in (*plan.study.trainings.values(), plan.study.segmenter):
-        for text in texts_in(training.options):  # also those within tables and lists
-            if Path(text).suffix in WEIGHTS and (training.bundle / text).is_file():
+        for text in weights_in(training.options):  # also those within tables and lists
+            if (training.bundle / text).is_file():
                 yield training.bundle / text, f"options of {training.name}"
 
 
 def _of_weights(
-    path: Path, use: str, scans: Sequence[Mapping[str, Any]], known: Mapping[str, Path]
+    path: Path, use: str, scans: Sequence[Mapping[str, Any]], known: Mapping[str, Path] | None
 ) -> tuple[list[str], list[str]]:
-    """What weights have seen of the test, and what nobody knows of them."""
+    """What weights have seen of the test, and what nobody knows of them; ``known``: SHA-256 of all weights."""
     seen = Seen.of(path)
     what = f"{path.parent.name}/{path.name} ({use})"
     leaks = [
@@ -117,9 +142,13 @@ def _of_weights(
     gaps = [f"{what}: nobody knows what {gap} has seen" for gap in seen.gaps]
     card = path.with_suffix(".json")
     content = read_card(card) if card.is_file() else {}
+    if content and not content.get("sha256"):
+        gaps.append(f"{what}: its card does not say of which file it is (no sha256)")
+    if any(not case.get("voxels") for case in seen.cases):
+        gaps.append(f"{what}: its card names cases without the voxels by which they could be recognised")
     for network in content.get("in_loss") or []:
         name, value = (network, "") if isinstance(network, str) else (network.get("name", "?"), network.get("sha256"))
-        if name not in PUBLIC and value not in known:
+        if name not in PUBLIC and known is not None and value not in known:
             gaps.append(f"{what}: {name} in its loss ({str(value)[:12]}) is no file of this study; name it in the "
                         "training's options")  # fmt: skip
     return leaks, gaps

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from ..ownership import Outputs, is_marked_png, text_with
 from ..report.pictures import AS_TYPED, save_figure
 from ..report.tables import NOTHING, Cell, Column, Table, number
-from ..texts import in_csv, shown
+from ..texts import counted, in_csv, shown
 from .compare import LEAST, Comparison, Paired, Values
 from .scores import worst_tenth
 
@@ -64,12 +64,12 @@ def sentence(found: Comparison, paired: Paired) -> str:
     n = len(paired.delta)
     places = _places(paired)
     size, difference = f"{abs(paired.difference):.{places}f}", f"{paired.difference:+.{places}f}"
-    ends = f"95 % interval {_range(paired)}, {_count(n, 'patient')}"
+    ends = f"95 % interval {_range(paired)}, {counted(n, 'patient')}"
     what = f"{title(paired.metric)}: "
     if paired.verdict == "unequal":
         ours, theirs = paired.lost
         return (
-            f"{what}no verdict. {_count(ours, 'case')} without a value of {found.name}, {theirs} without one of "
+            f"{what}no verdict. {counted(ours, 'case')} without a value of {found.name}, {theirs} without one of "
             f"{found.baseline}: what is left favours the one that lacks more. Difference there: {difference}."
         )
     if paired.verdict == "no interval":
@@ -77,7 +77,7 @@ def sentence(found: Comparison, paired: Paired) -> str:
         return f"{what}{found.name} less {found.baseline} is {difference}. There is no interval: {why}."
     if paired.verdict == "no evidence":
         could = "" if not paired.detectable else (
-            f" With {_count(n, 'patient')}, a true difference of about {_rounded(paired.detectable)} or more would "
+            f" With {counted(n, 'patient')}, a true difference of about {_rounded(paired.detectable)} or more would "
             "probably be found."
         )  # fmt: skip
         return f"{what}no evidence that {found.name} and {found.baseline} differ ({difference}, {ends}).{could}"
@@ -237,7 +237,7 @@ def _left_out(found: Comparison, paired: Paired) -> str:
     ours, theirs = paired.lost
     names = list(paired.left_out)
     return (
-        f"{title(paired.metric)}: {_count(len(names), 'case')} left out on both sides ({ours} without a value of "
+        f"{title(paired.metric)}: {counted(len(names), 'case')} left out on both sides ({ours} without a value of "
         f"{found.name}, {theirs} without one of {found.baseline}): {', '.join(names[:5])}{', …' if names[5:] else ''}"
     )
 
@@ -263,10 +263,6 @@ def _p(value: float | None) -> Cell:
     if value is None:
         return Cell(NOTHING)
     return Cell("< 0.001" if value < 0.001 else f"{value:.3f}", value)
-
-
-def _count(count: int, what: str) -> str:
-    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def _short(name: str) -> str:

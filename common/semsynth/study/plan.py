@@ -14,7 +14,7 @@ from ..errors import InputError
 from ..json_files import read_object
 from ..synthesis.augment.plan import is_prepared
 from .arms import ALL, REAL, Arm
-from .settings import BRACES, FINAL, WEIGHTS, Source, Study, Training, texts_in
+from .settings import BRACES, FINAL, Source, Study, Training, weights_in
 
 SPLIT, GUARD, REPORT = "split/split.json", "guard.json", "report/report.html"
 OPENED, OPENINGS = "opened", "opened.json"
@@ -370,7 +370,7 @@ def _settings(settings: Mapping[str, Any]) -> list[str]:
 
 def _declared(settings: Any, folder: Path) -> list[str]:
     """Files of weights that settings name, from the folder that a bundle runs in."""
-    texts = [text for text in texts_in(settings) if Path(text).suffix in WEIGHTS and not BRACES.search(text)]
+    texts = [text for text in weights_in(settings) if not BRACES.search(text)]
     return [str(path) for path in (folder / text for text in texts) if path.is_file()]
 
 

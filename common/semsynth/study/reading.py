@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -33,7 +34,10 @@ class Fields:
     def __init__(self, content: Any, where: str, root: Path) -> None:
         if not isinstance(content, Mapping):
             raise InputError(f"{where}: must hold names with values, found {_brief(content)}")
-        self.content, self.where, self.root = {str(key): value for key, value in content.items()}, where, root
+        for key in content:
+            if not isinstance(key, str):
+                raise InputError(f"{where}: names must be texts, found {_brief(key)}")
+        self.content, self.where, self.root = dict(content), where, root
         self.taken: list[str] = []
 
     def take(self, name: str, kind: type[Value], default: Value = _REQUIRED) -> Value:
@@ -52,7 +56,8 @@ class Fields:
             value = float(value)
         wrong = isinstance(value, float) and not math.isfinite(value)
         if wrong or not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-            raise InputError(f"{self.where}: {name} must be {_KINDS[kind]}, found {_brief(value)}")
+            quoted = "; put it in quotes" if kind is str and not isinstance(value, bool | list | dict) else ""
+            raise InputError(f"{self.where}: {name} must be {_KINDS[kind]}, found {_brief(value)}{quoted}")
         return value
 
     def any(self, name: str, default: Any = None) -> Any:
@@ -60,6 +65,13 @@ class Fields:
         self.taken.append(name)
         value = self.content.get(name)
         return default if value is None else value
+
+    def text(self, name: str, default: str = _REQUIRED) -> str:
+        """A text that is not empty, or the default."""
+        value = self.take(name, str, default)
+        if not value.strip() and value is not default:
+            raise InputError(f"{self.where}: {name} must not be empty; leave it out, or give a text")
+        return value
 
     def whole(self, name: str, least: int, default: int = _REQUIRED) -> int:
         """A whole number of at least ``least``, or the default."""
@@ -73,7 +85,7 @@ class Fields:
         if default is not _REQUIRED and self.content.get(name) is None:
             self.taken.append(name)
             return default
-        return self.resolved(self.take(name, str), name)
+        return self.resolved(self.text(name), name)
 
     def resolved(self, typed: str, name: str) -> Path:
         """A path that is typed in the file, made absolute."""
@@ -81,8 +93,9 @@ class Fields:
         return Path(*(self.root / path).parts) if path.is_absolute() else (self.root / path).resolve()
 
     def with_paths(self, value: Any, name: str) -> Any:
-        """A value whose texts that begin with ``./`` or ``../`` are paths from the file's folder on, made absolute."""
-        if isinstance(value, str) and value.startswith(("./", "../")):
+        """A value whose texts that begin with ``./``, ``../`` or ``~/`` are paths (from the file's folder on), made
+        absolute."""
+        if isinstance(value, str) and value.startswith(("./", "../", "~/")):
             return str(self.resolved(value, name))
         if isinstance(value, dict):
             return {key: self.with_paths(item, name) for key, item in value.items()}
@@ -90,7 +103,7 @@ class Fields:
 
     def settings(self, name: str) -> dict[str, Any]:
         """A table of settings for a command."""
-        return {str(key): self.with_paths(value, name) for key, value in self.take(name, dict, {}).items()}
+        return self.with_paths(dict(self.inner(name).content), name)  # type: ignore[no-any-return]
 
     def inner(self, name: str) -> Fields:
         """A table in the table; an empty one where it is not there."""
@@ -106,26 +119,52 @@ class Fields:
         for name in self.content:
             if name not in self.taken:
                 near = difflib.get_close_matches(name, self.taken, n=1)
-                hint = f"did you mean {near[0]}?" if near else f"possible are {', '.join(self.taken)}"
+                known = ", ".join(dict.fromkeys(self.taken))
+                hint = f"did you mean {near[0]}?" if near else f"possible are {known}"
                 raise InputError(f"{self.where}: unknown setting {name!r}; {hint}")
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which a name stands once in a table."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        """As PyYAML's, which takes the last of several values without a word."""
+        seen = set[str]()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.MarkedYAMLError(problem=f"{key.value!r} is there twice", problem_mark=key.start_mark)
+            seen.add(key.value)
+        found: dict[Any, Any] = super().construct_mapping(node, deep)
+        return found
 
 
 def read_fields(path: str | Path) -> Fields:
     """The file's table.
 
     Raises:
-        InputError: for a file that is missing, no YAML, or no table.
+        InputError: for a file that is missing, no YAML, or no table; for a name that is there twice.
     """
     path = as_path(path, "--config")
     if not path.is_file():
-        raise InputError(
-            f"--config {path}: no such file; give a study's YAML file, such as examples/study_phantom.yaml"
-        )
+        what = "is a folder" if path.is_dir() else "no such file"
+        raise InputError(f"--config {path}: {what}; give a study's YAML file, such as examples/study_phantom.yaml")
+    text = read_text(path)
     try:
-        content = yaml.safe_load(read_text(path))
-    except (yaml.YAMLError, RecursionError) as error:
-        raise InputError(f"{path}: no YAML ({str(error).splitlines()[0]}); correct it") from error
+        content = yaml.load(text, Loader=_Loader)
+        json.dumps(content, default=str)  # a table that holds itself has no end
+    except (yaml.YAMLError, RecursionError, ValueError, TypeError) as error:
+        raise InputError(f"{path}: {_fault(error, text)}; correct it") from error
     return Fields(content, str(path), path.absolute().parent)
+
+
+def _fault(error: Exception, text: str) -> str:
+    """What is wrong with YAML, and in which line."""
+    mark = getattr(error, "problem_mark", None)
+    if mark is None:
+        return f"no YAML that can be used ({str(error).splitlines()[0]})"
+    lines = text.splitlines()
+    tab = mark.line < len(lines) and "\t" in lines[mark.line]
+    return f"line {mark.line + 1}: {'a tab: YAML takes spaces alone' if tab else error.problem}"  # type: ignore[attr-defined]
 
 
 def named(name: str, where: str) -> str:
@@ -138,8 +177,13 @@ def named(name: str, where: str) -> str:
 def names(fields: Fields, name: str) -> tuple[str, ...]:
     """A list of different texts."""
     value = fields.take(name, list, [])
-    if not all(isinstance(item, str) for item in value) or len(set(value)) < len(value):
-        raise InputError(f"{fields.where}: {name} must be a list of different names, found {_brief(value)}")
+    for item in value:
+        if not isinstance(item, str):
+            raise InputError(f"{fields.where}: {name} must be a list of names, found {_brief(item)}; put a name that "
+                             "looks like a number, a date, yes or no in quotes")  # fmt: skip
+    twice = [item for item in dict.fromkeys(value) if value.count(item) > 1]
+    if twice:
+        raise InputError(f"{fields.where}: {name}: {', '.join(twice)} is there twice; give each name once")
     return tuple(value)
 
 
@@ -160,7 +204,8 @@ def ratio(fields: Fields, default: tuple[float, float] | None) -> tuple[float, f
         isinstance(x, int | float) and not isinstance(x, bool) and 0 < x < 1e6 for x in value
     )  # fmt: skip
     if not numbers:
-        raise InputError(f"{fields.where}: ratio must be two numbers above 0, real to synthetic, found {_brief(value)}")
+        raise InputError(f"{fields.where}: ratio must be two numbers above 0, real to synthetic, such as [1, 1], found "
+                         f"{_brief(value)}")  # fmt: skip
     return float(value[0]), float(value[1])
 
 
@@ -171,9 +216,11 @@ def seeds(fields: Fields, default: tuple[int, ...] | None) -> tuple[int, ...] | 
         return default
     if not isinstance(value, list) or not value or len(set(map(str, value))) < len(value):
         raise InputError(f"{fields.where}: seeds must be a list of different whole numbers, found {_brief(value)}")
-    return tuple(checked_seed(seed, "seeds") for seed in value)
+    return tuple(checked_seed(seed, f"{fields.where}: seeds") for seed in value)
 
 
 def _brief(value: Any) -> str:
+    if isinstance(value, bool):
+        return f"{value} (YAML takes yes, no, on and off for true and false; put a name in quotes)"
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}…"

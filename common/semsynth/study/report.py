@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from ..files import sha256, write_text
 from ..json_files import read_object, read_object_or_none
@@ -11,11 +13,12 @@ from ..provenance.cards import versions
 from ..report.html import CaseValues, Opening, write_html
 from ..report.pictures import save_figure
 from ..report.tables import NOTHING, Cell, Column, Table
+from ..texts import counted
 from . import figures
 from .arms import CONTROL, REAL
 from .layout import title
 from .plan import GUARD, OPENINGS, Plan
-from .results import MAIN, METRICS, Findings, arms_csv, collect, contrasts_csv, scores_csv
+from .results import MAIN, METRICS, ArmScores, Findings, arms_csv, collect, contrasts_csv, scores_csv
 from .scores import better
 from .sentences import compared, name, reasons, verdict
 from .splits import read_split, sets_of
@@ -86,10 +89,26 @@ def _tables(plan: Plan, found: Findings) -> list[Table]:
     return [
         _arms_table(plan, found),
         Table("Primary contrast and positive control", heads, decisive, [_INTERVAL]),
-        Table("Secondary contrasts", heads, secondary, [f"{len(secondary)} contrasts, corrected within each metric"]),
+        Table("Secondary contrasts", heads, secondary, _about_secondary(found)),
         _volumes_table(plan),
         _times_table(plan),
     ]
+
+
+def _about_secondary(found: Findings) -> list[str]:
+    """How many contrasts there are, and whether the correction leaves any of them a chance."""
+    count, patients = (
+        sum(c.metric == MAIN for c in found.others),
+        max((len(c.patients) for c in found.others), default=0),
+    )
+    notes = [
+        f"{count} contrasts in each metric, corrected within it (Holm); the intervals are not corrected: exploratory"
+    ]
+    least = count * 2.0 ** (1 - patients)  # of the test's smallest p-value: all patients differ in one direction
+    if count and least >= 0.05:
+        notes.append(f"with {patients} patients and {count} contrasts no p-value can be below {least:.2g} after the "
+                     "correction, whatever the differences are: take more patients, or fewer arms")  # fmt: skip
+    return notes
 
 
 def _arms_table(plan: Plan, found: Findings) -> Table:
@@ -105,12 +124,12 @@ def _arms_table(plan: Plan, found: Findings) -> Table:
             Cell(name((one.cases, one.arm))), Cell(abouts[CONTROL if is_control else one.arm]),
             Cell(str(dice.seeds), dice.seeds), Cell(f"{dice.mean:.4f} ± {dice.sd_patients:.4f}", dice.mean),
             _number(dice.sd_seeds, 4), _number(dice.worst_tenth, 4),
-            Cell(f"{hd95.mean:.2f} ± {hd95.sd_patients:.2f}", hd95.mean),
-            Cell(f"{asd.mean:.2f} ± {asd.sd_patients:.2f}", asd.mean),
+            _distance(hd95), _distance(asd),
         ])  # fmt: skip
     notes = ["mean ± sample standard deviation between patients, of the mean over seeds and scans; worst tenth: mean "
              f"Dice of the worst 10 % of the cases, rounded up; {len(set(found.people.values()))} patients, "
-             f"{len(found.people)} scans"]  # fmt: skip
+             f"{len(found.people)} scans; missing: how many distances (of a case with a seed each) there are not, "
+             "since nothing was found; such cases are in no mean of distances"]  # fmt: skip
     return Table("Arms", heads, rows, notes)
 
 
@@ -120,7 +139,7 @@ def _row(c: Contrast) -> list[Cell]:
     gained, lost = c.gained()
     return [
         Cell(f"{name(c.arm)} less {name(c.against)}", None, compared(c)), Cell(title(c.metric)),
-        Cell(f"{c.difference:+.{places}f}", c.difference), Cell(ends), Cell(f"{gained} / {lost}"),
+        _number(c.difference, places, "+"), Cell(ends), Cell(f"{gained} / {lost}"),
         _number(c.p, 4), _number(c.p_better, 4), _number(c.p_holm, 4), _number(c.effect, 2),
         _number(c.detectable, places),
     ]  # fmt: skip
@@ -161,7 +180,7 @@ def _about(plan: Plan) -> list[tuple[str, str]]:
         ("primary contrast, named before anything was run", f"{study.primary} against R, {study.cases[0]} labelled "
                                                             f"patients, {title(MAIN)}"),
         ("test", f"{len(split['test'])} scans of {len({split['patients'][c] for c in split['test']})} patients, opened "
-                 f"{len(opened)} time{'' if len(opened) == 1 else 's'}: " + ", ".join(o["at"] for o in opened)),
+                 f"{counted(len(opened), 'time')}: " + ", ".join(o["at"] for o in opened)),
         ("fold", NOTHING if study.fold is None else f"{study.fold[0]} of {study.fold[1]}: this is a cross-validation, "
                                                     "not the test"),
         ("labelled scans", ", ".join(f"{count}: {n}" for count, n in labelled.items())),
@@ -172,9 +191,19 @@ def _about(plan: Plan) -> list[tuple[str, str]]:
         ("data (SHA-256 of the prepared datalist)", split["data_sha256"]),
         ("leak guard", f"{len(guard['checked'])} weights and {guard['lists']} lists against {guard['scans']} scans"),
         ("versions", ", ".join(f"{key} {value}" for key, value in versions().items())),
+        ("weights that were given, not trained here", _given(guard)),
         ("weights", "\n".join(f"{c['use']}: {c['file']} {c['sha256']}" for c in guard["checked"])),
         ("study.json (SHA-256)", sha256(plan.out / "study.json")),
     ]  # fmt: skip
+
+
+def _given(guard: Mapping[str, Any]) -> str:
+    """What the guard cannot see in weights from elsewhere."""
+    given = [f"{c['use']}: {c['file']}" for c in guard["checked"] if c.get("given")]
+    if not given:
+        return "none"
+    return "\n".join([*given, "Their cards tell of scans by their voxels: a scan that they were trained on in another "
+                              "form (resampled, cropped, in other numbers) is not recognised."])  # fmt: skip
 
 
 def _case_values(found: Findings) -> list[CaseValues]:
@@ -187,7 +216,13 @@ def _case_values(found: Findings) -> list[CaseValues]:
     return rows
 
 
-def _number(value: float | None, places: int) -> Cell:
+def _distance(line: ArmScores) -> Cell:
+    """Of the cases whose organ was found with every seed; how often it was not."""
+    missing = f"; {line.missing} missing" if line.missing else ""
+    return Cell(f"{line.mean:.2f} ± {line.sd_patients:.2f}{missing}", line.mean)
+
+
+def _number(value: float | None, places: int, sign: str = "") -> Cell:
     if value is None or not math.isfinite(value):
         return Cell(NOTHING)
-    return Cell(f"{value:.{places}f}", value)
+    return Cell(f"{value:{sign}.{places}f}", value)

@@ -33,6 +33,7 @@ class ArmScores:
         sd_patients: sample standard deviation between patients.
         sd_seeds: between seeds, of the mean over patients; NaN for one.
         worst_tenth: mean of the worst 10 % of the cases, rounded up, averaged over seeds.
+        missing: how many values, of a case with a seed each, are not finite; such cases are in none of the means.
     """
 
     cases: str
@@ -43,6 +44,7 @@ class ArmScores:
     sd_patients: float
     sd_seeds: float
     worst_tenth: float
+    missing: int
 
 
 @dataclass(frozen=True)
@@ -111,13 +113,14 @@ def _secondary(
 def _line(one: Trained, metric: str, people: dict[str, str]) -> ArmScores:
     cases = sorted(one.cases_of(metric))
     values, patients = one.values(metric, cases), tuple(dict.fromkeys(people.get(case, case) for case in cases))
+    missing = one.missing(metric, sorted(one.tested(metric)))
     if not cases:
-        return ArmScores(one.cases, one.arm, metric, len(values), math.nan, math.nan, math.nan, math.nan)
+        return ArmScores(one.cases, one.arm, metric, len(values), math.nan, math.nan, math.nan, math.nan, missing)
     own = by_patient(values, cases, patients, people)
     means, of_seeds = own.mean(axis=0), own.mean(axis=1)
     worst = float(np.mean([worst_tenth(row, better(metric)) for row in values]))
     spread, apart = (float(x.std(ddof=1)) if len(x) > 1 else math.nan for x in (means, of_seeds))
-    return ArmScores(one.cases, one.arm, metric, len(values), float(means.mean()), spread, apart, worst)
+    return ArmScores(one.cases, one.arm, metric, len(values), float(means.mean()), spread, apart, worst, missing)
 
 
 def scores_csv(found: Findings) -> str:
@@ -132,22 +135,23 @@ def scores_csv(found: Findings) -> str:
 
 def arms_csv(found: Findings) -> str:
     """The table of arms."""
-    names = ["cases", "arm", "metric", "seeds", "mean", "sd_patients", "sd_seeds", "worst_tenth"]
+    names = ["cases", "arm", "metric", "seeds", "mean", "sd_patients", "sd_seeds", "worst_tenth", "missing"]
     return _csv(names, [[str(getattr(line, name)) for name in names] for line in found.arms])
 
 
 def contrasts_csv(found: Findings) -> str:
     """All contrasts."""
     heads = ["role", "cases", "arm", "against_cases", "against", "metric", "patients", "difference", "low", "high",
-             "better", "worse", "p_two_sided", "p_better", "p_holm", "effect_size", "se_seeds",
-             "could_show"]  # fmt: skip
+             "better", "worse", "p_two_sided", "p_better", "p_holm", "effect_size", "se_seeds", "could_show",
+             "left_out"]  # fmt: skip
     rows = []
     for role, listed in (("primary", found.primary), ("control", found.control), ("secondary", found.others)):
         for c in listed:
             numbers = [c.difference, c.low, c.high, *c.gained(), c.p, c.p_better, c.p_holm, c.effect, c.se_seeds,
                        c.detectable]  # fmt: skip
             rows.append([role, *c.arm, *c.against, c.metric, str(len(c.patients)),
-                         *("" if value is None else repr(value) for value in numbers)])  # fmt: skip
+                         *("" if value is None else repr(value) for value in numbers),
+                         in_csv(" ".join(c.left_out))])  # fmt: skip
     return _csv(heads, rows)
 
 

@@ -19,14 +19,18 @@ from pathlib import Path
 from tqdm import tqdm
 
 from ..data.datalists import LISTS, datalist_path, read_datalist
+from ..data.identity import patient_in_name
 from ..errors import InputError
 from ..limits import check_number
 from ..locks import locked
+from ..synthesis.augment.plan import is_prepared
+from ..texts import counted
 from .arms import ALL
-from .plan import DATA, REPORT, Job, Plan
+from .plan import DATA, REPORT, SPLIT, Job, Plan
 from .saved import save_study
 from .settings import Study
-from .times import disk, estimate
+from .splits import divide, raw_cases
+from .times import disk, estimate, measured
 
 logger = logging.getLogger(__name__)
 SNAKEFILE = Path(__file__).with_name("workflow.smk")
@@ -65,8 +69,9 @@ def run_study(
         raise InputError(f"--profile {profile}: holds no config.yaml; give the folder of a Snakemake profile")
     profile = None if profile is None else Path(profile).absolute()  # Snakemake runs in the study's folder
     plan = Plan(study)
+    data = look_at_data(study)
     if dry_run:
-        return describe(plan, cores)
+        return "\n".join([*data, describe(plan, cores)])
     study.output.mkdir(parents=True, exist_ok=True)
     with locked(study.output, "semsynth study", wait=wait):
         save_study(study)
@@ -76,6 +81,37 @@ def run_study(
     page = study.output / REPORT
     said = (page.with_suffix(".md")).read_text(encoding="utf-8").split("![")[0].strip().splitlines()
     return "\n".join([*(line for line in said[1:] if line), f"report: {page}"])
+
+
+def look_at_data(study: Study) -> list[str]:
+    """What there is, as far as it can be said before it is prepared: wrong names and numbers are found at once.
+
+    Returns:
+        Lines: how many cases, and whose.
+
+    Raises:
+        InputError: as :func:`semsynth.study.splits.divide`; for names that are none of the raw cases.
+    """
+    if study.phantom is not None or (study.output / SPLIT).is_file():
+        return []
+    path = datalist_path(study.data)
+    if path is not None and is_prepared(study.data):
+        split = divide(study, path)
+        first = str(study.cases[0])
+        said = {"data": split.people, "test": split.test, f"labelled, {first}": split.sets[first]}
+        return [f"{name}: {counted(len(cases), 'case')} of {counted(len({split.people[c] for c in cases}), 'patient')}"
+                for name, cases in said.items()]  # fmt: skip
+    cases = {case.name: case.patient for case in raw_cases(study)}
+    wanted = {"labelled": study.labelled, "test": study.test if isinstance(study.test, tuple) else ()}
+    for setting, listed in wanted.items():
+        unknown = [name for name in listed if name not in cases]
+        if unknown:
+            raise InputError(f"{setting}: {study.data} has no cases of these names", unknown)
+    pattern = study.prepare.get("patient_regex")
+    whose = [own or (patient_in_name(pattern, name) if pattern else None) for name, own in cases.items()]
+    shown = ", ".join(f"{name} ({'nobody says whose' if own is None else f'patient {own}'})"
+                      for name, own in list(zip(cases, whose, strict=True))[:3])  # fmt: skip
+    return [f"data: {counted(len(cases), 'case')}, such as {shown}"]
 
 
 def check_snakemake(found: str) -> None:
@@ -100,18 +136,17 @@ def describe(plan: Plan, cores: int) -> str:
     wall = max(sum(times.values()) / cores, longest)
     lines = [
         f"study: {study.name}, in {study.output}",
-        f"primary contrast: {study.primary} against R, {study.cases[0]} labelled patients, seeds "
-        f"{', '.join(map(str, study.seeds))}",
+        f"primary contrast: {study.primary} against R, {_labelled(study)}, seeds {', '.join(map(str, study.seeds))}",
         "arms: " + ", ".join(f"{arm.name} ({arm.about})" for arm in study.arms),
         f"cases: {', '.join(map(str, study.cases))}" + (f"; other than the first: {', '.join(study.curve)}"
                                                         if len(study.cases) > 1 else ""),
         "test: " + (f"fold {study.fold[0]} of {study.fold[1]} of the training patients" if study.fold
                     else str(study.test)),
-        *(f"  {rule}: {count} job{'' if count == 1 else 's'}, {count - todo[rule]} done" + (
+        *(f"  {rule}: {counted(count, 'job')}, {count - todo[rule]} done" + (
             f", about {_duration(times[rule])} of one core left" if todo[rule] else "")
           for rule, count in every.items()),
-        f"about {_duration(wall)} with {cores} core{'' if cores == 1 else 's'}, and {disk(plan, total) / 1000:.1f} GB "
-        "of disk in all",
+        f"about {_duration(wall)} with {counted(cores, 'core')}, and {disk(plan, total) / 1000:.1f} GB of disk in all"
+        + ("" if measured(plan.out) else " (a guess for networks of usual size, until the first jobs are done)"),
     ]  # fmt: skip
     return "\n".join(lines)
 
@@ -123,8 +158,8 @@ def _snakemake(plan: Plan, cores: int, profile: str | Path | None) -> None:
         InputError: naming the jobs that failed, and what they said last.
     """
     words = [
-        sys.executable, "-m", "snakemake", "--snakefile", str(SNAKEFILE), "--directory", str(plan.out), "--config",
-        f"study={plan.out}", "--rerun-incomplete", "--rerun-triggers", "mtime", "input", "--nolock", "--keep-going",
+        sys.executable, "-m", "snakemake", "--snakefile", str(SNAKEFILE), "--directory", str(plan.out),
+        "--rerun-incomplete", "--rerun-triggers", "mtime", "input", "--nolock", "--keep-going",
         "--prioritize", *(job.output for job in plan.first()),
         *(["--cores", str(cores), *_gpus()] if profile is None else ["--profile", str(profile)]),
     ]  # fmt: skip
@@ -257,6 +292,11 @@ def _gpus() -> list[str]:
     import torch
 
     return ["--resources", "gpu=1"] if torch.cuda.is_available() else []
+
+
+def _labelled(study: Study) -> str:
+    first = study.cases[0]
+    return "all training cases" if isinstance(first, str) else counted(first, "labelled patient")
 
 
 def _duration(seconds: float) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from ..json_files import read_object, read_object_or_none
 from .arms import Arm
 from .settings import Source, Study, Training, Volumes
 
+logger = logging.getLogger(__name__)
 STUDY = "study.json"
 FREE = ("name", "data", "output", "trust", "unlabelled", "seeds", "arms", "cases", "curve")
 """What may change after trainings were begun; of the last four, something may be added."""
@@ -21,6 +23,9 @@ VOLUMES = ("volumes", "generators", "maps")
 """What may change as long as there are no volumes, but for the weights in it."""
 PREPARED = ("prepare", "patients", "phantom", "data")
 """What decides the prepared cases."""
+WRITTEN = ("data", "phantom", "split", "guard.json", "opened.json", "weights", "volumes", "painted", "segmenters",
+           "pseudo", "test", "segmentations", "report")  # fmt: skip
+"""What a study writes in its folder, beside logs."""
 
 
 def save_study(study: Study) -> Path:
@@ -39,10 +44,18 @@ def save_study(study: Study) -> Path:
     before, now = read_object_or_none(path), study.to_json()
     if before is None and path.exists():
         raise InputError(f"{path}: cannot be read; remove it if nothing of this study was run, or give another output")
+    others = [name for name in WRITTEN if (study.output / name).exists()] if before is None else []
+    if others:
+        raise InputError(f"{study.output}: holds {', '.join(others)}, and no study was begun there; give an output of "
+                         "its own: a study makes anew, and removes, what is in its folder")  # fmt: skip
     before = None if before is None else _read(before, path).to_json()  # settings that are new have their defaults
     if before is not None and before != now:
         if any(study.output.glob("*/*/*/**/*.pt")):
             _refuse_changes(study, before, now)
+            if before["data"] != now["data"]:
+                logger.warning(
+                    "data: %s is not read any more: the cases were prepared from %s", now["data"], before["data"]
+                )
         else:
             _remove(study, [name for name in now if before.get(name) != now[name]])
     return write_text(path, json.dumps(now, indent=1))

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-
+from ..texts import counted
 from .arms import ALL, CONTROL, REAL
 from .compare import LEAST
 from .layout import title
@@ -16,6 +15,10 @@ _AGAINST_REAL = {
     "P": {},
 }
 """Arm → verdict against R → what it means."""
+_EXPLORATORY = (
+    "The sentences below are exploratory: each has a 95 % interval of its own, so that of twenty arms that do nothing "
+    "about one would be called better or worse."
+)
 
 
 def verdict(found: Findings) -> list[str]:
@@ -35,9 +38,9 @@ def verdict(found: Findings) -> list[str]:
     if control is None:
         said.append("There is no positive control (arm C), so that a difference that was not found says little.")
     else:
-        share = main.difference / control.difference
-        said.append(f"Positive control: {compared(control)}"
-                    + (f" The primary arm has {share:.0%} of that gain." if math.isfinite(share) else ""))  # fmt: skip
+        said.append(f"Positive control: {compared(control)}")
+        if main.verdict == "better":
+            said[-1] += f" The primary arm has about {main.difference / control.difference:.0%} of that gain."
     return said
 
 
@@ -46,11 +49,13 @@ def compared(c: Contrast) -> str:
     what, first, second = title(c.metric), name(c.arm), name(c.against)
     n = len(c.patients)
     if c.verdict == "unequal":
-        return (f"{what}: no verdict on {first} and {second}. {c.lost[0]} cases have no value with the first alone, "
-                f"{c.lost[1]} with the second alone: what is left favours the one that lacks more (difference there "
-                f"{_signed(c, c.difference)}).")  # fmt: skip
+        return (f"{what}: no verdict on {first} and {second}. Of each seed's cases {c.lost[0]:.2g} have no value with "
+                f"the first, {c.lost[1]:.2g} with the second (mean over seeds): what is left favours the one that "
+                f"lacks more (difference there {_signed(c, c.difference)}).")  # fmt: skip
+    if not n:
+        return f"{what}: no case has a value with both {first} and {second}."
     if c.verdict == "no interval":
-        why = f"fewer than {LEAST} patients" if n < LEAST else "all values are the same"
+        why = f"fewer than {LEAST} patients" if n < LEAST else "all differences are the same"
         return f"{what}: {first} less {second} is {_signed(c, c.difference)}; there is no interval: {why}."
     if c.verdict == "no evidence":
         could = "" if not c.detectable else (f" A true difference of about {c.detectable:.2g} or more would probably "
@@ -61,7 +66,10 @@ def compared(c: Contrast) -> str:
 
 
 def reasons(found: Findings) -> list[str]:
-    """What the other arms say of the primary one, in Dice, one sentence each; nothing where there is no verdict."""
+    """What the other arms say of the primary one, in Dice, one sentence each; nothing where there is no verdict.
+
+    The first sentence says how to take the others: each has an interval of its own.
+    """
     if any(c.metric == MAIN and c.verdict != "better" for c in found.control):
         return []
     main = next(c for c in found.primary if c.metric == MAIN)
@@ -77,7 +85,7 @@ def reasons(found: Findings) -> list[str]:
             said.append(compared(c) + (f" So there is no evidence {told}." if told else ""))
         else:
             said.append(compared(c))
-    return said
+    return [_EXPLORATORY, *said] if said else []
 
 
 def name(arm: tuple[str, str]) -> str:
@@ -85,14 +93,16 @@ def name(arm: tuple[str, str]) -> str:
     cases, of = arm
     if arm == (ALL, REAL):
         return f"{CONTROL} (all training cases)"
-    return f"{of} ({'all training cases' if cases == ALL else f'{cases} patients'})"
+    return f"{of} ({'all training cases' if cases == ALL else counted(int(cases), 'patient')})"
 
 
 def _figures(c: Contrast) -> str:
     seeds = " and ".join(str(k) for k in dict.fromkeys(c.seeds))
     alone = "; one seed of an arm: how far its trainings differ is not in the interval" if 1 in c.seeds else ""
+    without = f", {counted(len(c.left_out), 'case')} without a value left out" if c.left_out else ""
+    of_seeds = "1 seed" if seeds == "1" else f"{seeds} seeds"
     return (f"{_signed(c, c.difference)}, 95 % interval {_signed(c, c.low)} to {_signed(c, c.high)}, "
-            f"{len(c.patients)} patients, {seeds} seeds{alone}")  # fmt: skip
+            f"{counted(len(c.patients), 'patient')}{without}, {of_seeds}{alone}")  # fmt: skip
 
 
 def _signed(c: Contrast, value: float | None) -> str:

@@ -16,6 +16,8 @@ PATIENTS = ("stated", "group", "each")
 PREPARE = ("endo", "wall", "spacing", "size", "k", "sigma", "background", "centers", "wall_mm", "wall_plane", "scale",
            "percentiles", "window", "dtype", "like", "patient_regex", "jobs")  # fmt: skip
 """Options of ``semsynth prepare`` that a study may give: those that do not divide the cases."""
+PHANTOM = ("cases", "size", "spacing", "k", "seed")
+"""Options of ``semsynth phantom`` that a study may give."""
 LEAST_SEEDS = 3
 FINAL = "model_final.pt"
 """What a training writes after its last step."""
@@ -164,6 +166,21 @@ class Study:
         """SHA-256 of what decides the results: all but paths, names and where it is written."""
         told = {k: v for k, v in self.to_json().items() if k not in ("name", "output", "data", "trust")}
         return hashlib.sha256(json.dumps(_without_folders(told), sort_keys=True).encode()).hexdigest()
+
+
+def is_weights(name: str, value: Any) -> bool:
+    """Whether a setting of a config is a file of weights, by its own name or the file's ending."""
+    own = name.split("#")[-1].endswith("weights")
+    return isinstance(value, str) and bool(value) and (own or Path(value).suffix.lower() in WEIGHTS)
+
+
+def weights_in(value: Any, name: str = "") -> list[str]:
+    """All files of weights, and names of trainings in braces, that a setting of a config tells of."""
+    if isinstance(value, Mapping):
+        return [text for key, item in value.items() for text in weights_in(item, str(key))]
+    if isinstance(value, list):
+        return [text for item in value for text in weights_in(item, name)]
+    return [value] if is_weights(name, value) or (isinstance(value, str) and BRACES.search(value)) else []
 
 
 def texts_in(value: Any) -> list[str]:

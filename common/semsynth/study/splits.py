@@ -14,11 +14,12 @@ from ..data.datalists import LISTS, absolute, read_datalist, relocated, root_of,
 from ..data.entries import case_of, source_of
 from ..data.entry_forms import FILES
 from ..data.identity import SOURCE, joined
-from ..data.raw import find_cases
+from ..data.raw import Case, find_cases
 from ..errors import InputError
 from ..files import relative_to, write_text
 from ..provenance.cards import datalist_hash
 from ..synthesis.augment.plan import is_prepared
+from ..vocabulary import UNLABELLED
 from .arms import ALL
 from .plan import DATA, SPLIT
 from .settings import Study
@@ -35,7 +36,7 @@ class Split:
     Attributes:
         people: case → patient, of every case of the data.
         sets: number of labelled patients, as text, or ``all`` → cases.
-        rest: the same → the other training cases, whose labels are not used.
+        rest: the same → the other training cases, whose labels are not used, and those without labels.
         test: cases of the test.
         unused: cases that neither train nor test.
     """
@@ -50,9 +51,10 @@ class Split:
 def divide(study: Study, prepared: Path) -> Split:
     """Divide the prepared cases.
 
-    Test patients train nothing: whatever scans of theirs stand in other lists are not used. Labelled are the cases
-    that the study names, in their order, or one scan each (the first) of patients in an order that follows from the
-    seed; fewer labelled patients are always the first ones of more.
+    Test patients train nothing: whatever scans of theirs stand in other lists are not used. Cases without a label map
+    are neither tested nor labelled. Labelled are the cases that the study names, in their order, or one scan each (the
+    first) of patients in an order that follows from the seed; fewer labelled patients are always the first ones of
+    more.
 
     Args:
         study: what is wanted.
@@ -62,7 +64,13 @@ def divide(study: Study, prepared: Path) -> Split:
         InputError: where nobody says whose scans the cases are, a case is not there, or there are too few patients.
     """
     content = read_datalist(prepared)
-    where = {absolute(entry, root_of(prepared))["case"]: name for name in LISTS for entry in content.get(name) or []}
+    entries = {
+        entry["case"]: (name, entry)
+        for name in LISTS
+        for entry in (absolute(entry, root_of(prepared)) for entry in content.get(name) or [])
+    }
+    where = {case: name for case, (name, entry) in entries.items() if name != UNLABELLED and _has_labels(entry)}
+    bare = [case for case in entries if case not in where]
     people = _people(study, prepared, content)
     test = _test_cases(study, where, people)
     held = {people[case] for case in test}
@@ -71,20 +79,38 @@ def divide(study: Study, prepared: Path) -> Split:
     order = _labelled(study, pool, people, named)
     if study.fold is not None:
         test, pool, order = _fold(study, pool, people, order)
+        held |= {people[case] for case in test}
     counts = dict.fromkeys([*study.cases, ALL])
     sets = {str(count): tuple(pool) if count == ALL else _first(order, count) for count in counts}
+    free = [case for case in bare if people[case] not in held and _trains(entries[case][0], study.test)]
+    rest = {name: (*(case for case in pool if case not in set(cases)), *free) for name, cases in sets.items()}
+    _check_sizes(study, prepared, sets, rest, len(order))
+    tested = len({people[case] for case in test})
+    if tested < LEAST_TEST:
+        raise InputError(f"the test has too few patients ({tested}: {', '.join(test)}); {LEAST_TEST} are needed for an "
+                         "interval: give a larger test")  # fmt: skip
+    unused = tuple(case for case in entries if case not in {*pool, *test, *free})
+    return Split(people, sets, rest, tuple(test), unused)
+
+
+def _has_labels(entry: Mapping[str, Any]) -> bool:
+    return any(isinstance(entry.get(role), str) for role in ("label", "endo"))
+
+
+def _check_sizes(
+    study: Study, prepared: Path, sets: Mapping[str, Sequence[str]], rest: Mapping[str, Sequence[str]], patients: int
+) -> None:
+    """Raise for sets that could not be compared."""
     for count, cases in sets.items():
         if not cases:
-            raise InputError(f"cases: {count} labelled patients are wanted, {prepared} has {len(order)} training "
-                             "patients apart from the test's; give fewer")  # fmt: skip
-    if len({people[case] for case in test}) < LEAST_TEST:
-        raise InputError(
-            f"the test has {len({people[case] for case in test})} patients: {', '.join(test)}; {LEAST_TEST} are needed "
-            "for an interval: give a larger test"
-        )
-    rest = {name: tuple(case for case in pool if case not in set(cases)) for name, cases in sets.items()}
-    unused = tuple(case for case in where if case not in {*pool, *test})
-    return Split(people, sets, rest, tuple(test), unused)
+            raise InputError(f"cases: {count} labelled patients are wanted, {prepared} has {patients} training "
+                             "patients with labels apart from the test's; give fewer")  # fmt: skip
+    first = str(study.cases[0])
+    if first != ALL and set(sets[first]) == set(sets[ALL]) and any(arm.everything for arm in study.arms):
+        raise InputError(f"cases: {first} labelled patients are all that there are, so that the arms R and C are the "
+                         "same; give fewer, or leave C out")  # fmt: skip
+    if any(arm.pseudo or arm.unlabelled for arm in study.arms) and not rest[first]:
+        raise InputError(f"cases: with {first} labelled patients no images are left for the arms RU and MU; give fewer")
 
 
 def write_split(study: Study, split: Split, prepared: Path) -> Path:
@@ -138,6 +164,11 @@ def sets_of(study: Study) -> dict[str, list[str]]:
     return {name: list(cases_of(study.output / "split" / name / "datalist.json")) for name in names}
 
 
+def raw_cases(study: Study) -> list[Case]:
+    """The cases of data that is not prepared yet."""
+    return find_cases(study.data, endo=study.prepare.get("endo"), wall=study.prepare.get("wall"))
+
+
 def read_split(folder: Path) -> dict[str, Any]:
     """What :func:`write_split` noted."""
     found: dict[str, Any] = json.loads((folder / SPLIT).read_text(encoding="utf-8"))
@@ -158,6 +189,16 @@ def _people(study: Study, prepared: Path, content: Mapping[str, Any]) -> dict[st
                 silent.append(entry["case"])
             cases.append(case_of(entry | {"patient": own or entry["case"]}, [], name))
             voxels[entry["case"]] = {f"{SOURCE}{role}": value for role, value in source_of(entry).items()}
+    alike: dict[str, set[str]] = {}
+    for case in cases:
+        alike.setdefault("".join(str(case.patient).split()).casefold(), set()).add(str(case.patient))
+    doubtful = [" and ".join(map(repr, sorted(names))) for names in alike.values() if len(names) > 1]
+    if doubtful:
+        raise InputError(
+            f"{study.data}: names of patients that differ in capitals or spaces alone may be one patient's; write each "
+            "patient's name in one way, or give names that differ in more",
+            doubtful,
+        )
     several = [f"{patient}: {', '.join(names)}" for patient, names in stated.items() if len(names) > 1]
     if several:
         raise InputError(f"{study.data}: patients: each takes every case for another patient's, but the data states "
@@ -180,18 +221,18 @@ def _test_cases(study: Study, where: Mapping[str, str], people: Mapping[str, str
                              "patients, or names of cases")  # fmt: skip
         return found
     if isinstance(study.test, float):
-        order = _in_order(set(people.values()), study.seed, "test")
+        order = _in_order({people[case] for case in where}, study.seed, "test")
         chosen = set(order[: max(1, round(study.test * len(order)))])
         return [case for case in where if people[case] in chosen]
     unknown = [name for name in study.test if name not in where]
     if unknown:
-        raise InputError(f"test: {study.data} has no cases of these names", unknown)
+        raise InputError(f"test: {study.data} has no labelled cases of these names", unknown)
     return list(study.test)
 
 
 def _trains(split: str, test: object) -> bool:
     """Whether cases of a list may train: those of another held-out list stay unused where the test is a list."""
-    return split == "training" or not isinstance(test, str)
+    return split in ("training", UNLABELLED) or not isinstance(test, str)
 
 
 def _named_cases(study: Study, pool: Sequence[str], people: Mapping[str, str], prepared: Path) -> list[str]:
@@ -200,7 +241,8 @@ def _named_cases(study: Study, pool: Sequence[str], people: Mapping[str, str], p
         raise InputError(f"labelled: {prepared} has no cases of these names", missing)
     tested = [name for name in study.labelled if name not in pool]
     if tested:
-        raise InputError("labelled: cases of test patients, or of lists that do not train, cannot be labelled", tested)
+        raise InputError("labelled: cases of test patients, of lists that do not train, or without a label map cannot "
+                         "be labelled", tested)  # fmt: skip
     return list(study.labelled)
 
 
@@ -253,7 +295,7 @@ def _write_held(
     head: Mapping[str, Any], *, images: bool = False,
 ) -> None:  # fmt: skip
     """Cases on the scans' own grids: raw files where the data is raw, else what was prepared; or their images alone."""
-    raw = {} if is_prepared(study.data) else {case.name: case for case in find_cases(study.data)}
+    raw = {} if is_prepared(study.data) else {case.name: case for case in raw_cases(study)}
     found = []
     for name in cases:
         case = raw.get(name)

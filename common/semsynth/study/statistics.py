@@ -45,10 +45,17 @@ class Trained:
             dtype=np.float64,
         )
 
+    def tested(self, metric: str) -> set[str]:
+        """The cases that some seed has a value of, finite or not."""
+        return {case for scores in self.scores.values() for case in scores.get(metric, {})}
+
     def cases_of(self, metric: str) -> set[str]:
         """The cases that all seeds have a finite value of."""
-        every = {case for scores in self.scores.values() for case in scores.get(metric, {})}
-        return {case for case in every if np.isfinite(self.values(metric, [case])).all()}
+        return {case for case in self.tested(metric) if np.isfinite(self.values(metric, [case])).all()}
+
+    def missing(self, metric: str, cases: Sequence[str]) -> int:
+        """How many values of these cases, one for each seed, are not finite."""
+        return int((~np.isfinite(self.values(metric, cases))).sum())
 
 
 @dataclass(frozen=True)
@@ -67,8 +74,8 @@ class Contrast(Differences):
         se_seeds: standard error of the difference that comes from the seeds; 0 where each arm has one.
         free: degrees of freedom of the interval.
         seeds: number of seeds of each arm.
-        left_out: cases without a finite value of one of the two.
-        lost: how many cases each arm alone lacks.
+        left_out: cases without a finite value with some seed of one of the two.
+        lost: how many of an arm's values (a case with a seed each) are not finite, by the number of its seeds.
     """
 
     arm: tuple[str, str]
@@ -85,7 +92,7 @@ class Contrast(Differences):
     free: float
     seeds: tuple[int, int]
     left_out: tuple[str, ...]
-    lost: tuple[int, int]
+    lost: tuple[float, float]
 
     @property
     def detectable(self) -> float | None:
@@ -129,8 +136,9 @@ def contrast(
         people: case → patient.
         draws, seed: of the bootstrap.
     """
-    own, other = arm.cases_of(metric), against.cases_of(metric)
-    both = sorted(own & other)
+    every = sorted(arm.tested(metric) | against.tested(metric))
+    both = sorted(arm.cases_of(metric) & against.cases_of(metric))
+    lost = tuple(side.missing(metric, every) / len(side.seeds) for side in (arm, against))
     patients = tuple(dict.fromkeys(people.get(case, case) for case in both))
     first, second = (by_patient(side.values(metric, both), both, patients, people) for side in (arm, against))
     delta = first.mean(axis=0) - second.mean(axis=0)
@@ -142,7 +150,7 @@ def contrast(
     return Contrast(
         (arm.cases, arm.arm), (against.cases, against.arm), metric, patients, delta, low, high, p, p_better, None,
         _standard_error(first, second, paired), free, (len(first), len(second)),
-        tuple(sorted((own | other) - (own & other))), (len(other - own), len(own - other)),
+        tuple(case for case in every if case not in set(both)), (lost[0], lost[1]),
     )  # fmt: skip
 
 

@@ -16,8 +16,8 @@ from ..errors import InputError
 from ..files import sha256, write_text
 from ..json_files import read_object_or_none
 from ..synthesis.painting import paint_all
-from .guard import check_leaks
-from .plan import DATA, OPENED, OPENINGS, SYNTHETIC, Plan
+from .guard import check_given, check_leaks
+from .plan import DATA, OPENED, OPENINGS, SPLIT, SYNTHETIC, Plan
 from .pseudo import pseudo_masks, pseudo_set
 from .report import write_report
 from .saved import load_study
@@ -32,9 +32,14 @@ def link(plan: Plan) -> None:
 
 
 def split(plan: Plan) -> None:
-    """Divide the cases."""
+    """Divide the cases, and look at what was given before anything is trained."""
     prepared = plan.out / DATA
     write_split(plan.study, divide(plan.study, prepared), prepared)
+    try:
+        check_given(plan)
+    except InputError:
+        (plan.out / SPLIT).unlink()  # not done
+        raise
 
 
 def cases(plan: Plan, cases: str) -> None:

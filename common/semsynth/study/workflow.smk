@@ -3,7 +3,7 @@
 from semsynth.study.plan import DATA, FINAL, GUARD, OPENED, REPORT, SPLIT, SYNTHETIC, TESTED, Plan
 from semsynth.study.saved import load_study
 
-PLAN = Plan(load_study(config["study"]))
+PLAN = Plan(load_study("."))  # the working directory is the study's folder
 
 
 def inputs(rule, *names, last=()):
