@@ -110,14 +110,18 @@ def _write_scores(folder: Path) -> None:
 
 
 def _write_study(folder: Path) -> None:
-    """The file of a study, of which only the plan is asked: three cases are too few for one."""
+    """The file of a study, of which only the plan is asked, and a datalist: eight times one case, by other names."""
     (folder / "segmenter" / "configs").mkdir(parents=True)
     for name in ("train", "inference"):
         config = {"max_epochs": 1, "epoch_cases": None, "dataset_dir": "data"}
         (folder / "segmenter" / "configs" / f"{name}.json").write_text(json.dumps(config))
+    prepared = json.loads((folder.parent / "prepared" / "datalist.json").read_text())
+    files = {role: f"../prepared/phantom_000/{role}.nii.gz" for role in ("image", "label")}
+    listed = [{"case": f"case_{i}", "patient": f"p{i}", **files} for i in range(8)]
+    (folder / "datalist.json").write_text(json.dumps({"settings": prepared["settings"], "training": listed}))
     generator = {"bundle": "../bundle", "weights": "../bundle/models/model.pt"}
     content = {
-        "data": "../prepared", "output": "out", "patients": "each", "test": 0.4, "cases": [1], "arms": ["R", "S"],
+        "data": "datalist.json", "output": "out", "test": 0.7, "cases": [1], "arms": ["R", "S"],
         "primary": "S", "segmenter": {"bundle": "segmenter", "epochs": 1, "epoch_cases": 2},
         "generators": {"ldm": generator},
     }  # fmt: skip
