@@ -19,7 +19,7 @@ from tiny_study import begun, held_out
 GAINS = {("all", "R"): 0.06, ("3", "MG"): 0.04, ("3", "P"): 0.01, ("3", "S"): 0.005}
 
 
-def _tested(plan: Plan) -> None:
+def with_scores(plan: Plan) -> None:
     """Scores of every segmenter, and segmentations: the experts' masks."""
     check_leaks(plan)
     open_test(plan)
@@ -45,7 +45,7 @@ def _tested(plan: Plan) -> None:
 @pytest.fixture(scope="module")
 def reported(tmp_path_factory: pytest.TempPathFactory) -> Plan:
     plan = begun(tmp_path_factory.mktemp("report"), cases=[3, 2], curve=["MG"])
-    _tested(plan)
+    with_scores(plan)
     write_report(plan)
     return plan
 

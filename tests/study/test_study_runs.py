@@ -96,6 +96,24 @@ def test_a_seed_that_is_added_later_opens_the_test_again(tmp_path):
     assert "opened 2 times" in (tmp_path / "out" / "report" / "report.md").read_text()
 
 
+def test_folds_train_no_more_than_their_own_control(tmp_path):
+    words = _command("--config", str(_small(tmp_path)), "--cores", "2")
+    assert subprocess.run(words, capture_output=True, timeout=1800).returncode == 0
+    done = subprocess.run([*words, "--fold", "all"], capture_output=True, text=True, timeout=1800)
+    assert done.returncode == 0, done.stderr[-3000:]
+    out = tmp_path / "out"
+    for fold in (out / "fold_1_of_2", out / "fold_2_of_2"):
+        assert sorted(path.stem for path in (fold / "times" / "segmenter").iterdir()) == [
+            f"all_R_{i}" for i in range(3)
+        ]
+        assert not (fold / "times" / "training").exists() and not (fold / "volumes").exists()
+        _checked(fold, segmenters=9)
+    assert "This is a cross-validation inside the training patients" in done.stdout
+    scores = list(csv.DictReader((out / "folds_of_2" / "scores.csv").open()))
+    assert len({row["patient"] for row in scores}) == 21 - 6
+    assert "opened 1 time:" in (out / "report" / "report.md").read_text()  # the test is not touched
+
+
 def test_a_study_runs_through_a_clusters_queue(tmp_path):
     """Snakemake's cluster-generic executor with an sbatch that runs jobs as processes."""
     sbatch, profile = tmp_path / "sbatch.py", tmp_path / "profile"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ..errors import InputError
 from ..seeds import checked_seed
 from .options import FilePath, Words, pairs, whole, words
@@ -13,7 +15,7 @@ def study(
     output: FilePath | None = None,
     cores: int = 1,
     profile: FilePath | None = None,
-    fold: int | None = None,
+    fold: str | int | None = None,
     dry_run: bool = False,
     trust_unknown_weights: bool = False,
     wait: bool = False,
@@ -30,18 +32,24 @@ def study(
         output: folder to write, in place of the file's.
         cores: jobs at the same time, one core each.
         profile: folder of a Snakemake profile, for a cluster, such as the package's study/profiles/slurm.
-        fold: number of a fold, from 1: a cross-validation inside the training patients in place of the test.
+        fold: number of a fold, from 1, or all: a cross-validation inside the training patients in place of the test.
         dry_run: only say which jobs there are, and about how long and how much disk they take.
         trust_unknown_weights: take weights of which nobody knows what they have seen; the report says so in red.
         wait: until another run of the same study has ended; else it is an error that it is there.
     """
     from ..study.config import read_study
-    from ..study.run import run_study
+    from ..study.run import run_folds, run_study
 
-    told = read_study(str(config), output=None if output is None else str(output),
-                      fold=None if fold is None else whole("fold", fold), trust=trust_unknown_weights)  # fmt: skip
-    return run_study(told, cores=whole("cores", cores), profile=None if profile is None else str(profile),
-                     dry_run=bool(dry_run), wait=bool(wait))  # fmt: skip
+    def told(fold: int | None) -> Any:
+        return read_study(str(config), output=None if output is None else str(output), fold=fold,
+                          trust=trust_unknown_weights)  # fmt: skip
+
+    options: dict[str, Any] = {"cores": whole("cores", cores), "profile": None if profile is None else str(profile),
+                               "dry_run": bool(dry_run), "wait": bool(wait)}  # fmt: skip
+    if fold == "all":
+        first = told(1)
+        return run_folds([first, *(told(number) for number in range(2, first.fold[1] + 1))], **options)
+    return run_study(told(None if fold is None else whole("fold", fold)), **options)
 
 
 def compare(

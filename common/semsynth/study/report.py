@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from matplotlib.figure import Figure
 
 from ..files import sha256, write_text
 from ..json_files import read_object, read_object_or_none
@@ -17,7 +19,7 @@ from ..texts import counted
 from . import figures
 from .arms import CONTROL, REAL
 from .layout import title
-from .plan import GUARD, OPENINGS, Plan
+from .plan import ADOPTED, GUARD, OPENINGS, Plan
 from .results import MAIN, METRICS, ArmScores, Findings, arms_csv, collect, contrasts_csv, scores_csv
 from .scores import better
 from .sentences import compared, name, reasons, verdict
@@ -43,24 +45,55 @@ def write_report(plan: Plan) -> Path:
     Returns:
         The page.
     """
-    folder, found = plan.out / "report", collect(plan)
-    folder.mkdir(parents=True, exist_ok=True)
-    alarms, opening, tables = _alarms(plan), [*verdict(found), *reasons(found)], _tables(plan, found)
-    abouts = {arm.name: arm.about for arm in plan.study.arms}
-    drawn = {FOREST: ("Each arm against R", figures.forest(found, abouts))}
+    found, study = collect([plan]), plan.study
+    drawn = _drawn([plan], found)
     split = read_split(plan.out)
-    sizes = {count: len({split["patients"][case] for case in cases}) for count, cases in sets_of(plan.study).items()}
-    line = figures.curve(found, plan.study.curve, sizes) if len(plan.study.cases) > 1 else None
+    sizes = {count: len({split["patients"][case] for case in cases}) for count, cases in sets_of(study).items()}
+    line = figures.curve(found, study.curve, sizes) if len(study.cases) > 1 else None
     drawn |= {} if line is None else {CURVE: ("How many labelled patients are needed", line)}
     cases = figures.cases_picture(plan, found)
     drawn |= {} if cases is None else {CASES: ("The cases that gained and lost most", cases)}
+    opening = [*verdict(found), *reasons(found)]
+    return _write(plan.out / "report", study.name, found, opening, _alarms(plan), drawn, _tables([plan], found),
+                  _about(plan))  # fmt: skip
+
+
+def write_folds(plans: Sequence[Plan], folder: Path) -> Path:
+    """The same for all folds of a cross-validation together, in a folder of its own.
+
+    Returns:
+        The page.
+    """
+    found, count = collect(plans), len(plans)
+    heading = f"{plans[0].study.name}: cross-validation, {count} folds"
+    opening = [
+        f"This is a cross-validation inside the training patients, not the test: of {count} folds each tests patients "
+        "whom no segmenter in it was trained on, and the positive control is another one in each.",
+        *verdict(found), *reasons(found),
+    ]  # fmt: skip
+    about = [(f"fold {plan.study.fold[0] if plan.study.fold else ''}: {what}", text)
+             for plan in plans for what, text in _about(plan)]  # fmt: skip
+    alarms = list(dict.fromkeys(alarm for plan in plans for alarm in _alarms(plan)))
+    return _write(folder, heading, found, opening, alarms, _drawn(plans, found), _tables(plans, found), about)
+
+
+def _drawn(plans: Sequence[Plan], found: Findings) -> dict[str, tuple[str, Figure]]:
+    """File → caption and figure."""
+    abouts = {arm.name: arm.about for arm in plans[0].study.arms}
+    return {FOREST: ("Each arm against R", figures.forest(found, abouts))}
+
+
+def _write(
+    folder: Path, heading: str, found: Findings, opening: Sequence[str], alarms: Sequence[str],
+    drawn: Mapping[str, tuple[str, Figure]], tables: Sequence[Table], about: Sequence[tuple[str, str]],
+) -> Path:  # fmt: skip
+    folder.mkdir(parents=True, exist_ok=True)
     for file, (_, figure) in drawn.items():
         save_figure(folder / file, figure, dpi=110)
     for file, text in (("scores.csv", scores_csv), ("arms.csv", arms_csv), ("contrasts.csv", contrasts_csv)):
         write_text(folder / file, text(found))
-    about = _about(plan)
     parts = [
-        f"# {plan.study.name}\n",
+        f"# {heading}\n",
         *(f"**{alarm}**\n" for alarm in alarms),
         *(f"{text}\n" for text in opening),
         *(f"![{caption}]({file})\n" for file, (caption, _) in drawn.items()),
@@ -71,9 +104,9 @@ def write_report(plan: Plan) -> Path:
     write_text(folder / MARKDOWN, "\n".join(parts))
     pictures = [(caption, (folder / file).read_bytes()) for file, (caption, _) in drawn.items()]
     return write_html(
-        folder / PAGE, title=plan.study.name, about=about, tables=tables,
+        folder / PAGE, title=heading, about=list(about), tables=list(tables),
         metrics={metric: Column(title(metric), better(metric)) for metric in METRICS}, cases=_case_values(found),
-        pictures=(), opening=Opening(opening, alarms, pictures),
+        pictures=(), opening=Opening(list(opening), list(alarms), pictures),
     )  # fmt: skip
 
 
@@ -82,16 +115,15 @@ def _alarms(plan: Plan) -> list[str]:
     return [f"Weights were trusted of which nobody knows whether they have seen the test: {text}" for text in trusted]
 
 
-def _tables(plan: Plan, found: Findings) -> list[Table]:
+def _tables(plans: Sequence[Plan], found: Findings) -> list[Table]:
     heads = [Column(text) for text in _CONTRAST]
     decisive = [_row(c) for c in (*found.primary, *found.control)]
     secondary = [_row(c) for c in found.others]
     return [
-        _arms_table(plan, found),
+        _arms_table(plans[0], found),
         Table("Primary contrast and positive control", heads, decisive, [_INTERVAL]),
         Table("Secondary contrasts", heads, secondary, _about_secondary(found)),
-        _volumes_table(plan),
-        _times_table(plan),
+        *([_volumes_table(plans[0]), _times_table(plans[0])] if len(plans) == 1 else []),
     ]
 
 
@@ -183,6 +215,7 @@ def _about(plan: Plan) -> list[tuple[str, str]]:
                  f"{counted(len(opened), 'time')}: " + ", ".join(o["at"] for o in opened)),
         ("fold", NOTHING if study.fold is None else f"{study.fold[0]} of {study.fold[1]}: this is a cross-validation, "
                                                     "not the test"),
+        ("trainings taken over from the study", str(len(_adopted(plan)))),
         ("labelled scans", ", ".join(f"{count}: {n}" for count, n in labelled.items())),
         ("ratio of real to synthetic", " : ".join(f"{x:g}" for x in study.ratio)),
         ("seeds", ", ".join(map(str, study.seeds))),
@@ -195,6 +228,10 @@ def _about(plan: Plan) -> list[tuple[str, str]]:
         ("weights", "\n".join(f"{c['use']}: {c['file']} {c['sha256']}" for c in guard["checked"])),
         ("study.json (SHA-256)", sha256(plan.out / "study.json")),
     ]  # fmt: skip
+
+
+def _adopted(plan: Plan) -> list[str]:
+    return list((read_object_or_none(plan.out / ADOPTED) or {}).get("outputs") or [])
 
 
 def _given(guard: Mapping[str, Any]) -> str:

@@ -72,31 +72,34 @@ class Findings:
         return next((t for t in self.trained if (t.cases, t.arm) == (cases, arm)), None)
 
 
-def collect(plan: Plan) -> Findings:
-    """Read the scores of all segmenters and compare the arms.
+def collect(plans: Sequence[Plan]) -> Findings:
+    """Read the scores of all segmenters and compare the arms; of several folds, all their cases together.
 
     The primary contrast stands alone. Secondary are each other arm against R, the primary arm against the painted maps
     and against the other arms with volumes, and the arms of the curve against R of as many cases; their p-values are
     corrected for their number (Holm).
     """
-    split = read_split(plan.out)
-    people = {case: split["patients"][case] for case in split["test"]}
+    people: dict[str, str] = {}
     scores: dict[tuple[str, str], dict[int, dict[str, dict[str, float]]]] = {}
-    for cases, arm, seed in plan.tests():
-        values = read_scores(plan.out / "test" / cases / arm / str(seed)).values
-        scores.setdefault((cases, arm), {})[seed] = {
-            metric: {str(case): value for case, value in values[metric].items()} for metric in METRICS
-        }
-    trained = [Trained(cases, arm, found) for (cases, arm), found in scores.items()]
+    for plan in plans:
+        split = read_split(plan.out)
+        people |= {case: split["patients"][case] for case in split["test"]}
+        for cases, arm, seed in plan.tests():
+            values = read_scores(plan.out / "test" / cases / arm / str(seed)).values
+            found = scores.setdefault((cases, arm), {}).setdefault(seed, {metric: {} for metric in METRICS})
+            for metric in METRICS:
+                found[metric] |= {str(case): value for case, value in values[metric].items()}
+    study = plans[0].study
+    trained = [Trained(cases, arm, of_seeds) for (cases, arm), of_seeds in scores.items()]
     arms = [_line(one, metric, people) for one in trained for metric in METRICS]
     by_name = {(one.cases, one.arm): one for one in trained}
-    first, main = str(plan.study.cases[0]), plan.study.primary
+    first, main = str(study.cases[0]), study.primary
 
     def contrasts(pairs: Sequence[tuple[tuple[str, str], tuple[str, str]]]) -> list[Contrast]:
         return [contrast(by_name[a], by_name[b], metric, people) for metric in METRICS for a, b in pairs]
 
     primary = contrasts([((first, main), (first, REAL))])
-    has_control = any(arm.name == CONTROL for arm in plan.study.arms)
+    has_control = any(arm.name == CONTROL for arm in study.arms)
     control = contrasts([((ALL, REAL), (first, REAL))]) if has_control else []
     others = corrected(contrasts(_secondary(list(by_name), first, main)))
     return Findings(trained, people, arms, primary, control, others)

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -75,11 +76,41 @@ def run_study(
     study.output.mkdir(parents=True, exist_ok=True)
     with locked(study.output, "semsynth study", wait=wait):
         save_study(study)
+        if study.fold is not None:
+            from .folds import adopt
+
+            _snakemake(plan, cores, profile, [job.output for job in plan.of("cases")])
+            adopt(plan)
         for line in describe(plan, cores).splitlines():
             logger.info("%s", line)
         _snakemake(plan, cores, profile)
-    page = study.output / REPORT
-    said = (page.with_suffix(".md")).read_text(encoding="utf-8").split("![")[0].strip().splitlines()
+    return _said(study.output / REPORT)
+
+
+def run_folds(studies: Sequence[Study], **options: Any) -> str:
+    """Run the folds of a cross-validation one after the other, and write a report of all together.
+
+    Args:
+        studies: one per fold.
+        options: as of :func:`run_study`.
+
+    Returns:
+        What was found in all, or, with ``dry_run``, what would be done.
+
+    Raises:
+        InputError: as :func:`run_study`.
+    """
+    said = [run_study(study, **options) for study in studies]
+    if options.get("dry_run"):
+        return "\n\n".join(said)
+    from .folds import pool  # with what the report needs
+
+    return _said(pool([Plan(study) for study in studies]))
+
+
+def _said(page: Path) -> str:
+    """What a report opens with."""
+    said = page.with_suffix(".md").read_text(encoding="utf-8").split("![")[0].strip().splitlines()
     return "\n".join([*(line for line in said[1:] if line), f"report: {page}"])
 
 
@@ -151,16 +182,16 @@ def describe(plan: Plan, cores: int) -> str:
     return "\n".join(lines)
 
 
-def _snakemake(plan: Plan, cores: int, profile: str | Path | None) -> None:
-    """Run what is missing.
+def _snakemake(plan: Plan, cores: int, profile: str | Path | None, wanted: Sequence[str] = ()) -> None:
+    """Run what is missing, of all or of what is ``wanted``.
 
     Raises:
         InputError: naming the jobs that failed, and what they said last.
     """
     words = [
-        sys.executable, "-m", "snakemake", "--snakefile", str(SNAKEFILE), "--directory", str(plan.out),
+        sys.executable, "-m", "snakemake", *wanted, "--snakefile", str(SNAKEFILE), "--directory", str(plan.out),
         "--rerun-incomplete", "--rerun-triggers", "mtime", "input", "--nolock", "--keep-going",
-        "--prioritize", *(job.output for job in plan.first()),
+        *([] if wanted else ["--prioritize", *(job.output for job in plan.first())]),
         *(["--cores", str(cores), *_gpus()] if profile is None else ["--profile", str(profile)]),
     ]  # fmt: skip
     log = plan.out / "logs" / "snakemake.log"

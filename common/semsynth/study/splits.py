@@ -86,9 +86,9 @@ def divide(study: Study, prepared: Path) -> Split:
     rest = {name: (*(case for case in pool if case not in set(cases)), *free) for name, cases in sets.items()}
     _check_sizes(study, prepared, sets, rest, len(order))
     tested = len({people[case] for case in test})
-    if tested < LEAST_TEST:
+    if tested < (LEAST_TEST if study.fold is None else 1):  # a fold is read together with the others
         raise InputError(f"the test has too few patients ({tested}: {', '.join(test)}); {LEAST_TEST} are needed for an "
-                         "interval: give a larger test")  # fmt: skip
+                         "interval (1 in a fold): give a larger test, or fewer folds")  # fmt: skip
     unused = tuple(case for case in entries if case not in {*pool, *test, *free})
     return Split(people, sets, rest, tuple(test), unused)
 
