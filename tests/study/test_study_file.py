@@ -79,6 +79,21 @@ def test_an_arm_of_ones_own(tmp_path):
     assert volumes[volumes.index("--maps") + 1] == "given=1,morphed=1"
 
 
+def test_an_arm_can_take_the_volumes_of_another(tmp_path):
+    other = {"name": "MG3", "like": "MG", "volumes_of": "MG", "ratio": [3, 1]}
+    plan = Plan(read(tmp_path, arms=["R", "MG", other], primary="MG"))
+    assert [job.key for job in plan.of("volumes")] == [("3", "MG")]
+    job = plan["segmenter", "3", "MG3", "0"]
+    assert "volumes/3/MG/synthetic/datalist.json" in job.inputs
+    words = job.commands[0][1]
+    assert words[words.index("--mixing_ratio") + 1] == "[3.0, 1.0]"
+    for more in ({"maps": {"morphed": 1}}, {"generator": "pix2pix3d"}):
+        with pytest.raises(InputError, match="would do nothing in an arm like MG; volumes_of says"):
+            read(tmp_path, arms=["R", "MG", other | more], primary="MG")
+    with pytest.raises(InputError, match="takes the volumes or maps of M, which is no arm with maps of its own"):
+        read(tmp_path, arms=["R", "MG", other | {"volumes_of": "M"}], primary="MG")
+
+
 def test_an_arm_can_end_on_real_cases_with_as_many_steps(tmp_path):
     other = {"name": "M2", "like": "M", "real_end": 0.25}
     segmenter = {"bundle": UNET, "epochs": 8, "epoch_cases": 2}

@@ -62,9 +62,10 @@ def _arm(item: Any, fields: Fields, found: Mapping[str, Arm]) -> Arm:
     base = known[like]
     _refuse_idle(inner, base)
     about, generator = inner.take("about", str, base.about), inner.take("generator", str, base.generator)
-    arm = replace(base, name=name, about=about, generator=generator, maps=_maps(inner, base),
-                  like=inner.take("volumes_of", str, base.like), ratio=ratio(inner, base.ratio),
-                  seeds=seeds(inner, base.seeds), real_end=inner.take("real_end", float, base.real_end))  # fmt: skip
+    owner = inner.take("volumes_of", str, base.like)
+    arm = replace(base, name=name, about=about, generator=generator, maps={} if owner else _maps(inner, base),
+                  like=owner, ratio=ratio(inner, base.ratio), seeds=seeds(inner, base.seeds),
+                  real_end=inner.take("real_end", float, base.real_end))  # fmt: skip
     inner.end()
     if not 0 <= arm.real_end < 1:
         raise InputError(
@@ -75,17 +76,18 @@ def _arm(item: Any, fields: Fields, found: Mapping[str, Arm]) -> Arm:
 
 def _refuse_idle(fields: Fields, base: Arm) -> None:
     """Settings that would do nothing in an arm like this one."""
+    own = bool(base.maps) and fields.content.get("volumes_of") is None
     uses = {
-        "generator": bool(base.maps),
-        "maps": bool(base.maps),
-        "volumes_of": bool(base.like),
+        "generator": own,
+        "maps": own,
+        "volumes_of": base.synthetic,
         "ratio": base.two_sources,
         "real_end": base.two_sources and base.real,
     }
     idle = [name for name, used in uses.items() if not used]
     wrong = [name for name in idle if fields.content.get(name) is not None]
     if wrong:
-        hint = "; volumes_of says whose volumes or maps it takes" if base.like else ""
+        hint = "; volumes_of says whose volumes or maps it takes" if base.synthetic else ""
         raise InputError(f"{fields.where}: {', '.join(wrong)} would do nothing in an arm like {base.name}{hint}")
 
 
