@@ -6,9 +6,11 @@ import csv
 import json
 
 import pytest
+from semsynth.cli.main import main
 from semsynth.study.arms import ALL
-from semsynth.study.folds import adopt, pool
+from semsynth.study.folds import adopt, pool, to_be_adopted
 from semsynth.study.plan import ADOPTED, Plan
+from semsynth.study.run import run_study
 from semsynth.study.saved import save_study
 from semsynth.study.splits import read_split
 from semsynth.study.steps import cases, link, split
@@ -32,8 +34,13 @@ def _divided(tmp_path, number: int, **changes) -> Plan:
 
 def test_a_fold_takes_over_what_its_study_trained_of_the_same_cases(tmp_path):
     whole = begun(tmp_path, **TOLD)
+    said = run_study(read(tmp_path, fold=1, **TOLD), dry_run=True)
+    assert "volumes" not in [line.split(":")[0].strip() for line in said.splitlines() if "0 done, about" in line]
+    assert "trainings of the study are taken over" in said
     fold = _divided(tmp_path, 1)
+    wanted = [job.output for job in to_be_adopted(fold)]
     taken = adopt(fold)
+    assert taken == wanted
     assert "segmenters/3/S/1/model_final.pt" in taken and "weights/3/generator/model_final.pt" in taken
     for output in taken:
         assert (fold.out / output).read_bytes() == (whole.out / output).read_bytes()
@@ -58,6 +65,14 @@ def test_a_study_with_other_settings_or_cases_is_not_taken_over(tmp_path, change
     assert "S" not in kinds
 
 
+@pytest.mark.parametrize(("fold", "said"), [("1", "fold 1 of 2"), ("all", "fold 2 of 2"), ("x", "or all, got 'x'")])
+def test_folds_are_asked_for_by_number_or_all(tmp_path, capsys, fold, said):
+    read(tmp_path, **TOLD)  # writes the file
+    done = main(["study", "--config", str(tmp_path / "study.yaml"), "--fold", fold, "--dry-run"])
+    printed = capsys.readouterr()
+    assert said in printed.out + printed.err and done == (1 if fold == "x" else 0)
+
+
 def test_without_a_study_beside_it_a_fold_trains_all(tmp_path):
     assert adopt(_divided(tmp_path, 1)) == []
 
@@ -74,6 +89,6 @@ def test_all_folds_together_test_every_patient_once(tmp_path):
     assert len(rows) == 9 * sum(len(read_split(plan.out)["test"]) for plan in plans)
     said = page.with_suffix(".md").read_text()
     assert "This is a cross-validation inside the training patients, not the test" in said
-    (main,) = [row for row in csv.DictReader((page.parent / "contrasts.csv").open())
+    (row,) = [row for row in csv.DictReader((page.parent / "contrasts.csv").open())
                if row["role"] == "primary" and row["metric"] == "dice"]  # fmt: skip
-    assert int(main["patients"]) == len(people[0] | people[1])
+    assert int(row["patients"]) == len(people[0] | people[1])

@@ -49,7 +49,9 @@ def study(
     if fold == "all":
         first = told(1)
         return run_folds([first, *(told(number) for number in range(2, first.fold[1] + 1))], **options)
-    return run_study(told(None if fold is None else whole("fold", fold)), **options)
+    if fold is not None and not str(fold).isdigit():
+        raise InputError(f"--fold must be the number of a fold, from 1, or all, got {fold!r}")
+    return run_study(told(None if fold is None else int(fold)), **options)
 
 
 def compare(

@@ -43,18 +43,30 @@ def adopt(plan: Plan) -> list[str]:
     other = Plan(load_study(whole))
     file = plan.out / ADOPTED
     found: list[str] = list(read_object(file)["outputs"]) if file.is_file() else []
-    for key, job in plan.jobs.items():
-        made = other.jobs.get(key)
-        if made is None or job.rule not in ("training", "segmenter") or (plan.out / job.output).exists():
-            continue
-        source = whole / made.output
-        if source.is_file() and _same(plan, job, other, made):
-            for end in (".json", ".pt"):  # the weights last: they say that it is done
-                _copy(source.with_suffix(end), (plan.out / job.output).with_suffix(end))
-            found.append(job.output)
+    for job in _of_the_study(plan, other):
+        for end in (".json", ".pt"):  # the weights last: they say that it is done
+            _copy((whole / job.output).with_suffix(end), (plan.out / job.output).with_suffix(end))
+        found.append(job.output)
     if found:
         logger.info("%d trainings are those of the study in %s", len(found), whole)
         write_text(file, json.dumps({"outputs": found}, indent=1))
+    return found
+
+
+def to_be_adopted(plan: Plan) -> list[Job]:
+    """What :func:`adopt` would copy, as far as it can be said before the cases are divided."""
+    whole = plan.out.parent
+    return _of_the_study(plan, Plan(load_study(whole)), divided=False) if (whole / STUDY).is_file() else []
+
+
+def _of_the_study(plan: Plan, other: Plan, divided: bool = True) -> list[Job]:
+    """Trainings of a fold that its study has done."""
+    found = []
+    for key, job in plan.jobs.items():
+        made = other.jobs.get(key)
+        there = made is not None and (other.out / made.output).is_file() and not (plan.out / job.output).exists()
+        if made and there and job.rule in ("training", "segmenter") and _same(plan, job, other, made, divided):
+            found.append(job)
     return found
 
 
@@ -70,7 +82,7 @@ def pool(plans: Sequence[Plan]) -> Path:
     return write_folds(plans, plans[0].out.parent / f"folds_of_{len(plans)}")
 
 
-def _same(plan: Plan, job: Job, other: Plan, made: Job) -> bool:
+def _same(plan: Plan, job: Job, other: Plan, made: Job, divided: bool) -> bool:
     """Whether two jobs make the same: of the same cases, by the same command, and so all that they need."""
     cases = job.key[0]
     arm = plan.study.arm(job.key[1]) if job.rule == "segmenter" else None
@@ -79,11 +91,11 @@ def _same(plan: Plan, job: Job, other: Plan, made: Job) -> bool:
         return False
     prepared = [(one.study.data, one.study.prepare, one.study.phantom) for one in (plan, other)]
     listed = [_listed(one.out, one.out / "split" / cases / "datalist.json") for one in (plan, other)]
-    if prepared[0] != prepared[1] or listed[0] != listed[1] or not listed[0]:
+    if prepared[0] != prepared[1] or (divided and (listed[0] != listed[1] or not listed[0])):
         return False
     makers = {made.output: made for made in other.jobs.values()}
     return all(
-        needed.output in makers and _same(plan, needed, other, makers[needed.output])
+        needed.output in makers and _same(plan, needed, other, makers[needed.output], divided)
         for needed in plan.jobs.values()
         if needed.output in job.inputs and needed.rule in MAKERS
     )

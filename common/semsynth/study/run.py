@@ -27,7 +27,7 @@ from ..locks import locked
 from ..synthesis.augment.plan import is_prepared
 from ..texts import counted
 from .arms import ALL
-from .plan import DATA, REPORT, SPLIT, Job, Plan
+from .plan import DATA, GUARD, REPORT, SPLIT, Job, Plan
 from .saved import save_study
 from .settings import Study
 from .splits import divide, raw_cases
@@ -72,7 +72,9 @@ def run_study(
     plan = Plan(study)
     data = look_at_data(study)
     if dry_run:
-        return "\n".join([*data, describe(plan, cores)])
+        from .folds import to_be_adopted
+
+        return "\n".join([*data, describe(plan, cores, [] if study.fold is None else to_be_adopted(plan))])
     study.output.mkdir(parents=True, exist_ok=True)
     with locked(study.output, "semsynth study", wait=wait):
         save_study(study)
@@ -157,10 +159,16 @@ def check_snakemake(found: str) -> None:
                          f"are cores: pip install 'snakemake>={needed}'")  # fmt: skip
 
 
-def describe(plan: Plan, cores: int) -> str:
-    """The plan: what is compared, jobs of each stage, and about how long and how much disk."""
+def describe(plan: Plan, cores: int, taken: Sequence[Job] = ()) -> str:
+    """The plan: what is compared, jobs of each stage, and about how long and how much disk.
+
+    Args:
+        plan: all jobs.
+        cores: jobs at the same time.
+        taken: trainings of a fold that its study has done.
+    """
     study, total = plan.study, _cases(plan)
-    left = [job for job in plan.jobs.values() if not _done(plan, job)]
+    left = [job for job in _needed(plan, taken) if not _done(plan, job)]
     every, todo = Counter(job.rule for job in plan.jobs.values()), Counter(job.rule for job in left)
     times = {rule: sum(estimate(plan, job, total) for job in left if job.rule == rule) for rule in every}
     longest = _longest(plan, left, total)
@@ -177,6 +185,7 @@ def describe(plan: Plan, cores: int) -> str:
             f", about {_duration(times[rule])} of one core left" if todo[rule] else "")
           for rule, count in every.items()),
         f"about {_duration(wall)} with {counted(cores, 'core')}, and {disk(plan, total) / 1000:.1f} GB of disk in all"
+        + (f"; {counted(len(taken), 'training')} of the study are taken over" if taken else "")
         + ("" if measured(plan.out) else " (a guess for networks of usual size, until the first jobs are done)"),
     ]  # fmt: skip
     return "\n".join(lines)
@@ -294,6 +303,22 @@ def _last_line(log: Path) -> str:
 
 def _done(plan: Plan, job: Job) -> bool:
     return (plan.out / job.output).is_file()
+
+
+def _needed(plan: Plan, taken: Sequence[Job]) -> list[Job]:
+    """All jobs, but those that only serve what is taken over."""
+    if not taken:
+        return list(plan.jobs.values())
+    there = {job.output for job in taken}
+    makers = {job.output: job for job in plan.jobs.values()}
+    wanted, found = [REPORT, GUARD], dict[str, Job]()
+    while wanted:
+        job = makers.get(wanted.pop())
+        if job is None or job.output in found or job.output in there:
+            continue
+        found[job.output] = job
+        wanted += job.inputs
+    return list(found.values())
 
 
 def _longest(plan: Plan, left: Sequence[Job], cases: int) -> float:
