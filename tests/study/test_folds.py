@@ -63,6 +63,7 @@ def test_a_study_with_other_settings_or_cases_is_not_taken_over(tmp_path, change
     taken = adopt(_divided(tmp_path, 1, **told))
     kinds = {output.split("/")[2] for output in taken if output.startswith("segmenters")}
     assert "S" not in kinds
+    assert "seed" not in changes or taken == []  # other patients are labelled
 
 
 @pytest.mark.parametrize(("fold", "said"), [("1", "fold 1 of 2"), ("all", "fold 2 of 2"), ("x", "or all, got 'x'")])
