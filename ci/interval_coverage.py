@@ -1,6 +1,6 @@
 """How often a study's 95 % interval covers the truth: simulated studies whose arms do not differ.
 
-    python ci/interval_coverage.py    # about a minute
+    python ci/interval_coverage.py    # some seconds
 
 Values are patient + seed + what a seed does to a patient, all normal; the table has one line per simulated study.
 """

@@ -68,13 +68,15 @@ def test_the_phantoms_study_goes_on_after_kill(tmp_path):
         time.sleep(1)
     os.kill(first.pid, signal.SIGKILL)
     first.wait()
-    before = {path: path.stat().st_mtime for path in (tmp_path / "out").glob("segmenters/*/*/*/model_final.pt")}
+    trained = list((tmp_path / "out").glob("segmenters/*/*/*/model_final.pt"))
+    before = {path: (path.stat().st_mtime, path.read_bytes()) for path in trained}
     done = subprocess.run(words, capture_output=True, text=True, timeout=1800)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "report:" in done.stdout
     _checked(tmp_path / "out", segmenters=24)
-    again = [path for path, at in before.items() if path.stat().st_mtime != at]
+    again = [path for path, (at, _) in before.items() if path.stat().st_mtime != at]
     assert len(again) <= 2 < len(before)  # those that ran when it was killed, which Snakemake did not see end
+    assert all(path.read_bytes() == weights for path, (_, weights) in before.items())  # they went on from their end
     once_more = subprocess.run(words, capture_output=True, text=True, timeout=600)
     assert once_more.returncode == 0 and once_more.stdout == done.stdout
 

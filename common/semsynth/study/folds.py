@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..data.datalists import absolute, read_datalist, root_of
-from ..files import write_text
+from ..files import atomic_path, write_text
 from ..json_files import read_object
 from .arms import ALL
 from .plan import ADOPTED, WITH_UNLABELLED, Job, Plan
@@ -23,6 +23,8 @@ from .saved import STUDY, load_study
 logger = logging.getLogger(__name__)
 MAKERS = ("training", "volumes", "paint", "segmenter", "pseudo")
 """Rules whose outputs a training may rest on, beside its cases."""
+ENDS = (".json", ".pt")
+"""Of a card and its weights; these last, since they say that it is done."""
 
 
 def adopt(plan: Plan) -> list[str]:
@@ -44,8 +46,10 @@ def adopt(plan: Plan) -> list[str]:
     file = plan.out / ADOPTED
     found: list[str] = list(read_object(file)["outputs"]) if file.is_file() else []
     for job in _of_the_study(plan, other):
-        for end in (".json", ".pt"):  # the weights last: they say that it is done
-            _copy((whole / job.output).with_suffix(end), (plan.out / job.output).with_suffix(end))
+        for end in ENDS:
+            target = (plan.out / job.output).with_suffix(end)
+            with atomic_path(target) as part:
+                shutil.copyfile((whole / job.output).with_suffix(end), part)  # younger than the fold's cases
         found.append(job.output)
     if found:
         logger.info("%d trainings are those of the study in %s", len(found), whole)
@@ -64,8 +68,10 @@ def _of_the_study(plan: Plan, other: Plan, divided: bool = True) -> list[Job]:
     found = []
     for key, job in plan.jobs.items():
         made = other.jobs.get(key)
-        there = made is not None and (other.out / made.output).is_file() and not (plan.out / job.output).exists()
-        if made and there and job.rule in ("training", "segmenter") and _same(plan, job, other, made, divided):
+        if made is None or job.rule not in ("training", "segmenter") or (plan.out / job.output).exists():
+            continue
+        done = all((other.out / made.output).with_suffix(end).is_file() for end in ENDS)
+        if done and _same(plan, job, other, made, divided):
             found.append(job)
     return found
 
@@ -109,10 +115,3 @@ def _listed(out: Path, datalist: Path) -> list[tuple[str, ...]]:
     place = str(out.resolve())
     return [(entry["case"], *(str(Path(entry[role]).resolve()).replace(place, "") for role in ("image", "label")
                               if role in entry)) for entry in entries]  # fmt: skip
-
-
-def _copy(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    beside = target.with_name(f"{target.name}.part")
-    shutil.copyfile(source, beside)  # with a time of its own: younger than the fold's cases
-    beside.replace(target)

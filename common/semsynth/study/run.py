@@ -27,7 +27,7 @@ from ..locks import locked
 from ..synthesis.augment.plan import is_prepared
 from ..texts import counted
 from .arms import ALL
-from .plan import DATA, GUARD, REPORT, SPLIT, Job, Plan
+from .plan import DATA, REPORT, SPLIT, Job, Plan
 from .saved import save_study
 from .settings import Study
 from .splits import divide, raw_cases
@@ -72,20 +72,23 @@ def run_study(
     plan = Plan(study)
     data = look_at_data(study)
     if dry_run:
-        from .folds import to_be_adopted
+        from .folds import to_be_adopted  # with what the report needs
 
-        return "\n".join([*data, describe(plan, cores, [] if study.fold is None else to_be_adopted(plan))])
+        taken = [] if study.fold is None else [job.output for job in to_be_adopted(plan)]
+        return "\n".join([*data, describe(plan, cores, taken)])
     study.output.mkdir(parents=True, exist_ok=True)
     with locked(study.output, "semsynth study", wait=wait):
         save_study(study)
+        taken = []
         if study.fold is not None:
             from .folds import adopt
 
-            _snakemake(plan, cores, profile, [job.output for job in plan.of("cases")])
-            adopt(plan)
-        for line in describe(plan, cores).splitlines():
+            divided = [job for job in plan.jobs.values() if job.rule in ("prepare", "split", "cases")]
+            _snakemake(plan, cores, profile, divided, alone=True)
+            taken = adopt(plan)
+        for line in describe(plan, cores, taken).splitlines():
             logger.info("%s", line)
-        _snakemake(plan, cores, profile)
+        _snakemake(plan, cores, profile, _needed(plan, taken))
     return _said(study.output / REPORT)
 
 
@@ -105,7 +108,7 @@ def run_folds(studies: Sequence[Study], **options: Any) -> str:
     said = [run_study(study, **options) for study in studies]
     if options.get("dry_run"):
         return "\n\n".join(said)
-    from .folds import pool  # with what the report needs
+    from .folds import pool
 
     return _said(pool([Plan(study) for study in studies]))
 
@@ -159,17 +162,17 @@ def check_snakemake(found: str) -> None:
                          f"are cores: pip install 'snakemake>={needed}'")  # fmt: skip
 
 
-def describe(plan: Plan, cores: int, taken: Sequence[Job] = ()) -> str:
+def describe(plan: Plan, cores: int, taken: Sequence[str] = ()) -> str:
     """The plan: what is compared, jobs of each stage, and about how long and how much disk.
 
     Args:
         plan: all jobs.
         cores: jobs at the same time.
-        taken: trainings of a fold that its study has done.
+        taken: outputs of a fold that its study has made.
     """
-    study, total = plan.study, _cases(plan)
-    left = [job for job in _needed(plan, taken) if not _done(plan, job)]
-    every, todo = Counter(job.rule for job in plan.jobs.values()), Counter(job.rule for job in left)
+    study, total, jobs = plan.study, _cases(plan), _needed(plan, taken)
+    left = [job for job in jobs if not _done(plan, job) and job.output not in taken]
+    every, todo = Counter(job.rule for job in jobs), Counter(job.rule for job in left)
     times = {rule: sum(estimate(plan, job, total) for job in left if job.rule == rule) for rule in every}
     longest = _longest(plan, left, total)
     wall = max(sum(times.values()) / cores, longest)
@@ -191,16 +194,23 @@ def describe(plan: Plan, cores: int, taken: Sequence[Job] = ()) -> str:
     return "\n".join(lines)
 
 
-def _snakemake(plan: Plan, cores: int, profile: str | Path | None, wanted: Sequence[str] = ()) -> None:
-    """Run what is missing, of all or of what is ``wanted``.
+def _snakemake(plan: Plan, cores: int, profile: str | Path | None, jobs: Sequence[Job], *, alone: bool = False) -> None:
+    """Run what is missing.
+
+    Args:
+        plan: all jobs.
+        cores, profile: see :func:`run_study`.
+        jobs: that are waited for, for the progress bar.
+        alone: run these and no others.
 
     Raises:
         InputError: naming the jobs that failed, and what they said last.
     """
     words = [
-        sys.executable, "-m", "snakemake", *wanted, "--snakefile", str(SNAKEFILE), "--directory", str(plan.out),
+        sys.executable, "-m", "snakemake", *(job.output for job in jobs if alone),
+        "--snakefile", str(SNAKEFILE), "--directory", str(plan.out),
         "--rerun-incomplete", "--rerun-triggers", "mtime", "input", "--nolock", "--keep-going",
-        *([] if wanted else ["--prioritize", *(job.output for job in plan.first())]),
+        *([] if alone else ["--prioritize", *(job.output for job in plan.first())]),
         *(["--cores", str(cores), *_gpus()] if profile is None else ["--profile", str(profile)]),
     ]  # fmt: skip
     log = plan.out / "logs" / "snakemake.log"
@@ -209,7 +219,7 @@ def _snakemake(plan: Plan, cores: int, profile: str | Path | None, wanted: Seque
     with log.open("ab") as stream:
         process = subprocess.Popen(words, stdout=stream, stderr=subprocess.STDOUT, cwd=plan.out, start_new_session=True,
                                    preexec_fn=_end_with_parent)  # fmt: skip
-        watch = _Progress(plan, cores)
+        watch = _Progress(plan, cores, jobs)
         try:
             while process.poll() is None:
                 watch.look()
@@ -249,11 +259,11 @@ def _end_with_parent() -> None:
 
 
 class _Progress:
-    """A bar over the estimated time of all jobs."""
+    """A bar over the estimated time of the jobs that are waited for."""
 
-    def __init__(self, plan: Plan, cores: int) -> None:
+    def __init__(self, plan: Plan, cores: int, jobs: Sequence[Job]) -> None:
         self.plan, self.cores, self.cases = plan, cores, _cases(plan)
-        self.seconds = {job: estimate(plan, job, self.cases) for job in plan.jobs.values()}
+        self.seconds = {job: estimate(plan, job, self.cases) for job in jobs}
         self.done = {job for job in self.seconds if _done(plan, job)}
         self.bar = tqdm(total=len(self.seconds), initial=len(self.done), desc="study", unit="job",
                         bar_format="{desc}: {n_fmt} of {total_fmt} jobs {bar} {postfix}",
@@ -305,20 +315,15 @@ def _done(plan: Plan, job: Job) -> bool:
     return (plan.out / job.output).is_file()
 
 
-def _needed(plan: Plan, taken: Sequence[Job]) -> list[Job]:
-    """All jobs, but those that only serve what is taken over."""
-    if not taken:
-        return list(plan.jobs.values())
-    there = {job.output for job in taken}
-    makers = {job.output: job for job in plan.jobs.values()}
-    wanted, found = [REPORT, GUARD], dict[str, Job]()
+def _needed(plan: Plan, taken: Sequence[str]) -> list[Job]:
+    """All jobs, but those that only serve what is taken over; these are not run."""
+    makers, wanted, found = {job.output: job for job in plan.jobs.values()}, [REPORT], set[str]()
     while wanted:
-        job = makers.get(wanted.pop())
-        if job is None or job.output in found or job.output in there:
-            continue
-        found[job.output] = job
-        wanted += job.inputs
-    return list(found.values())
+        output = wanted.pop()
+        if output in makers and output not in found:
+            found.add(output)
+            wanted += makers[output].inputs if output not in taken else ()
+    return [job for job in plan.jobs.values() if job.output in found]
 
 
 def _longest(plan: Plan, left: Sequence[Job], cases: int) -> float:
