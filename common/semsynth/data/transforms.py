@@ -223,6 +223,34 @@ class SameGridd(MapTransform):
         return result
 
 
+class RandSlicesd(RandomizableTransform, MapTransform):
+    """A few slices of a volume, drawn at random, for networks that see one slice at a time.
+
+    Args:
+        keys: volumes ``(C, H, W, D)`` of one size.
+        count: number of slices along D; of a thinner volume some are drawn more than once.
+        position: where their places in the volume go: ``(count,)``, float32, in (0, 1), rising.
+
+    Raises:
+        InputError: for a count below 1.
+    """
+
+    def __init__(self, keys: KeysCollection, count: int = 8, *, position: str = "position") -> None:
+        if count < 1:
+            raise InputError(f"count must be 1 slice or more, got {count}")
+        MapTransform.__init__(self, keys)
+        RandomizableTransform.__init__(self, 1.0)
+        self.count, self.position = int(count), position
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:  # noqa: D102
+        result = dict(data)
+        depth = int(result[self.keys[0]].shape[-1])
+        drawn = np.sort(self.R.choice(depth, self.count, replace=self.count > depth))
+        for key in self.key_iterator(result):
+            result[key] = result[key][..., torch.from_numpy(drawn)]
+        return result | {self.position: torch.from_numpy((drawn + 0.5) / depth).float()}
+
+
 class RandIntensityCurved(RandomizableTransform, MapTransform):
     """A random curve over the intensities, not always rising: another order of bright and dark tissues.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, Self
 
 import torch
 from torch import nn
@@ -29,6 +29,16 @@ from .blocks.residual import (
     per_level,
 )
 from .blocks.spade import BlockModulation, Modulation, SPADEOptions
+
+
+class LabelCondition(Protocol):
+    """What a denoiser computes from a label map once, for all steps of a sampler; a batch."""
+
+    def row(self, number: int) -> Self:
+        """Of one item of the batch."""
+
+    def window(self, first: int, last: int) -> Self:
+        """Of a range of slices."""
 
 
 class DenoiserModulation(NamedTuple):
@@ -57,53 +67,46 @@ class DenoiserModulation(NamedTuple):
         return DenoiserModulation(blocks(self.middle), blocks(self.up))
 
 
-class LatentDenoiser(nn.Module):
-    """What a :class:`~semsynth.networks.latent_diffusion.LatentDiffusion` denoises with: a U-Net in three parts.
+class Denoiser(nn.Module):
+    """What a :class:`~semsynth.networks.latent_diffusion.LatentDiffusion` denoises with: a network in three parts.
 
     :meth:`embed` depends on time step and style alone, :meth:`down_path` not on the label map, :meth:`up_path` on all:
     each is computed as rarely as can be.
 
     Args:
-        width: of the finest level.
         style_channels: S, length of a style vector; 0 for none.
         predictions: how many times the latent's channels are predicted.
     """
 
-    head: nn.Conv3d
     num_classes: int
     latent_channels: int
     strides: list[int]
     windowed = False
     """Whether a range of slices can be denoised by itself."""
 
-    def __init__(self, width: int, *, style_channels: int, predictions: int) -> None:
+    def __init__(self, *, style_channels: int, predictions: int) -> None:
         super().__init__()
-        self.width, self.style_channels, self.predictions = width, style_channels, predictions
-        emb = self.embedding_channels
-        self.time = nn.Sequential(nn.Linear(width, emb), nn.SiLU(), nn.Linear(emb, emb))
-        self.style: nn.Module | None = None
-        if style_channels:
-            self.style = nn.Sequential(nn.Linear(style_channels, emb), nn.SiLU(), nn.Linear(emb, emb))
-
-    @property
-    def embedding_channels(self) -> int:
-        """Length of the vector that time step and style become."""
-        return 4 * self.width
+        self.style_channels, self.predictions = style_channels, predictions
 
     def encode(self, label: torch.Tensor) -> dict[int, torch.Tensor]:
-        """Of class indices ``(B, 1, H, W, D)``, by stride in voxels: what SPADE is modulated by."""
+        """Of class indices ``(B, 1, H, W, D)``, by stride in voxels: what the network is conditioned on."""
         raise NotImplementedError
 
     def null(self, levels: dict[int, torch.Tensor]) -> dict[int, torch.Tensor]:
         """:meth:`encode` of no label at all, of the sizes of ``levels``."""
         raise NotImplementedError
 
-    def modulation(self, levels: dict[int, torch.Tensor]) -> DenoiserModulation:
-        """All that depends on the label map alone, from :meth:`encode`."""
+    def modulation(self, levels: dict[int, torch.Tensor]) -> Any:
+        """All that depends on the label map alone, from :meth:`encode`: a :class:`LabelCondition`."""
         raise NotImplementedError
 
-    def _blocks(self) -> list[ResBlock]:
-        """All that are given the vector, in the order in which they run."""
+    def embed(self, timestep: torch.Tensor, style: torch.Tensor | None = None) -> list[torch.Tensor]:
+        """What the network makes of time step and style, ``(B, …)`` each.
+
+        Args:
+            timestep: ``(B,)``; of all steps of a sampler at once, say.
+            style: ``(B or 1, S)``, as in :meth:`forward`.
+        """
         raise NotImplementedError
 
     def down_path(self, x: torch.Tensor, embedded: Sequence[torch.Tensor]) -> tuple[torch.Tensor, list[torch.Tensor]]:
@@ -111,11 +114,7 @@ class LatentDenoiser(nn.Module):
         raise NotImplementedError
 
     def up_path(
-        self,
-        x: torch.Tensor,
-        skips: Sequence[torch.Tensor],
-        embedded: Sequence[torch.Tensor],
-        condition: dict[int, torch.Tensor] | DenoiserModulation,
+        self, x: torch.Tensor, skips: Sequence[torch.Tensor], embedded: Sequence[torch.Tensor], condition: Any
     ) -> torch.Tensor:
         """The rest, from :meth:`down_path`; ``(B, predictions · Z, h, w, d)``, float32."""
         raise NotImplementedError
@@ -124,7 +123,7 @@ class LatentDenoiser(nn.Module):
         self,
         x: torch.Tensor,
         timestep: torch.Tensor,
-        condition: dict[int, torch.Tensor] | DenoiserModulation,
+        condition: dict[int, torch.Tensor] | LabelCondition,
         style: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """One pass.
@@ -139,6 +138,51 @@ class LatentDenoiser(nn.Module):
             ``(B, predictions · Z, h, w, d)``, float32.
         """
         return self.denoise(x, self.embed(timestep, style), condition)
+
+    def denoise(
+        self,
+        x: torch.Tensor,
+        embedded: Sequence[torch.Tensor],
+        condition: dict[int, torch.Tensor] | LabelCondition,
+    ) -> torch.Tensor:
+        """:meth:`forward` with what :meth:`embed` gives.
+
+        Args:
+            x: ``(B, Z, h, w, d)``.
+            embedded: of batch size B or 1.
+            condition: of batch size B or 1; of another one where B is 1: several maps for one latent. What no label
+                reaches then runs once for all of them.
+        """
+        features, skips = self.down_path(x, embedded)
+        return self.up_path(features, skips, embedded, condition)
+
+
+class LatentDenoiser(Denoiser):
+    """A U-Net whose residual blocks are given time step and style as a vector.
+
+    Args:
+        width: of the finest level.
+        style_channels, predictions: see :class:`Denoiser`.
+    """
+
+    head: nn.Conv3d
+
+    def __init__(self, width: int, *, style_channels: int, predictions: int) -> None:
+        super().__init__(style_channels=style_channels, predictions=predictions)
+        self.width, emb = width, 4 * width
+        self.time = nn.Sequential(nn.Linear(width, emb), nn.SiLU(), nn.Linear(emb, emb))
+        self.style: nn.Module | None = None
+        if style_channels:
+            self.style = nn.Sequential(nn.Linear(style_channels, emb), nn.SiLU(), nn.Linear(emb, emb))
+
+    @property
+    def embedding_channels(self) -> int:
+        """Length of the vector that time step and style become."""
+        return 4 * self.width
+
+    def _blocks(self) -> list[ResBlock]:
+        """All that are given the vector, in the order in which they run."""
+        raise NotImplementedError
 
     def embed(self, timestep: torch.Tensor, style: torch.Tensor | None = None) -> list[torch.Tensor]:
         """What every residual block, in the order in which they run, makes of time step and style.
@@ -156,23 +200,6 @@ class LatentDenoiser(nn.Module):
             known = torch.isfinite(style).all(dim=1, keepdim=True)
             vector = vector + self.style(torch.where(known, style, 0.0).to(dtype)) * known.to(dtype)
         return [block.embed(vector) for block in self._blocks()]
-
-    def denoise(
-        self,
-        x: torch.Tensor,
-        embedded: Sequence[torch.Tensor],
-        condition: dict[int, torch.Tensor] | DenoiserModulation,
-    ) -> torch.Tensor:
-        """:meth:`forward` with what :meth:`embed` gives.
-
-        Args:
-            x: ``(B, Z, h, w, d)``.
-            embedded: of batch size B or 1.
-            condition: of batch size B or 1; of another one where B is 1: several maps for one latent. The encoder,
-                which no label reaches, then runs once for all of them.
-        """
-        features, skips = self.down_path(x, embedded)
-        return self.up_path(features, skips, embedded, condition)
 
 
 class SPADEUNet(LatentDenoiser):

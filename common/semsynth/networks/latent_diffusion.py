@@ -21,7 +21,7 @@ from ..precision import autocast
 from .autoencoder import DecoderModulation, cover
 from .blocks.noise import VolumeNoise, gaussian_noise, stream
 from .blocks.style import StyleDistribution
-from .denoiser import LatentDenoiser
+from .denoiser import Denoiser
 from .sampling.guided import Conditioning, GuidedDenoiser, SamplingOptions, Start, check_windows
 from .sampling.samplers import Prediction, Schedule, Step
 from .sampling.tiles import Autoencoder, check_local, decode_in_tiles
@@ -88,7 +88,7 @@ class LatentDiffusion(StyleDistribution):
     def __init__(
         self,
         autoencoder: Autoencoder,
-        denoiser: LatentDenoiser,
+        denoiser: Denoiser,
         *,
         timesteps: int = 1000,
         noise_schedule: str = "cosine",
@@ -131,7 +131,7 @@ class LatentDiffusion(StyleDistribution):
         return partial(intensity_style, num_classes=self.num_classes)
 
     @staticmethod
-    def _style_length(denoiser: LatentDenoiser) -> int:
+    def _style_length(denoiser: Denoiser) -> int:
         """S, of a style, from what the denoiser is given."""
         if denoiser.style_channels not in (0, 2 * denoiser.num_classes):
             raise InputError(
@@ -185,7 +185,10 @@ class LatentDiffusion(StyleDistribution):
             for a, b in pairwise(starts)
         ])  # fmt: skip
 
-    def _denoised(self, label: torch.Tensor, latent: torch.Tensor, style: torch.Tensor | None) -> Denoised:
+    def _denoised(
+        self, label: torch.Tensor, latent: torch.Tensor, style: torch.Tensor | None, **given: torch.Tensor
+    ) -> Denoised:
+        """One training step; ``given``: what else the denoiser's ``encode`` takes."""
         b = label.shape[0]
         clean = latent * self._scale()
         timestep = torch.randint(0, self.schedule.timesteps, (b,), device=label.device)
@@ -193,7 +196,7 @@ class LatentDiffusion(StyleDistribution):
         level = self.schedule.level(timestep)
         noisy = level.signal * clean + level.noise * noise
         dropped = torch.rand(b, device=label.device) < self.label_dropout
-        levels = self.denoiser.encode(torch.where(dropped.view(-1, 1, 1, 1, 1), -1, label))
+        levels = self.denoiser.encode(torch.where(dropped.view(-1, 1, 1, 1, 1), -1, label), **given)
         if style is not None and self.style_channels:
             forgotten = torch.rand(b, 1, device=label.device) < self.style_dropout
             style = torch.where(forgotten, torch.nan, self.standardized(style))
@@ -292,10 +295,14 @@ class LatentDiffusion(StyleDistribution):
         places = torch.empty(size, device=self.style_mean.device)[:, None]  # (Z, 1, h, w, d)
 
         def noise(number: int) -> torch.Tensor:
-            return torch.stack([gaussian_noise(places, stream(seed, number + 1 + _OF_START))[:, 0] for seed in seeds])
+            return torch.stack([self._noise(places, stream(seed, number + 1 + _OF_START))[:, 0] for seed in seeds])
 
         loop = GuidedDenoiser(self.denoiser, self.schedule, own, stride=self.autoencoder.stride)
         return loop.latents(given, Start(noise, self._styles(seeds, style)), partial(self._watch, on_step=on_step))
+
+    def _noise(self, like: torch.Tensor, seed: int) -> torch.Tensor:
+        """White noise of variance 1 for a latent, ``(Z, 1, h, w, d)``."""
+        return gaussian_noise(like, seed)
 
     @torch.no_grad()
     def decode(
@@ -402,7 +409,7 @@ def _memory_advice(label: torch.Tensor, options: SamplingOptions, tiles: bool, w
     return f"out of memory on {label.device} for a label map of {size} voxels; give {', or '.join(ways)}"
 
 
-def _check_fit(autoencoder: Autoencoder, denoiser: LatentDenoiser, prediction: Prediction) -> None:
+def _check_fit(autoencoder: Autoencoder, denoiser: Denoiser, prediction: Prediction) -> None:
     classes = getattr(autoencoder, "num_classes", denoiser.num_classes)  # a VQ-GAN knows of no classes
     ours = (classes, autoencoder.latent_channels, autoencoder.stride)
     theirs = (denoiser.num_classes, denoiser.latent_channels, denoiser.strides[0])

@@ -17,7 +17,7 @@ import torch
 from ..errors import InputError, is_out_of_memory
 from ..labels import plain
 from .blocks.noise import gaussian_noise, stream
-from .denoiser import LatentDenoiser
+from .denoiser import Denoiser
 from .figure_limits import FigureLimits, Figures
 from .label_autoencoder import LabelAutoencoder
 from .latent_diffusion import Denoised, LatentDiffusion
@@ -53,7 +53,7 @@ class MapDiffusion(LatentDiffusion):
     def __init__(
         self,
         autoencoder: LabelAutoencoder,
-        denoiser: LatentDenoiser,
+        denoiser: Denoiser,
         *,
         figures: Figures,
         spacing: Sequence[float],
@@ -76,7 +76,7 @@ class MapDiffusion(LatentDiffusion):
         self.figure_dropout = figure_dropout
 
     @staticmethod
-    def _style_length(denoiser: LatentDenoiser) -> int:
+    def _style_length(denoiser: Denoiser) -> int:
         return denoiser.style_channels // 2
 
     @property
@@ -106,17 +106,12 @@ class MapDiffusion(LatentDiffusion):
         made = super().forward(image, *args, **kwargs)
         return made.float() if isinstance(made, torch.Tensor) else made
 
-    def _denoised(self, label: torch.Tensor, latent: torch.Tensor, style: torch.Tensor | None) -> Denoised:
+    def _denoised(
+        self, label: torch.Tensor, latent: torch.Tensor, style: torch.Tensor | None, **given: torch.Tensor
+    ) -> Denoised:
         if style is not None:
             style = torch.where(torch.rand_like(style) < self.figure_dropout, torch.nan, style)
-        return super()._denoised(self._partly(label), latent, style)
-
-    def _partly(self, label: torch.Tensor) -> torch.Tensor:
-        """Maps in which the voxels of a random choice of the classes are known."""
-        known = torch.rand(len(label), self.num_classes, device=label.device) < 0.5
-        index = label.long()
-        chosen = known.gather(1, index.flatten(1)).view_as(index)
-        return torch.where(chosen, label.float(), float(UNKNOWN))
+        return super()._denoised(partly(label, self.num_classes), latent, style, **given)
 
     @torch.no_grad()
     def synthesize(
@@ -163,6 +158,14 @@ class MapDiffusion(LatentDiffusion):
                 "--device cpu"
             ) from error
         return with_known(logits, label)
+
+
+def partly(label: torch.Tensor, num_classes: int) -> torch.Tensor:
+    """Maps ``(B, 1, H, W, D)`` in which the voxels of a random choice of the classes are known, and −1 elsewhere."""
+    known = torch.rand(len(label), num_classes, device=label.device) < 0.5
+    index = label.long()
+    chosen = known.gather(1, index.flatten(1)).view_as(index)
+    return torch.where(chosen, label.float(), float(UNKNOWN))
 
 
 def with_known(logits: torch.Tensor, label: torch.Tensor) -> torch.Tensor:

@@ -13,7 +13,7 @@ from ...errors import InputError
 from ...precision import autocast
 from ..autoencoder import DecoderModulation
 from ..blocks.normalization import memory_format
-from ..denoiser import DenoiserModulation, LatentDenoiser
+from ..denoiser import Denoiser, LabelCondition
 from .samplers import SAMPLERS, Sampler, Schedule, Step, sample
 
 
@@ -94,14 +94,14 @@ class Conditioning(NamedTuple):
 
     Attributes:
         size: H, W, D of the label map.
-        denoiser: the denoiser's modulation: a batch of map and null map, or of the map alone where guidance is 1.
+        denoiser: what the denoiser makes of it: a batch of map and null map, or of the map alone where guidance is 1.
         guided: whether the null map is there.
         decoder: the autoencoder's, or the label map ``(1, 1, H, W, D)``, from which the decoder then computes it block
             by block: that needs less memory, and for one sample no more time.
     """
 
     size: tuple[int, int, int]
-    denoiser: DenoiserModulation
+    denoiser: LabelCondition
     guided: bool
     decoder: DecoderModulation | torch.Tensor
 
@@ -129,7 +129,7 @@ class GuidedDenoiser:
     """
 
     def __init__(
-        self, denoiser: LatentDenoiser, schedule: Schedule, options: SamplingOptions, *, stride: int = 1
+        self, denoiser: Denoiser, schedule: Schedule, options: SamplingOptions, *, stride: int = 1
     ) -> None:
         self.denoiser, self.schedule, self.options, self.stride = denoiser, schedule, options, stride
 
@@ -199,7 +199,7 @@ class GuidedDenoiser:
         self,
         noisy: torch.Tensor,
         embedded: Sequence[torch.Tensor],
-        modulation: DenoiserModulation,
+        modulation: LabelCondition,
         guided: bool,
         guidance: float,
     ) -> torch.Tensor:
@@ -246,7 +246,7 @@ def ramp(size: int) -> torch.Tensor:
     return torch.minimum(places, size - places) / (size / 2)
 
 
-def check_windows(denoiser: LatentDenoiser, options: SamplingOptions) -> None:
+def check_windows(denoiser: Denoiser, options: SamplingOptions) -> None:
     """Raise where windows are asked for that the denoiser cannot have.
 
     Raises:

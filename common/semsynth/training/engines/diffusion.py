@@ -72,14 +72,32 @@ class DenoiserTrainer(MixedPrecisionTrainer):
     def _terms(self, engine: SupervisedTrainer, inputs: torch.Tensor, target: torch.Tensor) -> dict[str, torch.Tensor]:
         whole = self._whole()
         latent = drawn(whole, target)
-        style: Any = engine.state.batch.get(STYLE)  # type: ignore[union-attr]
-        denoised = engine.inferer(inputs, self.network, latent, None if style is None else style.to(latent.device))
+        denoised = engine.inferer(inputs, self.network, latent, *self._given(engine.state.batch, latent.device))
         self._predicted(denoised.pred)
         terms: dict[str, torch.Tensor] = self.loss_function(
             denoised, inputs, whole.autoencoder,
             timesteps=whole.schedule.timesteps, iteration=engine.state.iteration,
         )  # fmt: skip
         return terms
+
+    def _given(self, batch: Any, device: torch.device) -> list[torch.Tensor | None]:
+        """What the network is given behind label map and latent: the style."""
+        style = batch.get(STYLE)
+        return [None if style is None else style.to(device)]
+
+
+class SliceTrainer(DenoiserTrainer):
+    """Training of a :class:`~semsynth.networks.slice_diffusion.SliceDiffusion`.
+
+    Batches hold a few slices of each case, under ``image`` and ``label``, and their places under ``position``, as
+    :class:`semsynth.data.transforms.RandSlicesd` leaves them.
+
+    Args:
+        kwargs: as of :class:`DenoiserTrainer`.
+    """
+
+    def _given(self, batch: Any, device: torch.device) -> list[torch.Tensor | None]:
+        return [None, batch["position"].to(device)]
 
 
 @torch.no_grad()
