@@ -440,6 +440,31 @@ def test_table_1_has_the_papers_columns(results):
     assert headings == ["Model", "FID ↓", "MMD ↓", "MS-SSIM ↑", "PSNR (dB) ↑"]
 
 
+def test_table_2_of_med_lsdm_has_the_judges_dice_of_scans_and_of_both_kinds_of_maps(results):
+    found = table(results, "Table 2 of Med-LSDM")
+    rows = {row[0].text: row for row in found.rows}
+    for name, group, system in (("real scans, training set", "training", FLOOR), ("real scans, unseen", "unseen", FLOOR),
+                                ("poor, maps: unseen", "unseen", "poor"), ("poor, maps: training set", "training", "poor")):  # fmt: skip
+        assert rows[name][1].value == score(results, group, system, "dice").value
+    published = [row for row in found.rows if row[0].text.startswith("published")]
+    assert [row[2].text for row in published] == ["0.750", "0.715", "0.602", "0.710"]
+    assert all(row[1].text == "—" for row in published)
+
+
+def test_table_3_of_med_lsdm_stands_beside_its_published_figures_and_what_is_wrong_in_them(results):
+    found = table(results, "Table 3 of Med-LSDM, unseen")
+    headings = [column.title for column in found.columns]
+    assert headings == ["method", "data", "FID", "3D-FID", "LPIPS", "SSIM", "RMSE", "PSNR (dB)"]
+    poor = next(row for row in found.rows if row[0].text == "poor")
+    assert poor[5].value == score(results, "unseen", "poor", "ssim").value
+    assert poor[7].value == score(results, "unseen", "poor", "psnr").value
+    assert [cell.text for cell in poor[2:5]] == ["—"] * 3
+    assert [cell.text for cell in found.rows[-1]][:4] == ["published: Med-LSDM", "Duke Breast", "193.620", "0.0054"]
+    said = " ".join(found.notes)
+    assert "no targets" in said and "3D-FID: — because" in said and "none.pth" in said and "LPIPS: — because" in said
+    assert "FID: — because efficientnet_lite0 was not asked for" in said
+
+
 def test_differences_are_paired(results):
     found = {(d.first, d.second, d.metric): d for d in results.differences if d.group == "unseen"}
     assert found["good", "poor", "psnr"].value == pytest.approx(

@@ -24,6 +24,7 @@ from .notes import (
     references,
     which,
 )
+from .published import dice_table, quality_table
 from .scores import (
     CONDITIONAL,
     CONSISTENT,
@@ -95,12 +96,12 @@ class Layout:
         """All tables, the unseen cases first."""
         result = []
         for group in self.found.groups:
-            result += [self.paper_table(group), self.paired(group)]
+            result += [self.paper_table(group), quality_table(self, group), self.paired(group)]
             result += [self.distribution(group, name) for name in self.facts.extractors]
             result += [self.absent(group, name, why) for name, why in self.facts.unavailable.items()]
             result += [self.faithfulness(group), self.consistency(group), *self.diversity(group)]
             result += self.differences(group, [d for d in differences if d.group == group])
-        return result
+        return result + dice_table(self)
 
     # ---- rows
 
@@ -121,7 +122,8 @@ class Layout:
         count = f"{most}" if fewest == most else f"{fewest} to {most}"
         return f"{row}, single samples ({count} per map)" if most > 1 else row
 
-    def _group(self, group: str) -> str:
+    def group(self, group: str) -> str:
+        """A group's title, with its size."""
         return f"{TITLES[group]} (n = {len(self.found.groups[group])})"
 
     # ---- tables
@@ -132,14 +134,14 @@ class Layout:
         notes = [] if PAPER_EXTRACTOR in self.facts.extractors else [f"FID, MMD: {NOTHING} because {reason}"]
         rows = []
         for row in [*self.painters(), *self.systems()]:
-            spread = [self._spread(group, row, metric, PAPER_EXTRACTOR, short=True) for metric in ("fid", "mmd2")]
-            pair = [self._mean(group, row, metric, short=True) for metric in ("ms_ssim", "psnr")]
+            spread = [self.spread(group, row, metric, PAPER_EXTRACTOR, short=True) for metric in ("fid", "mmd2")]
+            pair = [self.mean(group, row, metric, short=True) for metric in ("ms_ssim", "psnr")]
             rows.append([Cell(self.title(group, row)), *spread, *pair])
         columns = [Column("Model"), Column("FID", "lower"), Column("MMD", "lower"), Column("MS-SSIM", "higher"),
                    Column("PSNR (dB)", "higher")]  # fmt: skip
         notes += ["the form of paper 1, Table 1 (Al-Sanaani et al.): MedicalNet ResNet-34, means alone"]
         notes += self._floors(group) + marks(rows) + [which(self.found, group)]
-        return Table(f"Table 1, {self._group(group)}", columns, rows, tuple(notes))
+        return Table(f"Table 1, {self.group(group)}", columns, rows, tuple(notes))
 
     def _floors(self, group: str) -> list[str]:
         """Both floors of Table 1's FID, and its references."""
@@ -156,10 +158,10 @@ class Layout:
         has_unit = any(metric == IN_UNIT for _, _, metric, _ in self.index)
         columns = {name: column for name, column in PAIRED.items() if has_unit or name != IN_UNIT}
         for row in [*self.painters(), *self.systems()]:
-            rows.append([Cell(self.title(group, row)), *(self._mean(group, row, metric) for metric in columns)])
+            rows.append([Cell(self.title(group, row)), *(self.mean(group, row, metric) for metric in columns)])
             if (group, f"{row}, {CONDITIONAL}", "mse", "") in self.index:
                 name = f"{row}, {CONDITIONAL}"
-                rows.append([Cell(name), *(self._mean(group, name, metric) for metric in columns)])
+                rows.append([Cell(name), *(self.mean(group, name, metric) for metric in columns)])
         notes = [
             f"{OVER_CASES}; what a system adds to the painting rows is what counts",
             "painting: every class filled with one value, its mean over the training cases, or its mean in the very "
@@ -174,7 +176,7 @@ class Layout:
         notes += [f"{PAIRED[metric].title}: {NOTHING} because {why}" for metric, why in self.facts.reasons.items()
                   if metric in PAIRED]  # fmt: skip
         notes.append(which(self.found, group))
-        return Table(f"Similarity to the real image, {self._group(group)}", [Column("system"), *columns.values()], rows,
+        return Table(f"Similarity to the real image, {self.group(group)}", [Column("system"), *columns.values()], rows,
                      tuple(notes))  # fmt: skip
 
     def _missing_paintings(self, group: str) -> list[str]:
@@ -211,23 +213,23 @@ class Layout:
         rows = []
         for row in [*FLOORS, *self.painters(), *self.systems()]:
             name = FLOORS.get(row) or self.title(group, row)
-            fid = self._spread(group, row, "fid", extractor)
+            fid = self.spread(group, row, "fid", extractor)
             rows.append([Cell(name), fid, *self._ratios(group, row, extractor),
-                         *(self._spread(group, row, metric, extractor) for metric in metrics)])  # fmt: skip
+                         *(self.spread(group, row, metric, extractor) for metric in metrics)])  # fmt: skip
         sides = self.facts.sides.get(group)
         why = self.facts.without.get(group, "nothing was measured")
         few = next((self.index[group, FLOOR, f"fid_{plane}", extractor].draws for plane in planes), 0)
         notes = [*how_drawn(sides, why, few), *marks(rows),
                  *exposures(self.found, group, about["sha256"], extractor, sides), network_note(about),
                  which(self.found, group)]  # fmt: skip
-        return Table(f"Distribution, {extractor}, {self._group(group)}", columns, rows, tuple(notes))
+        return Table(f"Distribution, {extractor}, {self.group(group)}", columns, rows, tuple(notes))
 
     def absent(self, group: str, extractor: str, why: str) -> Table:
         """A network that is not there: dashes and the reason, never another network's numbers."""
         columns = [Column("system"), *(column for column, _ in DISTRIBUTION.values())]
         names = [*FLOORS.values(), *self.painters(), *(self.title(group, row) for row in self.systems())]
         rows = [[Cell(name), *(Cell(NOTHING) for _ in DISTRIBUTION)] for name in names]
-        return Table(f"Distribution, {extractor}, {self._group(group)}", columns, rows, (f"{NOTHING} because {why}",))
+        return Table(f"Distribution, {extractor}, {self.group(group)}", columns, rows, (f"{NOTHING} because {why}",))
 
     def faithfulness(self, group: str) -> Table:
         """What a segmentation network finds in synthetic and in real volumes, against the label map."""
@@ -238,7 +240,7 @@ class Layout:
                 name = self.facts.class_names.get(int(number), f"class {number}")
                 metrics[metric] = Column(f"Dice of {name}", "higher")
         rows = [
-            [Cell(self.title(group, row)), *(self._mean(group, row, metric) for metric in metrics)]
+            [Cell(self.title(group, row)), *(self.mean(group, row, metric) for metric in metrics)]
             for row in [FLOOR, *self.painters(), *self.systems()]
         ]
         notes = ["the judge's segmentation against the label map that a volume was made from (real images: their own "
@@ -252,26 +254,26 @@ class Layout:
             exposure = self.found.judged_exposure(group)
             notes += [] if exposure is None else [exposure.text(self.facts.judge.name)]
         notes += [OVER_CASES, *self._missing_paintings(group), *marks(rows), which(self.found, group)]
-        return Table(f"Faithfulness, {self._group(group)}", [Column("system"), *metrics.values()], rows, tuple(notes))
+        return Table(f"Faithfulness, {self.group(group)}", [Column("system"), *metrics.values()], rows, tuple(notes))
 
     def consistency(self, group: str) -> Table:
         """Differences of adjacent slices against the real ones, in three planes."""
         rows = [
-            [Cell(self.title(group, row)), *(self._mean(group, row, metric) for metric in CONSISTENT)]
+            [Cell(self.title(group, row)), *(self.mean(group, row, metric) for metric in CONSISTENT)]
             for row in [*self.painters(), *self.systems()]
         ]
         notes = (f"mean absolute difference of adjacent slices, synthetic / real, {OVER_CASES}: 1 is ideal, below is "
                  "smoother than the real image, above rougher", which(self.found, group))  # fmt: skip
-        return Table(f"Inter-slice consistency, {self._group(group)}", [Column("system"), *CONSISTENT.values()], rows,
+        return Table(f"Inter-slice consistency, {self.group(group)}", [Column("system"), *CONSISTENT.values()], rows,
                      notes)  # fmt: skip
 
     def diversity(self, group: str) -> list[Table]:
         """How far apart the samples of one label map are, where there are several."""
         systems = [row for row in self.systems() if row in self.found.diversity]
-        rows = [[Cell(self.title(group, row)), *(self._mean(group, row, m) for m in DIVERSE)] for row in systems]
+        rows = [[Cell(self.title(group, row)), *(self.mean(group, row, m) for m in DIVERSE)] for row in systems]
         notes = (f"{OVER_CASES}; a distance is no merit of its own: white noise has a large one, but hardly any of "
                  "averages over cubes", which(self.found, group))  # fmt: skip
-        table = Table(f"Diversity, {self._group(group)}", [Column("system"), *DIVERSE.values()], rows, notes)
+        table = Table(f"Diversity, {self.group(group)}", [Column("system"), *DIVERSE.values()], rows, notes)
         return [table] if rows else []
 
     def differences(self, group: str, found: Sequence[Difference]) -> list[Table]:
@@ -293,11 +295,12 @@ class Layout:
             "no PSNR of a case: its MSE is compared",
             which(self.found, group),
         )
-        return [Table(f"Differences, {self._group(group)}", columns, rows, notes)]
+        return [Table(f"Differences, {self.group(group)}", columns, rows, notes)]
 
     # ---- cells
 
-    def _mean(self, group: str, row: str, metric: str, *, short: bool = False) -> Cell:
+    def mean(self, group: str, row: str, metric: str, *, short: bool = False) -> Cell:
+        """A metric of cases, its mean over them with the standard deviation (``short``: without)."""
         score = self.index.get((group, row, metric, ""))
         if score is None:
             return Cell(NOTHING)
@@ -306,7 +309,8 @@ class Layout:
         few = "" if score.n == len(self.found.groups[group]) else f" (n = {score.n})"
         return Cell(f"{score.value:.{digits}f}{spread}{few}{_signs(score)}", score.value, _about(score))
 
-    def _spread(self, group: str, row: str, metric: str, extractor: str, *, short: bool = False) -> Cell:
+    def spread(self, group: str, row: str, metric: str, extractor: str, *, short: bool = False) -> Cell:
+        """A distribution metric, its mean over draws with their range (``short``: without)."""
         score = self.index.get((group, row, metric, extractor))
         if score is None or score.low is None or score.high is None:
             return Cell(NOTHING)

@@ -172,7 +172,8 @@ class ConcatUNet(Denoiser):
         timestep = embedded[0][:, 0].expand(rows).repeat_interleave(depth)
         noisy = _slices(x).repeat(rows // len(x), 1, 1, 1)
         made = self._padded(torch.cat([noisy.to(told.dtype), told], dim=1), timestep)
-        return made.float().unflatten(0, (rows, depth)).permute(0, 2, 3, 4, 1)
+        volume: torch.Tensor = made.float().unflatten(0, (rows, depth)).permute(0, 2, 3, 4, 1)
+        return volume
 
     def _told(self, channels: torch.Tensor) -> torch.Tensor:
         """One-hot labels, and the position if the network takes it, ``(N, C (+ 1), H, W)``."""
@@ -234,7 +235,7 @@ class SliceDiffusion(LatentDiffusion):
             raise InputError(f"unknown must be classes from 0 to {denoiser.num_classes - 1}, got {wrong}")
         self.noise_field, self.ablated, self.unknown = noise_field, ablated, sorted(set(unknown))
 
-    def forward(  # noqa: D417
+    def forward(
         self,
         image: torch.Tensor,
         latent: torch.Tensor | None = None,

@@ -128,9 +128,7 @@ class GuidedDenoiser:
         stride: voxels of the label map per cell of the latent, for windows.
     """
 
-    def __init__(
-        self, denoiser: Denoiser, schedule: Schedule, options: SamplingOptions, *, stride: int = 1
-    ) -> None:
+    def __init__(self, denoiser: Denoiser, schedule: Schedule, options: SamplingOptions, *, stride: int = 1) -> None:
         self.denoiser, self.schedule, self.options, self.stride = denoiser, schedule, options, stride
 
     def latents(
