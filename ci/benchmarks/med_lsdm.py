@@ -1,6 +1,6 @@
 """Med-LSDM's denoiser: a guided step and its memory, and a training step with and without recomputing.
 
-    OMP_WAIT_POLICY=PASSIVE python ci/benchmarks/med_lsdm.py [--paper] [--bfloat16] [--repeats 5] [--quick]
+    OMP_WAIT_POLICY=PASSIVE python ci/benchmarks/med_lsdm.py [--paper] [--classes 13] [--bfloat16] [--repeats 5] [--quick]
 
 A guided step of one window of slices, three ways: ours; the paper's layout (the same network and weights, label map
 encoded and brought through SPADE in every step, map and null map one after the other); and MONAI's
@@ -25,7 +25,7 @@ from semsynth.networks.slice_unet import SliceUNet
 from semsynth.synthesis.memory import tensor_bytes
 from torch import nn
 
-CLASSES, LATENT, GUIDANCE = 13, 8, 1.5
+LATENT, GUIDANCE = 8, 1.5
 SMALL: dict[str, Any] = {
     "channels": (48, 64, 64), "blocks": 1, "heads": 4, "head_channels": 16, "label_channels": 32, "label_vector": 8,
     "spade": {"hidden": 32, "kernel_size": 1},
@@ -39,10 +39,10 @@ def parameters(network: nn.Module) -> int:
     return sum(p.numel() for p in network.parameters())
 
 
-def ours(paper: bool, **options: Any) -> SliceUNet:
+def ours(paper: bool, classes: int, **options: Any) -> SliceUNet:
     """The bundle's network, or the paper's."""
     torch.manual_seed(0)
-    return SliceUNet(CLASSES, latent_channels=LATENT, **({} if paper else SMALL), **options).to(
+    return SliceUNet(classes, latent_channels=LATENT, **({} if paper else SMALL), **options).to(
         DEVICE, memory_format=torch.channels_last_3d
     )
 
@@ -137,6 +137,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--paper", action="store_true", help="the paper's widths, 256 x 256 x 32")
+    parser.add_argument("--classes", type=int, default=13, help="of the label map, with the background")
     parser.add_argument("--bfloat16", action="store_true")
     parser.add_argument("--repeats", type=int, default=5, help="the shortest of so many is taken")
     parser.add_argument(
@@ -153,10 +154,10 @@ def main() -> None:
     def autocast() -> torch.autocast:
         return torch.autocast(DEVICE.type, torch.bfloat16, enabled=arguments.bfloat16)
 
-    label = torch.randint(0, CLASSES, (1, 1, *size)).float().to(DEVICE)
+    label = torch.randint(0, arguments.classes, (1, 1, *size)).float().to(DEVICE)
     x = torch.randn(1, LATENT, *(length // 4 for length in size), device=DEVICE)
     x = x.contiguous(memory_format=torch.channels_last_3d)
-    network = ours(arguments.paper).eval()
+    network = ours(arguments.paper, arguments.classes).eval()
     for parameter in network.parameters():
         if not bool(parameter.any()):
             nn.init.normal_(parameter, std=0.02)
@@ -172,7 +173,7 @@ def main() -> None:
         repeats,
     )  # fmt: skip
     print(f"largest difference between the first two: {difference:.1e} of the largest value")
-    lean = ours(arguments.paper, recompute=True).train()
+    lean = ours(arguments.paper, arguments.classes, recompute=True).train()
     train, train_memory = table(
         "training step",
         {"as it is": training(network.train(), label, x, autocast), "recompute": training(lean, label, x, autocast)},

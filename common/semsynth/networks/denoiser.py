@@ -83,6 +83,8 @@ class Denoiser(nn.Module):
     strides: list[int]
     windowed = False
     """Whether a range of slices can be denoised by itself."""
+    slices_apart = False
+    """Whether no slice knows of another one: windows then change speed and memory alone."""
 
     def __init__(self, *, style_channels: int, predictions: int) -> None:
         super().__init__()

@@ -89,13 +89,13 @@ class ConcatUNet(Denoiser):
         predictions: how many times the image's channels it gives: 2 for ``prediction: "split"``.
 
     Attributes:
-        windowed: that a range of slices can be denoised by itself.
+        windowed, slices_apart: that a range of slices can be denoised by itself, and each alone.
 
     Raises:
         InputError: for values out of range, or numbers of levels that differ.
     """
 
-    windowed = True
+    windowed = slices_apart = True
 
     def __init__(
         self,

@@ -82,7 +82,8 @@ def settings(
     found: dict[str, Any] = {}
     if hasattr(network, "sampling"):
         sampling = asdict(network.sampling)
-        unsaid = ["batch_size", "tile", "compile", *(("window", "overlap") if sampling["window"] is None else ())]
+        alone = sampling["window"] is None or getattr(getattr(network, "denoiser", None), "slices_apart", False)
+        unsaid = ["batch_size", "tile", "compile", *(("window", "overlap") if alone else ())]
         sampling["amp"] = sampling["amp"] and reduced_type(torch.device(device).type) is not None
         found |= {name: value for name, value in sampling.items() if name not in unsaid}
     if hasattr(network, "style_scale"):
