@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -174,6 +177,31 @@ def test_a_vqgan_that_is_resumed_is_the_one_that_was_not_interrupted(tmp_path: P
     different = [name for name in once if not torch.equal(once[name], twice[name])]
     assert not different
     assert int(once["codebook.batches"]) == 8
+
+
+@pytest.mark.slow
+def test_the_example_of_totalsegmentators_maps_runs(tmp_path: Path) -> None:
+    """With maps that are there already, and tiny networks; the commands are the example's."""
+    for patient in range(4):
+        for visit in range(2):
+            random = np.random.default_rng([patient, visit])
+            label = random.integers(0, 118, (6, 6, 6)).astype(np.uint8).repeat(8, 0).repeat(8, 1).repeat(4, 2)
+            folder = tmp_path / "scans" / f"P{patient:03d}_{visit}"
+            write(folder / "totalseg.nii.gz", label, (1.5, 1.5, 3.0))
+            write(folder / "ct.nii.gz", (label * 10.0 - 600).astype(np.int16), (1.5, 1.5, 3.0))
+    bin_folder = tmp_path / "bin"
+    bin_folder.mkdir()
+    for name, words in (("python", ""), ("semsynth", "-m semsynth ")):
+        (bin_folder / name).write_text(f'#!/bin/bash\nexec {sys.executable} {words}"$@"\n')
+        (bin_folder / name).chmod(0o755)
+    told = {"SCANS": str(tmp_path / "scans"), "TINY": "1", "EXTRA": "--max_epochs 1 --epoch_cases 2"}
+    script = BUNDLE.parents[1] / "examples" / "totalsegmentator_ct.sh"
+    done = subprocess.run(["bash", str(script), str(tmp_path / "out")], capture_output=True, text=True,
+                          env={**os.environ, **told, "PATH": f"{bin_folder}:{os.environ['PATH']}"})  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    content = json.loads((tmp_path / "out" / "data" / "datalist.json").read_text())
+    assert content["num_classes"] == 118 and content["classes"]["51"] == "heart"
+    assert len(list((tmp_path / "out" / "volumes").glob("*.nii.gz"))) == len(content["validation"]) == 2
 
 
 def judge_of(*overlays: str) -> FrozenSegmenter:
