@@ -1,6 +1,6 @@
 """Med-LSDM's denoiser: a guided step and its memory, and a training step with and without recomputing.
 
-    OMP_WAIT_POLICY=PASSIVE python ci/benchmarks/med_lsdm.py [--paper] [--classes 13] [--bfloat16] [--repeats 5] [--quick]
+    OMP_WAIT_POLICY=PASSIVE python ci/benchmarks/med_lsdm.py [--paper] [--classes 13] [--bfloat16] [--repeats 5]
 
 A guided step of one window of slices, three ways: ours; the paper's layout (the same network and weights, label map
 encoded and brought through SPADE in every step, map and null map one after the other); and MONAI's
