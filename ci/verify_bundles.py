@@ -1,9 +1,12 @@
 """Check that bundles are what MONAI and this project expect of them; no network is needed.
 
-    python ci/verify_bundles.py [NAME ...] [--bundles DIR] [--allow-missing-weights]
+    python ci/verify_bundles.py [NAME ...] [--bundles DIR] [--allow-missing-weights] [--fresh [DIR]]
 
 Prints one line per bundle and check, and exits with 1 if anything was found. Each check is a function that takes the
 bundle's folder and returns findings, one sentence each; ``CHECKS`` lists them.
+
+``--fresh`` is one check more, which takes minutes and a registry of packages: a virtual environment with what
+``metadata.json`` names and nothing else, in which the packed zip trains each of its stages and infers.
 
 A network that TorchScript cannot hold (a sampling loop, for example) is let off the export by its ``metadata.json``::
 
@@ -17,6 +20,7 @@ import json
 import re
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import jsonschema
@@ -33,8 +37,10 @@ from bundle_configs import (
     root_cause,
     weights_path,
 )
+from bundle_packages import check_packages
 from bundle_runs import check_export, check_load, check_network, check_run
 from config_expressions import check_expressions
+from fresh_venv import check_fresh
 
 # ------------------------------------------------------------------------------------------- files and what they say
 
@@ -106,6 +112,7 @@ CHECKS: dict[str, Callable[[Path], list[str]]] = {
     "overlays": check_overlays,
     "expressions": check_expressions,
     "targets": check_targets,
+    "packages": check_packages,
     "network": check_network,
     "export": check_export,
     "load": check_load,
@@ -118,10 +125,11 @@ def find_bundles(folder: Path) -> list[Path]:
     return sorted(path.parents[1] for path in folder.glob("*/configs/metadata.json"))
 
 
-def verify(bundle: Path, *, allow_missing_weights: bool = False) -> list[str]:
+def verify(bundle: Path, *, allow_missing_weights: bool = False, fresh: Path | None = None) -> list[str]:
     """Make every check on one bundle, print a line for each, and return all findings."""
     everything = []
-    for name, check in CHECKS.items():
+    further = {} if fresh is None else {"fresh": partial(check_fresh, folder=fresh)}
+    for name, check in (CHECKS | further).items():
         state = "ok"
         try:
             found = check(bundle)
@@ -142,6 +150,8 @@ def main() -> int:
     parser.add_argument("names", nargs="*", metavar="NAME", help="bundles to check; all if none is named")
     parser.add_argument("--bundles", type=Path, default=ROOT / "bundles", metavar="DIR", help="where they are")
     parser.add_argument("--allow-missing-weights", action="store_true", help=f"do not mind a bundle without {WEIGHTS}")
+    parser.add_argument("--fresh", type=Path, nargs="?", const=ROOT / "dist" / "fresh", metavar="DIR",
+                        help="a virtual environment of metadata.json alone, too; made in DIR")  # fmt: skip
     options = parser.parse_args()
     root = options.bundles.resolve()
     chosen = [root / name for name in options.names] or find_bundles(root)
@@ -149,7 +159,9 @@ def main() -> int:
     if unknown or not chosen:
         print(f"{root}: no bundle {', '.join(unknown) or 'found'}; a bundle has configs/metadata.json", file=sys.stderr)
         return 1
-    found = [text for bundle in chosen for text in verify(bundle, allow_missing_weights=options.allow_missing_weights)]
+    fresh = None if options.fresh is None else options.fresh.resolve()
+    settings = {"allow_missing_weights": options.allow_missing_weights, "fresh": fresh}
+    found = [text for bundle in chosen for text in verify(bundle, **settings)]
     print("\n".join(["", f"{len(found)} finding(s)", *(f"  - {text}" for text in found)]) if found else "\nno findings")
     return int(bool(found))
 

@@ -135,6 +135,11 @@ def without_network(config: dict[str, Any]) -> dict[str, Any]:
     return config | {"_target_": "semsynth.networks.NoSuchNetwork"}
 
 
+def with_rules_but_no_yaml(bundle: Path) -> None:
+    add("tiny", "rules", {"_target_": "semsynth.anatomy.rules.rules_for"})(bundle)
+    remove("metadata", "required_packages_version#pyyaml")(bundle)
+
+
 BREAKAGES = {
     "file_missing": ("files", lambda b: (b / "LICENSE").unlink(), "LICENSE: no such file"),
     "file_empty": ("files", lambda b: (b / "docs/README.md").write_text(""), "README.md: is empty"),
@@ -142,6 +147,8 @@ BREAKAGES = {
     "changelog": ("metadata", change("metadata", "changelog", {"0.0.0": "other"}), "has no entry for version"),
     "local_version": ("metadata", change("metadata", "pytorch_version", "2.13.0+cpu"), "exact version, got"),
     "range": ("metadata", change("metadata", "required_packages_version", {"scipy": ">=1.0"}), "scipy: must be"),
+    "no_fire": ("packages", remove("metadata", "required_packages_version#fire"), "fire is kept out"),
+    "no_yaml": ("packages", with_rules_but_no_yaml, "yaml is kept out"),
     "name": ("metadata", change("metadata", "name", "other"), "must be the folder's"),
     "schema_field": ("metadata", remove("metadata", "task"), "'task' is a required property"),
     "schema_type": ("metadata", change("metadata", "references", "a text"), "is not of type 'array'"),

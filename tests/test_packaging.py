@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pack_bundle
 import pytest
-from bundle_configs import PROBE, config_path, stages, walk
+from bundle_configs import PROBE, config_path, read, stages, walk
+from bundle_packages import kept_out, modules_beyond
 from bundle_runs import synthetic_findings
 from pack_bundle import pack, relocate
 from selection import name_of, slow_but_for
@@ -21,18 +22,6 @@ from verify_bundles import find_bundles
 
 ROOT = Path(__file__).resolve().parents[1]
 BUNDLES = find_bundles(ROOT / "bundles")
-
-# in front of everything else on the module path, so that the project's own installation cannot be found
-BLOCKER = """
-import sys
-
-class Blocked:
-    def find_spec(self, name, path=None, target=None):
-        if name == "semsynth":
-            raise ModuleNotFoundError("semsynth is kept out here", name=name)
-
-sys.meta_path.insert(0, Blocked())
-"""
 
 # what MONAI's command line does, in one process because each start costs seconds
 USE = f"""
@@ -58,32 +47,32 @@ def unpacked(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     return folder / request.param.name
 
 
-def python(arguments: list[str], cwd: Path, blocker: Path | None = None) -> subprocess.CompletedProcess[str]:
+def python(arguments: list[str], cwd: Path, without: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     environment.pop("PYTHONPATH", None)
-    if blocker is not None:
-        blocker.mkdir(exist_ok=True)
-        (blocker / "sitecustomize.py").write_text(BLOCKER)
-        environment["PYTHONPATH"] = str(blocker)
+    environment |= without or {}
     command = [sys.executable, *arguments]
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300, check=False)
 
 
 @pytest.mark.parametrize("unpacked", slow_but_for(BUNDLES, "la_unet"), indirect=True, ids=name_of)
-def test_unpacked_bundle_trains_and_infers_without_semsynth(unpacked: Path, tiny_dataset: Path, tmp_path: Path) -> None:
-    blocker, weights, output = tmp_path / "blocker", tmp_path / "run" / "model.pt", tmp_path / "output"
-    refused = python(["-c", "import semsynth"], unpacked, blocker)
-    assert "semsynth is kept out here" in refused.stderr, "the test would prove nothing"
+def test_unpacked_bundle_trains_and_infers_without_semsynth_with_what_its_metadata_names(
+    unpacked: Path, tiny_dataset: Path, tmp_path: Path
+) -> None:
+    weights, output = tmp_path / "run" / "model.pt", tmp_path / "output"
+    without = kept_out({"semsynth", *modules_beyond(read(unpacked, "metadata"))}, tmp_path / "kept_out")
+    refused = [python(["-c", f"import {name}"], unpacked, without).stderr for name in ("semsynth", "sklearn")]
+    assert all("is kept out here" in text for text in refused), "the test would prove nothing"
 
     options: list[str] = []
     for stage in stages(unpacked)[2:]:
         name = stage.removeprefix("train_")
         configs = f"['configs/{stage}.json','configs/tiny_{name}.json']"
-        train(configs, tiny_dataset, tmp_path / name, unpacked, blocker)
+        train(configs, tiny_dataset, tmp_path / name, unpacked, without)
         options += [f"--{name}_weights", str(tmp_path / name / "model.pt")]
-    train("['configs/train.json','configs/tiny.json']", tiny_dataset, weights.parent, unpacked, blocker, *options)
+    train("['configs/train.json','configs/tiny.json']", tiny_dataset, weights.parent, unpacked, without, *options)
 
-    used = python(["-c", USE, str(tiny_dataset), str(output), str(weights)], unpacked, blocker)
+    used = python(["-c", USE, str(tiny_dataset), str(output), str(weights)], unpacked, without)
     assert used.returncode == 0, used.stderr[-4000:]
     if "SyntheticWriter" in config_path(unpacked, "inference").read_text():
         case = json.loads((tiny_dataset / "datalist.json").read_text())["testing"][0]
@@ -92,9 +81,9 @@ def test_unpacked_bundle_trains_and_infers_without_semsynth(unpacked: Path, tiny
         assert any(output.rglob("*"))
 
 
-def train(configs: str, dataset: Path, output: Path, bundle: Path, blocker: Path, *options: str) -> None:
+def train(configs: str, dataset: Path, output: Path, bundle: Path, without: dict[str, str], *options: str) -> None:
     arguments = ["-m", "monai.bundle", "run", "training", "--config_file", configs, "--dataset_dir", str(dataset)]
-    trained = python([*arguments, "--run_dir", str(output), *options], bundle, blocker)
+    trained = python([*arguments, "--run_dir", str(output), *options], bundle, without)
     assert trained.returncode == 0, trained.stderr[-4000:]
     assert (output / "model.pt").is_file()
 
