@@ -96,10 +96,11 @@ def runs(bundle: Path, small: Path, trained: Path, output: Path) -> Iterator[tup
 
 
 def _arguments(bundle: Path, names: Sequence[str], settings: Mapping[str, object]) -> list[str]:
-    """The configs, and those of the settings that they have."""
+    """The configs, and those of the settings that they have as a plain value."""
     config = read(bundle, *names)
     files = ",".join(f"'configs/{name}.json'" for name in names)
-    there = {key: value for key, value in settings.items() if key in config}
+    fixed = "max_epochs" in config and not isinstance(config["max_epochs"], int)  # it follows from other settings
+    there = {key: value for key, value in settings.items() if key in config and not (key == "max_epochs" and fixed)}
     return ["--config_file", f"[{files}]", *(part for key, value in there.items() for part in (f"--{key}", str(value)))]
 
 
