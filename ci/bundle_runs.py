@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +32,12 @@ from monai.bundle.scripts import _get_fake_spatial_shape
 
 
 def check_network(bundle: Path) -> list[str]:
-    """``verify_net_in_out``: the network of both configs takes and gives what the metadata says."""
+    """``verify_net_in_out``: the network of both configs takes and gives what the metadata says.
+
+    As the model zoo calls it, with the tool's own sizes (1 for ``*``, ``n`` and ``p``), and with larger ones.
+    """
     found = []
-    for name in ("train", "inference"):
+    for name, (sizes, probe) in product(("train", "inference"), (("the tool's sizes", {}), ("larger sizes", PROBE))):
         with tempfile.TemporaryDirectory() as folder, isolated(Path(folder)):
             try:
                 verify_net_in_out(
@@ -41,10 +45,11 @@ def check_network(bundle: Path) -> list[str]:
                     meta_file=str(config_path(bundle, "metadata")),
                     config_file=str(config_path(bundle, name)),
                     device="cpu",
-                    **PROBE,
+                    bundle_root=str(bundle),
+                    **probe,
                 )
             except Exception as error:  # whatever a network raises is the finding
-                found.append(f"{name}.json: network_def: {root_cause(error)}")
+                found.append(f"{name}.json: network_def, {sizes}: {root_cause(error)}")
     return found
 
 

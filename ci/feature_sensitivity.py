@@ -1,6 +1,6 @@
 """What feature networks notice: FID of changed real volumes, as a multiple of the unchanged ones' own.
 
-    python ci/feature_sensitivity.py DATASET_DIR --judge bundles/la_unet/models/judge.pt [--measured FOLDER]
+    python ci/feature_sensitivity.py DATASET_DIR --judge bundles/la_unet/models/judge_1.pt [--measured FOLDER]
 
 DATASET_DIR is what ``semsynth prepare`` wrote. Cases that the judge was trained on, by the card beside its weights, and
 other scans of their patients are left out. Of the others, some are painted with the training cases' class means,

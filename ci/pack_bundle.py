@@ -3,8 +3,8 @@
     python ci/pack_bundle.py NAME [--output dist] [--bundles DIR]
 
 The zip has one top folder, the bundle's name. Weights of other bundles that its configs name
-(``… '/../la_unet/models/judge.pt'``) are copied in as ``models/la_unet_judge.pt`` with their cards, and the configs'
-paths changed; one that is not there is named, and its use is off in the zip. The package ``semsynth`` goes into
+(``… '/../la_unet/models/judge_1.pt'``) are copied in as ``models/la_unet_judge_1.pt`` with their cards, and the paths
+in the configs changed; one that is not there is named, and its use is off in the zip. The package ``semsynth`` goes in
 ``scripts/``, and the configs' ``semsynth.…`` become ``scripts.semsynth.…``. The same files give the same zip, byte for
 byte. Prints the zip's path.
 

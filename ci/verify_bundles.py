@@ -55,7 +55,16 @@ FILES = (
     "configs/logging.conf",
     *(f"configs/{n}.json" for n in ("metadata", "train", "inference", "evaluate", "multi_gpu_train", "tiny")),
 )
-METADATA_FIELDS = ("name", "changelog", "intended_use", "references", "data_source", "data_type")
+METADATA_FIELDS = (
+    "name",
+    "bundle",
+    "supported_apps",
+    "changelog",
+    "intended_use",
+    "references",
+    "data_source",
+    "data_type",
+)
 PINS = ("monai_version", "pytorch_version", "numpy_version")
 PIN = re.compile(r"\d+(\.\d+)+([a-z]+\d+)?")
 
@@ -85,8 +94,10 @@ def check_metadata(bundle: Path) -> list[str]:
     version = metadata.get("version")
     if version not in (metadata.get("changelog") or {}):
         found.append(f"changelog: has no entry for version {version}")
-    if metadata.get("name") != bundle.name:
-        found.append(f"name: must be the folder's, {bundle.name}, got {metadata.get('name')}")
+    if metadata.get("bundle") != bundle.name:
+        found.append(f"bundle: must be the folder's name, {bundle.name}, got {metadata.get('bundle')}")
+    if metadata.get("name") == bundle.name:
+        found.append("name: must be a name to show, such as 'Left atrium segmentation in LGE-MRI', got the folder's")
     pins = {name: metadata.get(name) for name in PINS} | (metadata.get("required_packages_version") or {})
     found += [f"{n}: must be an exact version, got {v!r}" for n, v in pins.items() if not PIN.fullmatch(str(v))]
     tensors = metadata.get("network_data_format", {})

@@ -219,16 +219,16 @@ def test_other_bundles_weights_come_along_and_absent_ones_are_named(tmp_path, ca
     bundle, other = tmp_path / "here", tmp_path / "la_unet" / "models"
     (bundle / "configs").mkdir(parents=True)
     other.mkdir(parents=True)
-    (other / "judge.pt").write_bytes(b"weights")
-    (other / "judge.json").write_text("{}")
-    paths = {"judge_weights": "$@bundle_root + '/../la_unet/models/judge.pt'",
+    (other / "judge_1.pt").write_bytes(b"weights")
+    (other / "judge_1.json").write_text("{}")
+    paths = {"judge_weights": "$@bundle_root + '/../la_unet/models/judge_1.pt'",
              "segmenter_weights": "$@bundle_root + '/../la_unet/models/model.pt'"}  # fmt: skip
     (bundle / "configs" / "evaluate.json").write_text(json.dumps(paths))
     (bundle / "configs" / "metadata.json").write_text("{}")
     contents = pack_bundle.collect(bundle)
-    assert contents["models/la_unet_judge.pt"] == b"weights" and "models/la_unet_judge.json" in contents
+    assert contents["models/la_unet_judge_1.pt"] == b"weights" and "models/la_unet_judge_1.json" in contents
     assert json.loads(contents["configs/evaluate.json"]) == {
-        "judge_weights": "$@bundle_root + '/models/la_unet_judge.pt'",
+        "judge_weights": "$@bundle_root + '/models/la_unet_judge_1.pt'",
         "segmenter_weights": "$@bundle_root + '/models/la_unet_model.pt'",
     }
     assert "la_unet/models/model.pt is not there" in capsys.readouterr().err

@@ -22,9 +22,9 @@ EXTRA = {"_target_": "semsynth.handlers.ProgressHandler", "title": "inserted"}
 
 
 def test_the_generators_are_evaluated_by_one_and_the_same_config() -> None:
-    assert len(GENERATORS) == 4
+    assert len(GENERATORS) == 5
     texts = {(bundle / "configs" / "evaluate.json").read_text() for bundle in GENERATORS}
-    assert len(texts) == 1 and "@_meta_#name" in texts.pop()
+    assert len(texts) == 1 and "@_meta_#bundle" in texts.pop()
 
 
 def inserted(content: dict[str, Any]) -> Iterator[list[Any]]:
@@ -64,7 +64,7 @@ def test_a_handler_that_is_inserted_breaks_nothing(bundle: Path, tmp_path: Path)
     [
         "$import torch", "$@network_def.to(@device, memory_format=torch.channels_last_3d)", "$@network.parameters()",
         "$@average.ema_model", "$@network_def.denoiser.parameters()", "$@train#trainer.run()", "$@run_dir + '/m.pt'",
-        "$@bundle_root + '/../la_unet/models/judge.pt'", "$len(@train#dataloader)", "$0.3 * @contrast_changes",
+        "$@bundle_root + '/../la_unet/models/judge_1.pt'", "$len(@train#dataloader)", "$0.3 * @contrast_changes",
         "$operator.lt", "$monai.utils.set_determinism(seed=@seed)", "$@root + '/' + @name + '.pt'", "$@x * 0.5",
         "$-1 * @x",
     ],

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from bundle_configs import isolated
+from semsynth.provenance.seen import Seen
 from semsynth.training.checkpoints import newest_checkpoint
 from test_real_data import DATA, needs_data
 
@@ -124,3 +125,83 @@ def test_a_real_scan_is_segmented_the_same_whatever_the_order_of_its_axes(tmp_pa
         if codes == "LPS":
             first = pred
     assert np.array_equal(first, pred)
+
+
+# ------------------------------------------------------------------------------------ trained by another program
+
+
+def train_as_monai_label_does(
+    tmp_path: Path, dataset: Path, served: Path, run: str, **more: object
+) -> dict[str, object]:
+    """Cases handed over as a list without names, ``CheckpointLoader`` put in front; the card of what is served then."""
+    listed = json.loads((dataset / "datalist.json").read_text())
+    entries = {
+        split: [{"image": str(dataset / e["image"]), "label": str(dataset / e["label"])} for e in listed[split]]
+        for split in ("training", "validation")
+    }
+    handlers = bundle_runs.read(BUNDLE, "train")["train"]["handlers"]
+    loader = {
+        "_target_": "CheckpointLoader",
+        "load_path": str(served),
+        "load_dict": {"model": "$@network"},
+        "strict": False,
+    }
+    options = {"train#dataset#data": entries["training"], "validate#dataset#data": entries["validation"],
+               "train#trainer#max_epochs": 1, "train#handlers": [loader, *handlers], "served_weights": str(served),
+               "dataset_dir": str(tmp_path / "no_such_folder")}  # fmt: skip
+    paths = {"run_dir": tmp_path / run}
+    training = bundle_runs.workflow(BUNDLE, ("train", "tiny"), "train", paths, **options | more)
+    training.run()
+    training.finalize()
+    return json.loads(served.with_suffix(".json").read_text())
+
+
+@pytest.fixture
+def served(tiny_dataset, tmp_path):
+    """Weights with a card, where a program infers from them."""
+    training = bundle_runs.workflow(
+        BUNDLE, ("train", "tiny"), "train", {"dataset_dir": tiny_dataset, "run_dir": tmp_path / "first"}
+    )
+    training.run()
+    training.finalize()
+    folder = tmp_path / "models"
+    folder.mkdir()
+    for suffix in ("pt", "json"):
+        (folder / f"model.{suffix}").write_bytes((tmp_path / "first" / f"model_final.{suffix}").read_bytes())
+    return folder / "model.pt"
+
+
+def test_cases_that_a_program_hands_over_train_the_weights_that_it_infers_with(tiny_dataset, served, tmp_path):
+    before = served.read_bytes()
+    card = train_as_monai_label_does(tmp_path, tiny_dataset, served, "second", val_interval=9)
+    assert served.read_bytes() == (tmp_path / "second" / "model_final.pt").read_bytes() != before
+    kept = served.with_name("model_as_shipped.pt")
+    assert kept.read_bytes() == before and json.loads(kept.with_suffix(".json").read_text())["file"] == kept.name
+    assert card["file"] == "model.pt" and card["datalist_sha256"] is None
+    assert Seen.of(served).complete and Seen.of(kept).complete
+    second = served.read_bytes()
+    train_as_monai_label_does(tmp_path, tiny_dataset, served, "third", val_interval=1)  # with a validation: the best
+    assert served.read_bytes() == (tmp_path / "third" / "model.pt").read_bytes() != second
+    assert kept.read_bytes() == before, "what was shipped is kept, not what was trained last"
+
+
+def test_the_card_of_weights_that_a_program_went_on_from_is_part_of_the_new_one(tiny_dataset, served, tmp_path):
+    other = {"case": "somebody", "voxels": {"image": "0" * 64}}
+    content = json.loads(served.with_suffix(".json").read_text())
+    served.with_suffix(".json").write_text(json.dumps(content | {"training_cases": [other]}))
+    card = train_as_monai_label_does(tmp_path, tiny_dataset, served, "second", val_interval=9)
+    assert other in card["training_cases"] and len(card["training_cases"]) == 3 and card["unknown_parents"] == []
+    served.with_suffix(".json").unlink()
+    card = train_as_monai_label_does(tmp_path, tiny_dataset, served, "third", val_interval=9)
+    assert card["unknown_parents"] == ["model.pt"]
+
+
+def test_a_training_from_a_datalist_leaves_the_served_weights_alone(tiny_dataset, served, tmp_path):
+    before = served.read_bytes()
+    training = bundle_runs.workflow(
+        BUNDLE, ("train", "tiny"), "train", {"dataset_dir": tiny_dataset, "run_dir": tmp_path / "second"},
+        served_weights=str(served),
+    )  # fmt: skip
+    training.run()
+    training.finalize()
+    assert served.read_bytes() == before and not served.with_name("model_as_shipped.pt").exists()

@@ -169,7 +169,7 @@ def test_a_vqgan_that_is_resumed_is_the_one_that_was_not_interrupted(tmp_path: P
     names = ["train_vqgan", "duke_breast_vqgan", "tiny_vqgan"]
     run(names, run_dir=tmp_path / "once", max_epochs=4, checkpoint_interval=1, **common)
     stopped = run_dir = tmp_path / "twice"
-    schedule = {"lr_scheduler#T_max": 4, "d_lr_scheduler#T_max": 4}
+    schedule = {"lr_scheduler#epochs": 4, "d_lr_scheduler#epochs": 4}
     run(names, run_dir=stopped, max_epochs=2, checkpoint_interval=1, **schedule, **common)
     run(names, run_dir=run_dir, max_epochs=4, checkpoint_interval=1, resume=True, **common)
     once, twice = (torch.load(tmp_path / n / "model_final.pt", weights_only=True) for n in ("once", "twice"))

@@ -15,7 +15,7 @@ import torch
 from monai.bundle import ConfigParser
 
 BUNDLES = Path(__file__).resolve().parents[2] / "bundles"
-CONSTANT, COSINE = "torch.optim.lr_scheduler.ConstantLR", "torch.optim.lr_scheduler.CosineAnnealingLR"
+CONSTANT, COSINE = "torch.optim.lr_scheduler.ConstantLR", "semsynth.training.schedules.Cosine"
 
 PRINTED = {
     ("pix2pix3d", "train", "paper"): {

@@ -150,8 +150,8 @@ def test_stage_three_goes_on_as_if_it_had_not_stopped(weights: Path, tiny_datase
     for folder, parts in {"at once": [{"max_epochs": 2}], "in two": [{"max_epochs": 1}, {"max_epochs": 2}]}.items():
         for i, part in enumerate(parts):
             paths = {"dataset_dir": tiny_dataset, "run_dir": tmp_path / folder}
-            options = QUICK | part | {"init_weights": str(weights), "resume": i > 0, "lr_scheduler#T_max": 2}
-            training = bundle_runs.workflow(BUNDLE, THIRD, "train", paths, **options, **{"d_lr_scheduler#T_max": 2})
+            options = QUICK | part | {"init_weights": str(weights), "resume": i > 0, "lr_scheduler#epochs": 2}
+            training = bundle_runs.workflow(BUNDLE, THIRD, "train", paths, **options, **{"d_lr_scheduler#epochs": 2})
             training.run()
             training.finalize()
     made = [torch.load(tmp_path / folder / "model_final.pt") for folder in ("at once", "in two")]

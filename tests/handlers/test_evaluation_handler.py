@@ -105,8 +105,8 @@ def test_reference_images_are_read_once_from_files_or_entries(tmp_path, monkeypa
     entries = write_reals(tmp_path, others)
     expected = float(fid(by_hand(cases), by_hand(others, "real")))
     read = []
-    real_read = sys.modules["semsynth.data.transforms"].read_volume
-    monkeypatch.setattr("semsynth.data.transforms.read_volume", lambda p: read.append(p) or real_read(p))
+    real_read = sys.modules["semsynth.data.in_memory"].read_volume
+    monkeypatch.setattr("semsynth.data.in_memory.read_volume", lambda p: read.append(p) or real_read(p))
     for reference in (entries, [e["image"] for e in entries]):
         engine = evaluate(cases, EvaluationHandler([extractor()], reference=reference), epochs=2)
         assert engine.state.metrics["fid_la_unet_judge"] == pytest.approx(expected, rel=1e-4)

@@ -358,7 +358,7 @@ def test_the_judges_levels_weigh_alike(extractors):
 
 
 def test_the_judge_needs_its_path_and_says_whose_it_is(tmp_path):
-    with pytest.raises(FeaturesUnavailable, match=r"la_unet_judge: give the path of .*judge.pt as weights$"):
+    with pytest.raises(FeaturesUnavailable, match=r"la_unet_judge: give the path of .*judge_1.pt as weights$"):
         load_features("la_unet_judge")
     torch.save(subvoxel_swin(features=24).state_dict(), tmp_path / "small.pt")
     with pytest.raises(InputError, match=r"small.pt: does not fit la_unet_judge: .* of another shape"):

@@ -24,7 +24,7 @@ from tiny_synthesis import random_weights
 
 ROOT = Path(__file__).resolve().parents[2]
 BUNDLES = ROOT / "bundles"
-JUDGES = [str(BUNDLES / "la_unet" / "models" / name) for name in ("judge.pt", "judge_2.pt")]
+JUDGES = [str(BUNDLES / "la_unet" / "models" / name) for name in ("judge_1.pt", "judge_2.pt")]
 SIZE, SPACING = [56, 44, 36], [1.8, 1.8, 1.8]
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from monai.bundle import ConfigParser
+from monai.data import MetaTensor
 from semsynth.cli.main import main
 from semsynth.data.volumes import write_label
 from semsynth.errors import InputError
@@ -155,6 +156,27 @@ class Eggs(torch.nn.Module):
         self.asked += seeds
         radius = self.radii.get(seeds[0], 14.0)
         return torch.from_numpy(egg(radius, 1.0, tuple(label.shape[2:])))[None, None]
+
+
+def test_a_map_in_place_of_a_request_keeps_its_cavity(tmp_path):
+    """As MONAI Label gives a path, and MONAI Deploy an array."""
+    affine = np.diag([-2.0, 2.0, 2.0, 1.0])
+    path = write_label(tmp_path / "map.nii.gz", ball(wall=6.0)[::2, ::2, ::2], affine)
+    array = MetaTensor(torch.from_numpy(ball(wall=6.0)[::2, ::2, ::2].copy()), affine=torch.from_numpy(affine))
+    step = RequestedMapd(ONE)
+    of_file, of_array = (step({"image": given})["image"] for given in (str(path), array))
+    wanted = step({"image": {"file": str(path), "known": [1]}})["image"]
+    for made in (of_file, of_array):
+        assert torch.equal(made.as_tensor(), wanted.as_tensor()) and torch.allclose(made.affine, wanted.affine)
+        assert np.allclose(made.meta["original_affine"], made.affine) and set(made.unique().tolist()) == {-1.0, 1.0}
+    write_label(path, np.where(ball() == 1, 2, 0).astype(np.uint8), affine)
+    with pytest.raises(InputError, match=r"map\.nii\.gz: no voxel of class 1, around which"):
+        step({"image": str(path)})
+
+
+def test_without_seeds_the_first_map_has_seed_0():
+    inferer, network = DrawnMapInferer(), model()
+    assert torch.equal(inferer(blank(), network), inferer(blank(), network, noise_seeds=[0]))
 
 
 def test_a_map_beyond_the_limits_is_drawn_again():

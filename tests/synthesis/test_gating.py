@@ -20,7 +20,7 @@ from tiny_synthesis import random_weights
 
 ROOT = Path(__file__).resolve().parents[2]
 BUNDLES = ROOT / "bundles"
-JUDGE = str(BUNDLES / "la_unet" / "models" / "judge.pt")
+JUDGE = str(BUNDLES / "la_unet" / "models" / "judge_1.pt")
 
 
 @pytest.fixture(scope="module")

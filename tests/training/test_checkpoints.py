@@ -434,3 +434,19 @@ def test_weights_can_be_made_smaller_with_their_card(tmp_path: Path) -> None:
     card = json.loads(small.with_suffix(".json").read_text())
     assert card["sha256"] == hashlib.sha256(small.read_bytes()).hexdigest()
     assert card["metric"] == {"epoch": 3} and card["file"] == "small.pt" and "8 bits" in card["stored"]
+
+
+def test_of_earlier_trainings_checkpoints_the_newest_two_are_kept_and_nothing_else_is_removed(tmp_path):
+    folder = CheckpointFolder(tmp_path / "checkpoints")
+    (tmp_path / "checkpoints_before_paper").mkdir()
+    (tmp_path / "checkpoints_before_paper" / "checkpoint_e0001_i0000001.pt").write_text("somebody's")
+    aside = []
+    for number in range(4):
+        folder.save({"a": torch.tensor(number)}, epoch=1, iteration=1)
+        if number == 0:
+            (tmp_path / "checkpoints" / "notes.txt").write_text("mine")
+        aside.append(folder.set_aside())
+    assert [path.is_dir() for path in aside] == [True, False, True, True]
+    assert [path.name for path in aside[0].iterdir()] == ["notes.txt"]
+    assert (tmp_path / "checkpoints_before_paper" / "checkpoint_e0001_i0000001.pt").is_file()
+    assert folder.set_aside() is None

@@ -7,11 +7,12 @@ from collections import Counter
 
 import pytest
 import torch
+from monai.transforms import Compose
 from semsynth.data.entries import load_datalist, load_images
 from semsynth.errors import InputError
 from semsynth.provenance.cards import write_model_card
 from semsynth.provenance.seen import training_cases
-from semsynth.training.loading import CaseSampler, TrainingDataset, load_sources, load_unseen
+from semsynth.training.loading import CaseSampler, TrainingDataset, called_by_file, load_sources, load_unseen
 from tiny_training import loader
 
 
@@ -170,3 +171,19 @@ def test_an_entry_without_a_target_is_named(tmp_path, tiny_dataset):
     (tmp_path / "datalist.json").write_text(json.dumps(listed))
     with pytest.raises(InputError, match=r"(?s)entries without 'label' or 'endo'.*- bare"):
         load_sources(tmp_path / "datalist.json", needs=("image",))
+
+
+def test_cases_without_a_name_are_called_by_their_image_and_none_twice(tiny_dataset):
+    entries = [
+        {"image": "a/scan.nii.gz"},
+        {"image": "b/scan.nii.gz"},
+        {"image": "c/other.nii"},
+        {"case": "scan_2", "image": "d"},
+    ]
+    assert [e["case"] for e in called_by_file(entries)] == ["scan", "scan_3", "other", "scan_2"]
+    with pytest.raises(InputError, match="entry 0 of the training data: needs the path of an image"):
+        called_by_file([{"label": "a.nii.gz"}])
+    loaded = load_datalist(tiny_dataset / "datalist.json", "training")
+    assert not TrainingDataset(loaded, Compose([]), progress=False).handed_over
+    bare = [{key: e[key] for key in ("image", "label")} for e in loaded]
+    assert TrainingDataset(bare, Compose([]), progress=False).handed_over

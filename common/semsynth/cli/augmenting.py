@@ -65,7 +65,7 @@ def augment(
         rules: YAML file that says how much morphing may change; without it the built-in rules.
         style: drawn by the network; own, of the case's own scan; or a datalist of prepared scans, of which each volume
             takes the style of one.
-        judge: file of weights of la_unet's judge, models/judge.pt; without it nothing is refused.
+        judge: file of weights of la_unet's judge, models/judge_1.pt; without it nothing is refused.
         second_judge: file of the judge of the other half, models/judge_2.pt, for cases that the first was trained on.
         min_dice: Dice that a volume needs; without it the 5th percentile of what real scans reach that their judge did
             not see.

@@ -179,7 +179,7 @@ def evaluate(
         train_real: real images that the systems were trained on, in the same forms; without it the training split of
             --real. They stand apart, and distribution metrics take their real images as reference.
         labels: folder or quoted pattern of label maps by case name, instead of those that --real names.
-        judge: weights of la_unet_judge (models/judge.pt of the bundle la_unet): faithfulness, and its features. With
+        judge: weights of la_unet_judge (models/judge_1.pt of the bundle la_unet): faithfulness, and its features. With
             --judge-classes those of a residual U-Net that the bundle la_unet trained with ct.json or duke.json.
         second_judge: weights of a judge of the same kind that was trained on other patients (models/judge_2.pt of the
             bundle la_unet): it judges the cases whose patients --judge was trained on.

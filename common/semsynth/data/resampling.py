@@ -6,14 +6,17 @@ import logging
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.data.utils import affine_to_spacing
-from monai.transforms import MapTransform
+from monai.transforms import MapTransform, Spacingd
 
 from ..memory import check_size
 from .geometry import TOLD, TrainedGrid, resampled_shape
+from .grids import place
+from .in_memory import ORIGINAL_AFFINE
 
 logger = logging.getLogger(__name__)
 CLASS_BYTES = 9
@@ -74,12 +77,14 @@ class TrainedSpacingd(MapTransform):
 
 
 class OwnGridd(MapTransform):
-    """The way back of :class:`TrainedSpacingd`: the volume on the label map's own grid, and the map as it was.
+    """The way back: the volume on the label map's own grid, in the order of voxels of its file, and the map as it was.
 
-    Linear, the edge repeated. Data that was not resampled passes unchanged.
+    What :class:`TrainedSpacingd` has resampled comes back by linear interpolation, the edge repeated; what the loader
+    or ``Orientationd`` has reordered, without loss. So other programs that write the volume with the file's affine,
+    as MONAI Label and MONAI Deploy do, put it where it belongs.
 
     Args:
-        keys: of the volumes.
+        keys: of the volumes, ``(C, H, W, D)``.
         source_key: of the label map.
     """
 
@@ -90,16 +95,36 @@ class OwnGridd(MapTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:  # noqa: D102
         kept = f"{self.source}{AS_GIVEN}"
         result = {key: value for key, value in data.items() if key != kept}
-        if kept not in data:
-            return result
-        given, seen = data[kept], data[self.source]
-        sizes = _spacing(seen), _spacing(given)
+        seen = data[self.source]
+        given = data.get(kept, seen)
         for key in self.key_iterator(result):
             volume = result[key]
-            plain = volume.as_tensor() if isinstance(volume, MetaTensor) else volume
-            back = resampled(plain, given.shape[1:], *sizes)
-            result[key] = MetaTensor(back, affine=given.affine, meta=_facts(given))
+            plain = (volume.as_tensor() if isinstance(volume, MetaTensor) else volume).float()
+            back = resampled(plain, given.shape[1:], _spacing(seen), _spacing(given)) if kept in data else plain
+            result[key] = _as_stored(back, given)
         return result | {self.source: given}
+
+
+def _as_stored(volume: torch.Tensor, label: MetaTensor) -> MetaTensor:
+    """A volume ``(C, H, W, D)`` on the grid of a label map, in the order of voxels that the map's file has."""
+    stored = label.meta.get(ORIGINAL_AFFINE)
+    affine = label.affine.double().cpu().numpy()
+    if stored is None:
+        return MetaTensor(volume, affine=torch.from_numpy(affine), meta=_facts(label))
+    placed = place(affine, volume.shape[1:], np.asarray(stored, dtype=np.float64), volume.shape[1:])
+    ordered = torch.stack([torch.as_tensor(np.ascontiguousarray(placed.apply(one))) for one in volume.cpu().numpy()])
+    return MetaTensor(ordered.to(volume.device), affine=torch.from_numpy(placed.affine), meta=_facts(label))
+
+
+class SpacingOfKeysd(Spacingd):
+    """MONAI's ``Spacingd`` that sees nothing but its keys.
+
+    MONAI 1.6.1 takes every entry whose name begins with that of a key and ``_`` for metadata, and updates it: what
+    MONAI Label keeps under ``image_path`` is a text, and the inference ends with an error.
+    """
+
+    def __call__(self, data: Mapping[Hashable, Any], lazy: bool | None = None) -> dict[Hashable, Any]:  # noqa: D102
+        return dict(data) | super().__call__({key: data[key] for key in self.key_iterator(dict(data))}, lazy)
 
 
 def resampled(

@@ -17,9 +17,10 @@ from ..labels import check_range
 from ..vocabulary import ENDO, WALL
 from .geometry import TrainedGrid
 from .grids import place
+from .in_memory import ORIGINAL_AFFINE, SPATIAL_SHAPE, volume_of
 from .intensity import HU, INTENSITY, Intensity, Scaling, no_air
 from .raw import binary_mask
-from .volumes import Volume, read_label, read_volume
+from .volumes import Volume, read_label
 
 
 class Chain(Compose):
@@ -38,21 +39,21 @@ class Chain(Compose):
 
 
 class LoadIntensityd(MapTransform):
-    """Image file → MetaTensor ``(1, H, W, D)``, float32 in [0, 1].
+    """Image file, or an array that was read already → MetaTensor ``(1, H, W, D)``, float32 in [0, 1].
 
     What the entry states under ``intensity`` (see :class:`semsynth.data.intensity.Intensity`;
     :func:`semsynth.data.entries.load_datalist` adds it) decides which values become 0 and 1: prepared and synthetic
     images are never stretched again. Of other images the weights' own rule decides, or ``scaling``.
 
     Args:
-        keys: where the paths are.
+        keys: where the paths, or the arrays (:func:`semsynth.data.in_memory.volume_of`), are.
         grid: what the weights were trained on, whose rule holds for images of which nothing is stated.
         scaling: the rule without ``grid``; None: :class:`semsynth.data.intensity.Scaling` as it is made without values.
         allow_missing_keys: pass over keys that the data does not have.
 
     Raises:
-        InputError: for a file that cannot be used (see :func:`semsynth.data.volumes.read_volume`), NaN, or a constant
-            image.
+        InputError: for a file or array that cannot be used (see :func:`semsynth.data.in_memory.volume_of`), NaN, or a
+            constant image.
     """
 
     def __init__(
@@ -69,8 +70,7 @@ class LoadIntensityd(MapTransform):
         result = dict(data)
         said = result.pop(INTENSITY, None)
         for key in self.key_iterator(result):
-            path = result[key]
-            volume = read_volume(path)
+            volume, path = volume_of(result, key)
             if not np.isfinite(volume.data.sum(dtype=np.float64)):
                 raise InputError(f"{path}: image must be finite, found NaN or infinite voxels; repair them")
             stated = Intensity(None) if said is None else Intensity.from_json(said, path)
@@ -83,7 +83,7 @@ class LoadIntensityd(MapTransform):
                 scaled = stated.read(volume.data, self.scaling)
             except InputError as reason:
                 raise InputError(f"{path}: {reason}") from reason
-            result[key] = _tensor(scaled, volume.affine, str(path))
+            result[key] = _tensor(scaled, volume.affine, path)
         return result
 
     def _check_unit(self, path: Any, data: np.ndarray) -> None:
@@ -102,17 +102,17 @@ class LoadIntensityd(MapTransform):
 
 
 class LoadLabelMapd(MapTransform):
-    """Label map file → MetaTensor ``(1, H, W, D)``, uint8 class indices, checked against the network's classes.
+    """Label map, a file or an array → MetaTensor ``(1, H, W, D)``, uint8, checked against the network's classes.
 
     Values within 1e-3 of whole numbers are rounded.
 
     Args:
-        keys: where the paths are.
+        keys: where the paths, or the arrays (:func:`semsynth.data.in_memory.volume_of`), are.
         num_classes: the number of classes that the network was built for.
         allow_missing_keys: pass over keys that the data does not have.
 
     Raises:
-        InputError: for a file that cannot be used, or class indices outside 0…num_classes−1.
+        InputError: for a file or array that cannot be used, or class indices outside 0…num_classes−1.
     """
 
     def __init__(self, keys: KeysCollection, num_classes: int, allow_missing_keys: bool = False) -> None:
@@ -122,10 +122,9 @@ class LoadLabelMapd(MapTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:  # noqa: D102
         result = dict(data)
         for key in self.key_iterator(result):
-            path = result[key]
-            volume = read_label(path)
-            check_range(torch.from_numpy(np.asarray(volume.data, dtype=np.float32)), self.num_classes, source=str(path))
-            result[key] = _tensor(np.asarray(volume.data, dtype=np.uint8), volume.affine, str(path))
+            volume, path = volume_of(result, key, label=True)
+            check_range(torch.from_numpy(np.asarray(volume.data, dtype=np.float32)), self.num_classes, source=path)
+            result[key] = _tensor(np.asarray(volume.data, dtype=np.uint8), volume.affine, path)
         return result
 
 
@@ -369,5 +368,5 @@ class CropContentd(MapTransform):
 
 
 def _tensor(array: np.ndarray, affine: np.ndarray, path: str) -> MetaTensor:
-    return MetaTensor(torch.from_numpy(np.ascontiguousarray(array))[None], affine=torch.from_numpy(affine),
-                      meta={"filename_or_obj": path})  # fmt: skip
+    about = {"filename_or_obj": path, ORIGINAL_AFFINE: affine.copy(), SPATIAL_SHAPE: np.asarray(array.shape)}
+    return MetaTensor(torch.from_numpy(np.ascontiguousarray(array))[None], affine=torch.from_numpy(affine), meta=about)

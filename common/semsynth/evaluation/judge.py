@@ -201,7 +201,9 @@ def load_judge(
     if weights is None:
         return None
     if not Path(weights).is_file():
-        what = "models/judge.pt of the bundle la_unet" if classes is None else "weights that la_unet's ct.json trained"
+        what = (
+            "models/judge_1.pt of the bundle la_unet" if classes is None else "weights that la_unet's ct.json trained"
+        )
         raise InputError(f"--{option} {weights}: no such file; give {what}")
     if classes is None:
         return load_segmenter(subvoxel_swin(), weights, use="faithfulness", name=JUDGE, device=device, classes=["endo"])

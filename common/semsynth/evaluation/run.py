@@ -236,7 +236,7 @@ def _reasons(judge: FrozenSegmenter | None, with_lpips: bool) -> dict[str, str]:
     """Why something is not measured."""
     reasons = {}
     if judge is None:
-        reasons["judge"] = "no judge was given or found (of the left atrium: models/judge.pt of the bundle la_unet)"
+        reasons["judge"] = "no judge was given or found (of the left atrium: models/judge_1.pt of the bundle la_unet)"
     if with_lpips:
         try:
             lpips(torch.zeros(1, 1, 64, 64, 8), torch.zeros(1, 1, 64, 64, 8))

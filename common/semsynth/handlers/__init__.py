@@ -11,6 +11,7 @@ from .memory import MemoryReport
 from .preview import PreviewHandler
 from .progress import ProgressHandler, SynthesisProgress
 from .ranked import RankedSegmentations
+from .schedule import LearningRate
 from .segmentation import SegmentationWriter
 from .summary import MetricsSummary, SaveMetrics
 from .synthetic import SyntheticWriter
@@ -21,6 +22,7 @@ __all__ = [
     "EvaluationHandler",
     "InitWeights",
     "LearnLimits",
+    "LearningRate",
     "LoadWeights",
     "MapWriter",
     "MemoryReport",

@@ -15,6 +15,9 @@ class MovingAverage(EMAHandler):
     them; and before :class:`~semsynth.handlers.TrainingCheckpoint`, which has ``ema_model`` among its objects and goes
     on with it, and which is to save it with the last step in it.
 
+    It starts anew where somebody has replaced the weights between two runs of the trainer, as the rounds of federated
+    learning do: an average with this client's weights of before would be of two networks.
+
     The warm-up of the momentum follows the iterations. (Ignite counts from where a training is resumed: it would
     begin anew and lose the average.)
 
@@ -28,12 +31,21 @@ class MovingAverage(EMAHandler):
         engine.add_event_handler(Events.STARTED, self._start)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._count)  # before the scheduler counts one on
         super().attach(engine, *args, **kwargs)
+        engine.add_event_handler(Events.COMPLETED, self._remember)
+        self.left: list[float] = []
 
     def _count(self, engine: Engine) -> None:
         scheduler = getattr(self, "momentum_scheduler", None)  # only with a warm-up
         if scheduler is not None:
             scheduler.event_index = engine.state.iteration - 1
 
+    def _remember(self, engine: Engine) -> None:
+        self.left = self._sums()
+
     def _start(self, engine: Engine) -> None:
-        if engine.state.iteration == 0:
+        if engine.state.iteration == 0 or (self.left and self.left != self._sums()):
             self.ema_model.load_state_dict(self.model.state_dict())
+
+    def _sums(self) -> list[float]:
+        """By which weights that were replaced are recognised, without a copy of them."""
+        return [float(tensor.double().sum()) for tensor in self.model.state_dict().values()]

@@ -160,6 +160,8 @@ class TrainingCheckpoint:
     # ---- going on
 
     def _load(self, engine: Engine) -> None:
+        if engine.state.iteration:
+            return  # the trainer is run again, by a round of federated learning: what stands there is its own
         self.files.refuse_foreign()
         if self.record is not None and rank() == 0:
             self.record.facts()  # read now what they are made from: a signal leaves no time for it

@@ -164,7 +164,7 @@ class MapWriter(HeldFolder):
             raise InputError(f"{self.weights}: no such weights; give --weights, or copy the bundle whole")
         about = read_metadata(self.metadata)
         return {
-            "drawn": True, "bundle": about.get("name", ""), "version": about.get("version", ""),
+            "drawn": True, "bundle": about.get("bundle", ""), "version": about.get("version", ""),
             "weights": self.weights.name, "weights_sha256": sha256(self.weights), "seed": self.seed,
             "settings": json.loads(json.dumps(self.settings)),
             "spacing": None if self.spacing is None else list(self.spacing), "semsynth": __version__,

@@ -60,6 +60,8 @@ class InitWeights:
 
     def _load(self, engine: Engine) -> None:
         assert self.path is not None
+        if engine.state.iteration:
+            return  # the trainer is run again, by a round of federated learning: the weights are the server's
         take_over(getattr(self.network, "module", self.network), self.path, name=self.name)
 
     def _lower(self, engine: Engine) -> None:

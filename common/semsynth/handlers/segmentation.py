@@ -102,7 +102,7 @@ class SegmentationWriter:
         refuse_among(self.output_dir, [str(entry[Keys.IMAGE]) for entry in listed], option="output_dir")
         about = read_metadata(self.metadata)
         self.origin = {
-            "bundle": about.get("name", self.metadata.parent.parent.name),
+            "bundle": about.get("bundle", self.metadata.parent.parent.name),
             "version": str(about.get("version", "unknown")),
             "semsynth": __version__,
             "weights": self.weights.name,

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from ignite.engine import Engine, Events
+from monai.data import MetaTensor
 from monai.utils.enums import CommonKeys as Keys
 
 from .. import __version__
@@ -207,7 +208,7 @@ class SyntheticWriter(HeldFolder):
             raise InputError(f"{self.weights}: no such file; train the bundle first or set 'weights' to a trained file")
         origin = {
             "synthetic": True,
-            "bundle": about.get("name", self.metadata.parent.parent.name),
+            "bundle": about.get("bundle", self.metadata.parent.parent.name),
             "version": str(about.get("version", "unknown")),
             "semsynth": __version__,
             "weights": self.weights.name,
@@ -256,8 +257,9 @@ class SyntheticWriter(HeldFolder):
         output: Any = engine.state.output
         for entry, item in zip(batch, output, strict=True):
             label, pred = item[Keys.IMAGE], item[Keys.PRED]
-            # the network sees right, anterior, superior; the file is as its label map is
-            affine = np.asarray(label.affine.cpu().numpy(), dtype=np.float64)
+            # where postprocessing says nothing, the volume is as the network saw the map: right, anterior, superior
+            own = pred if isinstance(pred, MetaTensor) else label
+            affine = np.asarray(own.affine.cpu().numpy(), dtype=np.float64)
             source = {**entry, Keys.IMAGE: str(label.meta["filename_or_obj"])}
             volume = Volume(pred.detach().float().cpu().numpy()[0], affine)
             volume = volume.oriented_as(read_header(source[Keys.IMAGE]).affine)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import shutil
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,9 +16,11 @@ from monai.handlers import CheckpointLoader
 
 from ..distributed import rank
 from ..errors import InputError, is_out_of_memory
+from ..files import atomic_path, write_text
 from ..paths import as_path
 from ..provenance.cards import TrainingRecord
 from ..provenance.replacing import check_replaced_weights
+from ..provenance.seen import read_card
 from ..tensor_files import read_tensors
 from ..training.checkpoints import not_finite
 from ..training.weights import save_weights
@@ -124,25 +129,87 @@ class SaveBestWeights:
 class SaveFinalWeights:
     """Attached to a trainer: writes the network's bare state dict, and its card, when the training is done.
 
+    Where another program has handed the cases over (MONAI Label), it also serves the result: the weights that had the
+    best metric on the validation cases, or the final ones where none was measured, take the place of ``served``. What
+    stood there before the first such training is kept beside it, as ``<name>_as_shipped.pt``.
+
     Args:
         network, path, half, record: as in :class:`SaveBestWeights`.
+        best: the file of the best weights; None takes the final ones.
+        served: the file of weights that such a program infers with; None leaves it as it is.
 
     Raises:
         InputError: as :class:`SaveBestWeights`.
     """
 
     def __init__(
-        self, network: torch.nn.Module, path: str | Path, *, half: bool = False, record: TrainingRecord | None = None
+        self,
+        network: torch.nn.Module,
+        path: str | Path,
+        *,
+        half: bool = False,
+        record: TrainingRecord | None = None,
+        best: str | Path | None = None,
+        served: str | Path | None = None,
     ) -> None:
         self.network, self.path, self.half, self.record = network, as_path(path, "final_weights"), half, record
+        self.best = None if best is None else Path(best)
+        handed_over = getattr(getattr(record, "dataset", None), "handed_over", False)
+        self.served = Path(served) if served is not None and handed_over else None
+        self.since = 0.0
 
     def attach(self, engine: Engine) -> None:
         """Follow ``engine``."""
         check_replaced_weights(self.path, instead="final_weights")
+        engine.add_event_handler(Events.STARTED, self._start)
         engine.add_event_handler(Events.COMPLETED, self._save)
+
+    def _start(self, engine: Engine) -> None:
+        self.since = time.time()
+        for weights in loaded_by_others(engine):
+            if self.record is not None:
+                self.record.begins_with(weights)
 
     def _save(self, engine: Engine) -> None:
         if rank() == 0 and engine.state.epoch == engine.state.max_epochs:
             save_weights(
                 self.network, self.path, half=self.half, record=self.record, metric={"epoch": engine.state.epoch}
             )
+            if self.served is not None:
+                made = self.best if self.best is not None and self._is_of_now(self.best) else self.path
+                serve(made, self.served)
+
+    def _is_of_now(self, path: Path) -> bool:
+        return path.is_file() and path.stat().st_mtime >= self.since
+
+
+def loaded_by_others(engine: Engine) -> list[Path]:
+    """Files that MONAI's own ``CheckpointLoader``, attached by another program, loads when an engine starts."""
+    handlers = [
+        handler for handler, _, _ in engine._event_handlers.get(Events.STARTED, [])
+    ]  # ignite tells no other way
+    owners = [getattr(handler, "__self__", handler) for handler in handlers]
+    return [Path(owner.load_path) for owner in owners if type(owner) is CheckpointLoader]
+
+
+def serve(made: Path, served: Path) -> None:
+    """Put weights and their card where they are served from; the first ones there are kept as ``*_as_shipped.pt``.
+
+    Args:
+        made: weights with a card.
+        served: the file whose place they take.
+    """
+    kept = served.with_name(f"{served.stem}_as_shipped.pt")
+    if served.is_file() and not kept.exists():
+        _copy(served, kept)
+    _copy(made, served)
+    logger.info("%s serves the weights of this training now; those of before the first one are %s", served, kept)
+
+
+def _copy(weights: Path, place: Path) -> None:
+    """Weights and their card under another name, each whole or not at all."""
+    card = weights.with_suffix(".json")
+    with atomic_path(place) as new:
+        shutil.copyfile(weights, new)
+        if card.is_file():
+            write_text(place.with_suffix(".json"), json.dumps(read_card(card) | {"file": place.name}, indent=2) + "\n")

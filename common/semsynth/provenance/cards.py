@@ -126,7 +126,8 @@ class TrainingRecord:
     """What a training is made from, computed once and when first asked: for its checkpoints and its weights' card.
 
     Args:
-        dataset: of the training, whose ``data`` are its entries.
+        dataset: of the training, whose ``data`` are its entries. Where it says that another program has handed them
+            over (``handed_over``), no datalist is read.
         datalists: the datalist or datalists that they came from.
         in_loss: networks in the training's loss, ``{"name", "sha256"}`` each: an evaluation marks numbers that were
             made with them.
@@ -147,7 +148,8 @@ class TrainingRecord:
     ) -> None:
         self.dataset, self.in_loss, self.spacing = dataset, in_loss, spacing
         several = [datalists] if isinstance(datalists, str | Path) else datalists
-        self.datalists = [as_path(path, "datalists") for path in several]
+        given = [] if getattr(dataset, "handed_over", False) else several
+        self.datalists = [as_path(path, "datalists") for path in given]
         self.builds_on = next((as_path(path, "init_weights") for path in builds_on if path is not None), None)
         self.earlier: dict[str, Any] | None = None
 
@@ -157,7 +159,7 @@ class TrainingRecord:
         return {
             "training_cases": training_cases(self.dataset.data),
             "geometry": training_geometry(self.dataset.data, self.datalists, self.spacing),
-            "datalist_sha256": datalist_hash(self.datalists),
+            "datalist_sha256": datalist_hash(self.datalists) if self.datalists else None,
             "in_loss": list(self.in_loss),
             UNKNOWN_PARENTS: [],
             "pseudonym_key": None if (key := pseudonym_key()) is None else key_id(key),
@@ -170,6 +172,16 @@ class TrainingRecord:
     @cached_property
     def _parent(self) -> dict[str, Any]:
         return {} if self.builds_on is None else record_of(self.builds_on)
+
+    def begins_with(self, weights: str | Path) -> None:
+        """Name weights that another program loads into the network before the first step, as MONAI Label does.
+
+        Args:
+            weights: their file.
+        """
+        if self.builds_on is None:
+            self.builds_on = Path(weights)
+            self.__dict__.pop("_parent", None)
 
     def goes_on_from(self, record: Mapping[str, Any] | None, source: str) -> list[str]:
         """Take over what a checkpoint has seen before this run; its record is the start, ``builds_on`` is in it.

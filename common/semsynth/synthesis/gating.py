@@ -121,7 +121,7 @@ def check_gate(
     for option, path in zip(OPTIONS, (judge, second_judge), strict=True):
         if path is not None and not as_path(path, option).is_file():
             raise InputError(
-                f"--{option} {path}: no such file; give models/judge.pt and judge_2.pt of the bundle la_unet"
+                f"--{option} {path}: no such file; give models/judge_1.pt and judge_2.pt of the bundle la_unet"
             )
     if real is not None and not as_path(real, "real_datalist").exists():
         raise InputError(

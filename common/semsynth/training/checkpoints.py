@@ -32,6 +32,8 @@ from ..tensor_files import read_tensors
 
 logger = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
+KEPT_ASIDE = 2
+"""Folders of checkpoints of earlier trainings that are kept beside those of now."""
 _NAME = re.compile(r"checkpoint_e\d+_i\d+\.pt")
 
 
@@ -195,11 +197,18 @@ class CheckpointFolder:
             refuse([f"{path}: is no list of checkpoints"], "run_dir")
 
     def set_aside(self) -> Path | None:
-        """Move what an earlier training has left to a folder beside; that folder, or None where there is nothing."""
+        """Move what an earlier training has left to a folder beside; that folder, or None where there is nothing.
+
+        Of such folders the newest two stay; of older ones the checkpoints are removed, and nothing else.
+        """
         if not self.folder.is_dir() or not any(_NAME.fullmatch(path.name) for path in self.folder.iterdir()):
             return None
         stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%f")
-        return self.folder.rename(self.folder.with_name(f"{self.folder.name}_before_{stamp}"))
+        aside = self.folder.rename(self.folder.with_name(f"{self.folder.name}_before_{stamp}"))
+        aside_before = re.compile(rf"{re.escape(self.folder.name)}_before_\d{{8}}T\d{{12}}")
+        for old in sorted(p for p in self.folder.parent.iterdir() if aside_before.fullmatch(p.name))[:-KEPT_ASIDE]:
+            _remove_checkpoints(old)
+        return aside
 
     def listed(self) -> list[dict[str, Any]]:
         """What the manifest lists, oldest first; [] where there is none or it cannot be read."""
@@ -232,6 +241,15 @@ class CheckpointFolder:
                 logger.warning("%s; trying the one before", error)
                 problems.append(str(error))
         raise InputError(f"{self.folder}: no good checkpoint; remove the folder to start afresh", problems)
+
+
+def _remove_checkpoints(folder: Path) -> None:
+    """Remove the checkpoints and their list in a folder, and the folder if nothing else is in it."""
+    for path in folder.iterdir():
+        if _NAME.fullmatch(path.name) or path.name == MANIFEST:
+            path.unlink(missing_ok=True)
+    if not any(folder.iterdir()):
+        folder.rmdir()
 
 
 def _is_entry(entry: Any) -> bool:

@@ -25,6 +25,7 @@ from ..data.entries import VOXELS, case_of, load_datalist
 from ..data.halves import in_half
 from ..data.identity import is_image, is_map, patient_of
 from ..data.intensity import INTENSITY, Intensity, Scaling, one_rule
+from ..data.volumes import stem
 from ..distributed import rank, world_size
 from ..errors import InputError
 from ..files import real
@@ -166,17 +167,26 @@ class TrainingDataset(CacheDataset):
     An index is a number (as in any data set), or ``(number, seed)`` as :class:`CaseSampler` gives it: the random
     transforms then depend on that seed alone, whichever worker process runs them and whatever was drawn before.
 
+    Entries without a ``case``, as a program that trains the bundle hands them over in place of a datalist's (MONAI
+    Label), are called by their image's file.
+
     Args:
         data: entries, as of :func:`load_sources`.
         transform: all transforms; those before the first random one are cached.
         cache_dir: folder of a checked disk cache (:class:`semsynth.training.cache.DiskCache`) of the same, or None.
         kwargs: all else that ``CacheDataset`` takes.
+
+    Attributes:
+        handed_over: whether the entries came from another program, so that no datalist says what they are.
     """
 
     def __init__(
         self, data: Sequence[Mapping[str, Any]], transform: Any, *, cache_dir: str | Path | None = None, **kwargs: Any
     ) -> None:
         self.disk = None
+        self.handed_over = any("case" not in entry for entry in data)
+        if self.handed_over:
+            data = called_by_file(data)
         if cache_dir is not None:
             from .cache import DiskCache
 
@@ -213,6 +223,34 @@ class TrainingDataset(CacheDataset):
         self.transform.set_random_state(seed=seed)
         with memory_advice(lambda: f"case {self.data[number].get('case', number)} while it is augmented", LESS_MEMORY):
             return self._transform(number)
+
+
+def called_by_file(entries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Entries with a ``case``: where there is none, the name of the image's file, with a number if it comes again.
+
+    Args:
+        entries: with the path of an ``image``.
+
+    Raises:
+        InputError: for an entry that has neither a case nor the path of an image.
+    """
+    found: list[dict[str, Any]] = []
+    taken = {str(entry["case"]) for entry in entries if "case" in entry}
+    for number, entry in enumerate(entries):
+        if "case" in entry:
+            found.append(dict(entry))
+            continue
+        if not isinstance(entry.get("image"), str | Path):
+            raise InputError(
+                f"entry {number} of the training data: needs the path of an image, got {entry.get('image')!r}"
+            )
+        name = case = stem(entry["image"])
+        again = 2
+        while case in taken:
+            case, again = f"{name}_{again}", again + 1
+        taken.add(case)
+        found.append({"case": case, **entry})
+    return found
 
 
 def _deterministic(transform: Any) -> list[Any]:

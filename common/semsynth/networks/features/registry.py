@@ -114,7 +114,7 @@ def load_features(
 
 def _load_judge(weights: str | Path | None) -> JudgeEncoder:
     if weights is None:
-        raise FeaturesUnavailable(f"{JUDGE}: give the path of the bundle la_unet's models/judge.pt as weights")
+        raise FeaturesUnavailable(f"{JUDGE}: give the path of the bundle la_unet's models/judge_1.pt as weights")
     path = existing_file(weights, name=JUDGE)
     network = subvoxel_swin()
     load_exactly(network, read_weights(path, name=JUDGE), path=path, name=JUDGE)

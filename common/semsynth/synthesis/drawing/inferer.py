@@ -53,11 +53,16 @@ class DrawnMapInferer(SimpleInferer):
         self.records: list[dict[str, Any]] = []
 
     def __call__(  # type: ignore[override]
-        self, inputs: torch.Tensor, network: Any, *args: Any, noise_seeds: Sequence[int], **kwargs: Any
+        self,
+        inputs: torch.Tensor,
+        network: Any,
+        *args: Any,
+        noise_seeds: Sequence[int] | None = None,
+        **kwargs: Any,
     ) -> torch.Tensor:
         """What is known of maps ``(B, 1, H, W, D)``, −1 elsewhere → class indices of the same shape, float32.
 
-        A map of one voxel is one of whatever size the network takes.
+        A map of one voxel is one of whatever size the network takes. Without seeds they are 0, 1, ….
 
         Raises:
             InputError: for a figure that the network does not know, or where no map within the limits was drawn.
@@ -65,7 +70,8 @@ class DrawnMapInferer(SimpleInferer):
         whole: Any = getattr(network, "module", network)
         style = self._style(whole, inputs)
         self.records = []
-        made = [self._one(whole, plain(inputs)[i : i + 1], int(seed), style) for i, seed in enumerate(noise_seeds)]
+        seeds = range(len(inputs)) if noise_seeds is None else noise_seeds
+        made = [self._one(whole, plain(inputs)[i : i + 1], int(seed), style) for i, seed in enumerate(seeds)]
         return torch.cat(made).float()
 
     def _style(self, network: Any, like: torch.Tensor) -> torch.Tensor | None:

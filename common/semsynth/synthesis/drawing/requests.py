@@ -14,14 +14,15 @@ from monai.transforms import Transform
 from ...data.classes import bundle_classes, plain_name
 from ...data.datalists import datalist_path
 from ...data.entries import MOST_SAMPLES, SOURCE_VOXELS, VOXELS, load_datalist, load_label_maps
+from ...data.in_memory import ORIGINAL_AFFINE, SPATIAL_SHAPE, volume_of
 from ...data.naming import check_names
 from ...data.resampling import on_voxels
-from ...data.volumes import read_label
+from ...data.volumes import Volume, read_label
 from ...errors import InputError
 from ...files import sha256
 from ...limits import check_number
 from ...seeds import checked_seed
-from ...vocabulary import SPLITS
+from ...vocabulary import ENDO, SPLITS
 
 LEAST_MM, MOST_MM = 10.0, 1000.0
 
@@ -133,30 +134,48 @@ class RequestedMapd(Transform):
     """A request → what is known of a map, ``(1, H, W, D)``, −1 elsewhere, on the grid that the weights draw on.
 
     Where nothing is asked for, not even a field of view, it is one voxel: the inferer makes it as large as the network
-    says.
+    says. In place of a request, MONAI Label and MONAI Deploy give a label map, as a path or an array: of that map the
+    cavity stays, and the rest is drawn.
 
     Args:
         spacing: mm per voxel that the weights draw on.
         key: of the request.
+        kept: classes that stay of a map that is given in place of a request.
+
+    Raises:
+        InputError: for a file or array that cannot be used, or a given map that has none of the classes that stay.
     """
 
-    def __init__(self, spacing: Sequence[float], key: str = "image") -> None:
+    def __init__(self, spacing: Sequence[float], key: str = "image", kept: Sequence[int] = (ENDO,)) -> None:
         self.spacing, self.key = tuple(float(s) for s in spacing), key
+        self.kept = tuple(int(c) for c in kept)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Data → the same data with the map in place of the request."""
         request = data[self.key]
+        if not isinstance(request, Mapping):
+            return dict(data) | {self.key: self._of_map(*volume_of(data, self.key, label=True))}
         if "file" in request:
-            return dict(data) | {self.key: self._known(request)}
+            volume = read_label(request["file"]).part(request.get("content"))
+            return dict(data) | {self.key: self._known(volume, request["known"])}
         field = request["field_of_view"] or self.spacing  # one voxel: the network says how many there are
         shape = [max(1, round(mm / size)) for mm, size in zip(field, self.spacing, strict=True)]
         affine = np.diag([*self.spacing, 1.0])
         affine[:3, 3] = -(np.array(shape) - 1) / 2 * np.array(self.spacing)
         return dict(data) | {self.key: MetaTensor(torch.full((1, *shape), -1.0), affine=torch.from_numpy(affine))}
 
-    def _known(self, request: Mapping[str, Any]) -> MetaTensor:
-        volume = read_label(request["file"]).part(request.get("content")).canonical()
+    def _of_map(self, volume: Volume, name: str) -> MetaTensor:
+        known = self._known(volume, self.kept)
+        if bool((known.as_tensor() < 0).all()):
+            kept = " or ".join(str(c) for c in self.kept)
+            raise InputError(f"{name}: no voxel of class {kept}, around which a map could be drawn; give a label map")
+        grid = known.affine.numpy()
+        known.meta |= {"filename_or_obj": name, ORIGINAL_AFFINE: grid.copy(), SPATIAL_SHAPE: np.array(known.shape[1:])}
+        return known
+
+    def _known(self, volume: Volume, classes: Sequence[int]) -> MetaTensor:
+        volume = volume.canonical()
         whole = torch.from_numpy(np.ascontiguousarray(volume.data).astype(np.float32))[None]
         label = on_voxels(MetaTensor(whole, affine=torch.from_numpy(volume.affine)), self.spacing)
-        inside = torch.isin(label.as_tensor(), torch.tensor([float(c) for c in request["known"]]))
+        inside = torch.isin(label.as_tensor(), torch.tensor([float(c) for c in classes]))
         return MetaTensor(torch.where(inside, label.as_tensor(), -1.0), affine=label.affine)
