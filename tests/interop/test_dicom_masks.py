@@ -115,7 +115,8 @@ def types(folder):
     return {name: s.SegmentAlgorithmType for name, s in segments(folder).items()}
 
 
-def test_an_experts_map_is_manual_and_its_tissue_clusters_are_not(tmp_path):
+def test_an_experts_map_is_manual_and_its_tissue_clusters_are_not(tmp_path, caplog):
+    caplog.set_level("INFO")
     image = write_case(tmp_path)
     write_list(tmp_path, {"case_1": {}})
     found = segments(write(image, tmp_path))
@@ -123,6 +124,7 @@ def test_an_experts_map_is_manual_and_its_tissue_clusters_are_not(tmp_path):
         "endo": "MANUAL", "wall": "MANUAL", "tissue 1": "AUTOMATIC",
     }  # fmt: skip
     assert found["tissue 1"].SegmentAlgorithmName == "k-means of intensities"
+    assert "written as drawn by an expert; if a program drew them, name it with --drawn-by" in caplog.text
 
 
 def test_a_wall_that_the_preparation_derived_is_automatic(tmp_path):

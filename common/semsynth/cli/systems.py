@@ -160,7 +160,7 @@ def dicom(
     """Synthetic volumes as DICOM for viewers and archives: a series each, and its label map as a SEG.
 
     semsynth dicom VOLUME --output FOLDER. All UIDs are new, every file says that it is synthetic, and nothing of a
-    patient is in any (docs/dicom.md). Needs pip install 'semsynth[dicom]'.
+    source's headers, names or series is in any (docs/dicom_out.md). Needs pip install 'semsynth[dicom]'.
 
     Args:
         volume: a synthetic volume with its record, or a datalist (or its folder) of an inference or an augmentation, of

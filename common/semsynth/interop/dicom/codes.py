@@ -25,7 +25,8 @@ _OTHERWISE = {
     "brachiocephalic trunk": "InnominateArtery", "brachiocephalic vein": "InnominateVein", "vertebrae s1": "Sacrum",
     "portal vein and splenic vein": "Vein", "iliac artery": "CommonIliacArtery", "iliac vena": "CommonIliacVein",
     "gluteus maximus": "MuscleOfLowerLimb", "gluteus medius": "MuscleOfLowerLimb",
-    "gluteus minimus": "MuscleOfLowerLimb", "iliopsoas": "MuscleOfLowerLimb", "autochthon": "ErectorSpinaeMuscle", "costal cartilages": "CostalCartilage",
+    "gluteus minimus": "MuscleOfLowerLimb", "iliopsoas": "MuscleOfLowerLimb", "autochthon": "ErectorSpinaeMuscle",
+    "costal cartilages": "CostalCartilage",
 }  # fmt: skip
 """A class's plain name without left and right → what pydicom calls its code, or one of what it is a part or kind of."""
 _HEART = frozenset({"endo", "left atrial cavity", "left atrium", "right atrium", "left ventricle", "right ventricle"})

@@ -24,7 +24,7 @@ from .like import Like, read_like
 from .masks import segmentation_of, segments_of, uncoded
 from .pixels import pixels_of
 from .planes import Stack, stacked
-from .settings import DicomSettings, Written
+from .settings import EXPERT, DicomSettings, Written
 from .sources import Source, find_sources
 
 logger = logging.getLogger(__name__)
@@ -64,6 +64,9 @@ def write_all(
         sources = find_sources(volume, settings)
         inputs = [str(path) for s in sources for path in (s.image, s.label) if path is not None]
         refuse_among(folder, [*inputs, *([] if settings.like is None else [settings.like])])
+        if any(s.label is not None and s.origin != "generated" for s in sources) and settings.drawn_by == EXPERT:
+            logger.info("label maps of scans are written as drawn by an expert; if a program drew them, name it with "
+                        "--drawn-by")  # fmt: skip
         modalities = [modality_of(source, settings, like) for source in sources]
         patients = _patients(sources, settings)
         _check_output(folder, patients, overwrite=overwrite)
