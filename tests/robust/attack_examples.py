@@ -63,6 +63,31 @@ EXAMPLES: dict[str, list[tuple[dict[str, str | None], tuple[str, ...]]]] = {
     ],
     "convert": [({"weights": "weights/spade.pt", "output": "out/c.pt"}, ("weights",))],
     "export": [({"bundle": "bundle", "output": "out", "size": "16,16,16"}, ("bundle/configs", "bundle/models"))],
+    "dicom": [
+        (
+            {
+                "volume": "made/phantom_000_synthetic.nii.gz",
+                "output": "out",
+                "synthetic": None,
+                "modality": "MR",
+                "label": "prepared/phantom_000/label.nii.gz",
+                "classes": "endo,wall,tissue 1",
+                "body-part": "HEART",
+            },
+            ("made", "prepared"),
+        ),
+        (
+            {
+                "volume": "raw/phantom_000/image.nii.gz",
+                "output": "out",
+                "synthetic": None,
+                "modality": "MR",
+                "label": "none",
+                "patient-id": "trial-1",
+            },
+            ("raw",),
+        ),
+    ],
     "compare": [
         (
             {"scores": "scores/table.csv", "baseline": "old=scores/raw", "patients": "scores", "output": "out"},

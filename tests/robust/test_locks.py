@@ -73,7 +73,7 @@ def test_a_run_that_is_refused_leaves_no_folder(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("command", ["phantom", "prepare", "prepare-maps", "evaluate"])
+@pytest.mark.parametrize("command", ["phantom", "prepare", "prepare-maps", "evaluate", "dicom"])
 def test_every_command_that_writes_a_folder_holds_it(
     command: str, tiny_dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -81,6 +81,7 @@ def test_every_command_that_writes_a_folder_holds_it(
         "phantom": ["--size", "32,32,32"],
         "prepare": ["--input", str(tiny_dataset)],
         "prepare-maps": ["--input", str(tiny_dataset)],
+        "dicom": ["--volume", str(tiny_dataset)],
         "evaluate": ["--synthetic", str(tiny_dataset), "--real", str(tiny_dataset)],
     }[command]
     with locked(tmp_path, "the first run"):

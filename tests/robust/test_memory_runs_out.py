@@ -105,7 +105,9 @@ def test_every_kind_of_error_of_memory_is_known(text: str) -> None:
         raise RuntimeError("shapes differ")
 
 
-@pytest.mark.parametrize("command", ["prepare", "prepare-maps", "evaluate", "choose-k", "check", "export", "convert"])
+@pytest.mark.parametrize(
+    "command", ["prepare", "prepare-maps", "evaluate", "choose-k", "check", "export", "convert", "dicom"]
+)
 def test_each_command_names_its_setting(
     command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -116,7 +118,7 @@ def test_each_command_names_its_setting(
     assert cli.main([command]) == 1
     error = capsys.readouterr().err
     named = {"check": "--jobs", "choose-k": "--spacing", "evaluate": "--feature-spacing", "export": "--size"}
-    named |= {"convert": "a larger machine"}
+    named |= {"convert": "a larger machine", "dicom": "--label none"}
     setting = named.get(command, "a larger --spacing, a smaller --size or fewer --jobs")
     assert error.startswith(f"error: {command}: out of memory (Unable to allocate") and setting in error
 

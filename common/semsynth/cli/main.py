@@ -22,7 +22,7 @@ from .augmenting import augment
 from .datasets import FailedCheck, check, choose_k, phantom, prepare, prepare_maps
 from .options import as_typed, booleans_of, texts_of
 from .study import compare, study
-from .systems import convert, evaluate, export, picture, reproduce, weights
+from .systems import convert, dicom, evaluate, export, picture, reproduce, weights
 
 COMMANDS: dict[str, Callable[..., str]] = {
     "phantom": as_typed(phantom),
@@ -35,6 +35,7 @@ COMMANDS: dict[str, Callable[..., str]] = {
     "weights": as_typed(weights),
     "convert": as_typed(convert),
     "export": as_typed(export),
+    "dicom": as_typed(dicom),
     "reproduce": as_typed(reproduce),
     "compare": as_typed(compare),
     "augment": as_typed(augment),
@@ -50,6 +51,7 @@ LESS_MEMORY = {
     "evaluate": LESS_TO_EVALUATE,
     "picture": "give fewer --cases or --samples",
     "export": "give a smaller --size",
+    "dicom": "give fewer volumes, or --label none",
     "augment": "give smaller label maps, or a GPU with --device cuda",
 }
 """Command → the settings that need less memory."""
@@ -161,7 +163,7 @@ def _run(arguments: list[str]) -> int:
     log_plainly()
     fire.core.Display = lambda lines, out: print(*lines, sep="\n", file=out)  # help without a pager
     try:
-        arguments = _study_compare(arguments)
+        arguments = _dicom_volume(_study_compare(arguments))
         if arguments:
             _check_options(arguments)
         arguments = _join_lists(arguments) if arguments and arguments[0] in TAKE_LISTS else arguments
@@ -204,6 +206,13 @@ def _study_compare(arguments: list[str]) -> list[str]:
     if len(sides) not in (0, 2):
         raise InputError(f"semsynth study compare takes two files or folders of scores, got {len(sides)}")
     return ["compare", *(word for pair in zip(("--scores", "--baseline"), sides, strict=False) for word in pair), *rest]
+
+
+def _dicom_volume(arguments: list[str]) -> list[str]:
+    """``dicom VOLUME …`` as ``dicom --volume VOLUME …``."""
+    if arguments[:1] != ["dicom"] or len(arguments) < 2 or arguments[1].startswith("-"):
+        return arguments
+    return ["dicom", "--volume", *arguments[1:]]
 
 
 def _printed_later(result: Any) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 from ..errors import InputError
 from ..seeds import checked_seed
 from .datasets import FailedCheck
-from .options import FilePath, Words, number, numbers, one_or_more, pairs, usable_device, whole, words
+from .options import FilePath, Words, lines_or_words, number, numbers, one_or_more, pairs, usable_device, whole, words
 
 
 def picture(
@@ -140,6 +140,55 @@ def export(
         str(bundle), str(output), numbers("size", size, int), weights=None if weights is None else str(weights),
         steps=None if steps is None else whole("steps", steps), overwrite=bool(overwrite),
     ))  # fmt: skip
+
+
+def dicom(
+    *,
+    volume: FilePath,
+    output: FilePath,
+    like: FilePath | None = None,
+    label: FilePath | None = None,
+    classes: Words | None = None,
+    drawn_by: str = "expert",
+    modality: str | None = None,
+    body_part: str | None = None,
+    patient_id: str | None = None,
+    synthetic: bool = False,
+    overwrite: bool = False,
+    wait: bool = False,
+) -> str:
+    """Synthetic volumes as DICOM for viewers and archives: a series each, and its label map as a SEG.
+
+    semsynth dicom VOLUME --output FOLDER. All UIDs are new, every file says that it is synthetic, and nothing of a
+    source's headers, names or series is in any (docs/dicom_out.md). Needs pip install 'semsynth[dicom]'.
+
+    Args:
+        volume: a synthetic volume with its record, or a datalist (or its folder) of an inference or an augmentation, of
+            which the synthetic volumes are written.
+        output: folder to write; made if it is not there. Each volume gets a folder by its Patient ID.
+        like: folder of a DICOM series whose modality, body part and plane of slices are taken, and nothing else.
+        label: the label map of one volume, where its record does not say it; 'none' writes no SEG.
+        classes: names of the map's classes from 1 on, with commas, a text file with one per line, or
+            'totalsegmentator'; without it those of the datalist, or of the map's segments.
+        drawn_by: expert, or the name of the program that drew the label maps of real cases.
+        modality: MR or CT, where records do not say it.
+        body_part: Body Part Examined, such as HEART or HEADNECK; without it what --like or the classes say.
+        patient_id: Patient ID in place of SYN- and a part of the volume file's hash; several volumes are numbered.
+        synthetic: take volumes without a record for synthetic, because you know that they are.
+        overwrite: replace what an earlier run wrote there.
+        wait: until another run that writes into --output has ended; else it is an error that it is there.
+    """
+    from ..data.totalsegmentator import CLASSES, NAME
+    from ..interop.dicom import DicomSettings, write_dicom
+
+    named = [] if classes is None else lines_or_words(classes)
+    settings = DicomSettings(
+        like=like, label=label, classes=CLASSES if named == [NAME] else tuple(named), drawn_by=drawn_by,
+        modality=None if modality is None else modality.upper(),
+        body_part=None if body_part is None else body_part.upper(), patient_id=patient_id, synthetic=bool(synthetic),
+    )  # fmt: skip
+    written = write_dicom(str(volume), str(output), settings, overwrite=bool(overwrite), wait=bool(wait))
+    return "\n".join(one.text() for one in written)
 
 
 def evaluate(

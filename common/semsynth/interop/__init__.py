@@ -1,0 +1,1 @@
+"""What leaves for the programs of others: DICOM for viewers and archives."""
