@@ -278,6 +278,9 @@ def test_weights_and_arguments_that_do_not_belong_together_are_refused():
         to_monai("denoiser", weights, UNET | {"channels": [8, 8]})
     with pytest.raises(InputError, match=r"arguments that are not those of a SPADEUNet: .*'depth'"):
         to_monai("denoiser", weights, UNET | {"depth": 3})
+    for wrong in ({"channels": 3}, {"spade": {"hidden": "x"}}, {"blocks": ["1", "1"]}, {"num_classes": None}):
+        with pytest.raises(InputError, match=r"no network of kind denoiser can be built with the stated arguments"):
+            to_monai("denoiser", weights, UNET | wrong)
     with pytest.raises(InputError, match=r"weights of kind 'vqgan' cannot go to MONAI; those of spade, "):
         to_monai("vqgan", weights, UNET)
 

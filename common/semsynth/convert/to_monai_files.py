@@ -63,7 +63,18 @@ def to_monai(kind: str, weights: Weights, arguments: Mapping[str, Any], *, mean_
     if mean_only and kind != "autoencoder":
         raise InputError(f"--mean-only says nothing about weights of kind {kind}; leave it out")
     given = {"mean_only": True} if mean_only else {}
-    return _KINDS[kind](weights, arguments, **given)
+    try:
+        return _KINDS[kind](weights, arguments, **given)
+    except InputError:
+        raise
+    except Exception as error:  # of any kind that arguments raise which are none
+        if is_out_of_memory(error):
+            raise
+        reason = str(error).splitlines() or [type(error).__name__]
+        raise InputError(
+            f"no network of kind {kind} can be built with the stated arguments ({reason[0]}); give the weights with "
+            "their own card, or bundle"
+        ) from error
 
 
 def convert_file_to_monai(
