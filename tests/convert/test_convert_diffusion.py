@@ -308,7 +308,7 @@ def shift_padding(network: nn.Module) -> None:
 
 def test_both_are_recognised_in_a_checkpoint_that_holds_them(package):
     autoencoder, unet = package.autoencoder().state_dict(), package.unet().state_dict()
-    assert list(KINDS)[3:] == ["autoencoder", "denoiser"]
+    assert list(KINDS)[3:5] == ["autoencoder", "denoiser"]
     for wrapped in (
         {"state_dict": {f"stage_1.{k}": v for k, v in autoencoder.items()} | {f"unet.{k}": v for k, v in unet.items()}},
         {"stage_1": {f"module.{k}": v for k, v in autoencoder.items()}, "unet": unet, "epoch": 3},
@@ -363,7 +363,7 @@ def test_2d_weights_are_refused(package):
             {"with_conditioning": True, "cross_attention_dim": 5},
             r"transformer_blocks\S+ and \d+ more: cross-attention; .*with_conditioning=False",
         ),
-        ({"num_class_embeds": 2}, r"^class_embedding\.weight: class embeddings, .*without num_class_embeds"),
+        ({"num_class_embeds": 2}, r"class_embedding\.weight: class embeddings, .*without num_class_embeds"),
         ({"resblock_updown": True}, r"sampler\.conv1\S+, .*that change the resolution; .*resblock_updown=False"),
         ({"out_channels": 6}, r"3 channels in and 6 out; .*in_channels and out_channels alike"),
         ({"label_nc": 1}, r"trained with label_nc=1; .*2 or more classes.*one-hot"),

@@ -67,7 +67,9 @@ def test_any_size_comes_back_and_the_latent_covers_it(strides: tuple[int, int], 
 
 
 @pytest.mark.parametrize("labels", ["subvoxels", "fractions", "nearest"])
-@pytest.mark.parametrize("kwargs", [{}, {"middle": True, "attention": (False, True)}, {"resampling": "strided"}])
+@pytest.mark.parametrize(
+    "kwargs", [{}, {"middle": True, "attention": (False, True)}, {"resampling": "strided"}, {"resampling": "smooth"}]
+)
 def test_modulation_computed_before_gives_the_same_image(labels: str, kwargs: dict[str, Any]) -> None:
     network = tiny(labels=labels, blocks=(1, 2), **kwargs)
     label, image = volumes((13, 12, 8))
@@ -91,6 +93,16 @@ def test_the_label_map_reaches_every_block_of_the_decoder_and_none_of_the_encode
             assert (network.decode(latent, label) - first).abs().max() > 1e-4
             weight.data = before
     assert (network.decode(latent, 3 - label) - first).abs().max() > 1e-3
+
+
+def test_intensities_can_be_left_as_they_are_inside() -> None:
+    signed, other = tiny(), tiny(signed=False)
+    other.load_state_dict(signed.state_dict())
+    label, image = volumes((13, 12, 8))
+    for x, y in zip(signed.encode(image), other.encode(image * 2 - 1), strict=True):
+        assert torch.equal(x, y)
+    latent = signed.encode(image)[0]
+    assert torch.equal(signed.decode(latent, label), other.decode(latent, label) * 0.5 + 0.5)
 
 
 def test_subvoxels_lose_nothing_of_the_map_and_fractions_do() -> None:
@@ -154,7 +166,8 @@ def test_in_training_the_latent_is_drawn_and_otherwise_it_is_the_mean() -> None:
 
 
 @pytest.mark.parametrize("kwargs", [{}, {"strides": (1, 2)}, {"channels": (8, 8, 6), "strides": (2, 1, 1)},
-                                    {"channels": (6, 8), "resampling": "strided"}])  # fmt: skip
+                                    {"channels": (6, 8), "resampling": "strided"},
+                                    {"channels": (6, 8), "resampling": "smooth"}])  # fmt: skip
 def test_noise_is_added_at_the_finest_level_of_any_decoder(kwargs: dict[str, Any]) -> None:
     network = tiny(noise=True, **kwargs)
     label, image = volumes((93, 12, 7))
@@ -209,7 +222,7 @@ def test_a_latent_of_another_size_is_named() -> None:
         ({"strides": (2, 2, 2)}, "one entry per level, got 2, 3, 2, 2"),
         ({"blocks": (1,)}, "one entry per level, got 2, 2, 1, 2"),
         ({"strides": (3, 1)}, r"strides of 1 or 2, .* got \(3, 1\)"),
-        ({"resampling": "bilinear"}, "resampling must be aligned, strided or overlapping, got 'bilinear'"),
+        ({"resampling": "bilinear"}, "resampling must be aligned, strided, smooth or overlapping, got 'bilinear'"),
         ({"spade": {"norm": "batch"}}, "must be group, instance or voxel, got 'batch'"),
     ],
 )

@@ -125,7 +125,7 @@ def test_it_starts_by_predicting_nothing() -> None:
         ({"attention": (True,)}, "one entry per level, got 2, 2, 1, 2"),
         ({"blocks": (1, 1, 1)}, "one entry per level, got 2, 3, 2, 2"),
         ({"embedding": "film"}, "embedding must be add or scale_shift, got 'film'"),
-        ({"resampling": "pool"}, "resampling must be aligned, strided or overlapping, got 'pool'"),
+        ({"resampling": "pool"}, "resampling must be aligned, strided, smooth or overlapping, got 'pool'"),
         ({"head_channels": 3}, "head_channels must divide the 8 channels of its level, got 3"),
     ],
 )

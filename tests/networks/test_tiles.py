@@ -23,6 +23,7 @@ def autoencoder(**kwargs: Any) -> SPADEAutoencoder:
 VARIANTS: dict[str, dict[str, Any]] = {
     "as the bundle's": {},
     "nearest, then convolution": {"resampling": "strided"},
+    "trilinear, then convolution": {"resampling": "smooth", "signed": False},
     "full resolution": {"strides": (1, 2, 2), "labels": "nearest"},
     "compression 8, wide labels": {"strides": (2, 2, 2), "spade": SPADE | {"kernel_size": 5}, "blocks": (1, 2, 1)},
     "norm before the head": {"last_norm": True},

@@ -61,7 +61,11 @@ EXAMPLES: dict[str, list[tuple[dict[str, str | None], tuple[str, ...]]]] = {
         ({"checkpoint": "run", "output": "out/model.pt"}, ("run",)),
         ({"checkpoint": "weights/judge.pt", "output": "out/model.pt", "mantissa-bits": "8"}, ("weights",)),
     ],
-    "convert": [({"weights": "weights/spade.pt", "output": "out/c.pt"}, ("weights",))],
+    "convert": [
+        ({"weights": "weights/spade.pt", "output": "out/c.pt"}, ("weights",)),
+        ({"weights": "weights/ours.pt", "output": "out/c.pt", "to": "monai"}, ("weights",)),
+        ({"weights": "weights/plain.pt", "output": "out/c.pt", "num-classes": "3", "groups": "2"}, ("weights",)),
+    ],
     "export": [({"bundle": "bundle", "output": "out", "size": "16,16,16"}, ("bundle/configs", "bundle/models"))],
     "dicom": [
         (

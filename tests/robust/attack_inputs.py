@@ -12,7 +12,9 @@ import numpy as np
 import torch
 import yaml
 from monai.networks.blocks.spade_norm import SPADE
+from monai.networks.nets import AutoencoderKL
 from semsynth.cli.main import main
+from semsynth.convert import convert_file
 from semsynth.networks.pix2pix import Pix2PixGenerator
 from semsynth.networks.segmentation import residual_unet
 from semsynth.training.checkpoints import CheckpointFolder
@@ -92,6 +94,10 @@ def _write_weights(folder: Path) -> None:
     torch.manual_seed(0)
     save_weights(residual_unet(2, channels=JUDGE), folder / "judge.pt")  # and its card
     torch.save(SPADE(3, 4, 3, 3, 4).state_dict(), folder / "spade.pt")
+    convert_file(folder / "spade.pt", folder / "ours.pt")  # and its card
+    plain = AutoencoderKL(3, 1, 1, (1,), (4,), (False,), norm_num_groups=2, with_encoder_nonlocal_attn=False,
+                          with_decoder_nonlocal_attn=False)  # fmt: skip
+    torch.save(plain.state_dict(), folder / "plain.pt")
 
 
 def _write_scores(folder: Path) -> None:

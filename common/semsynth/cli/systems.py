@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..errors import InputError
@@ -72,12 +72,18 @@ def convert(
     head_channels: int | Sequence[int] | None = None,
     stride: int | None = None,
     spade_eps: float | None = None,
+    num_classes: int | None = None,
+    signed: bool = False,
     blocks_only: bool = False,
+    to: str | None = None,
+    bundle: FilePath | None = None,
+    mean_only: bool = False,
     overwrite: bool = False,
 ) -> str:
-    """Weights of MONAI's or monai-generative's SPADE networks as ours, with the same output.
+    """Weights of MONAI's or monai-generative's networks as ours, with the same output; or ours as MONAI's.
 
-    SPADE, its residual block, SPADENet's blocks, SPADEAutoencoderKL and SPADEDiffusionModelUNet.
+    SPADE, its residual block, SPADENet's blocks, SPADEAutoencoderKL and SPADEDiffusionModelUNet. AutoencoderKL,
+    AutoencoderKlMaisi and DiffusionModelUNet, to train on with label maps.
 
     What they are is recognised by the names of their tensors; they must be of a 3D network. The card beside the result
     (.json) says from which file it came, and with which arguments to build the module that it belongs to.
@@ -85,7 +91,8 @@ def convert(
     Args:
         weights: state dict, or a checkpoint that holds one; nothing in it is executed.
         output: the file to write, for example model.pt; its card is model.json.
-        name: entry of a checkpoint, or what stands before the keys, for example generator or decoder.blocks.0.
+        name: entry of a checkpoint, or what stands before the keys, for example generator or decoder.blocks.0; with
+            --bundle one of its networks, for example denoiser.
         groups: of the group norms (num_groups, norm_num_groups). Without it the packages' default: instance norm under
             SPADE; 32 groups in autoencoders and U-Nets.
         eps: of the norms; without it 1e-5, in autoencoders and U-Nets 1e-6.
@@ -93,10 +100,15 @@ def convert(
         head_channels: of a U-Net's attention (num_head_channels), one number or one per level; 8 unless said otherwise.
         stride: voxels of the label map per voxel of a U-Net's latent; 8 unless said otherwise.
         spade_eps: of the norms under an autoencoder's SPADE, where it is not that of the package.
+        num_classes: of your label maps, background included, for networks that were trained without any.
+        signed: intensities in [-1, 1] in the training of an AutoencoderKL; [0, 1] unless said otherwise.
         blocks_only: of a SPADENet the residual blocks alone; its other layers, some of one input size, do not fit.
+        to: monai for the way back, of weights whose card or --bundle says how the network is built.
+        bundle: folder of the bundle that the weights were trained in; only with --to monai.
+        mean_only: of an autoencoder's posterior the mean alone, with --to monai, where log σ² has no counterpart.
         overwrite: replace the file and its card where they are there, if they are weights with their card.
     """
-    from ..convert import convert_file
+    from ..convert import convert_file, convert_file_to_monai
 
     settings = {
         "groups": None if groups is None else whole("groups", groups),
@@ -105,12 +117,30 @@ def convert(
         "head_channels": one_or_more("head-channels", head_channels),
         "stride": None if stride is None else whole("stride", stride),
         "spade_eps": None if spade_eps is None else number("spade-eps", spade_eps),
+        "num_classes": None if num_classes is None else whole("num-classes", num_classes),
+        "signed": True if signed else None,
         "blocks_only": True if blocks_only else None,
     }
-    given = {key: value for key, value in settings.items() if value is not None}
-    return str(convert_file(
-        str(weights), str(output), name=None if name is None else str(name), overwrite=bool(overwrite), **given,
+    said = {key: value for key, value in settings.items() if value is not None}
+    part = None if name is None else str(name)
+    if to is None:
+        _refuse_with(to, {"bundle": bundle is not None, "mean_only": mean_only})
+        return str(convert_file(str(weights), str(output), name=part, overwrite=bool(overwrite), **said))
+    if to != "monai":
+        raise InputError(f"--to must be monai, got {to!r}; without it the weights become ours")
+    _refuse_with(to, dict.fromkeys(said, True))
+    return str(convert_file_to_monai(
+        str(weights), str(output), name=part, bundle=None if bundle is None else str(bundle),
+        mean_only=bool(mean_only), overwrite=bool(overwrite),
     ))  # fmt: skip
+
+
+def _refuse_with(to: str | None, said: Mapping[str, bool]) -> None:
+    """Raise for options of ``convert`` that belong to the other direction."""
+    options = [f"--{name.replace('_', '-')}" for name, given in said.items() if given]
+    if options:
+        where = "without --to" if to else "with --to monai"
+        raise InputError(f"{' and '.join(options)} can be said {where} alone; leave it out")
 
 
 def export(

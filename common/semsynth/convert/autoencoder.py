@@ -20,11 +20,12 @@ from .common import (
     shape_of,
     spade_options,
     spade_sizes,
+    with_article,
 )
 from .pairing import Pairing
 
-_WHAT = "SPADEAutoencoderKL"
-_QUANT = ("quant_conv_mu", "quant_conv_log_sigma")  # our head gives the mean first
+WHAT = "SPADEAutoencoderKL"
+QUANT = ("quant_conv_mu", "quant_conv_log_sigma")  # our head gives the mean first
 # by one of its keys: convolution, norm, residual block, attention, change of resolution (MONAI's second name: upwards)
 _LAYERS = {
     "conv.weight": "C",
@@ -36,8 +37,8 @@ _LAYERS = {
 }
 
 
-class _Layout(NamedTuple):
-    """How the network is built.
+class Layout(NamedTuple):
+    """How an autoencoder of theirs is built.
 
     Attributes:
         encoder, decoder: a letter of :data:`_LAYERS` per layer.
@@ -78,31 +79,36 @@ def convert_autoencoder(
             for anything but a ``SPADEAutoencoderKL``.
     """
     refuse_flat(weights)
-    layout = _layout(weights)
-    _check_image(weights, layout)
+    layout = layout_of(weights)
+    check_image(weights, layout)
     check_eps(eps)
     if spade_eps is None:
         spade_eps = 1e-5 if _of_monai_generative(weights) else eps
     arguments = _arguments(weights, layout, groups, eps, spade_eps)
     with torch.device("meta"):  # its names and shapes only
         shapes = SPADEAutoencoder(**arguments).state_dict()
-    pairing = _pairing(weights, shapes, layout)
-    own = pairing.converted(_WHAT) | _head(weights, layout)
+    pairing = pairing_of(weights, shapes, layout)
+    own = pairing.converted(WHAT) | posterior_head(weights, layout)
     return Conversion("autoencoder", own, arguments, SPADEAutoencoder, pairing.skipped)
 
 
-def _check_image(weights: Weights, layout: _Layout) -> None:
+def check_image(weights: Weights, layout: Layout) -> None:
+    """Raise for an autoencoder of more than one image channel.
+
+    Raises:
+        InputError: with the channels of image and reconstruction.
+    """
     image = shape_of(weights, "encoder.blocks.0.conv.weight")[1]
     output = shape_of(weights, f"decoder.blocks.{len(layout.decoder) - 1}.conv.weight")[0]
     if (image, output) != (1, 1):
         raise InputError(
             f"an autoencoder of {image} channels in and {output} out; semsynth's has one image channel. Give weights "
-            "trained with in_channels=1 and out_channels=1"
+            "trained with in_channels=1 and out_channels=1, or use these with MONAI's own class"
         )
 
 
-def _arguments(weights: Weights, layout: _Layout, groups: int, eps: float, spade_eps: float) -> dict[str, Any]:
-    widths = _widths(weights, layout)
+def _arguments(weights: Weights, layout: Layout, groups: int, eps: float, spade_eps: float) -> dict[str, Any]:
+    widths = widths_of(weights, layout)
     labels, _, hidden, kernel = spade_sizes(weights, f"decoder.blocks.{layout.decoder.find('R')}.norm1.")
     check_classes(labels)
     return {
@@ -121,7 +127,16 @@ def _arguments(weights: Weights, layout: _Layout, groups: int, eps: float, spade
     }
 
 
-def _layout(weights: Weights) -> _Layout:
+def layout_of(weights: Weights, what: str = WHAT) -> Layout:
+    """How it is built, from the names of its tensors.
+
+    Args:
+        weights: of an autoencoder of theirs, with SPADE or without.
+        what: its class, for messages.
+
+    Raises:
+        InputError: for anything else; for non-local attention in one half only.
+    """
     encoder, decoder = (_letters(weights, part) for part in ("encoder", "decoder"))
     match = re.fullmatch("C([RAS]*)NC", encoder)
     levels = match[1].split("S") if match else []
@@ -132,8 +147,8 @@ def _layout(weights: Weights) -> _Layout:
     backwards = f"{'S'.join(reversed(levels))}NC"
     if not levels or any(not re.fullmatch("R*|(RA)+", level) for level in levels) or not decoder.endswith(backwards):
         raise InputError(
-            f"not a {_WHAT} {UNCHANGED}. Its layers (C convolution, R residual block, A attention, S resampling, N "
-            f"norm) are {encoder or 'none'} in the encoder and {decoder or 'none'} in the decoder"
+            f"not {with_article(what)} {UNCHANGED}. Its layers (C convolution, R residual block, A attention, S "
+            f"resampling, N norm) are {encoder or 'none'} in the encoder and {decoder or 'none'} in the decoder"
         )
     there = decoder.removesuffix(backwards) == "CRAR"
     if there != middle:
@@ -142,7 +157,7 @@ def _layout(weights: Weights) -> _Layout:
             f"non-local attention in the {has} but not in the {lacks}; semsynth's autoencoder has it in both or in "
             "neither. Give weights trained with with_encoder_nonlocal_attn and with_decoder_nonlocal_attn alike"
         )
-    return _Layout(encoder, decoder, levels, middle)
+    return Layout(encoder, decoder, levels, middle)
 
 
 def _letters(weights: Weights, part: str) -> str:
@@ -156,8 +171,8 @@ def _letters(weights: Weights, part: str) -> str:
     return "".join(found[number] for number in numbers) if numbers == list(range(len(numbers))) else ""
 
 
-def _widths(weights: Weights, layout: _Layout) -> list[int]:
-    """Channels of each level."""
+def widths_of(weights: Weights, layout: Layout) -> list[int]:
+    """Channels of each level, from fine to coarse."""
     width, widths, number = shape_of(weights, "encoder.blocks.0.conv.weight")[0], [], 1
     for level in layout.levels:
         if level:
@@ -172,7 +187,14 @@ def _of_monai_generative(weights: Weights) -> bool:
     return any(re.fullmatch(own, key) for key in weights)
 
 
-def _pairing(weights: Weights, own: Weights, layout: _Layout) -> Pairing:
+def pairing_of(weights: Weights, own: Weights, layout: Layout) -> Pairing:
+    """Their layers and ours, all but the encoder's last convolution and the 1³ ones behind it.
+
+    Args:
+        weights: theirs.
+        own: ours; names and shapes suffice.
+        layout: of theirs.
+    """
     pairing = Pairing(weights, own)
     for part, letters in (("encoder", layout.encoder), ("decoder", layout.decoder)):
         pairing.layer(f"{part}.start", f"{part}.blocks.0.conv")
@@ -189,19 +211,24 @@ def _pairing(weights: Weights, own: Weights, layout: _Layout) -> Pairing:
     pairing.layer("decoder.rescale", "post_quant_conv.conv")
     channels, width, *kernel = own["encoder.head.weight"].shape
     latent = channels // 2
-    last = f"encoder.blocks.{len(layout.encoder) - 1}.conv"
+    last = last_of_encoder(layout)
     pairing.accepted |= {f"{last}.weight": (latent, width, *kernel), f"{last}.bias": (latent,)}
-    for name in _QUANT:
+    for name in QUANT:
         pairing.accepted |= {f"{name}.conv.weight": (latent, latent, 1, 1, 1), f"{name}.conv.bias": (latent,)}
     return pairing
 
 
-def _head(weights: Weights, layout: _Layout) -> dict[str, torch.Tensor]:
+def last_of_encoder(layout: Layout) -> str:
+    """The name of the encoder's last convolution."""
+    return f"encoder.blocks.{len(layout.encoder) - 1}.conv"
+
+
+def posterior_head(weights: Weights, layout: Layout) -> dict[str, torch.Tensor]:
     """The encoder's last convolution and the 1³ ones behind it as one: W = Q·W₀, b = Q·b₀ + q."""
-    last = f"encoder.blocks.{len(layout.encoder) - 1}.conv"
+    last = last_of_encoder(layout)
     weight, bias = (copy_of(weights[f"{last}.{part}"]) for part in ("weight", "bias"))
     kernels, shifts = [], []
-    for name in _QUANT:
+    for name in QUANT:
         matrix, shift = (copy_of(weights[f"{name}.conv.{part}"]).double() for part in ("weight", "bias"))
         matrix = matrix[:, :, 0, 0, 0]
         kernels.append(torch.einsum("oz,zchwd->ochwd", matrix, weight.double()))

@@ -24,15 +24,16 @@ UNCHANGED = "as MONAI and monai-generative have it; give an unchanged one's weig
 
 @dataclass(frozen=True)
 class Conversion(Generic[_Module]):
-    """What weights of another package became.
+    """What weights of another package became, or ours for MONAI.
 
     Attributes:
-        kind: one of :data:`~semsynth.convert.KINDS`.
-        weights: state dict of ours.
+        kind: what the weights are of now: one of :data:`~semsynth.convert.KINDS`, or a class of MONAI's.
+        weights: state dict of ours, or of MONAI's network.
         arguments: of the module that it belongs to, as JSON can hold them; ``options`` or ``spade`` are those of
             :class:`~semsynth.networks.blocks.spade.SPADEOptions`.
         build: makes that module of them.
         skipped: layers that were left out, and why.
+        initial: layers that the weights say nothing about, and what they are now.
     """
 
     kind: str
@@ -40,6 +41,7 @@ class Conversion(Generic[_Module]):
     arguments: dict[str, Any]
     build: Callable[..., _Module]
     skipped: dict[str, str] = field(default_factory=dict)
+    initial: dict[str, str] = field(default_factory=dict)
 
     def module(self) -> _Module:
         """The module with the weights in it, float32, on the CPU."""
@@ -69,11 +71,8 @@ def spade_options(
         InputError: for groups that do not divide the channels, or an eps that is not above 0.
     """
     check_eps(eps)
-    if groups is not None and (groups < 1 or any(width % groups for width in channels)):
-        raise InputError(
-            f"groups must be the num_groups that it was trained with and divide the channels "
-            f"({', '.join(map(str, channels))}), got {groups}"
-        )
+    if groups is not None:
+        check_groups(groups, channels)
     norm: Any = {"norm": "instance"} if groups is None else {"norm": "group", "groups": groups}
     options = SPADEOptions(
         hidden=hidden,
@@ -85,6 +84,19 @@ def spade_options(
         **norm,
     )
     return asdict(options)
+
+
+def check_groups(groups: int, channels: Sequence[int]) -> None:
+    """Raise unless the groups divide all of the channels.
+
+    Raises:
+        InputError: naming both.
+    """
+    if groups < 1 or any(width % groups for width in channels):
+        raise InputError(
+            f"groups must be the num_groups that it was trained with and divide the channels "
+            f"({', '.join(map(str, channels))}), got {groups}"
+        )
 
 
 def check_eps(eps: float) -> None:
@@ -151,8 +163,13 @@ def refuse_flat(weights: Weights) -> None:
         )
 
 
-def compare(weights: Weights, shapes: Mapping[str, tuple[int, ...]], what: str) -> None:
+def compare(weights: Weights, shapes: Mapping[str, tuple[int, ...]], what: str, how: str = UNCHANGED) -> None:
     """Raise unless the weights have these names and shapes, no more and no fewer.
+
+    Args:
+        weights, shapes: by name.
+        what: the network.
+        how: which one of its kind, and what to do, for the message.
 
     Raises:
         InputError: with all that differs.
@@ -165,7 +182,12 @@ def compare(weights: Weights, shapes: Mapping[str, tuple[int, ...]], what: str) 
         if key in weights and tuple(weights[key].shape) != shape
     ]
     if problems:
-        raise InputError(f"not a {what} {UNCHANGED}:", problems)
+        raise InputError(f"not {with_article(what)} {how}:", problems)
+
+
+def with_article(what: str) -> str:
+    """A class with "a" or "an" before it."""
+    return f"{'an' if what[0] in 'AEIO' else 'a'} {what}"
 
 
 def some(keys: Sequence[str] | Mapping[str, Any], most: int = 4) -> str:

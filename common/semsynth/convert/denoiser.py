@@ -10,19 +10,12 @@ import torch
 
 from ..errors import InputError
 from ..networks.denoiser import SPADEUNet
-from .common import Conversion, Weights, check_classes, refuse_flat, shape_of, some, spade_options, spade_sizes
+from .common import Conversion, Weights, check_classes, refuse_flat, shape_of, spade_options, spade_sizes
 from .pairing import Pairing
+from .parts import refuse_missing_parts
 
-_WHAT = "SPADEDiffusionModelUNet"
+WHAT = "SPADEDiffusionModelUNet"
 _UP = re.compile(r"up_blocks\.(\d+)\.resnets\.(\d+)\..+")
-_REFUSED = {
-    r".+\.transformer_blocks\..+": "cross-attention; semsynth's U-Net is told the label map and the time step alone. "
-    "Give weights trained with with_conditioning=False",
-    r"class_embedding\..+": "class embeddings, which semsynth's U-Net does not have. Give weights trained without "
-    "num_class_embeds",
-    r".+\.(down|up)sampler\.conv1\..+": "residual blocks that change the resolution; semsynth's U-Net does it by a "
-    "convolution. Give weights trained with resblock_updown=False",
-}
 _FIXED = {
     "labels": "nearest",
     "middle_spade": False,
@@ -60,10 +53,11 @@ def convert_denoiser(
             for other channels out than in; for one label channel; for groups or head_channels that do not divide the
             widths; for anything but a ``SPADEDiffusionModelUNet``.
     """
-    _refuse_what_ours_lacks(weights)
+    refuse_flat(weights)
+    refuse_missing_parts(weights, WHAT)
     labels, _, hidden, kernel = spade_sizes(weights, "up_blocks.0.resnets.0.norm1.")
     check_classes(labels)
-    blocks, widths, attention = _levels(weights)
+    blocks, widths, attention = levels_of(weights)
     arguments: dict[str, Any] = {
         "num_classes": labels,
         "latent_channels": shape_of(weights, "conv_in.conv.weight")[1],
@@ -71,31 +65,17 @@ def convert_denoiser(
         "stride": stride,
         "blocks": blocks,
         "attention": attention,
-        "head_channels": _heads(head_channels, attention),
+        "head_channels": heads_of(head_channels, attention),
         "spade": spade_options(hidden, kernel, groups, eps, channels=widths, affine=True),
         **_FIXED,
     }
     with torch.device("meta"):  # its names and shapes only
         shapes = SPADEUNet(**arguments).state_dict()
-    pairing = _pairing(weights, shapes, blocks, attention)
-    return Conversion("denoiser", pairing.converted(_WHAT), arguments, SPADEUNet, pairing.skipped)
+    pairing = pairing_of(weights, shapes, blocks, attention)
+    return Conversion("denoiser", pairing.converted(WHAT), arguments, SPADEUNet, pairing.skipped)
 
 
-def _refuse_what_ours_lacks(weights: Weights) -> None:
-    refuse_flat(weights)
-    for pattern, reason in _REFUSED.items():
-        found = [key for key in weights if re.fullmatch(pattern, key)]
-        if found:
-            raise InputError(f"{some(found, 2)}: {reason}")
-    latent, output = shape_of(weights, "conv_in.conv.weight")[1], shape_of(weights, "out.2.conv.weight")[0]
-    if latent != output:
-        raise InputError(
-            f"a U-Net of {latent} channels in and {output} out; semsynth's predicts as many channels as it gets. Give "
-            "weights trained with in_channels and out_channels alike"
-        )
-
-
-def _levels(weights: Weights) -> tuple[list[int], list[int], list[bool]]:
+def levels_of(weights: Weights) -> tuple[list[int], list[int], list[bool]]:
     """Residual blocks, channels and attention of each level, from fine to coarse.
 
     They are read from the decoder, which has one block more per level than the encoder, and so at least one.
@@ -110,8 +90,12 @@ def _levels(weights: Weights) -> tuple[list[int], list[int], list[bool]]:
     return blocks, widths, attention
 
 
-def _heads(head_channels: int | Sequence[int] | None, attention: Sequence[bool]) -> int | list[int] | None:
-    """The same, checked, as JSON can hold it."""
+def heads_of(head_channels: int | Sequence[int] | None, attention: Sequence[bool]) -> int | list[int] | None:
+    """The same, checked, as JSON can hold it.
+
+    Raises:
+        InputError: for another number of levels, or a number below 1 where there is attention.
+    """
     if head_channels is None:
         return None
     heads = [head_channels] * len(attention) if isinstance(head_channels, int) else list(head_channels)
@@ -125,7 +109,14 @@ def _heads(head_channels: int | Sequence[int] | None, attention: Sequence[bool])
     return head_channels if isinstance(head_channels, int) else heads
 
 
-def _pairing(weights: Weights, own: Weights, blocks: Sequence[int], attention: Sequence[bool]) -> Pairing:
+def pairing_of(weights: Weights, own: Weights, blocks: Sequence[int], attention: Sequence[bool]) -> Pairing:
+    """Their layers and ours.
+
+    Args:
+        weights: theirs.
+        own: ours; names and shapes suffice.
+        blocks, attention: of each level, see :func:`levels_of`.
+    """
     pairing = Pairing(weights, own)
     for ours, theirs in {
         "time.0": "time_embed.0",

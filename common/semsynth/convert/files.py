@@ -21,12 +21,16 @@ from ..training.weights import write_weights
 from .autoencoder import convert_autoencoder
 from .common import Conversion, Weights, some
 from .denoiser import convert_denoiser
+from .plain import convert_plain_autoencoder, convert_plain_denoiser
 from .spade import convert_spade, convert_spade_block, convert_spade_net
 
 logger = logging.getLogger(__name__)
 
 # entries of a checkpoint that holds more than weights; data parallelism, torch.compile
-_PREFIXES = ("state_dict.", "model_state_dict.", "model.", "network.", "module.", "_orig_mod.")
+_PREFIXES = (
+    *("state_dict.", "model_state_dict.", "unet_state_dict.", "controlnet_state_dict."),
+    *("model.", "network.", "module.", "_orig_mod."),
+)
 
 
 class Kind(NamedTuple):
@@ -66,6 +70,16 @@ KINDS: dict[str, Kind] = {
         "SPADEDiffusionModelUNet",
         _has_key(r"up_blocks\.\d+\.resnets\.\d+\.norm1\.mlp_shared\.conv\.weight"),
         convert_denoiser,
+    ),
+    "plain_autoencoder": Kind(
+        "AutoencoderKL, AutoencoderKlMaisi",
+        _has_key(r"decoder\.blocks\.\d+\.norm1\.weight"),
+        convert_plain_autoencoder,
+    ),
+    "plain_denoiser": Kind(
+        "DiffusionModelUNet, DiffusionModelUNetMaisi",
+        _has_key(r"(up|down)_blocks\.\d+\.resnets\.\d+\.norm1\.weight"),
+        convert_plain_denoiser,
     ),
 }
 
@@ -149,17 +163,34 @@ def convert_file(
             are NaN or infinite.
     """
     source, output = Path(weights), Path(output)
-    _check_paths(source, output, overwrite=overwrite)
+    check_paths(source, output, overwrite=overwrite)
     content: Any = read_tensors(source, fix="give what torch.save(network.state_dict(), …) wrote")
     try:
         conversion = convert(content, name=name, **settings)
     except InputError as error:
         raise InputError(f"{source}: {error}") from error
+    return write_conversion(conversion, source, output)
+
+
+def write_conversion(conversion: Conversion[Any], source: Path, output: Path) -> Path:
+    """Write the weights, and the card that says what they are, from what, and what that has seen.
+
+    Args:
+        conversion: what to write.
+        source: the file that it was made of.
+        output: the file of weights.
+
+    Raises:
+        InputError: for weights that are NaN or infinite; for a file that cannot be written.
+    """
     broken = not_finite(conversion.weights)
     if broken:
         raise InputError(f"{source}: NaN or infinite weights in {some(broken)}; nothing is written, give good weights")
     for layer, reason in conversion.skipped.items():
         logger.warning("%s: left out %s: %s", source.name, layer, reason)
+    if conversion.initial:
+        reason = next(iter(conversion.initial.values()))
+        logger.warning("%s: nothing to be had for %s: %s", source.name, some(conversion.initial, 2), reason)
     past = record_of(source)
     write_weights(
         conversion.weights,
@@ -169,12 +200,18 @@ def convert_file(
         source={"file": source.name, "sha256": sha256(source)},
         arguments=conversion.arguments,
         skipped=conversion.skipped,
+        initial=conversion.initial,
     )
     logger.info("%s: %d tensors of kind %s", output, len(conversion.weights), conversion.kind)
     return output
 
 
-def _check_paths(source: Path, output: Path, *, overwrite: bool) -> None:
+def check_paths(source: Path, output: Path, *, overwrite: bool) -> None:
+    """Raise for a source that is missing, or an output that must not be written.
+
+    Raises:
+        InputError: naming it.
+    """
     if not source.is_file():
         raise InputError(f"{source}: no such file of weights; check --weights")
     check_replaced_weights(output, source=source)

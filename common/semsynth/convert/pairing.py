@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import nn
 
 from .common import PARTS, Weights, compare, copy_of
 
@@ -13,7 +14,8 @@ class Pairing:
     """The layers of a network of ours, each with those of theirs that hold its weights.
 
     The shapes that theirs must have follow from ours: each tensor of ours is one of theirs, or several of equal shape
-    one after the other along the first axis (γ and β; q, k and v).
+    one after the other along the first axis (γ and β; q, k and v). A plain norm of theirs with weight w and bias b is a
+    SPADE of ours whose label branch is multiplied by 0 and whose 1 + γ and β are w and b: the same for any label map.
 
     Args:
         weights: theirs.
@@ -23,6 +25,7 @@ class Pairing:
         accepted: name → shape of tensors of theirs that are in no pair.
         made: tensors of ours that are in no pair.
         skipped: layers of theirs that are left out, and why.
+        plain: SPADE norms of ours → the plain norms of theirs that they are made of.
     """
 
     def __init__(self, weights: Weights, own: Weights) -> None:
@@ -31,6 +34,7 @@ class Pairing:
         self.accepted: dict[str, tuple[int, ...]] = {}
         self.made: dict[str, torch.Tensor] = {}
         self.skipped: dict[str, str] = {}
+        self.plain: dict[str, str] = {}
 
     def layer(self, ours: str, *theirs: str) -> None:
         """One layer's weight and bias."""
@@ -55,6 +59,9 @@ class Pairing:
     def _norm(self, ours: str, theirs: str) -> None:
         if f"{ours}.shared.weight" not in self._own:
             self.layer(ours, theirs)
+            return
+        if f"{theirs}.mlp_shared.conv.weight" not in self._weights and f"{theirs}.weight" in self._weights:
+            self.plain[ours] = theirs
             return
         self.layer(f"{ours}.shared", f"{theirs}.mlp_shared.conv")
         self.layer(f"{ours}.gamma_beta", f"{theirs}.mlp_gamma.conv", f"{theirs}.mlp_beta.conv")
@@ -100,8 +107,37 @@ class Pairing:
         for ours, theirs in self._sources.items():
             length, *rest = self._own[ours].shape
             shapes |= dict.fromkeys(theirs, (length // len(theirs), *rest))
+        for ours, norm in self.plain.items():
+            channels = len(self._own[f"{ours}.gamma_beta.bias"]) // 2
+            shapes |= dict.fromkeys((f"{norm}.{part}" for part in PARTS), (channels,))
         compare(self._weights, shapes, what)
         own = {
             ours: torch.cat([copy_of(self._weights[name]) for name in theirs]) for ours, theirs in self._sources.items()
         }
-        return own | self.made
+        return own | self.made | self._without_labels()
+
+    def _without_labels(self) -> dict[str, torch.Tensor]:
+        """The SPADE norms that are made of plain ones; what their label branches begin with is always the same."""
+        own: dict[str, torch.Tensor] = {}
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            for ours, theirs in self.plain.items():
+                hidden, labels, *kernel = self._own[f"{ours}.shared.weight"].shape
+                branch = nn.Conv3d(labels, hidden, tuple(kernel))  # type: ignore[arg-type]
+                own |= {f"{ours}.shared.{part}": copy_of(getattr(branch, part)) for part in PARTS}
+                weight, bias = (copy_of(self._weights[f"{theirs}.{part}"]).float() for part in PARTS)
+                own[f"{ours}.gamma_beta.weight"] = torch.zeros(self._own[f"{ours}.gamma_beta.weight"].shape)
+                own[f"{ours}.gamma_beta.bias"] = torch.cat([weight - 1, bias])
+        return own
+
+    def returned(self, own: Weights) -> dict[str, torch.Tensor]:
+        """Their weights made of ours: the inverse of :meth:`converted`, for the tensors that are in a pair.
+
+        Args:
+            own: of the names and shapes that this pairing was built with.
+        """
+        theirs: dict[str, torch.Tensor] = {}
+        for ours, names in self._sources.items():
+            parts = copy_of(own[ours]).chunk(len(names))
+            theirs |= {name: part.clone() for name, part in zip(names, parts, strict=True)}
+        return theirs

@@ -61,12 +61,15 @@ class SPADEAutoencoder(nn.Module):
         last_norm: a norm before the last convolution of encoder and of decoder, as in MONAI's. With ``norm="voxel"`` it
             would take the intensity from each voxel just before it is to be told.
         norm_eps: of the norms without labels, for weights from elsewhere; None: that of ``spade``.
-        resampling: ``"aligned"`` or ``"strided"``, see :class:`~semsynth.networks.blocks.residual.Downsample`; with
-            ``"strided"`` the widths change in the residual blocks, as in MONAI's.
+        resampling: ``"aligned"``, ``"strided"`` or ``"smooth"``, see
+            :class:`~semsynth.networks.blocks.residual.Downsample` and ``Upsample``; with the last two the widths change
+            in the residual blocks, as in MONAI's.
         noise: the decoder can be given white noise of the image's size, which enters at its finest level through one
             convolution (per voxel in Karras et al. 2019, section 3.2). A latent cannot hold the noise of a scan, and a
             decoder of the latent alone leaves it out. The convolution starts at zero, and weights from before there was
             one are those of such a zero.
+        signed: intensities are brought to [-1, 1] inside. False leaves them in [0, 1], for weights from elsewhere that
+            were trained so.
 
     Raises:
         InputError: for numbers of levels that differ, or strides that are neither 1 nor 2.
@@ -88,6 +91,7 @@ class SPADEAutoencoder(nn.Module):
         norm_eps: float | None = None,
         resampling: Resampling = "aligned",
         noise: bool = False,
+        signed: bool = True,
     ) -> None:
         super().__init__()
         widths, steps, counts, attended = per_level(
@@ -96,7 +100,7 @@ class SPADEAutoencoder(nn.Module):
         check_levels(steps, num_classes, latent_channels)
         check_resampling(resampling)
         options = SPADEOptions(**({"norm": "voxel"} | (spade or {})))
-        self.num_classes, self.latent_channels = num_classes, latent_channels
+        self.num_classes, self.latent_channels, self.signed = num_classes, latent_channels, signed
         self.labels: LabelEncoding = labels
         self.strides: list[int] = [math.prod(steps[: i + 1]) for i in range(len(steps))]
         plan = _Plan(
@@ -153,7 +157,9 @@ class SPADEAutoencoder(nn.Module):
         Returns:
             Mean and log σ² in [-30, 4], ``(B, Z, ⌈H/s⌉, ⌈W/s⌉, ⌈D/s⌉)`` each, float32.
         """
-        x = plain(image).to(self.encoder.head.weight.dtype) * 2.0 - 1.0
+        x = plain(image).to(self.encoder.head.weight.dtype)
+        if self.signed:
+            x = x * 2.0 - 1.0
         mean, log_variance = self.encoder(x).float().chunk(2, dim=1)
         return mean, log_variance.clamp(-30.0, 4.0)
 
@@ -202,8 +208,8 @@ class SPADEAutoencoder(nn.Module):
         x = self.decoder(plain(latent).to(dtype), given, size, self.strides, None if noise is None else noise.to(dtype))
         if self.strides[0] == 2:
             x = depth_to_space(x, size)
-        image: torch.Tensor = x.float() * 0.5 + 0.5
-        return image
+        image: torch.Tensor = x.float()
+        return image * 0.5 + 0.5 if self.signed else image
 
     def reach(self) -> int | None:
         """How many voxels away, along each axis, latent and label map still have a say in a decoded voxel.
@@ -368,7 +374,8 @@ class _Decoder(nn.Module):
             stride = fine_to_coarse[0]
             if isinstance(layer, Upsample):
                 fine_to_coarse = fine_to_coarse[1:]
-                of_latent += stride if layer.nearest else fine_to_coarse[0]  # a convolution, or between two cells
+                of_latent += stride if layer.nearest or layer.smooth else 0  # a convolution
+                of_latent += 0 if layer.nearest else fine_to_coarse[0]  # between two cells
             elif isinstance(layer, ResBlock):
                 assert isinstance(layer.norm_0, SPADE)
                 # two convolutions; of labels, two more before the first of them

@@ -18,7 +18,7 @@ from .normalization import affine_free_norm
 from .spade import SPADE, BlockModulation, Condition, SPADEOptions
 
 Embedding: TypeAlias = Literal["add", "scale_shift"]
-Resampling: TypeAlias = Literal["aligned", "strided", "overlapping"]
+Resampling: TypeAlias = Literal["aligned", "strided", "smooth", "overlapping"]
 
 
 class Norm(nn.Module):
@@ -189,15 +189,18 @@ class Downsample(nn.Module):
     Args:
         channels, out_channels: of input and output.
         resampling: ``"aligned"``: a 2³ convolution of stride 2, whose voxels are where the blocks of 2³ voxels are that
-            label fractions are counted in. ``"strided"``: a 3³ convolution of stride 2 as MONAI's. ``"overlapping"``: a
-            4³ convolution of stride 2, centred on those blocks (Ge et al. 2022; Khader et al. 2023).
-        before: for ``"strided"``: padding on the near side; 0 in its autoencoders, 1 in its diffusion U-Nets.
+            label fractions are counted in. ``"strided"``, ``"smooth"``: a 3³ convolution of stride 2 as MONAI's.
+            ``"overlapping"``: a 4³ convolution of stride 2, centred on those blocks (Ge et al. 2022; Khader et al.
+            2023).
+        before: for the 3³ convolution: padding on the near side; 0 in its autoencoders, 1 in its diffusion U-Nets.
     """
 
     def __init__(self, channels: int, out_channels: int, resampling: Resampling, *, before: int = 0) -> None:
         super().__init__()
-        self.strided, self.overlapping, self.before = resampling == "strided", resampling == "overlapping", before
-        self.conv = nn.Conv3d(channels, out_channels, {"strided": 3, "overlapping": 4}.get(resampling, 2), stride=2)
+        self.strided, self.overlapping = resampling in ("strided", "smooth"), resampling == "overlapping"
+        self.before = before
+        kernel = 3 if self.strided else 4 if self.overlapping else 2
+        self.conv = nn.Conv3d(channels, out_channels, kernel, stride=2)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """``(B, channels, h, w, d)`` → ``(B, out_channels, ⌈h/2⌉, ⌈w/2⌉, ⌈d/2⌉)``."""
@@ -218,18 +221,20 @@ class Upsample(nn.Module):
     Args:
         channels, out_channels: of input and output.
         resampling: ``"aligned"``: a 1³ convolution, then trilinear, which is the same as the other way round at an
-            eighth of the cost. ``"strided"``: nearest neighbour, then a 3³ convolution, as MONAI's.
-            ``"overlapping"``: a transposed 4³ convolution of stride 2.
+            eighth of the cost. ``"strided"``: nearest neighbour, then a 3³ convolution, as MONAI's. ``"smooth"``:
+            trilinear, then a 3³ convolution, as MONAI's MAISI autoencoder. ``"overlapping"``: a transposed 4³
+            convolution of stride 2.
     """
 
     def __init__(self, channels: int, out_channels: int, resampling: Resampling) -> None:
         super().__init__()
-        self.nearest, self.transposed = resampling == "strided", resampling == "overlapping"
+        self.nearest, self.smooth = resampling == "strided", resampling == "smooth"
+        self.transposed = resampling == "overlapping"
         self.conv: nn.Module
         if self.transposed:
             self.conv = nn.ConvTranspose3d(channels, out_channels, 4, stride=2, padding=1)
         else:
-            kernel = 3 if self.nearest else 1
+            kernel = 3 if self.nearest or self.smooth else 1
             self.conv = nn.Conv3d(channels, out_channels, kernel, padding=kernel // 2)
 
     def forward(self, x: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
@@ -241,7 +246,9 @@ class Upsample(nn.Module):
         if self.nearest:
             result: torch.Tensor = self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest")[:, :, :h, :w, :d])
             return result
-        return F.interpolate(self.conv(x), scale_factor=2.0, mode="trilinear", align_corners=False)[:, :, :h, :w, :d]
+        wide = x if self.smooth else self.conv(x)
+        wide = F.interpolate(wide, scale_factor=2.0, mode="trilinear", align_corners=False)[:, :, :h, :w, :d]
+        return self.conv(wide) if self.smooth else wide
 
 
 def per_level(**given: Any) -> list[list[Any]]:
@@ -263,10 +270,10 @@ def per_level(**given: Any) -> list[list[Any]]:
 
 
 def check_resampling(resampling: str) -> None:
-    """Raise for a name that is none of the three.
+    """Raise for a name that is none of them.
 
     Raises:
         InputError: naming them.
     """
-    if resampling not in ("aligned", "strided", "overlapping"):
-        raise InputError(f"resampling must be aligned, strided or overlapping, got {resampling!r}")
+    if resampling not in ("aligned", "strided", "smooth", "overlapping"):
+        raise InputError(f"resampling must be aligned, strided, smooth or overlapping, got {resampling!r}")
