@@ -450,3 +450,16 @@ def test_of_earlier_trainings_checkpoints_the_newest_two_are_kept_and_nothing_el
     assert [path.name for path in aside[0].iterdir()] == ["notes.txt"]
     assert (tmp_path / "checkpoints_before_paper" / "checkpoint_e0001_i0000001.pt").is_file()
     assert folder.set_aside() is None
+
+
+@pytest.mark.parametrize("under", [None, "model"])
+def test_weights_of_a_server_of_federated_learning_are_taken_out_with_nothing_known_of_them(under, tmp_path):
+    tensors = {"a.weight": torch.rand(3, 2), "a.count": torch.tensor(4)}
+    torch.save(
+        tensors if under is None else {under: tensors, "train_conf": {"train": {"model": "A"}}}, tmp_path / "FL.pt"
+    )
+    extract_weights(tmp_path / "FL.pt", tmp_path / "model.pt")
+    made = torch.load(tmp_path / "model.pt", weights_only=True)
+    assert made.keys() == tensors.keys() and torch.allclose(made["a.weight"].float(), tensors["a.weight"], atol=1e-3)
+    card = json.loads((tmp_path / "model.json").read_text())
+    assert card["unknown_parents"] == ["FL.pt"] and card["training_cases"] == []

@@ -50,7 +50,7 @@ def weights(*, checkpoint: FilePath, output: FilePath, name: str = "network", ma
 
     Args:
         checkpoint: a training's run folder (its newest good checkpoint is taken), or one checkpoint_….pt; or a file of
-            weights, to be made smaller.
+            weights, to be made smaller, or from a server of federated learning.
         output: the file to write.
         name: which network of the checkpoint.
         mantissa_bits: compress the file, with mantissas of so many bits (10 changes nothing, 8 values by up to 0.2 %).

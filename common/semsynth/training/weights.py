@@ -64,6 +64,8 @@ def take_over(network: nn.Module, path: str | Path, *, name: str = "network") ->
 def load_weights(path: str | Path, *, name: str = "network") -> dict[str, torch.Tensor]:
     """The tensors of a file of weights: a bare state dict, or one network of a training checkpoint.
 
+    MONAI's ``CheckpointSaver`` and servers of federated learning (NVFlare) keep the state dict under ``model``.
+
     Raises:
         InputError: no such file, or no weights in it.
     """
@@ -73,6 +75,8 @@ def load_weights(path: str | Path, *, name: str = "network") -> dict[str, torch.
     state: Any = read_tensors(path)
     if isinstance(state, dict) and isinstance(state.get("objects"), dict):
         state = state["objects"].get(name, {})
+    elif isinstance(state, dict) and isinstance(state.get("model"), dict):
+        state = state["model"]
     if not isinstance(state, dict) or not state or not all(isinstance(v, torch.Tensor) for v in state.values()):
         raise InputError(f"{path}: holds no weights of a network ({name!r}); give a bundle's model.pt or a checkpoint")
     return state
@@ -146,7 +150,8 @@ def extract_weights(
 
     Args:
         checkpoint: a checkpoint file, its folder, or the run's folder (then the newest good one); or, to be made
-            smaller, a file of weights, whose card is carried over.
+            smaller, a file of weights, whose card is carried over; or a file of weights without a card, such as the
+            global model of a server of federated learning: of these nobody knows what they were trained on.
         output: the file to write.
         name: which network of a checkpoint.
         mantissa_bits: write a compressed file, with mantissas of so many bits (see
@@ -160,23 +165,33 @@ def extract_weights(
     check_replaced_weights(output, source=checkpoint)
     if Path(checkpoint).is_file() and Path(checkpoint).with_suffix(".json").is_file():
         return _smaller(Path(checkpoint), Path(output), mantissa_bits)
+    found, record, metric = _tensors_of(checkpoint, name)
+    weights = {key: t.half() if t.is_floating_point() else t for key, t in found.items()}
+    broken = not_finite(weights)
+    if broken:
+        raise InputError(f"{output}: not written, values that float16 cannot hold in {', '.join(broken[:4])}")
+    facts = {key: value for key, value in record.items() if key != "config"}
+    for own in ("command", "versions"):  # the card's own are those of this extraction
+        facts[f"training_{own}"] = facts.pop(own, None)
+    stored, compressed = _stored(weights, mantissa_bits)
+    write_weights(stored, output, compressed=compressed, **facts, metric=metric)
+    return Path(output)
+
+
+def _tensors_of(checkpoint: str | Path, name: str) -> tuple[dict[str, torch.Tensor], dict[str, Any], dict[str, Any]]:
+    """The tensors of a network, what they were trained on, and the epoch, where it is known."""
+    unknown = {UNKNOWN_PARENTS: [Path(checkpoint).name]}
+    if Path(checkpoint).is_file():
+        content: Any = read_tensors(Path(checkpoint))
+        if isinstance(content, dict) and "objects" not in content:  # of a server of federated learning, or of MONAI's
+            return load_weights(checkpoint, name=name), unknown, {}
     state = newest_checkpoint(checkpoint)
     if name not in state["objects"]:
         raise InputError(f"{checkpoint}: holds no {name!r}, only {', '.join(sorted(state['objects']))}")
     found = state["objects"][name]
     if not isinstance(found, dict) or not all(isinstance(value, torch.Tensor) for value in found.values()):
         raise InputError(f"{checkpoint}: {name!r} is no network's weights; give another --name")
-    weights = {key: t.half() if t.is_floating_point() else t for key, t in found.items()}
-    broken = not_finite(weights)
-    if broken:
-        raise InputError(f"{output}: not written, values that float16 cannot hold in {', '.join(broken[:4])}")
-    record = state.get("record") or {UNKNOWN_PARENTS: [Path(checkpoint).name]}
-    facts = {key: value for key, value in record.items() if key != "config"}
-    for own in ("command", "versions"):  # the card's own are those of this extraction
-        facts[f"training_{own}"] = facts.pop(own, None)
-    stored, compressed = _stored(weights, mantissa_bits)
-    write_weights(stored, output, compressed=compressed, **facts, metric={"epoch": int(state["epoch"])})
-    return Path(output)
+    return found, state.get("record") or unknown, {"epoch": int(state["epoch"])}
 
 
 def _stored(weights: Mapping[str, torch.Tensor], mantissa_bits: int | None) -> tuple[Mapping[str, torch.Tensor], bool]:
