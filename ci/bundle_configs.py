@@ -12,7 +12,7 @@ import random
 import re
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from functools import cache
 from io import StringIO
@@ -122,6 +122,19 @@ def combinations(bundle: Path) -> Iterator[tuple[str, ...]]:
     for overlay in known:
         before = [name for name in overlays_before(bundle, overlay) if name in known]  # check_overlays names the others
         yield from ((base, *before, overlay) for base in bases(bundle, overlay))
+
+
+def with_tiny(bundle: Path, stage: str) -> list[str]:
+    """The configs of a stage's dry run: its own, and the first overlay ``tiny…`` that goes onto it."""
+    tiny = [name for name in overlays(bundle) if name.startswith("tiny") and stage in bases(bundle, name)]
+    return [stage, *tiny[:1]]
+
+
+def known_settings(bundle: Path, names: Sequence[str], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the settings that the merged configs have; not ``max_epochs`` where it follows from other settings."""
+    config = read(bundle, *names)
+    fixed = "max_epochs" in config and not isinstance(config["max_epochs"], int)
+    return {key: value for key, value in settings.items() if key in config and not (key == "max_epochs" and fixed)}
 
 
 def weights_path(bundle: Path) -> Path:

@@ -85,14 +85,19 @@ def modules_beyond(about: Mapping[str, Any]) -> set[str]:
 _KEEP_OUT = """
 import json, os, sys
 
-class KeptOut:
-    names = frozenset(json.loads(os.environ["MODULES_KEPT_OUT"]))
+NAMES = frozenset(json.loads(os.environ["MODULES_KEPT_OUT"]))
+
+class Without:  # as if they were not installed: torch asks whether some are there, without importing them
+    def __init__(self, finder):
+        self.finder = finder
+
+    def __getattr__(self, name):
+        return getattr(self.finder, name)
 
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in self.names:
-            raise ModuleNotFoundError(f"{name} is kept out here", name=name)
+        return None if name.partition(".")[0] in NAMES else self.finder.find_spec(name, path, target)
 
-sys.meta_path.insert(0, KeptOut())
+sys.meta_path[:] = [Without(finder) for finder in sys.meta_path]
 """
 _IMPORT = """
 import json, pydoc, sys

@@ -16,7 +16,7 @@ import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from bundle_configs import WEIGHTS, bases, config_path, overlays, read, stages
+from bundle_configs import WEIGHTS, config_path, known_settings, read, stages, with_tiny
 from bundle_packages import requirements
 from pack_bundle import pack
 from semsynth.prepare.phantom import write_phantom_cases
@@ -86,9 +86,8 @@ def runs(bundle: Path, small: Path, trained: Path, output: Path) -> Iterator[tup
     made: dict[str, Path] = {}
     earlier = [stage for stage in stages(bundle)[2:] if stage.startswith("train")]
     for stage in [*earlier, "train"]:
-        tiny = [name for name in overlays(bundle) if name.startswith("tiny") and stage in bases(bundle, name)][:1]
         settings = {"dataset_dir": small, "run_dir": output / stage, "max_epochs": 1, "epoch_cases": 2} | made
-        yield f"{stage}.json", ["training", *_arguments(bundle, [stage, *tiny], settings)]
+        yield f"{stage}.json", ["training", *_arguments(bundle, with_tiny(bundle, stage), settings)]
         made[f"{stage.removeprefix('train_')}_weights"] = output / stage / "model_final.pt"
     if (bundle / WEIGHTS).is_file():
         settings = {"dataset_dir": trained, "output_dir": output / "inference", "overwrite": True}
@@ -97,10 +96,8 @@ def runs(bundle: Path, small: Path, trained: Path, output: Path) -> Iterator[tup
 
 def _arguments(bundle: Path, names: Sequence[str], settings: Mapping[str, object]) -> list[str]:
     """The configs, and those of the settings that they have as a plain value."""
-    config = read(bundle, *names)
     files = ",".join(f"'configs/{name}.json'" for name in names)
-    fixed = "max_epochs" in config and not isinstance(config["max_epochs"], int)  # it follows from other settings
-    there = {key: value for key, value in settings.items() if key in config and not (key == "max_epochs" and fixed)}
+    there = known_settings(bundle, names, settings)
     return ["--config_file", f"[{files}]", *(part for key, value in there.items() for part in (f"--{key}", str(value)))]
 
 

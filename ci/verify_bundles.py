@@ -1,12 +1,13 @@
 """Check that bundles are what MONAI and this project expect of them; no network is needed.
 
-    python ci/verify_bundles.py [NAME ...] [--bundles DIR] [--allow-missing-weights] [--fresh [DIR]]
+    python ci/verify_bundles.py [NAME ...] [--bundles DIR] [--allow-missing-weights] [--fresh [DIR]] [--zoo [DIR]]
 
 Prints one line per bundle and check, and exits with 1 if anything was found. Each check is a function that takes the
 bundle's folder and returns findings, one sentence each; ``CHECKS`` lists them.
 
 ``--fresh`` is one check more, which takes minutes and a registry of packages: a virtual environment with what
-``metadata.json`` names and nothing else, in which the packed zip trains each of its stages and infers.
+``metadata.json`` names and nothing else, in which the packed zip trains each of its stages and infers. ``--zoo`` is
+another: the folder of a model-zoo pull request, and the zoo's own checks and unit test on it, as its CI calls them.
 
 A network that TorchScript cannot hold (a sampling loop, for example) is let off the export by its ``metadata.json``::
 
@@ -41,6 +42,7 @@ from bundle_packages import check_packages
 from bundle_runs import check_export, check_load, check_network, check_run
 from config_expressions import check_expressions
 from fresh_venv import check_fresh
+from zoo_checks import check_zoo
 
 # ------------------------------------------------------------------------------------------- files and what they say
 
@@ -112,12 +114,21 @@ def check_metadata(bundle: Path) -> list[str]:
     return [f"metadata.json: {text}" for text in found]
 
 
+def check_exemption(bundle: Path) -> list[str]:
+    """The README of a bundle without TorchScript says so and why, as the model zoo asks for."""
+    reason = json.loads(config_path(bundle, "metadata").read_text(encoding="utf-8")).get("export_exemption")
+    sentence = f"TorchScript is not supported: {reason}"
+    page = " ".join((bundle / "docs" / "README.md").read_text(encoding="utf-8").split())
+    return [] if reason is None or sentence in page else [f"docs/README.md: must say {sentence!r}"]
+
+
 # ------------------------------------------------------------------------------------------------------------ command
 
 CHECKS: dict[str, Callable[[Path], list[str]]] = {
     "files": check_files,
     "weights_file": check_weights_file,
     "metadata": check_metadata,
+    "exemption": check_exemption,
     "properties": check_properties,
     "repeated_keys": check_repeated_keys,
     "overlays": check_overlays,
@@ -136,10 +147,14 @@ def find_bundles(folder: Path) -> list[Path]:
     return sorted(path.parents[1] for path in folder.glob("*/configs/metadata.json"))
 
 
-def verify(bundle: Path, *, allow_missing_weights: bool = False, fresh: Path | None = None) -> list[str]:
+def verify(
+    bundle: Path, *, allow_missing_weights: bool = False, fresh: Path | None = None, zoo: Path | None = None
+) -> list[str]:
     """Make every check on one bundle, print a line for each, and return all findings."""
     everything = []
     further = {} if fresh is None else {"fresh": partial(check_fresh, folder=fresh)}
+    if zoo is not None:
+        further["zoo"] = partial(check_zoo, folder=zoo)
     for name, check in (CHECKS | further).items():
         state = "ok"
         try:
@@ -163,6 +178,8 @@ def main() -> int:
     parser.add_argument("--allow-missing-weights", action="store_true", help=f"do not mind a bundle without {WEIGHTS}")
     parser.add_argument("--fresh", type=Path, nargs="?", const=ROOT / "dist" / "fresh", metavar="DIR",
                         help="a virtual environment of metadata.json alone, too; made in DIR")  # fmt: skip
+    parser.add_argument("--zoo", type=Path, nargs="?", const=ROOT / "dist" / "zoo", metavar="DIR",
+                        help="the model zoo's checks and unit test, too; its folder is written to DIR")  # fmt: skip
     options = parser.parse_args()
     root = options.bundles.resolve()
     chosen = [root / name for name in options.names] or find_bundles(root)
@@ -170,8 +187,8 @@ def main() -> int:
     if unknown or not chosen:
         print(f"{root}: no bundle {', '.join(unknown) or 'found'}; a bundle has configs/metadata.json", file=sys.stderr)
         return 1
-    fresh = None if options.fresh is None else options.fresh.resolve()
-    settings = {"allow_missing_weights": options.allow_missing_weights, "fresh": fresh}
+    fresh, zoo = (None if folder is None else folder.resolve() for folder in (options.fresh, options.zoo))
+    settings = {"allow_missing_weights": options.allow_missing_weights, "fresh": fresh, "zoo": zoo}
     found = [text for bundle in chosen for text in verify(bundle, **settings)]
     print("\n".join(["", f"{len(found)} finding(s)", *(f"  - {text}" for text in found)]) if found else "\nno findings")
     return int(bool(found))

@@ -14,9 +14,10 @@ from pathlib import Path
 import pack_bundle
 import pytest
 from bundle_configs import PROBE, config_path, read, stages, walk
+from bundle_contents import collect, relocate
 from bundle_packages import kept_out, modules_beyond
 from bundle_runs import synthetic_findings
-from pack_bundle import pack, relocate
+from pack_bundle import pack
 from selection import name_of, slow_but_for
 from verify_bundles import find_bundles
 
@@ -62,7 +63,7 @@ def test_unpacked_bundle_trains_and_infers_without_semsynth_with_what_its_metada
     weights, output = tmp_path / "run" / "model.pt", tmp_path / "output"
     without = kept_out({"semsynth", *modules_beyond(read(unpacked, "metadata"))}, tmp_path / "kept_out")
     refused = [python(["-c", f"import {name}"], unpacked, without).stderr for name in ("semsynth", "sklearn")]
-    assert all("is kept out here" in text for text in refused), "the test would prove nothing"
+    assert all("No module named" in text for text in refused), "the test would prove nothing"
 
     options: list[str] = []
     for stage in stages(unpacked)[2:]:
@@ -225,7 +226,7 @@ def test_other_bundles_weights_come_along_and_absent_ones_are_named(tmp_path, ca
              "segmenter_weights": "$@bundle_root + '/../la_unet/models/model.pt'"}  # fmt: skip
     (bundle / "configs" / "evaluate.json").write_text(json.dumps(paths))
     (bundle / "configs" / "metadata.json").write_text("{}")
-    contents = pack_bundle.collect(bundle)
+    contents = collect(bundle)
     assert contents["models/la_unet_judge_1.pt"] == b"weights" and "models/la_unet_judge_1.json" in contents
     assert json.loads(contents["configs/evaluate.json"]) == {
         "judge_weights": "$@bundle_root + '/models/la_unet_judge_1.pt'",
