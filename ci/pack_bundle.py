@@ -4,7 +4,8 @@
 
 The zip has one top folder, the bundle's name. Weights of other bundles that its configs name
 (``… '/../la_unet/models/judge_1.pt'``) are copied in as ``models/la_unet_judge_1.pt`` with their cards, and the paths
-in the configs changed; one that is not there is named, and its use is off in the zip. The package ``semsynth`` goes in
+in the configs changed; one that is not there is named, and its use is off in the zip. ``manifest.sha256`` lists the
+SHA-256 of every file, for ``semsynth verify`` and ``sha256sum --check``. The package ``semsynth`` goes in
 ``scripts/``, and the configs' ``semsynth.…`` become ``scripts.semsynth.…``. The same files give the same zip, byte for
 byte. Prints the zip's path.
 
@@ -20,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import fnmatch
+import hashlib
 import json
 import os
 import re
@@ -28,6 +30,8 @@ import zipfile
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
+from semsynth.trust.hashes import MANIFEST, manifest_of
+
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "common" / "semsynth"
 LEFT_BY_RUNS = {"data", "eval", "output", "runs"}  # top folders of a bundle
@@ -35,7 +39,7 @@ ALLOWED = {
     "": ("LICENSE",),
     "configs": ("*.json", "logging.conf"),
     "docs": ("*.md", "*.png", "*.jpg", "*.svg", "data_license.txt", "golden.nii.gz", "golden.json"),
-    "models": ("*.pt", "*.json"),
+    "models": ("*.pt", "*.safetensors", "*.json"),
     "scripts": ("*.py",),
 }
 """Folder of a bundle → the files that it may hold."""
@@ -127,14 +131,15 @@ def collect(bundle: Path) -> dict[str, bytes]:
     for name in contents:
         if re.fullmatch(r"configs/[^/]+\.json", name) and name != "configs/metadata.json":
             contents[name] = bring_in(relocate(contents[name].decode("utf-8"))).encode("utf-8")
-    return contents
+    hashes = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+    return contents | {MANIFEST: manifest_of(hashes).encode("utf-8")}
 
 
 def _belongs(name: str, beside: Collection[str]) -> bool:
     """Whether a file may go into the zip by its path in the bundle; a card needs its weights."""
     folder, _, file = name.rpartition("/")
     if folder == "models" and file.endswith(".json"):
-        return f"{name.removesuffix('.json')}.pt" in beside
+        return any(name.removesuffix(".json") + ending in beside for ending in (".pt", ".safetensors"))
     if folder == "scripts" or folder.startswith("scripts/"):
         return not name.startswith("scripts/semsynth") and _fits(file, ALLOWED["scripts"])
     return _fits(file, ALLOWED.get(folder, ()))

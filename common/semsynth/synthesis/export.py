@@ -33,6 +33,7 @@ from ..networks.latent_diffusion import LatentDiffusion
 from ..networks.sampling.samplers import Level
 from ..ownership import Outputs, beside, object_with
 from ..training.weights import load_weights
+from ..trust.configs import refuse_configs
 from .memory import synthesis_memory
 
 logger = logging.getLogger(__name__)
@@ -274,12 +275,14 @@ def load_network(bundle: str | Path, weights: str | Path | None = None) -> Laten
     """A bundle's trained network, on the CPU.
 
     Raises:
-        InputError: no bundle there; a network of another kind; weights that do not fit.
+        InputError: no bundle there; a config that would do more than build a network; a network of another kind;
+            weights that do not fit.
     """
     bundle = Path(bundle)
     config = bundle / "configs" / "inference.json"
     if not config.is_file():
         raise InputError(f"{bundle}: no configs/inference.json in it; give the folder of a bundle")
+    refuse_configs(bundle, config.name)
     parser = ConfigParser()
     parser.read_config(read_object(config, damaged="take the bundle's own"))
     parser["bundle_root"], parser["device"] = str(bundle), "cpu"

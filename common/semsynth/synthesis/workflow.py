@@ -11,6 +11,7 @@ from monai.bundle import ConfigWorkflow
 
 from ..errors import InputError, is_out_of_memory
 from ..json_files import read_object
+from ..trust.configs import refuse_configs
 
 SHIPPED = Path("models") / "model.pt"
 """Of a bundle's folder."""
@@ -75,10 +76,12 @@ def run_inference(bundle: Path, **settings: Any) -> None:
         settings: in place of the config's, such as ``dataset_dir`` and ``output_dir``.
 
     Raises:
-        InputError: what a component of the config raises; where it is no error of input, naming the config.
+        InputError: for a config that would do more than a bundle's does; what a component of the config raises;
+            where it is no error of input, naming the config.
     """
     logging.getLogger("monai.bundle.workflows").setLevel(logging.ERROR)  # it warns that no logging file is read
     config = bundle / "configs" / "inference.json"
+    refuse_configs(bundle, config.name, "metadata.json")
     try:
         workflow = ConfigWorkflow(
             config_file=str(config), meta_file=str(bundle / "configs" / "metadata.json"), workflow_type="infer",
