@@ -48,9 +48,9 @@ def _in_value(value: str) -> list[str]:
     """What is wrong with a value that Python evaluates."""
     try:
         body = ast.parse(value.strip() or "()", mode="eval").body
+        return [text for node in _leaves(body) for text in _in_leaf(node)]
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return [f"{value[:80]!r} is no literal"]
-    return [text for node in _leaves(body) for text in _in_leaf(node)]
 
 
 def _leaves(node: ast.expr) -> list[ast.expr]:
