@@ -49,7 +49,7 @@ def check_configs(bundle: Path, files: Sequence[str] | None = None, *, packed: b
 
 
 def refuse_configs(bundle: str | Path, *files: str) -> None:
-    """Raise, before a config is evaluated, where it would do more than build networks, transforms and the like.
+    """Raise, before a config is evaluated, for what no bundle needs: it may do anything.
 
     Args:
         bundle: its folder.
@@ -63,8 +63,8 @@ def refuse_configs(bundle: str | Path, *files: str) -> None:
     found = check_configs(folder, there)
     if found:
         raise InputError(
-            f"{folder}: its configs are not run, as they would do more than a bundle's do (semsynth verify says all of "
-            "it); take the bundle's own",
+            f"{folder}: its configs are not run, as they name or say what those of a bundle do not need "
+            "(docs/trust.md); take the bundle's own",
             [finding.line() for finding in found],
         )
 
