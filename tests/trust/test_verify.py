@@ -16,7 +16,7 @@ from semsynth.convert import convert_file_to_monai
 from semsynth.errors import InputError
 from semsynth.files import sha256
 from semsynth.synthesis.export import load_network
-from semsynth.synthesis.workflow import run_inference
+from semsynth.synthesis.workflow import run_inference, weights_of
 from semsynth.training.weights import write_weights as write_ours
 from semsynth.trust.verify import verify
 from verify_bundles import CHECKS, RUNNING, find_bundles
@@ -169,6 +169,16 @@ def test_no_command_evaluates_a_config_that_would_do_more(use: str, tmp_path: Pa
         else:
             run_inference(bundle)
     assert not (tmp_path / "canary").exists()
+
+
+def test_an_augmentation_looks_at_its_weights_before_any_work(tmp_path):
+    bundle = good_bundle(tmp_path / "bundle")
+    assert weights_of(bundle) == bundle / "models" / "model.pt"
+    path = bundle / "models" / "model.pt"
+    path.write_bytes(path.read_bytes()[:-1])
+    for given in (None, path):
+        with pytest.raises(InputError, match=r"model\.pt: is not the file that its card model\.json describes"):
+            weights_of(bundle, given)
 
 
 def test_the_check_of_bundles_runs_nothing_that_is_refused(tmp_path, capsys):
