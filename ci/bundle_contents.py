@@ -7,14 +7,16 @@ other file, and every link, is named and nothing is packed: what is packed is pu
 from __future__ import annotations
 
 import fnmatch
+import hashlib
 import json
 import os
 import re
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from pack_docs import bring_docs
+from semsynth.trust.hashes import MANIFEST, manifest_of
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "common" / "semsynth"
@@ -23,7 +25,7 @@ ALLOWED = {
     "": ("LICENSE",),
     "configs": ("*.json", "logging.conf"),
     "docs": ("*.md", "*.png", "*.jpg", "*.svg", "data_license.txt", "golden.nii.gz", "golden.json"),
-    "models": ("*.pt", "*.json"),
+    "models": ("*.pt", "*.safetensors", "*.json"),
     "scripts": ("*.py",),
 }
 """Folder of a bundle → the files that it may hold."""
@@ -120,6 +122,16 @@ def collect(bundle: Path, largest: int | None = MAX_FILE) -> dict[str, bytes]:
     return contents
 
 
+def with_manifest(contents: Mapping[str, bytes]) -> dict[str, bytes]:
+    """The same with ``manifest.sha256``, which ``semsynth verify`` compares the files with.
+
+    Args:
+        contents: path → content.
+    """
+    hashes = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+    return dict(contents) | {MANIFEST: manifest_of(hashes).encode("utf-8")}
+
+
 def _sources(bundle: Path) -> dict[str, Path]:
     """The files that are packed as they are, or with other paths in them: path in the packed bundle → file."""
     own, left = _files(bundle, LEFT_BY_RUNS)
@@ -184,7 +196,7 @@ def _belongs(name: str, beside: Collection[str]) -> bool:
     """Whether a file may go into the zip by its path in the bundle; a card needs its weights."""
     folder, _, file = name.rpartition("/")
     if folder == "models" and file.endswith(".json"):
-        return f"{name.removesuffix('.json')}.pt" in beside
+        return any(name.removesuffix(".json") + ending in beside for ending in (".pt", ".safetensors"))
     if folder == "scripts" or folder.startswith("scripts/"):
         return not name.startswith("scripts/semsynth") and _fits(file, ALLOWED["scripts"])
     return _fits(file, ALLOWED.get(folder, ()))

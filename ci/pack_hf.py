@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 from bundle_configs import WEIGHTS
-from bundle_contents import collect, of_this_bundle
+from bundle_contents import collect, with_manifest, of_this_bundle
 from markdown_links import Link, relink
 from pack_zoo import write_folder
 
@@ -60,7 +60,7 @@ def write_hf(bundle: Path, folder: Path) -> Path:
     of_this_bundle(place, bundle.name, {CARD})
     about = json.loads(contents["configs/metadata.json"])
     contents[CARD] = model_card(about, contents[PAGE].decode("utf-8")).encode("utf-8")
-    write_folder(place, contents)
+    write_folder(place, with_manifest(contents))
     return place
 
 

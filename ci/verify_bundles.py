@@ -42,6 +42,7 @@ from bundle_packages import check_packages
 from bundle_runs import check_export, check_load, check_network, check_run
 from config_expressions import check_expressions
 from fresh_venv import check_fresh
+from semsynth.trust.verify import verify as verify_trust
 from zoo_checks import check_zoo
 
 # ------------------------------------------------------------------------------------------- files and what they say
@@ -75,6 +76,11 @@ def check_files(bundle: Path) -> list[str]:
     """The files that every bundle has are there and not empty."""
     missing = [f"{name}: no such file" for name in FILES if not (bundle / name).is_file()]
     return missing + [f"{n}: is empty" for n in FILES if (bundle / n).is_file() and not (bundle / n).stat().st_size]
+
+
+def check_trust(bundle: Path) -> list[str]:
+    """``semsynth verify`` refuses nothing of it; what it calls unknown is no finding."""
+    return [finding.line() for finding in verify_trust(bundle).findings if finding.refused]
 
 
 def check_weights_file(bundle: Path) -> list[str]:
@@ -125,6 +131,7 @@ def check_exemption(bundle: Path) -> list[str]:
 # ------------------------------------------------------------------------------------------------------------ command
 
 CHECKS: dict[str, Callable[[Path], list[str]]] = {
+    "trust": check_trust,
     "files": check_files,
     "weights_file": check_weights_file,
     "metadata": check_metadata,
@@ -141,6 +148,9 @@ CHECKS: dict[str, Callable[[Path], list[str]]] = {
     "run": check_run,
 }
 
+RUNNING = ("targets", "network", "export", "load", "run", "fresh")
+"""Checks that import or run what a bundle's configs name."""
+
 
 def find_bundles(folder: Path) -> list[Path]:
     """The bundles in a folder: those that have metadata."""
@@ -151,12 +161,15 @@ def verify(
     bundle: Path, *, allow_missing_weights: bool = False, fresh: Path | None = None, zoo: Path | None = None
 ) -> list[str]:
     """Make every check on one bundle, print a line for each, and return all findings."""
-    everything = []
+    everything, trusted = list[str](), True
     further = {} if fresh is None else {"fresh": partial(check_fresh, folder=fresh)}
     if zoo is not None:
         further["zoo"] = partial(check_zoo, folder=zoo)
     for name, check in (CHECKS | further).items():
         state = "ok"
+        if name in RUNNING and not trusted:
+            print(f"{bundle.name:14} {name:14} not made, as it would run what 'trust' refuses", flush=True)
+            continue
         try:
             found = check(bundle)
         except WeightsMissingError as error:
@@ -166,6 +179,7 @@ def verify(
         except Exception as error:  # a bundle so broken that the check cannot be made
             found = [f"the check cannot be made, {root_cause(error)}"]
         print(f"{bundle.name:14} {name:14} {f'{len(found)} finding(s)' if found else state}", flush=True)
+        trusted = trusted and (name != "trust" or not found)
         everything += [f"{bundle.name}: {name}: {text}" for text in found]
     return everything
 

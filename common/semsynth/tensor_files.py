@@ -1,4 +1,4 @@
-"""Files of tensors (weights, checkpoints, caches), as ``torch.save`` writes them.
+"""Files of tensors (weights, checkpoints, caches), as ``torch.save`` writes them, and safetensors.
 
 They are measured before they are unpacked, and nothing in them is executed.
 """
@@ -20,6 +20,8 @@ from .paths import as_path
 
 MOST_RATIO = 20
 """So many times its own size a file may unpack to. ``torch.save`` stores; float16 weights deflate to a half at best."""
+SAFETENSORS = ".safetensors"
+"""How files of that format end: a table of names, types and shapes, and the values; nothing that could be executed."""
 SMALL = 1 << 26
 """Bytes that any file may unpack to."""
 _UNSAFE = ("GLOBAL", "allowlist")
@@ -68,6 +70,8 @@ def load_tensors(path: str | Path, stream: BinaryIO | None = None) -> Any:
         Exception: torch's own for a file that it cannot read.
     """
     check_tensor_file(path, stream)
+    if Path(path).suffix == SAFETENSORS:
+        return _load_safetensors(Path(path).read_bytes() if stream is None else stream.read())
     content = torch.load(path if stream is None else stream, map_location="cpu", weights_only=True)
     for name, tensor in _tensors(content):
         needed = tensor.numel() * tensor.element_size()
@@ -77,6 +81,35 @@ def load_tensors(path: str | Path, stream: BinaryIO | None = None) -> Any:
                 "are stored; get the file again from where it comes from"
             )
     return content
+
+
+def _load_safetensors(data: bytes) -> dict[str, torch.Tensor]:
+    tensors: dict[str, torch.Tensor] = _library().load(data)
+    return tensors
+
+
+def safetensors_bytes(state: Mapping[str, Any]) -> bytes:
+    """A state dict in the format safetensors.
+
+    Raises:
+        InputError: for anything else than tensors; without the package.
+    """
+    others = [name for name, value in state.items() if not isinstance(value, torch.Tensor)]
+    if others:
+        raise InputError(f"safetensors hold tensors alone, and {', '.join(map(str, others[:3]))} is none; write a .pt")
+    # values that two names share are written twice
+    written: bytes = _library().save({name: tensor.contiguous().clone() for name, tensor in state.items()})
+    return written
+
+
+def _library() -> Any:
+    try:
+        from safetensors import torch as library
+    except ImportError as error:
+        raise InputError(
+            "safetensors are read and written by the package safetensors; pip install 'semsynth[trust]', or use a .pt"
+        ) from error
+    return library
 
 
 def _tensors(content: Any, name: str = "", seen: set[int] | None = None) -> Iterable[tuple[str, torch.Tensor]]:
@@ -124,4 +157,4 @@ def _reason(error: Exception) -> str:
         return error.strerror or type(error).__name__
     if isinstance(error, UnpicklingError) and any(sign in str(error) for sign in _UNSAFE):
         return "it holds more than tensors, numbers and texts, which could run code and is never loaded"
-    return "it is damaged, cut short, or no file that torch.save wrote"
+    return "it is damaged, cut short, or no file that torch.save or safetensors wrote"

@@ -9,8 +9,9 @@ from typing import Any
 
 import bundle_configs
 import pytest
-from config_expressions import ID, check_expressions, has_position, is_allowed
+from config_expressions import ID, check_expressions, has_position
 from monai.bundle import ConfigParser
+from semsynth.trust.expressions import is_allowed
 from verify_bundles import find_bundles
 
 ROOT = Path(__file__).resolve().parents[2]

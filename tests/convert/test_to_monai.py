@@ -410,5 +410,8 @@ def test_files_that_are_no_good_weights_are_refused_and_nothing_is_written(tmp_p
     assert main(arguments) == 1
     assert "NaN or infinite weights in out.2.conv.weight; nothing is written" in capsys.readouterr().err
     source.write_text("no weights")
+    assert main(arguments) == 1 and "is not the file that its card ours.json describes" in capsys.readouterr().err
+    card = source.with_suffix(".json")
+    card.write_text(json.dumps(json.loads(card.read_text()) | {"sha256": sha256(source)}))
     assert main(arguments) == 1 and "cannot be read as weights" in capsys.readouterr().err
     assert not output.parent.exists()

@@ -37,9 +37,10 @@ from semsynth.evaluation.uncertainty import (
 )
 from semsynth.metrics import psnr
 from semsynth.networks.features.registry import Features
-from semsynth.networks.frozen import FrozenSegmenter, load_segmenter
+from semsynth.networks.frozen import FrozenSegmenter
 from semsynth.networks.segmentation import residual_unet, subvoxel_swin
 from semsynth.prepare.phantom import write_phantom_cases
+from semsynth.provenance.frozen import load_segmenter
 from semsynth.report.tables import Cell, Column, Table
 
 SIZE = (48, 48, 48)

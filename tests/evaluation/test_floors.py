@@ -32,9 +32,10 @@ from semsynth.evaluation.uncertainty import conditional_mse, largest_n, make_dra
 from semsynth.files import sha256
 from semsynth.handlers import MetricsSummary
 from semsynth.networks.features.registry import FeatureExtractor, Features
-from semsynth.networks.frozen import FrozenSegmenter, load_segmenter
+from semsynth.networks.frozen import FrozenSegmenter
 from semsynth.networks.segmentation import subvoxel_swin
 from semsynth.prepare.phantom import write_phantom_cases
+from semsynth.provenance.frozen import load_segmenter
 
 
 def real(name, *, training=None, patient=None):

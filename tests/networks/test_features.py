@@ -15,8 +15,9 @@ from semsynth.errors import InputError
 from semsynth.files import sha256
 from semsynth.networks.features import medicalnet
 from semsynth.networks.features.medicalnet import ZeroPaddedShortcut, medicalnet_network
-from semsynth.networks.features.registry import EXTRACTORS, FeaturesUnavailable, load_features
+from semsynth.networks.features.registry import EXTRACTORS, FeaturesUnavailable
 from semsynth.networks.segmentation import subvoxel_swin
+from semsynth.provenance.frozen import load_features
 from semsynth.vocabulary import PLANES
 from torch import nn
 

@@ -9,9 +9,10 @@ import torch
 from semsynth.errors import InputError
 from semsynth.files import sha256
 from semsynth.networks.features.extractor import FeatureExtractor
-from semsynth.networks.features.perceptual import PerceptualLoss, load_perceptual
-from semsynth.networks.features.registry import FeaturesUnavailable, load_features
+from semsynth.networks.features.perceptual import PerceptualLoss
+from semsynth.networks.features.registry import FeaturesUnavailable
 from semsynth.networks.segmentation import subvoxel_swin
+from semsynth.provenance.frozen import load_features, load_perceptual
 from semsynth.training.losses.gan import VariationalGANLoss
 from torch import nn
 
@@ -214,7 +215,8 @@ def test_the_first_network_is_taken_when_its_weights_are_there(tmp_path, caplog)
         loss = load_perceptual(["la_unet_judge", "efficientnet_lite0"], weights={"la_unet_judge": path}, pixel_mm=1.0)
     assert loss.in_loss == [{"name": "la_unet_judge", "sha256": sha256(path)}]
     assert f"la_unet_judge (SHA-256 {sha256(path)[:12]}…)" in caplog.text
-    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+    warned = [record.message for record in caplog.records if record.levelno >= logging.WARNING]
+    assert len(warned) == 1 and "unknown, no card beside it" in warned[0]
     fake, real = volumes(size=(16, 16, 16))
     fake.requires_grad_()
     loss(fake, real).backward()

@@ -20,7 +20,7 @@ from semsynth.data.volumes import read_volume
 from semsynth.errors import InputError
 from semsynth.handlers import EvaluationHandler, InitWeights, RankedSegmentations, SegmentationWriter
 from semsynth.metrics import AverageSurfaceDistanceMm, HausdorffDistanceMm
-from semsynth.networks.frozen import FrozenSegmenter, load_segmenter
+from semsynth.networks.frozen import FrozenSegmenter
 from semsynth.networks.segmentation import (
     StandardizedSegmenter,
     SubvoxelNetwork,
@@ -28,6 +28,7 @@ from semsynth.networks.segmentation import (
     standardize,
     subvoxel_swin,
 )
+from semsynth.provenance.frozen import load_segmenter
 from semsynth.synthesis.inferers import WholeOrWindowInferer
 from semsynth.training.losses.segmentation import SegmentationLoss, class_weights
 from semsynth.training.weights import take_over

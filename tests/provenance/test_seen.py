@@ -150,14 +150,18 @@ def test_seen_cases_are_refused_with_the_reason(weights, entries, other, caplog)
     assert error.value.problems == [f"{e['case']}: same image and label map as a training case" for e in entries]
 
 
-def test_weights_without_a_card_or_with_that_of_another_file_are_unknown(weights, entries, other, caplog):
+def test_weights_without_a_card_are_unknown_and_those_with_that_of_another_file_refused(
+    weights, entries, other, caplog
+):
     assert not Seen.of(weights).known
     refuse_seen_cases(Seen.of(weights), entries)
     assert "nobody knows which cases model.pt has seen" in caplog.text
     card_of(weights, training_cases(entries))
     torch.save({"w": torch.zeros(2)}, weights)
-    seen = Seen.of(weights)
-    assert not seen.known and "is the card of another file" in caplog.text
+    with pytest.raises(
+        InputError, match=r"model.pt: is not the file that its card model.json describes .*remove model.j"
+    ):
+        Seen.of(weights)
     for text in ("{", "[]", '{"training_cases": 1}', "{}"):
         weights.with_suffix(".json").write_text(text)
         with pytest.raises(InputError, match="not a model card"):
@@ -166,12 +170,17 @@ def test_weights_without_a_card_or_with_that_of_another_file_are_unknown(weights
         read_card(weights.with_name("gone.json"))
 
 
-def test_a_smaller_file_of_weights_with_anothers_card_stays_unknown(weights, entries, tmp_path):
+def test_a_smaller_file_of_weights_does_not_sign_what_is_not_known_to_be_the_cards(weights, entries, tmp_path):
     card_of(weights, training_cases(entries))
     torch.save({"w": torch.zeros(2)}, weights)
+    with pytest.raises(InputError, match=r"model.pt: is not the file that its card model.json describes"):
+        extract_weights(weights, tmp_path / "small.pt", mantissa_bits=8)
+    assert not list(tmp_path.glob("small*"))
+    card = weights.with_suffix(".json")
+    card.write_text(json.dumps(json.loads(card.read_text()) | {"sha256": None}))
     extract_weights(weights, tmp_path / "small.pt", mantissa_bits=8)
     assert not Seen.of(tmp_path / "small.pt").known and Seen.of(tmp_path / "small.pt").gaps == ("model.pt",)
-    weights.with_suffix(".json").write_text("[]")
+    card.write_text("[]")
     with pytest.raises(InputError, match="not a model card"):
         extract_weights(weights, tmp_path / "small.pt", mantissa_bits=8)
 

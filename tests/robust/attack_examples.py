@@ -106,6 +106,17 @@ EXAMPLES: dict[str, list[tuple[dict[str, str | None], tuple[str, ...]]]] = {
         ),
     ],
     "study": [({"config": "study/study.yaml", "output": "out", "dry-run": None}, ("study", "bundle/configs"))],
+    "verify": [
+        ({"path": "bundle"}, ("bundle/configs", "bundle/docs", "bundle/models")),
+        ({"path": "weights/judge.pt"}, ("weights",)),
+        (
+            {"path": "bundle.zip", "signature": "keys/bundle.json", "public-key": "keys/public.pem"},
+            ("keys", "bundle.zip"),
+        ),
+    ],
+    "sign": [
+        ({"path": "bundle", "key": "keys/private.pem", "output": "out/signature.json"}, ("keys", "bundle/configs"))
+    ],
     "reproduce": [({"bundle": "bundle", "device": "cpu"}, ("bundle/docs", "bundle/models"))],
 }
 """Command → working options (None: without a value), each with the folders that it reads."""

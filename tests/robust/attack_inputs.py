@@ -33,7 +33,8 @@ def write_inputs(folder: Path) -> Path:
     ``raw``: three phantoms with their datalist; ``nrrd``: two of them in that format, with named segments;
     ``prepared``: what ``prepare`` makes of them; ``made``: synthetic volumes of their maps, as a bundle's inference
     leaves them; ``scores``: of segmenters; ``weights``: a judge, a block of MONAI's; ``run``: a training's checkpoints;
-    ``study``: its file; ``bundle``: a tiny latent diffusion; ``kept``: an earlier, unfinished preparation with
+    ``study``: its file; ``bundle``: a tiny latent diffusion, also as a zip; ``keys``: a pair, and its signature;
+    ``kept``: an earlier, unfinished preparation with
     somebody's own files in it (:data:`FOREIGN`).
     """
     raw = folder / "raw"
@@ -49,6 +50,7 @@ def write_inputs(folder: Path) -> Path:
     _write_study(folder / "study")
     (folder / "classes.txt").write_text("endo\nwall\nscar\n")
     _write_kept(folder / "prepared", folder / "kept")
+    _write_signed(folder)
     return folder
 
 
@@ -156,6 +158,22 @@ def _write_bundle(folder: Path) -> None:
     random_weights(bundle, folder / "models" / "model.pt")
     (folder / "docs").mkdir()
     write_golden(folder)
+
+
+def _write_signed(folder: Path) -> None:
+    """The bundle as a zip, a pair of keys, and a signature of it."""
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    shutil.make_archive(str(folder / "bundle"), "zip", folder, "bundle")
+    key, pem = Ed25519PrivateKey.from_private_bytes(bytes(range(32))), serialization.Encoding.PEM
+    (folder / "keys").mkdir()
+    private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    (folder / "keys" / "private.pem").write_bytes(private)
+    public = key.public_key().public_bytes(pem, serialization.PublicFormat.SubjectPublicKeyInfo)
+    (folder / "keys" / "public.pem").write_bytes(public)
+    _run("sign", "--path", str(folder / "bundle"), "--key", str(folder / "keys" / "private.pem"),
+         "--output", str(folder / "keys" / "bundle.json"))  # fmt: skip
 
 
 def _write_kept(prepared: Path, folder: Path) -> None:

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from semsynth.cli.main import main
 from semsynth.evaluation.run import open_extractors
-from semsynth.networks.features.perceptual import load_perceptual
-from semsynth.networks.features.registry import FeaturesUnavailable, load_features
+from semsynth.networks.features.registry import FeaturesUnavailable
+from semsynth.provenance.frozen import load_features, load_perceptual
 
 NAMES = ("medicalnet_resnet34", "medicalnet_resnet50", "efficientnet_lite0")
 

@@ -41,6 +41,9 @@ def test_other_weights_and_another_volume_are_told_and_end_with_1(copied, capsys
     weights = torch.load(copied / "models" / "model.pt", weights_only=True)
     torch.save({name: value * 0.5 for name, value in weights.items()}, copied / "models" / "model.pt")
     assert main(["reproduce", "--bundle", str(copied), "--device", "cpu"]) == 1
+    assert "model.pt: is not the file that its card model.json describes" in capsys.readouterr().err
+    (copied / "models" / "model.json").unlink()
+    assert main(["reproduce", "--bundle", str(copied), "--device", "cpu"]) == 1
     shown = capsys.readouterr().out
     assert "NOT reproduced" in shown
     assert shown.count("DIFFERS") == 2 and "agrees  phantom's image" in shown, "weights and volume, not the phantom"
@@ -70,6 +73,10 @@ def test_a_golden_file_made_anew_is_the_shipped_one(copied):
 def test_a_config_that_cannot_be_run_is_named(copied):
     config = copied / "configs" / "inference.json"
     config.write_text(config.read_text().replace("residual_unet", "no_such_network"))
+    with pytest.raises(InputError, match=r"its configs are not run.*\n.*no_such_network' is no class or function"):
+        reproduce(copied)
+    text = config.read_text().replace("no_such_network", "residual_unet")
+    config.write_text(text.replace('"dropout"', '"no_argument"'))
     with pytest.raises(InputError, match=r"inference\.json: the inference cannot be run \(.*take the bundle's own"):
         reproduce(copied)
     about = copied / "docs" / ABOUT

@@ -23,6 +23,7 @@ from .datasets import FailedCheck, check, choose_k, phantom, prepare, prepare_ma
 from .options import as_typed, booleans_of, texts_of
 from .study import compare, study
 from .systems import convert, dicom, evaluate, export, picture, reproduce, weights
+from .trusting import sign, verify
 
 COMMANDS: dict[str, Callable[..., str]] = {
     "phantom": as_typed(phantom),
@@ -40,6 +41,8 @@ COMMANDS: dict[str, Callable[..., str]] = {
     "compare": as_typed(compare),
     "augment": as_typed(augment),
     "study": as_typed(study),
+    "verify": as_typed(verify),
+    "sign": as_typed(sign),
 }
 MORE = "end other programs, or use a larger machine"
 LESS_MEMORY = {
@@ -57,6 +60,8 @@ LESS_MEMORY = {
 """Command → the settings that need less memory."""
 LISTS = ("--synthetic", "--weights", "--in-loss")  # options that take several values, of:
 TAKE_LISTS = ("evaluate", "picture")
+FIRST_WORDS = {"dicom": "--volume", "verify": "--path", "sign": "--path"}
+"""Command → the option whose value may stand alone, in front."""
 
 
 class _ToStandardError(logging.StreamHandler[TextIO]):
@@ -163,7 +168,7 @@ def _run(arguments: list[str]) -> int:
     log_plainly()
     fire.core.Display = lambda lines, out: print(*lines, sep="\n", file=out)  # help without a pager
     try:
-        arguments = _dicom_volume(_study_compare(arguments))
+        arguments = _first_word(_study_compare(arguments))
         if arguments:
             _check_options(arguments)
         arguments = _join_lists(arguments) if arguments and arguments[0] in TAKE_LISTS else arguments
@@ -208,11 +213,12 @@ def _study_compare(arguments: list[str]) -> list[str]:
     return ["compare", *(word for pair in zip(("--scores", "--baseline"), sides, strict=False) for word in pair), *rest]
 
 
-def _dicom_volume(arguments: list[str]) -> list[str]:
+def _first_word(arguments: list[str]) -> list[str]:
     """``dicom VOLUME …`` as ``dicom --volume VOLUME …``."""
-    if arguments[:1] != ["dicom"] or len(arguments) < 2 or arguments[1].startswith("-"):
+    option = FIRST_WORDS.get(arguments[0]) if arguments else None
+    if option is None or len(arguments) < 2 or arguments[1].startswith("-"):
         return arguments
-    return ["dicom", "--volume", *arguments[1:]]
+    return [arguments[0], option, *arguments[1:]]
 
 
 def _printed_later(result: Any) -> Any:

@@ -15,7 +15,7 @@ from ..errors import InputError
 from ..files import sha256
 from ..provenance.cards import record_of
 from ..provenance.replacing import check_replaced_weights
-from ..tensor_files import read_tensors
+from ..provenance.weights import read_weights
 from ..training.checkpoints import not_finite
 from ..training.weights import write_weights
 from .autoencoder import convert_autoencoder
@@ -164,7 +164,7 @@ def convert_file(
     """
     source, output = Path(weights), Path(output)
     check_paths(source, output, overwrite=overwrite)
-    content: Any = read_tensors(source, fix="give what torch.save(network.state_dict(), …) wrote")
+    content: Any = read_weights(source, fix="give what torch.save(network.state_dict(), …) wrote")
     try:
         conversion = convert(content, name=name, **settings)
     except InputError as error:

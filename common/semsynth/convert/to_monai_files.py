@@ -11,7 +11,8 @@ from monai.bundle import ConfigParser
 from ..errors import InputError, is_out_of_memory
 from ..json_files import read_object
 from ..provenance.seen import read_card
-from ..tensor_files import read_tensors
+from ..provenance.weights import read_weights
+from ..trust.configs import refuse_configs
 from .common import Conversion, Weights
 from .files import bare_weights, check_paths, write_conversion
 from .to_monai import to_monai_autoencoder, to_monai_denoiser
@@ -104,7 +105,7 @@ def convert_file_to_monai(
     """
     source, output = Path(weights), Path(output)
     check_paths(source, output, overwrite=overwrite)
-    content: Any = read_tensors(source, fix="give weights of semsynth, as a bundle's model.pt")
+    content: Any = read_weights(source, fix="give weights of semsynth, as a bundle's model.pt")
     try:
         kind, arguments = _of_card(source, name) if bundle is None else _of_bundle(Path(bundle), name)
         conversion = to_monai(kind, bare_weights(content, name=name), arguments, mean_only=mean_only)
@@ -133,6 +134,7 @@ def _of_bundle(bundle: Path, name: str | None) -> tuple[str, dict[str, Any]]:
     config = bundle / "configs" / "train.json"
     if not config.is_file():
         raise InputError(f"{bundle}: no configs/train.json in it; give the folder of a bundle")
+    refuse_configs(bundle, config.name)
     parser = ConfigParser()
     parser.read_config(read_object(config, damaged="take the bundle's own"))
     part = "network_def" if name is None else f"network_def::{name.replace('.', '::')}"

@@ -13,8 +13,10 @@ from monai.networks.nets import SwinUNETR
 from ..data.classes import plain_name
 from ..errors import InputError
 from ..networks.features.registry import JUDGE, JudgeEncoder
-from ..networks.frozen import FrozenSegmenter, load_segmenter
+from ..networks.frozen import FrozenSegmenter
 from ..networks.segmentation import residual_unet, subvoxel_swin
+from ..provenance.frozen import load_segmenter
+from ..provenance.weights import is_as_stated
 from ..vocabulary import ENDO
 from .sources import RealCase
 
@@ -192,7 +194,8 @@ def load_judge(
         option: that the file was given by, for messages.
 
     Raises:
-        InputError: naming the option, for options that do not go together, a file that is not there or does not fit.
+        InputError: naming the option, for options that do not go together, a file that is not there, does not
+            fit, or is not the one that its card describes.
     """
     for name, given in (("classes", classes), ("spacing", spacing), ("channels", channels)):
         if given is not None and (weights is None or classes is None):
@@ -214,6 +217,7 @@ def load_judge(
         raise InputError(
             f"--judge-channels must be two or more widths up to {MOST_CHANNELS}, such as 16,32,64,64, got {widths}"
         )
+    is_as_stated(Path(weights))
     try:
         return load_segmenter(residual_unet(len(classes) + 1, channels=widths), weights, use="faithfulness",
                               device=device, spacing=size, largest_component=[])  # fmt: skip

@@ -16,9 +16,10 @@ from ..files import remove_left_over
 from ..limits import check_number
 from ..locks import one_at_a_time
 from ..metrics import lpips
-from ..networks.features.registry import EXTRACTORS, JUDGE, FeatureExtractor, FeaturesUnavailable, load_features
+from ..networks.features.registry import EXTRACTORS, JUDGE, FeatureExtractor, FeaturesUnavailable
 from ..networks.frozen import FrozenSegmenter
 from ..paths import as_path
+from ..provenance.frozen import load_features
 from ..provenance.seen import Seen
 from .collect import collect
 from .distributions import all_distributions, check_n
@@ -54,7 +55,7 @@ def open_extractors(
         names: of :data:`semsynth.networks.features.registry.EXTRACTORS`.
         weights: name → file, where it does not come from a package or a hub.
         device: where they compute.
-        spacing: see :func:`~semsynth.networks.features.registry.load_features`.
+        spacing: see :func:`~semsynth.provenance.frozen.load_features`.
         judge: la_unet_judge, whose encoder is a feature network as well, where no file is given for that.
         download: ask the hub for weights that are not here; without it no network is ever asked.
     """

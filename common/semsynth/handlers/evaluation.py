@@ -58,7 +58,7 @@ class EvaluationHandler:
     computed (fewer than two cases, volumes too small for MS-SSIM) is left out with one warning, or NaN in the details.
 
     Args:
-        extractors: feature networks, see :func:`semsynth.networks.features.registry.load_features`; they stay where
+        extractors: feature networks, see :func:`semsynth.provenance.frozen.load_features`; they stay where
             they are.
         paired: of :data:`PAIRED`; left out where the output has no real volume.
         judge: a segmentation network that was in no loss of the generator, or None: adds ``judge_dice``, of its

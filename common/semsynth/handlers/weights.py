@@ -7,8 +7,9 @@ import logging
 import shutil
 import time
 from collections.abc import Mapping
+from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from ignite.engine import Engine, Events
@@ -21,11 +22,28 @@ from ..paths import as_path
 from ..provenance.cards import TrainingRecord
 from ..provenance.replacing import check_replaced_weights
 from ..provenance.seen import read_card
-from ..tensor_files import read_tensors
+from ..provenance.weights import read_weights
 from ..training.checkpoints import not_finite
 from ..training.weights import save_weights
 
 logger = logging.getLogger(__name__)
+
+
+class _Checked(BytesIO):
+    """Tensors as ``torch.save`` writes them, in memory, called by the file that they come from."""
+
+    name = ""
+
+    @staticmethod
+    def of(content: Any, name: str) -> _Checked:
+        stream = _Checked()
+        torch.save(content, stream)
+        stream.seek(0)
+        stream.name = name
+        return stream
+
+    def __str__(self) -> str:
+        return self.name
 
 
 class LoadWeights(CheckpointLoader):
@@ -47,22 +65,27 @@ class LoadWeights(CheckpointLoader):
         """Load the file.
 
         Raises:
-            InputError: in one line, for a file that is missing, cannot be read or does not fit.
+            InputError: in one line, for a file that is missing, cannot be read, is not the one that its card describes
+                or does not fit.
         """
-        content = read_tensors(self.load_path)
+        content = read_weights(self.load_path)
         if not isinstance(content, dict):
             raise InputError(f"{self.load_path}: holds no weights of a network, but {type(content).__name__}; give a "
                              "bundle's model.pt")  # fmt: skip
+        path = self.load_path
         try:
+            self.load_path = cast(str, _Checked.of(content, path))  # MONAI loads what was checked, whatever its format
             super().__call__(engine)
         except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
             if is_out_of_memory(error):
                 raise
             lines = [line.strip() for line in str(error).splitlines() if line.strip()]
             raise InputError(
-                f"{self.load_path}: does not fit the network ({' '.join(lines[:2])[:300]}); give weights that this "
+                f"{path}: does not fit the network ({' '.join(lines[:2])[:300]}); give weights that this "
                 "config has trained, or the config that they were trained with"
             ) from error
+        finally:
+            self.load_path = path
         broken = not_finite({name: dict(part.state_dict()) for name, part in self.load_dict.items()})
         if broken:
             raise InputError(
@@ -213,3 +236,5 @@ def _copy(weights: Path, place: Path) -> None:
         shutil.copyfile(weights, new)
         if card.is_file():
             write_text(place.with_suffix(".json"), json.dumps(read_card(card) | {"file": place.name}, indent=2) + "\n")
+        else:
+            place.with_suffix(".json").unlink(missing_ok=True)  # of the weights before, and no longer beside them

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,13 +13,6 @@ from monai.data import MetaTensor
 from monai.data.utils import affine_to_spacing
 from monai.transforms import KeepLargestConnectedComponent, Orientation, ResampleToMatch, Spacing
 from torch import nn
-
-from ..errors import InputError
-from ..files import sha256
-from ..paths import as_path
-from ..tensor_files import read_tensors
-
-logger = logging.getLogger(__name__)
 
 
 class FrozenSegmenter(nn.Module):
@@ -89,50 +81,3 @@ class FrozenSegmenter(nn.Module):
             largest: Any = KeepLargestConnectedComponent(applied_labels=self.largest_component)(label)
             label = largest.as_tensor()
         return MetaTensor(label, affine=volume.affine)
-
-
-def load_segmenter(
-    network: nn.Module,
-    weights: str | Path | None,
-    *,
-    use: str,
-    name: str = "",
-    device: torch.device | str = "cpu",
-    spacing: Sequence[float] = (1.0, 1.0, 1.0),
-    largest_component: Sequence[int] = (1,),
-    classes: Sequence[str] = (),
-) -> FrozenSegmenter | None:
-    """A trained segmentation network, or None with one warning where its weights are not there.
-
-    Args:
-        network: as the weights need it.
-        weights: the file, for example of the bundle ``la_unet``; None switches it off without a warning.
-        use: what is off without it, for the warning ("the judge's Dice").
-        name: what tables call it; the file's unless given.
-        device: where it computes.
-        spacing: mm per voxel that it was trained at.
-        largest_component: classes of which only the largest component counts.
-        classes: names of the classes that it segments, from 1 on.
-
-    Raises:
-        InputError: when the file is there and does not fit the network.
-    """
-    if weights is None:
-        return None
-    path = as_path(weights, "judge_weights")
-    if not path.is_file():
-        logger.warning("%s: no such weights; %s is off. Train or copy that bundle's weights, or give another path",
-                       path, use)  # fmt: skip
-        return None
-    state = read_tensors(path, fix="copy the file again, or give null to do without")
-    try:
-        network.load_state_dict(state)
-    except Exception as error:
-        raise InputError(
-            f"{path}: does not fit the network that is to use it ({str(error).splitlines()[0]}); give the weights of "
-            "that architecture, or null to do without"
-        ) from error
-    return FrozenSegmenter(
-        network, spacing=spacing, name=name or path.stem, sha256=sha256(path), largest_component=largest_component,
-        classes=classes, source=path,
-    ).to(device)  # fmt: skip

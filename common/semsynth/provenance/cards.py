@@ -29,7 +29,7 @@ from ..tensor_files import read_tensors
 from .command import run_command, without_absolute
 from .config import canonical, config_digest
 from .pseudonyms import key_id, pseudonym_key
-from .seen import UNKNOWN_PARENTS, Seen, read_card, training_cases
+from .seen import UNKNOWN_PARENTS, Seen, card_of, training_cases
 
 logger = logging.getLogger(__name__)
 
@@ -216,9 +216,9 @@ def record_of(weights: Path) -> dict[str, Any]:
     Returns:
         ``training_cases``, ``in_loss`` and ``unknown_parents``; the last names the file where nothing is known of it.
     """
-    card = weights.with_suffix(".json")
-    content = read_card(card) if card.is_file() else _record_inside(weights)
-    seen = Seen.of(weights) if card.is_file() else Seen.from_card(content or {}, weights.name)
+    content = card_of(weights)
+    content = _record_inside(weights) if content is None else content
+    seen = Seen.from_card(content or {}, weights.name)
     if not seen.known:
         logger.warning(
             "%s: no card beside these weights, so nobody knows which cases and losses they have seen", weights

@@ -56,21 +56,14 @@ class Seen:
 
     @staticmethod
     def of(weights: str | Path) -> Seen:
-        """What the card beside a file of weights says; one with ``known`` False where there is none, or another's.
+        """What the card beside a file of weights says; one with ``known`` False where there is none.
 
         Raises:
-            InputError: for a card that cannot be read as one.
+            InputError: as :func:`card_of`.
         """
         path = as_path(weights, "weights")
-        card = path.with_suffix(".json")
-        if not card.is_file():
-            return Seen(gaps=(path.name,), source=path.name)
-        content = read_card(card)
-        if content.get("sha256") is not None and path.is_file() and content["sha256"] != _sha256(path):
-            logger.warning("%s is the card of another file than %s: nobody knows what these weights have seen", card,
-                           path.name)  # fmt: skip
-            return Seen(gaps=(path.name,), source=path.name)
-        return Seen.from_card(content, path.name)
+        content = card_of(path)
+        return Seen(gaps=(path.name,), source=path.name) if content is None else Seen.from_card(content, path.name)
 
     @staticmethod
     def from_card(content: Mapping[str, Any], source: str) -> Seen:
@@ -127,6 +120,45 @@ class Seen:
                 value = case.get(what)
                 self._index[what] |= set(value.values()) if isinstance(value, Mapping) else {value} if value else set()
         return self._index[what]
+
+
+def card_of(weights: str | Path) -> dict[str, Any] | None:
+    """The card beside a file of weights; None where there is none.
+
+    Raises:
+        InputError: for a card that cannot be read as one; where the file is not the one that the card describes.
+    """
+    path = Path(weights)
+    card = path.with_suffix(".json")
+    if not card.is_file():
+        return None
+    content = read_card(card)
+    stated = content.get("sha256")
+    if stated is not None and path.is_file():
+        refuse_another(
+            path, stated, f"its card {card.name}", f"remove {card.name} to use it as weights of unknown origin"
+        )
+    return content
+
+
+def refuse_another(path: Path, stated: str, where: str, instead: str) -> None:
+    """Raise for a file that has not the SHA-256 that is stated of it.
+
+    Args:
+        path: the file.
+        stated: its SHA-256, as it should be.
+        where: that is stated, for the message.
+        instead: what can be done but restoring the file, for the message.
+
+    Raises:
+        InputError: naming both hashes and what to do.
+    """
+    found = _sha256(path)
+    if found.lower() != stated.lower():
+        raise InputError(
+            f"{path}: is not the file that {where} describes (SHA-256 {found[:12]}…, not {stated[:12]}…): damaged, or "
+            f"exchanged. Restore the file that belongs to it, or {instead}"
+        )
 
 
 def read_card(path: str | Path) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from ..errors import InputError, is_out_of_memory
 from ..files import sha256
 from ..json_files import read_object, read_object_or_none
 from ..training.weights import load_weights
+from ..trust.configs import refuse_configs
 from .workflow import SHIPPED
 
 
@@ -25,12 +26,14 @@ def network_of(bundle: str | Path, weights: str | Path | None = None) -> nn.Modu
         weights: instead of the bundle's ``models/model.pt``.
 
     Raises:
-        InputError: no bundle there; a config that builds no network; weights that do not fit.
+        InputError: no bundle there; a config that would do more than build a network, or builds none; weights that do
+            not fit.
     """
     bundle = Path(bundle)
     config = bundle / "configs" / "inference.json"
     if not config.is_file():
         raise InputError(f"{bundle}: no configs/inference.json in it; give the folder of a bundle")
+    refuse_configs(bundle, config.name)
     parser = ConfigParser()
     parser.read_config(read_object(config, damaged="take the bundle's own"))
     parser["bundle_root"], parser["device"] = str(bundle), "cpu"

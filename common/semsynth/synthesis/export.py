@@ -326,7 +326,8 @@ def load_network(bundle: str | Path, weights: str | Path | None = None) -> Laten
     """A latent diffusion bundle's trained network, on the CPU.
 
     Raises:
-        InputError: no bundle there; a network of another kind; weights that do not fit.
+        InputError: no bundle there; a config that would do more than build a network; a network of another kind;
+            weights that do not fit.
     """
     network = network_of(bundle, weights)
     if not isinstance(network, LatentDiffusion):

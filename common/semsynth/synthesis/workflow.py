@@ -11,6 +11,8 @@ from monai.bundle import ConfigWorkflow
 
 from ..errors import InputError, is_out_of_memory
 from ..json_files import read_object
+from ..provenance.weights import is_as_stated
+from ..trust.configs import refuse_configs
 
 SHIPPED = Path("models") / "model.pt"
 """Of a bundle's folder."""
@@ -20,17 +22,16 @@ def weights_of(bundle: Path, given: str | Path | None = None) -> Path:
     """The weights that a bundle's inference takes: the given ones, or those that it ships.
 
     Raises:
-        InputError: for a folder that is no bundle, or weights that are not there.
+        InputError: for a folder that is no bundle, weights that are not there, or that are not those of their card.
     """
     if not (bundle / "configs" / "inference.json").is_file():
         raise InputError(f"{bundle}: no configs/inference.json in it; give the folder of a bundle")
-    if given is not None:
-        if not Path(given).is_file():
-            raise InputError(f"--weights {given}: no such file; give weights that this bundle has trained")
-        return Path(given)
-    path = bundle / SHIPPED
+    if given is not None and not Path(given).is_file():
+        raise InputError(f"--weights {given}: no such file; give weights that this bundle has trained")
+    path = bundle / SHIPPED if given is None else Path(given)
     if not path.is_file():
         raise InputError(f"{path}: no such weights; copy the bundle whole")
+    is_as_stated(path)  # before the work that they are needed for
     return path
 
 
@@ -75,10 +76,12 @@ def run_inference(bundle: Path, **settings: Any) -> None:
         settings: in place of the config's, such as ``dataset_dir`` and ``output_dir``.
 
     Raises:
-        InputError: what a component of the config raises; where it is no error of input, naming the config.
+        InputError: for a config that would do more than a bundle's does; what a component of the config raises;
+            where it is no error of input, naming the config.
     """
     logging.getLogger("monai.bundle.workflows").setLevel(logging.ERROR)  # it warns that no logging file is read
     config = bundle / "configs" / "inference.json"
+    refuse_configs(bundle, config.name, "metadata.json")
     try:
         workflow = ConfigWorkflow(
             config_file=str(config), meta_file=str(bundle / "configs" / "metadata.json"), workflow_type="infer",

@@ -28,10 +28,10 @@ from ..files import atomic_path, remove_left_over, sha256
 from ..json_files import read_object_or_none
 from ..ownership import refuse
 from ..paths import as_path
-from ..tensor_files import read_tensors
+from ..provenance.weights import MANIFEST, is_as_stated
+from ..tensor_files import SAFETENSORS, read_tensors, safetensors_bytes
 
 logger = logging.getLogger(__name__)
-MANIFEST = "manifest.json"
 KEPT_ASIDE = 2
 """Folders of checkpoints of earlier trainings that are kept beside those of now."""
 _NAME = re.compile(r"checkpoint_e\d+_i\d+\.pt")
@@ -61,8 +61,8 @@ def save_atomically(
     """``torch.save`` to a file beside ``path``, flushed to the disk, then renamed: a kill leaves the old file whole.
 
     Args:
-        state: of tensors, numbers and texts.
-        path: the file.
+        state: of tensors, numbers and texts; of tensors alone for safetensors.
+        path: the file; one that ends in ``.safetensors`` is written in that format, which holds nothing but tensors.
         compressed: its parts are deflated; ``torch.load`` reads it all the same (but for ``mmap=True``).
         describe: called with the finished file before it gets its name, to write what stands beside it.
 
@@ -77,7 +77,9 @@ def save_atomically(
         with atomic_path(path) as temporary:
             with temporary.open("wb") as stream:
                 hashing = _HashingFile(stream)
-                if compressed:
+                if path.suffix == SAFETENSORS:
+                    hashing.write(safetensors_bytes(state))
+                elif compressed:
                     hashing.write(_deflated(state))
                 else:
                     torch.save(dict(state), hashing)  # type: ignore[arg-type]
@@ -291,10 +293,11 @@ def newest_checkpoint(path: str | Path) -> dict[str, Any]:
     """A checkpoint by its file, by its folder, or by the run's folder.
 
     Raises:
-        InputError: nothing there, or nothing good.
+        InputError: nothing there, or nothing good; a file that is not the one that the list beside it describes.
     """
     path = Path(path)
     if path.is_file():
+        is_as_stated(path)
         return read_checkpoint(path)
     for folder in (path, path / "checkpoints"):
         found = CheckpointFolder(folder).load_newest() if folder.is_dir() else None

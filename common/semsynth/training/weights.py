@@ -16,8 +16,9 @@ from ..files import sha256, write_text
 from ..paths import as_path
 from ..provenance.cards import TrainingRecord, write_model_card
 from ..provenance.replacing import check_replaced_weights
-from ..provenance.seen import UNKNOWN_PARENTS, Seen, read_card
-from ..tensor_files import read_tensors
+from ..provenance.seen import UNKNOWN_PARENTS, read_card
+from ..provenance.weights import read_weights
+from ..tensor_files import SAFETENSORS
 from .checkpoints import newest_checkpoint, not_finite, rounded, save_atomically
 
 logger = logging.getLogger(__name__)
@@ -67,12 +68,12 @@ def load_weights(path: str | Path, *, name: str = "network") -> dict[str, torch.
     MONAI's ``CheckpointSaver`` and servers of federated learning (NVFlare) keep the state dict under ``model``.
 
     Raises:
-        InputError: no such file, or no weights in it.
+        InputError: no such file, no weights in it, or another file than its card describes.
     """
     path = as_path(path, "weights")
     if not path.is_file():
         raise InputError(f"{path}: no such file of weights; train the bundle first, or give another path")
-    state: Any = read_tensors(path)
+    state: Any = read_weights(path)
     if isinstance(state, dict) and isinstance(state.get("objects"), dict):
         state = state["objects"].get(name, {})
     elif isinstance(state, dict) and isinstance(state.get("model"), dict):
@@ -152,7 +153,7 @@ def extract_weights(
         checkpoint: a checkpoint file, its folder, or the run's folder (then the newest good one); or, to be made
             smaller, a file of weights, whose card is carried over; or a file of weights without a card, such as the
             global model of a server of federated learning: of these nobody knows what they were trained on.
-        output: the file to write.
+        output: the file to write; one that ends in ``.safetensors`` gets that format.
         name: which network of a checkpoint.
         mantissa_bits: write a compressed file, with mantissas of so many bits (see
             :func:`semsynth.training.checkpoints.rounded`; 10 changes nothing, 8 makes it about a fifth smaller); None
@@ -160,9 +161,11 @@ def extract_weights(
 
     Raises:
         InputError: when nothing good is there, or it holds no network of that name; for files that are not ours where
-            the weights or their card go.
+            the weights or their card go; for a file that is not the one that its card, or its folder's list, describes.
     """
     check_replaced_weights(output, source=checkpoint)
+    if mantissa_bits is not None and Path(output).suffix == SAFETENSORS:
+        raise InputError(f"{output}: safetensors are never compressed; leave --mantissa-bits out, or write a .pt")
     if Path(checkpoint).is_file() and Path(checkpoint).with_suffix(".json").is_file():
         return _smaller(Path(checkpoint), Path(output), mantissa_bits)
     found, record, metric = _tensors_of(checkpoint, name)
@@ -205,7 +208,7 @@ def _smaller(source: Path, output: Path, mantissa_bits: int | None) -> Path:
     """A file of weights once more, compressed, with its card."""
     weights = load_weights(source)
     card = read_card(source.with_suffix(".json"))
-    if not Seen.of(source).known:  # the card of another file: what it says of cases is not of these weights
+    if card.get("sha256") is None:  # maybe of another file: then what it says of cases is not of these weights
         card |= {"training_cases": [], UNKNOWN_PARENTS: [source.name]}
     half = {key: t.half() if t.is_floating_point() else t for key, t in weights.items()}
     broken = not_finite(half)

@@ -184,13 +184,21 @@ def existing_file(path: str | Path, *, name: str) -> Path:
     return found
 
 
-def read_weights(path: str | Path, *, name: str) -> dict[str, torch.Tensor]:
-    """The tensors of a weights file, out of their ``state_dict`` where there is one.
+def read_published(path: str | Path, *, name: str) -> dict[str, torch.Tensor]:
+    """The tensors of a published weights file (:func:`checked_file`), out of their ``state_dict`` where there is one.
 
     Raises:
         InputError: for a file that holds anything else.
     """
-    content = read_tensors(path, f"weights of {name}")
+    return named_tensors(read_tensors(path, f"weights of {name}"), path, name=name)
+
+
+def named_tensors(content: Any, path: str | Path, *, name: str) -> dict[str, torch.Tensor]:
+    """The tensors in what a weights file holds, out of their ``state_dict`` where there is one.
+
+    Raises:
+        InputError: where it holds anything else.
+    """
     state = content.get("state_dict", content) if isinstance(content, dict) else content
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise InputError(f"{path}: holds no weights by name; give the file of {name}")

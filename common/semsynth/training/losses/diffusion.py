@@ -26,7 +26,7 @@ class DiffusionLoss(nn.Module):
         signal_power: p of the weight signal^p on the squared error, where ``signal`` is what of the latent is left at
             the time step: 0 weighs all time steps alike in the unit of the prediction. The error of ε is signal times
             that of v, so that 2 makes eq. 1 of a prediction of v.
-        segmenter: the frozen network (:func:`semsynth.networks.frozen.load_segmenter`), whose class 1 is ``target``;
+        segmenter: the frozen network (:func:`semsynth.provenance.frozen.load_segmenter`), whose class 1 is ``target``;
             None leaves the term out.
         segmentation_weight: of the consistency; 0 switches it off.
         segmentation_below: share of the time steps, from the least noisy, in which it counts.

@@ -114,7 +114,7 @@ class VariationalGANLoss(ConditionalGANLoss):
         if perceptual_weight > 0 and perceptual is None:
             raise InputError(
                 f"perceptual_weight is {perceptual_weight} and there is no perceptual network; give one as perceptual "
-                "(semsynth.networks.features.perceptual.load_perceptual) or set perceptual_weight to 0"
+                "(semsynth.provenance.frozen.load_perceptual) or set perceptual_weight to 0"
             )
         self.feature_weight, self.perceptual_weight, self.kl_weight = feature_weight, perceptual_weight, kl_weight
         self.perceptual = perceptual if perceptual_weight > 0 else None

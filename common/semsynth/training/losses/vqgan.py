@@ -69,7 +69,7 @@ class VQGANLoss(nn.Module):
         if perceptual_weight > 0 and perceptual is None:
             raise InputError(
                 f"perceptual_weight is {perceptual_weight} and there is no perceptual network; give one as perceptual "
-                "(semsynth.networks.features.perceptual.load_perceptual) or set perceptual_weight to 0"
+                "(semsynth.provenance.frozen.load_perceptual) or set perceptual_weight to 0"
             )
         if slices < 1 or adaptive_interval < 1:
             raise InputError(f"slices and adaptive_interval must be 1 or more, got {slices} and {adaptive_interval}")
