@@ -8,8 +8,8 @@ The zip is ``<output>/<name>_v<version>.zip`` and has one top folder, the bundle
 its configs name (``… '/../la_unet/models/judge_1.pt'``) are copied in as ``models/la_unet_judge_1.pt`` with their
 cards, and the paths in the configs changed; one that is not there is named, and its use is off in the zip. The package
 ``semsynth`` goes in ``scripts/``, and the configs' ``semsynth.…`` become ``scripts.semsynth.…``. Pages and pictures of
-the project's ``docs`` that the bundle's pages link to come along. ``manifest.sha256`` lists the SHA-256 of every file, for
-``semsynth verify`` and ``sha256sum --check``. The same files give the same zip, byte for byte.
+the project's ``docs`` that the bundle's pages link to come along. ``manifest.sha256`` lists the SHA-256 of every file,
+for ``semsynth verify`` and ``sha256sum --check``. The same files give the same zip, byte for byte.
 
 ``--zoo`` writes ``DIR/models/<name>``, ``DIR/ci/unit_tests/test_<name>.py`` and ``DIR/<name>_pull_request.txt``; DIR
 may be a clone of the zoo. ``--hf`` writes ``DIR/<name>``, all that the repository on the hub holds. Either replaces

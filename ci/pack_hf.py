@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 from bundle_configs import WEIGHTS
-from bundle_contents import collect, with_manifest, of_this_bundle
+from bundle_contents import collect, of_this_bundle, with_manifest
 from markdown_links import Link, relink
 from pack_zoo import write_folder
 

@@ -185,7 +185,7 @@ def _tensors_of(checkpoint: str | Path, name: str) -> tuple[dict[str, torch.Tens
     """The tensors of a network, what they were trained on, and the epoch, where it is known."""
     unknown = {UNKNOWN_PARENTS: [Path(checkpoint).name]}
     if Path(checkpoint).is_file():
-        content: Any = read_tensors(Path(checkpoint))
+        content: Any = read_weights(Path(checkpoint))
         if isinstance(content, dict) and "objects" not in content:  # of a server of federated learning, or of MONAI's
             return load_weights(checkpoint, name=name), unknown, {}
     state = newest_checkpoint(checkpoint)
