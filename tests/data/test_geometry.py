@@ -22,6 +22,7 @@ from semsynth.data.geometry import (
     training_geometry,
 )
 from semsynth.data.headers import read_header
+from semsynth.data.intensity import MIN_MAX
 from semsynth.data.raw import check_input
 from semsynth.errors import InputError
 
@@ -206,3 +207,14 @@ def test_a_synthesis_says_once_how_many_maps_are_of_another_voxel_size(
     with caplog.at_level(logging.INFO):
         load_label_maps(tmp_path, pattern, grid=grid_of(folder, resample=True))
     assert VOXEL_SIZE not in caplog.text and "2 of 3 label maps are resampled" in caplog.text
+
+
+def test_where_neither_weights_nor_metadata_are_no_rule_of_intensities_is_guessed(tmp_path: Path) -> None:
+    """MONAI Deploy runs a TorchScript file, whose bundle_root is '.', from anywhere."""
+    with pytest.raises(
+        InputError, match=r"neither .*model\.pt nor .*metadata\.json is there.*start in the bundle's folder"
+    ):
+        _ = grid_of(tmp_path).scaling
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "model.pt").write_bytes(b"weights without a card")
+    assert str(grid_of(tmp_path).scaling) == str(MIN_MAX)

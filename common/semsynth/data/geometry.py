@@ -227,7 +227,16 @@ class TrainedGrid:
         """The rule for images of which nothing is stated: the weights' own; minimum to maximum where nobody says.
 
         Where the weights know a unit, the images have to be in it.
+
+        Raises:
+            InputError: where neither weights nor metadata are there: MONAI Deploy runs a TorchScript file from
+                anywhere, and by another rule the result would be another one without a word.
         """
+        if not (self.weights.is_file() or self.weights.with_suffix(".json").is_file() or self.metadata.is_file()):
+            raise InputError(
+                f"neither {self.weights} nor {self.metadata} is there, so nobody says how the images of the training "
+                "were scaled; start in the bundle's folder, or set bundle_root to it"
+            )
         trained = self.trained
         if trained is not None and trained.unit_range is not None:
             return Scaling("window", trained.unit_range)
