@@ -147,19 +147,25 @@ def export(
     *,
     bundle: FilePath,
     output: FilePath,
-    size: Sequence[int],
+    size: Sequence[int] | None = None,
+    format: str = "torch",
     weights: FilePath | None = None,
     steps: int | None = None,
     overwrite: bool = False,
 ) -> str:
-    """A latent diffusion bundle as three torch.export graphs and a description, for a server that has torch alone.
+    """A bundle's network as graphs for a server without this package: torch.export (torch alone), or ONNX.
 
-    The graphs are of one size of label map, in float32. The bundle's docs/README.md has the loop that runs them.
+    Latent diffusion becomes three graphs of one size of label map and a description; the bundle's docs/README.md has
+    the loop that runs them. ONNX (pip install 'semsynth[onnx]') takes networks that are one graph too, as model.onnx
+    and model.json, of any size of volume where the network allows it. All are in float32, and an ONNX graph is compared
+    with its network before it is written (docs/deploy.md).
 
     Args:
         bundle: folder of the bundle, for example bundles/spade_ldm.
-        output: folder for conditioning.pt2, denoiser.pt2, decoder.pt2 and sampling.json.
-        size: voxels of the label maps along right, anterior, superior, for example 144,112,64.
+        output: folder for conditioning, denoiser, decoder and sampling.json, or for model.onnx and model.json.
+        size: voxels of the label maps along right, anterior, superior, for example 144,112,64; needed by latent
+            diffusion and spade_gan3d, others take any size without it.
+        format: torch or onnx.
         weights: instead of the bundle's models/model.pt.
         steps: that sampling.json describes; without it the bundle's own.
         overwrite: replace graphs that are there, if an export wrote them.
@@ -167,8 +173,9 @@ def export(
     from ..synthesis.export import export_bundle
 
     return str(export_bundle(
-        str(bundle), str(output), numbers("size", size, int), weights=None if weights is None else str(weights),
-        steps=None if steps is None else whole("steps", steps), overwrite=bool(overwrite),
+        str(bundle), str(output), None if size is None else numbers("size", size, int), form=format,  # type: ignore[arg-type]
+        weights=None if weights is None else str(weights), steps=None if steps is None else whole("steps", steps),
+        overwrite=bool(overwrite),
     ))  # fmt: skip
 
 

@@ -1,8 +1,8 @@
-"""Latent diffusion as graphs (``torch.export``) that a server runs with torch alone, without this package.
+"""Latent diffusion as graphs that a server runs without this package: ``torch.export`` (torch alone), or ONNX.
 
 Three graphs of one size of label map, and a description of the noise levels: what depends on the map alone
-(``conditioning.pt2``, once per map), the denoiser (``denoiser.pt2``, in every step), and the decoder (``decoder.pt2``).
-The loop between them is the server's; it is a few lines, see the bundle's ``docs/README.md``.
+(``conditioning``, once per map), the denoiser (in every step), and the decoder. The loop between them is the server's;
+it is a few lines, see the bundle's ``docs/README.md``. Other networks are one graph, :mod:`.export_whole`.
 """
 
 from __future__ import annotations
@@ -15,27 +15,29 @@ from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import torch
-from monai.bundle import ConfigParser
 from torch import nn
 
 from .. import __version__
-from ..errors import InputError, is_out_of_memory
-from ..files import sha256
-from ..json_files import read_object
+from ..errors import InputError
 from ..memory import check_fits, check_size
 from ..networks.autoencoder import cover
 from ..networks.blocks.spade import Modulation
 from ..networks.denoiser import DenoiserModulation
 from ..networks.latent_diffusion import LatentDiffusion
 from ..networks.sampling.samplers import Level
+from ..networks.slice_diffusion import SliceDiffusion
 from ..ownership import Outputs, beside, object_with
-from ..training.weights import load_weights
+from .bundle_network import facts_of, network_of, plain, random_volume
+from .export_whole import export_whole, whole_files
 from .memory import synthesis_memory
+from .onnx_graphs import Graph, check_packages, onnx_graph
 
 logger = logging.getLogger(__name__)
+Form: TypeAlias = Literal["torch", "onnx"]
+ENDINGS: dict[str, str] = {"torch": "pt2", "onnx": "onnx"}
 DESCRIPTION = "sampling.json"
 _DESCRIBES = object_with("semsynth", "timesteps", "signal_squared")
 EXPORT_BYTES = 8
@@ -123,21 +125,24 @@ def _names(denoiser: nn.Module) -> list[list[list[str]]]:
     return [[list(block) for block in part] for part in made]
 
 
-def graph_files(output: str | Path) -> Outputs:
+def graph_files(output: str | Path, form: Form = "torch") -> Outputs:
     """The files of :func:`export_sampling`, to be checked before any work."""
-    graphs = ("conditioning.pt2", "denoiser.pt2", "decoder.pt2")
+    graphs = [f"{name}.{ENDINGS[form]}" for name in ("conditioning", "denoiser", "decoder")]
     known = dict.fromkeys(graphs, beside(DESCRIPTION, _DESCRIBES)) | {DESCRIPTION: _DESCRIBES}
     return Outputs(output, "semsynth export", known)
 
 
 @torch.no_grad()
-def export_sampling(network: LatentDiffusion, size: Sequence[int], output: str | Path, **about: Any) -> Path:
+def export_sampling(
+    network: LatentDiffusion, size: Sequence[int], output: str | Path, form: Form = "torch", **about: Any
+) -> Path:
     """Write the three graphs and ``sampling.json``, all of them or none.
 
     Args:
         network: in float32; its ``sampling`` says how many steps and which guidance are described.
         size: H, W, D of the label maps, axes right, anterior, superior.
         output: folder.
+        form: of the graphs.
         about: what else the description says.
 
     Returns:
@@ -145,34 +150,61 @@ def export_sampling(network: LatentDiffusion, size: Sequence[int], output: str |
 
     Raises:
         InputError: for guidance in a part of the steps only, maps of more slices than a window has, files in the folder
-            that are not ours, or a disk that cannot be written.
+            that are not ours, a graph that gives something else than the network, or a disk that cannot be written.
     """
     output = Path(output)
-    graph_files(output).check()
+    graph_files(output, form).check()
+    if isinstance(network, SliceDiffusion):
+        raise InputError("a network that makes volumes slice by slice is not described; use the bundle itself")
     if tuple(network.sampling.guidance_interval) != (0.0, 1.0):
         raise InputError("what is described is guidance in all steps; set guidance_interval to [0, 1]")
     window = network.sampling.window
     if window is not None and size[2] > window:
         raise InputError(f"maps of {size[2]} slices need windows of {window}, which are not described; export {window}")
-    network = deepcopy(network).float().eval()
-    for parameter in network.parameters():
-        parameter.data = parameter.data.contiguous()
-    device = network.style_mean.device
-    latent = [1, network.denoiser.latent_channels, *cover(size, network.autoencoder.stride)]
-    label, noisy = torch.zeros(1, 1, *size, device=device), torch.zeros(latent, device=device)
-    style = torch.zeros(1, network.style_channels, device=device)
-    timestep = torch.zeros(1, dtype=torch.int64, device=device)
-    noise = (torch.zeros_like(label),) if network.autoencoder.takes_noise else ()
-    conditioner = Conditioner(network)
-    graphs: dict[str, tuple[nn.Module, tuple[Any, ...]]] = {
-        "conditioning": (conditioner, (label,)),
-        "denoiser": (Denoiser(network).to(device), (noisy, timestep, style, conditioner(label))),
-        "decoder": (Decoder(network), (noisy, label, *noise)),
-    }
-    made = {f"{name}.pt2": _graph(module, inputs) for name, (module, inputs) in graphs.items()}
-    description = _description(network, size, latent) | about
-    _write(output, made | {DESCRIPTION: json.dumps(description, indent=1).encode()})
+    network = deepcopy(network)
+    plain(network)
+    graphs = sampling_graphs(network, size)
+    description = _description(network, size, list(graphs["denoiser"].inputs[0].shape)) | about
+    made = {}
+    for name, graph in graphs.items():
+        if form == "torch":
+            made[f"{name}.pt2"] = _graph(graph.module, graph.inputs)
+            continue
+        made[f"{name}.onnx"], difference = onnx_graph(graph, {"semsynth": __version__, "graph": name} | about)
+        description.setdefault("graphs", {})[name] = {
+            "inputs": list(graph.names), "outputs": list(graph.outputs),
+            "largest_difference": float(f"{difference:.2g}"),
+        }  # fmt: skip
+    _write(graph_files(output, form), made | {DESCRIPTION: json.dumps(description, indent=1).encode()})
     return output
+
+
+def sampling_graphs(network: LatentDiffusion, size: Sequence[int]) -> dict[str, Graph]:
+    """The three graphs of :func:`export_sampling` by name.
+
+    Args:
+        network: in evaluation and float32.
+        size: H, W, D of the label maps.
+    """
+    device = network.style_mean.device
+    generator = torch.Generator().manual_seed(0)
+    label = random_volume(size, network.num_classes).to(device)
+    latent = (1, network.denoiser.latent_channels, *cover(size, network.autoencoder.stride))
+    noisy = torch.randn(latent, generator=generator).to(device)
+    style = torch.randn(1, network.style_channels, generator=generator).to(device)
+    timestep = torch.full((1,), network.schedule.timesteps // 2, dtype=torch.int64, device=device)
+    noise = (torch.randn(label.shape, generator=generator).to(device),) if network.autoencoder.takes_noise else ()
+    conditioner = Conditioner(network)
+    modulation = conditioner(label)
+    parts = [f"modulation_{number}" for number in range(len(modulation))]
+    denoiser, decoder = Denoiser(network).to(device), Decoder(network)
+    added = ["noise"] if noise else []
+    return {
+        "conditioning": Graph(conditioner, (label,), ["label"], parts),
+        "denoiser": Graph(denoiser, (noisy, timestep, style, modulation),
+                          ["noisy", "timestep", "style", *parts], ["clean"]),
+        "decoder": Graph(decoder, (noisy, label, *noise), ["latent", "label", *added], ["image"]),
+    }  # fmt: skip
 
 
 def _graph(module: nn.Module, inputs: tuple[Any, ...]) -> bytes:
@@ -183,12 +215,13 @@ def _graph(module: nn.Module, inputs: tuple[Any, ...]) -> bytes:
     return stream.getvalue()
 
 
-def _write(output: Path, contents: dict[str, bytes]) -> None:
+def _write(files: Outputs, contents: dict[str, bytes]) -> None:
     """Write all files into a folder beside each other, then move them to their names.
 
     Raises:
         InputError: for a file that is not ours, or a disk that cannot be written; nothing is left of the new files.
     """
+    output = files.folder
     before = output.exists()
     try:
         output.mkdir(parents=True, exist_ok=True)
@@ -196,7 +229,7 @@ def _write(output: Path, contents: dict[str, bytes]) -> None:
             paths = {name: Path(folder) / name for name in contents}
             for name, path in paths.items():
                 path.write_bytes(contents[name])
-            graph_files(output).replace(paths)
+            files.replace(paths)
     except OSError as error:
         raise InputError(
             f"{output}: cannot be written ({error.strerror or error}); free disk space or give another --output"
@@ -231,73 +264,74 @@ def _description(network: LatentDiffusion, size: Sequence[int], latent: Sequence
 def export_bundle(
     bundle: str | Path,
     output: str | Path,
-    size: Sequence[int],
+    size: Sequence[int] | None = None,
     *,
+    form: Form = "torch",
     weights: str | Path | None = None,
     steps: int | None = None,
     overwrite: bool = False,
 ) -> Path:
-    """:func:`export_sampling` of a bundle's network.
+    """A bundle's network as graphs: :func:`export_sampling`, or as ONNX also networks that are one graph.
 
     Args:
         bundle: its folder.
         output: folder.
-        size: of the label maps.
+        size: of the label maps, or volumes; None: any, of a network that is one graph.
+        form: of the graphs.
         weights: instead of the bundle's ``models/model.pt``.
         steps: instead of its own.
         overwrite: replace graphs that are there, if they are ours.
 
     Raises:
         InputError: for a bundle of another kind, weights that do not fit, a size of fewer than 3 numbers, graphs that
-            are there already.
+            are there already, or packages that ONNX needs and that are missing.
     """
     bundle, output = Path(bundle), Path(output)
-    if len(size) != 3 or min(size) < 1:
+    if form not in ENDINGS:
+        raise InputError(f"format must be one of {', '.join(ENDINGS)}, got {form!r}")
+    if size is not None and (len(size) != 3 or min(size) < 1):
         raise InputError(f"size must be three numbers of voxels, for example 144,112,64, got {list(size)}")
-    files = graph_files(output)
-    files.check()
-    there = [name for name in files.known if (output / name).exists()]
-    if there and not overwrite:
-        raise InputError(f"{output}: has {', '.join(sorted(there))} already; give another output, or --overwrite")
-    check_size(size, "a label map", "give a smaller --size", voxel=EXPORT_BYTES)
-    network = load_network(bundle, weights)
+    if size is not None:
+        check_size(size, "a label map", "give a smaller --size", voxel=EXPORT_BYTES)
+    if form == "onnx":
+        check_packages()
+    _free(graph_files(output, form), overwrite)
+    network = load_network(bundle, weights) if form == "torch" else network_of(bundle, weights)
+    facts = facts_of(bundle, weights)
+    if not isinstance(network, LatentDiffusion):
+        files = whole_files(output)
+        _free(files, overwrite)
+        _write(files, export_whole(network, bundle, size, weights=weights))
+        return output
+    if size is None:
+        raise InputError(f"{bundle}: graphs of latent diffusion are of one size; give --size, such as 144,112,64")
     check_fits(
         synthesis_memory(network, size), f"graphs of {' × '.join(map(str, size))} voxels", "give a smaller --size"
     )
     if steps is not None:
         network.schedule.steps(steps)
         network.sampling = replace(network.sampling, steps=steps)
-    return export_sampling(network, size, output, weights_sha256=sha256(weights or bundle / "models" / "model.pt"))
+    return export_sampling(network, size, output, form, **facts)
+
+
+def _free(files: Outputs, overwrite: bool) -> None:
+    """Raise for files that are not ours, or that are there already."""
+    files.check()
+    there = [name for name in files.known if (files.folder / name).exists()]
+    if there and not overwrite:
+        raise InputError(f"{files.folder}: has {', '.join(sorted(there))} already; give another output, or --overwrite")
 
 
 def load_network(bundle: str | Path, weights: str | Path | None = None) -> LatentDiffusion:
-    """A bundle's trained network, on the CPU.
+    """A latent diffusion bundle's trained network, on the CPU.
 
     Raises:
         InputError: no bundle there; a network of another kind; weights that do not fit.
     """
-    bundle = Path(bundle)
-    config = bundle / "configs" / "inference.json"
-    if not config.is_file():
-        raise InputError(f"{bundle}: no configs/inference.json in it; give the folder of a bundle")
-    parser = ConfigParser()
-    parser.read_config(read_object(config, damaged="take the bundle's own"))
-    parser["bundle_root"], parser["device"] = str(bundle), "cpu"
-    source = Path(weights or bundle / "models" / "model.pt")
-    state = {name: value.float() for name, value in load_weights(source).items()}
-    if any(name.startswith("autoencoder.decoder.noise.") for name in state):
-        parser["network_def#autoencoder#noise"] = True
-    try:
-        network = parser.get_parsed_content("network_def")
-    except Exception as error:  # of any kind that a config's components raise
-        if is_out_of_memory(error):
-            raise
-        reason = str(error.__cause__ or error).splitlines() or [type(error).__name__]
-        raise InputError(f"{config}: its network_def cannot be built ({reason[0]}); take the bundle's own") from error
+    network = network_of(bundle, weights)
     if not isinstance(network, LatentDiffusion):
-        raise InputError(f"{bundle}: holds a {type(network).__name__}; what is exported is a LatentDiffusion")
-    try:
-        network.load_state_dict(state)
-    except RuntimeError as error:
-        raise InputError(f"{source}: weights of another network ({str(error).splitlines()[-1].strip()})") from error
+        raise InputError(
+            f"{bundle}: holds a {type(network).__name__}; what is exported is a LatentDiffusion, and with --format "
+            "onnx networks that are one graph"
+        )
     return network

@@ -37,8 +37,12 @@ class StyleDistribution(nn.Module):
         places = self.style_mean.new_zeros([1, 1, max(self.style_channels, 1), 1, 1], dtype=torch.float32)
         normal = gaussian_noise(places, stream(seed, 0))[:, 0, : self.style_channels, 0, 0]
         with torch.autocast(places.device.type, enabled=False):
-            style: torch.Tensor = self.style_mean.float() + self.style_scale * normal @ self._root()
+            style: torch.Tensor = self.style_mean.float() + normal @ self.drawn_root()
         return style
+
+    def drawn_root(self) -> torch.Tensor:
+        """``(S, S)``: white noise ``(1, S)`` times it, and the mean added, is distributed as drawn styles are."""
+        return self.style_scale * self._root()
 
     def _root(self) -> torch.Tensor:
         """``(S, S)``: the one root of the covariance whose signs are not arbitrary."""
