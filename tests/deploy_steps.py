@@ -1,6 +1,6 @@
 """What MONAI Deploy's bundle operator does with a bundle, step by step, with MONAI and torch alone.
 
-After ``MonaiBundleInferenceOperator`` of monai-deploy-app-sdk 0.6 to 4.0.0, whose package needs a GPU's runtime and is
+After ``MonaiBundleInferenceOperator`` of monai-deploy-app-sdk 3.0.0 and 4.0.0, which needs a GPU's runtime and is
 not installed here. ``python deploy_steps.py BUNDLE VOLUME OUTPUT [SPACE …]``: the bundle is a TorchScript file
 with configs in ``extra/``, or a folder; the volume a NIfTI; SPACE is what the operator calls the space of the affine,
 RAS or LPS.
