@@ -97,11 +97,11 @@ def test_weights_without_a_card_are_unknown_and_can_be_trusted(tmp_path):
     assert "generator" in json.loads(check_leaks(trusting).read_text())["trusted"][0]
 
 
-def test_a_card_of_another_file_says_nothing(tmp_path):
+def test_weights_that_are_not_those_of_their_card_are_refused(tmp_path):
     plan = begun(tmp_path)
     path = plan.out / plan["training", "3", "generator"].output
     path.write_bytes(path.read_bytes() + b" ")
-    with pytest.raises(InputError, match="nobody knows"):
+    with pytest.raises(InputError, match=r"model_final.pt: is not the file that its card model_final.json describes"):
         check_leaks(plan)
 
 
