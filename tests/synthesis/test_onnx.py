@@ -26,6 +26,7 @@ from semsynth.synthesis.bundle_network import network_of, random_volume
 from semsynth.synthesis.export import export_sampling
 from semsynth.synthesis.onnx_graphs import Graph, onnx_graph
 from semsynth.synthesis.workflow import run_inference
+from semsynth.training.weights import write_weights
 from tiny_diffusion import diffusion, label_map
 from torch import nn
 
@@ -52,8 +53,9 @@ def small_bundle(name: str, folder: Path) -> Path:
     config["network_def"] |= SMALL[name]
     path.write_text(json.dumps(config))
     torch.manual_seed(0)
-    (bundle / "models").mkdir(exist_ok=True)
-    torch.save(built(config), bundle / "models" / "model.pt")
+    shutil.rmtree(bundle / "models", ignore_errors=True)  # cards of other weights
+    (bundle / "models").mkdir()
+    write_weights(built(config), bundle / "models" / "model.pt")  # with their card
     return bundle
 
 
