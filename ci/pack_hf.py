@@ -16,6 +16,7 @@ from bundle_configs import WEIGHTS
 from bundle_contents import collect, of_this_bundle, with_manifest
 from markdown_links import Link, relink
 from pack_zoo import write_folder
+from semsynth.trust.hashes import MANIFEST
 
 CARD = "README.md"
 PAGE = "docs/README.md"
@@ -57,7 +58,7 @@ def write_hf(bundle: Path, folder: Path) -> Path:
     if WEIGHTS not in contents:
         raise ValueError(f"{bundle}: a repository without weights is of no use, {WEIGHTS} is not there")
     place = folder / bundle.name
-    of_this_bundle(place, bundle.name, {CARD})
+    of_this_bundle(place, bundle.name, {CARD, MANIFEST})
     about = json.loads(contents["configs/metadata.json"])
     contents[CARD] = model_card(about, contents[PAGE].decode("utf-8")).encode("utf-8")
     write_folder(place, with_manifest(contents))

@@ -28,6 +28,8 @@ from monai.bundle import download_large_files
 from pack_hf import CARD, data_of, write_hf
 from pack_zoo import LARGE_FILES, write_zoo
 from selection import name_of
+from semsynth.trust.hashes import MANIFEST
+from semsynth.trust.verify import verify
 from stand_in_hub import hub, serving
 from verify_bundles import find_bundles
 from zoo_checks import check_zoo, run_there, unit_test
@@ -272,7 +274,8 @@ def test_large_files_without_an_address_are_refused_by_the_zoo_and_taken_by_the_
 def test_model_card_says_what_the_metadata_say_and_its_links_work(bundle: Path, tmp_path: Path) -> None:
     folder, about = write_hf(bundle, tmp_path), read(bundle, "metadata")
     contents = tree(folder)
-    assert {name: content for name, content in contents.items() if name != CARD} == collect(bundle)
+    assert {n: content for n, content in contents.items() if n not in (CARD, MANIFEST)} == collect(bundle)
+    assert not verify(folder).refused
     assert dead_links(contents) == []
     card = ModelCard(contents[CARD].decode())
     assert (card.data.license, card.data.library_name, card.data.model_name) == ("apache-2.0", "monai", bundle.name)

@@ -115,7 +115,8 @@ def test_a_map_of_the_trained_voxel_size_stays_the_very_same_tensor(tmp_path: Pa
     there = TrainedSpacingd("image", grid(tmp_path))({"image": label})
     assert there["image"] is label and set(there) == {"image"}
     pred = torch.rand(1, 40, 41, 42)
-    assert OwnGridd("pred")(there | {"pred": pred})["pred"] is pred
+    back = OwnGridd("pred")(there | {"pred": pred})["pred"]
+    assert torch.equal(back.as_tensor(), pred) and torch.allclose(back.affine, label.affine)
 
 
 def test_without_the_option_nothing_is_resampled(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from semsynth.errors import InputError
 from semsynth.networks.denoiser import SPADEUNet
 from semsynth.networks.label_autoencoder import LabelAutoencoder
 from semsynth.networks.map_cascade import MapCascade
-from semsynth.networks.map_diffusion import MapDiffusion, with_known
+from semsynth.networks.map_diffusion import MapDiffusion, partly, with_known
 from semsynth.networks.signed_distances import signed_distances
 from semsynth.training.losses.label_maps import LabelAutoencoderLoss
 from tiny_maps import CLASSES, NAMES, SPACING, blank, egg, model
@@ -119,12 +119,12 @@ def test_known_classes_stay_and_are_not_drawn_elsewhere():
 def test_a_step_sees_some_classes_of_some_maps():
     net = network(label_dropout=0.0).train()
     label = maps(14.0).expand(64, -1, -1, -1, -1)
-    partly = net._partly(label)
-    assert set(partly.unique().tolist()) == {-1.0, 0.0, 1.0, 2.0, 3.0}
-    for one, whole in zip(partly, label, strict=True):
+    seen = partly(label, net.num_classes)
+    assert set(seen.unique().tolist()) == {-1.0, 0.0, 1.0, 2.0, 3.0}
+    for one, whole in zip(seen, label, strict=True):
         for index in range(4):  # a class is known as a whole or not at all
             assert len((one[whole == index] == index).unique()) == 1
-    shares = [(partly == index).flatten(1).any(dim=1).float().mean().item() for index in range(4)]
+    shares = [(seen == index).flatten(1).any(dim=1).float().mean().item() for index in range(4)]
     assert all(0.25 < share < 0.75 for share in shares)
 
 
