@@ -6,13 +6,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from monai.bundle import ConfigParser
-
 from ..errors import InputError, is_out_of_memory
-from ..json_files import read_object
 from ..provenance.seen import read_card
 from ..provenance.weights import read_weights
-from ..trust.configs import refuse_configs
+from ..trust.parsers import parser_of
 from .common import Conversion, Weights
 from .files import bare_weights, check_paths, write_conversion
 from .to_monai import to_monai_autoencoder, to_monai_denoiser
@@ -132,11 +129,7 @@ def _of_card(source: Path, name: str | None) -> tuple[str, dict[str, Any]]:
 
 def _of_bundle(bundle: Path, name: str | None) -> tuple[str, dict[str, Any]]:
     config = bundle / "configs" / "train.json"
-    if not config.is_file():
-        raise InputError(f"{bundle}: no configs/train.json in it; give the folder of a bundle")
-    refuse_configs(bundle, config.name)
-    parser = ConfigParser()
-    parser.read_config(read_object(config, damaged="take the bundle's own"))
+    parser = parser_of(bundle, config.name)
     part = "network_def" if name is None else f"network_def::{name.replace('.', '::')}"
     try:
         found = parser.get_parsed_content(part, instantiate=False)

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from monai.bundle import ConfigParser
 from torch import nn
 
 from ..data.geometry import TrainedGrid
@@ -14,7 +13,7 @@ from ..errors import InputError, is_out_of_memory
 from ..files import sha256
 from ..json_files import read_object, read_object_or_none
 from ..training.weights import load_weights
-from ..trust.configs import refuse_configs
+from ..trust.parsers import parser_of
 from .workflow import SHIPPED
 
 
@@ -31,11 +30,7 @@ def network_of(bundle: str | Path, weights: str | Path | None = None) -> nn.Modu
     """
     bundle = Path(bundle)
     config = bundle / "configs" / "inference.json"
-    if not config.is_file():
-        raise InputError(f"{bundle}: no configs/inference.json in it; give the folder of a bundle")
-    refuse_configs(bundle, config.name)
-    parser = ConfigParser()
-    parser.read_config(read_object(config, damaged="take the bundle's own"))
+    parser = parser_of(bundle, config.name)
     parser["bundle_root"], parser["device"] = str(bundle), "cpu"
     source = Path(weights or bundle / SHIPPED)
     state = {name: value.float() for name, value in load_weights(source).items()}
