@@ -40,8 +40,7 @@ def volume_of(data: Mapping[Hashable, Any], key: Hashable, *, label: bool = Fals
         return (read_label(value) if label else read_volume(value)), str(value)
     about: dict[str, Any] = dict(data.get(f"{key}_{PostFix.meta()}") or {})
     if isinstance(value, MetaTensor):
-        about = dict(value.meta)
-        about["affine"] = value.affine
+        about = dict(value.meta)  # with its affine
     array = value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
     name = str(about.get("filename_or_obj") or key)
     voxels = _one_channel(array, about.get(_CHANNEL), name)
