@@ -95,7 +95,7 @@ def _as_text(link: Link, page: _Place) -> str:
     elif (other := target.split("/")[1]) not in link.text:
         place = f"bundle {other}"
     else:
-        place = "its README" if link.anchor else ""
+        place = f"its {posixpath.splitext(posixpath.basename(target))[0]}" if link.anchor else ""
     section = f'section "{_heading(source.decode("utf-8"), link, page)}"' if link.anchor else ""
     where = ", ".join(part for part in (place, section) if part)
     return f"{link.text} ({where})" if where else link.text

@@ -42,6 +42,7 @@ from bundle_packages import check_packages
 from bundle_runs import check_export, check_load, check_network, check_run
 from config_expressions import check_expressions
 from fresh_venv import check_fresh
+from markdown_links import headings
 from semsynth.trust.verify import verify as verify_trust
 from zoo_checks import check_zoo
 
@@ -68,6 +69,9 @@ METADATA_FIELDS = (
     "data_source",
     "data_type",
 )
+README_HEADINGS = ("Model Overview", "Data", "Training configuration", "Input", "Output", "Performance", "Commands",
+                   "References", "License")  # fmt: skip
+README_WORDS = 1250  # five minutes
 PINS = ("monai_version", "pytorch_version", "numpy_version")
 PIN = re.compile(r"\d+(\.\d+)+([a-z]+\d+)?")
 
@@ -120,6 +124,22 @@ def check_metadata(bundle: Path) -> list[str]:
     return [f"metadata.json: {text}" for text in found]
 
 
+def check_readme(bundle: Path) -> list[str]:
+    """The page has the model zoo's headings in their order, can be read in five minutes, and names all references."""
+    text = (bundle / "docs" / "README.md").read_text(encoding="utf-8")
+    there = list(headings(text).values())
+    found = [f"needs a heading {name!r}" for name in README_HEADINGS if name not in there]
+    if not found and [name for name in there if name in README_HEADINGS] != list(README_HEADINGS):
+        found.append(f"headings must stand in this order: {', '.join(README_HEADINGS)}")
+    words = len(text.split())
+    if words > README_WORDS:
+        found.append(f"has {words} words, needs to be at most {README_WORDS}; move what few need to other pages")
+    page = " ".join(text.split())
+    metadata = json.loads(config_path(bundle, "metadata").read_text(encoding="utf-8"))
+    found += [f"References: lacks {name!r} of metadata.json" for name in metadata["references"] if name not in page]
+    return [f"docs/README.md: {text}" for text in found]
+
+
 def check_exemption(bundle: Path) -> list[str]:
     """The README of a bundle without TorchScript says so and why, as the model zoo asks for."""
     reason = json.loads(config_path(bundle, "metadata").read_text(encoding="utf-8")).get("export_exemption")
@@ -135,6 +155,7 @@ CHECKS: dict[str, Callable[[Path], list[str]]] = {
     "files": check_files,
     "weights_file": check_weights_file,
     "metadata": check_metadata,
+    "readme": check_readme,
     "exemption": check_exemption,
     "properties": check_properties,
     "repeated_keys": check_repeated_keys,

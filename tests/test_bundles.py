@@ -55,7 +55,7 @@ def healthy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source = ROOT / "bundles" / "la_unet"
     copy = tmp_path_factory.mktemp("healthy") / source.name
     shutil.copytree(source, copy, ignore=shutil.ignore_patterns("runs", "eval", "data"))
-    for name in ("LICENSE", "docs/README.md", "docs/data_license.txt"):
+    for name in ("LICENSE", "docs/data_license.txt"):
         (copy / name).parent.mkdir(exist_ok=True)
         (copy / name).write_text("text")
     (copy / WEIGHTS).parent.mkdir(exist_ok=True)
@@ -136,6 +136,24 @@ def without_network(config: dict[str, Any]) -> dict[str, Any]:
     return config | {"_target_": "semsynth.networks.NoSuchNetwork"}
 
 
+def rewrite(old: str, new: str) -> Callable[[Path], None]:
+    """Replace a text of the README."""
+
+    def apply(bundle: Path) -> None:
+        page = bundle / "docs" / "README.md"
+        text = page.read_text()
+        assert old in text
+        page.write_text(text.replace(old, new))
+
+    return apply
+
+
+def swap_last_headings(bundle: Path) -> None:
+    rewrite("## License", "## Last")(bundle)
+    rewrite("## References", "## License")(bundle)
+    rewrite("## Last", "## References")(bundle)
+
+
 def with_rules_but_no_yaml(bundle: Path) -> None:
     add("tiny", "rules", {"_target_": "semsynth.anatomy.rules.rules_for"})(bundle)
     remove("metadata", "required_packages_version#pyyaml")(bundle)
@@ -150,6 +168,10 @@ BREAKAGES = {
     "range": ("metadata", change("metadata", "required_packages_version", {"scipy": ">=1.0"}), "scipy: must be"),
     "no_fire": ("packages", remove("metadata", "required_packages_version#fire"), "No module named 'fire'"),
     "no_yaml": ("packages", with_rules_but_no_yaml, "No module named 'yaml'"),
+    "readme_heading": ("readme", rewrite("## Performance", "## Results"), "needs a heading 'Performance'"),
+    "readme_order": ("readme", swap_last_headings, "must stand in this order: Model Overview"),
+    "readme_long": ("readme", rewrite("## License", "word " * 1300 + "\n\n## License"), "needs to be at most 1250"),
+    "readme_reference": ("readme", rewrite("STACOM 2018", "2018"), "References: lacks .Kerfoot"),
     "exemption": ("exemption", change("metadata", "export_exemption", "a loop is no graph"), "must say 'Torch"),
     "bundle": ("metadata", change("metadata", "bundle", "other"), "must be the folder's name"),
     "name": ("metadata", change("metadata", "name", "la_unet"), "must be a name to show"),

@@ -97,12 +97,13 @@ def test_no_packed_page_has_a_dead_link_and_the_pages_stay_light(bundle: Path) -
 
 def test_pages_come_along_with_what_they_link_to_in_turn() -> None:
     contents = collect(LA_UNET)
-    assert "(unseen.md)" in contents["docs/README.md"].decode()
+    assert "(unseen.md)" in contents["docs/experiments.md"].decode()
     for name in ("docs/unseen.md", "docs/data_sets.md", "docs/same_patient.png"):
         assert contents.get(name)
-    assert len(links(contents["docs/README.md"].decode())) == len(links((LA_UNET / "docs/README.md").read_text())) - 2
-    assert 'med_lsdm (its README, section "Data"))' in contents["docs/README.md"].decode()
-    assert "](README.md)" in contents["docs/unseen.md"].decode()  # to this bundle's own page
+    page = "docs/experiments.md"
+    assert len(links(contents[page].decode())) == len(links((LA_UNET / page).read_text())) - 2
+    assert 'med_lsdm (its commands, section "Data"))' in contents[page].decode()
+    assert "](experiments.md)" in contents["docs/unseen.md"].decode()  # to this bundle's own page
 
 
 @pytest.mark.parametrize(

@@ -155,7 +155,7 @@ def export(
 ) -> str:
     """A bundle's network as graphs for a server without this package: torch.export (torch alone), or ONNX.
 
-    Latent diffusion becomes three graphs of one size of label map and a description; the bundle's docs/README.md has
+    Latent diffusion becomes three graphs of one size of label map and a description; the bundle's docs/commands.md has
     the loop that runs them. ONNX (pip install 'semsynth[onnx]') takes networks that are one graph too, as model.onnx
     and model.json, of any size of volume where the network allows it. All are in float32, and an ONNX graph is compared
     with its network before it is written (docs/deploy.md).

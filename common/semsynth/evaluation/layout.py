@@ -129,7 +129,7 @@ class Layout:
     # ---- tables
 
     def paper_table(self, group: str) -> Table:
-        """Table 1 of paper 1, in its form and with its extractor."""
+        """Table 1 of Al-Sanaani et al., in its form and with its extractor."""
         reason = self.facts.unavailable.get(PAPER_EXTRACTOR, f"{PAPER_EXTRACTOR} was not asked for")
         notes = [] if PAPER_EXTRACTOR in self.facts.extractors else [f"FID, MMD: {NOTHING} because {reason}"]
         rows = []
@@ -139,7 +139,7 @@ class Layout:
             rows.append([Cell(self.title(group, row)), *spread, *pair])
         columns = [Column("Model"), Column("FID", "lower"), Column("MMD", "lower"), Column("MS-SSIM", "higher"),
                    Column("PSNR (dB)", "higher")]  # fmt: skip
-        notes += ["the form of paper 1, Table 1 (Al-Sanaani et al.): MedicalNet ResNet-34, means alone"]
+        notes += ["the form of Table 1 of Al-Sanaani et al.: MedicalNet ResNet-34, means alone"]
         notes += self._floors(group) + marks(rows) + [which(self.found, group)]
         return Table(f"Table 1, {self.group(group)}", columns, rows, tuple(notes))
 

@@ -36,8 +36,12 @@ MIN_SAMPLES = 4  # of every label map: fewer say too little of their own spread 
 IN_UNIT = "mae_hu"
 
 PAIRED = {
-    "psnr": Column("PSNR (dB)", "higher", "10 log10(1 / mean squared error), intensities in [0, 1] (paper 1, eq. 5)"),
-    "ms_ssim": Column("MS-SSIM", "higher", "three scales, weights 0.0448, 0.2856, 0.3001 as printed (paper 1, eq. 6)"),
+    "psnr": Column(
+        "PSNR (dB)", "higher", "10 log10(1 / mean squared error), intensities in [0, 1] (Al-Sanaani et al., eq. 5)"
+    ),
+    "ms_ssim": Column(
+        "MS-SSIM", "higher", "three scales, weights 0.0448, 0.2856, 0.3001 as printed (Al-Sanaani et al., eq. 6)"
+    ),
     "ms_ssim_normalised": Column("MS-SSIM, Σβ = 1", "higher", "the same with weights that sum to 1"),
     "ssim": Column("SSIM", "higher", "Gaussian window of 11 voxels, σ 1.5, valid region"),
     "rmse": Column("RMSE", "lower", "root of the mean squared error, intensities in [0, 1]"),
@@ -70,9 +74,12 @@ DIVERSE = {
                               "brightness and contrast stay, noise does not"),
 }  # fmt: skip
 DISTRIBUTION: Mapping[str, tuple[Column, Callable[..., Any]]] = {
-    "fid": (Column("FID", "lower", "Fréchet distance of features (paper 1, eq. 3)"), fid),
+    "fid": (Column("FID", "lower", "Fréchet distance of features (Al-Sanaani et al., eq. 3)"), fid),
     "kid": (Column("KID", "lower", "MMD² with the cubic polynomial kernel, unbiased: may be negative"), kid),
-    "mmd2": (Column("MMD²", "lower", "dot-product kernel (paper 1, eq. 4): squared distance of mean features"), mmd2),
+    "mmd2": (
+        Column("MMD²", "lower", "dot-product kernel (Al-Sanaani et al., eq. 4): squared distance of mean features"),
+        mmd2,
+    ),
 }
 DIGITS = {"psnr": 2, "mse": 5, IN_UNIT: 1, "hd95": 1, "asd": 2}
 

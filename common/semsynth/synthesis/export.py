@@ -2,7 +2,7 @@
 
 Three graphs of one size of label map, and a description of the noise levels: what depends on the map alone
 (``conditioning``, once per map), the denoiser (in every step), and the decoder. The loop between them is the server's;
-it is a few lines, see the bundle's ``docs/README.md``. Other networks are one graph, :mod:`.export_whole`.
+it is a few lines, see the bundle's ``docs/commands.md``. Other networks are one graph, :mod:`.export_whole`.
 """
 
 from __future__ import annotations

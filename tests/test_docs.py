@@ -1,0 +1,38 @@
+"""The project's pages: every link leads somewhere, and the commands that they name are there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from markdown_links import headings, links
+from semsynth.cli.main import COMMANDS
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = sorted(path for pattern in ("*.md", "docs/*.md", "bundles/*/docs/*.md") for path in ROOT.glob(pattern))
+_COMMAND = re.compile(r"^\s*semsynth ([a-z-]+)", re.MULTILINE)
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_no_link_of_a_page_is_dead(page: Path) -> None:
+    dead = []
+    for link in links(page.read_text(encoding="utf-8")):
+        if not link.relative:
+            continue
+        target = (page.parent / link.path).resolve() if link.path else page
+        anchors = headings(target.read_text(encoding="utf-8")) if target.suffix == ".md" and target.is_file() else {}
+        if not target.exists() or (link.anchor and link.anchor not in anchors):
+            dead.append(link.target)
+    assert dead == []
+
+
+def test_every_command_has_a_row_and_no_page_names_one_that_is_not_there() -> None:
+    table = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
+    assert [name for name in COMMANDS if f"`semsynth {name}`" not in table] == []
+    named = {name for page in PAGES for name in _COMMAND.findall(page.read_text(encoding="utf-8"))}
+    assert named - set(COMMANDS) == set()
