@@ -278,7 +278,7 @@ ERRORS = {
     "label ignore": (lambda d: d.put("label", labelled(255)), "label values out of range", "label", "255",
                      "map 255 → 0 if it marks voxels to ignore"),
     "only clusters": (lambda d: d.put("label", np.where(label() == 3, 3, 0).astype(np.uint8)),
-                      "all clusters but no expert class", "label", "classes 0, 3", "semsynth prepare"),
+                      "tissue clusters, but neither endo nor wall", "label", "classes 0, 3", "semsynth prepare"),
     "mask of 2": (lambda d: d.put("endo", masked(2)), "endo mask must hold only 0 and 1", "endo", "0, 2", "as 1"),
     "mask fraction": (lambda d: d.put("endo", masked(0.5)), "endo mask must hold only 0 and 1", "endo", "0, 0.5",
                       "as 1"),

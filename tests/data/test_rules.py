@@ -141,7 +141,7 @@ def test_an_image_is_finite_and_not_constant():
         ([0.0, 0.5], 4, "label values are not whole numbers"),
         ([0.0, np.nan], 4, "NaN or infinite voxels in the label map"),
         ([0, 0], 4, "label map is empty"),
-        ([0, 3], 4, "all clusters but no expert class"),
+        ([0, 3], 4, "tissue clusters, but neither endo nor wall"),
         ([0, 0.9995, 2.9999999], 4, "label values are not quite whole numbers"),
         (np.float32([0, 1.0000001]), 4, "label values are not quite whole numbers"),
         ([0, 0.99], 4, "label values are not whole numbers"),
@@ -152,7 +152,7 @@ def test_an_image_is_finite_and_not_constant():
 def test_label_maps(tmp_path, values, count, finding):
     found = [f.finding for f in check_label(header(tmp_path), np.array(values), count)]
     assert found == ([] if finding is None else [finding])
-    if finding == "all clusters but no expert class":
+    if finding == "tissue clusters, but neither endo nor wall":
         assert check_label(header(tmp_path), np.array(values), count, experts=()) == []
 
 

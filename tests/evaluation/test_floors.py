@@ -241,7 +241,7 @@ def test_where_too_few_training_scans_are_left_there_is_a_dash_and_why():
     assert any(" to " in note for note in table.notes if note.startswith("references: of")), "not all are"
     found.cases = {n: replace(c, training=None) for n, c in found.cases.items()}
     (table,) = [t for title, t in tables(found, Rows()).items() if "Distribution" in title]
-    assert any("nobody says which of the" in note for note in table.notes)
+    assert any("it is unknown which of the" in note for note in table.notes)
     assert any("no training scans are known" in note for note in table.notes)
 
 

@@ -78,7 +78,7 @@ def test_a_volume_that_was_replaced_by_another_is_refused(tmp_path):
     image = write_case(tmp_path)
     other = write_case(tmp_path / "other", data=intensities() ** 2)
     shutil.copy(other, image)
-    with pytest.raises(InputError, match="has changed since its record was written, so that nobody knows what it is"):
+    with pytest.raises(InputError, match="has changed since its record was written: what it holds is unknown"):
         write(image, tmp_path)
     with pytest.raises(InputError, match="its record names no label map; give it with --label"):
         write(image, tmp_path, synthetic=True, modality="MR")

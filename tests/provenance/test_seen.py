@@ -135,7 +135,7 @@ def test_cards_of_version_0_1_0_are_still_understood(weights, entries, other, ca
     assert seen.known and not seen.complete, "such a card leaves out what was trained on before"
     assert seen.of_entry(entries[0]) == ["name", "image"] and seen.of_entry(other[0]) == []
     refuse_seen_cases(seen, other)
-    assert "nobody knows which cases model.pt has seen" in caplog.text
+    assert "the training cases of model.pt are unknown" in caplog.text
 
 
 # ---- whose card
@@ -155,7 +155,7 @@ def test_weights_without_a_card_are_unknown_and_those_with_that_of_another_file_
 ):
     assert not Seen.of(weights).known
     refuse_seen_cases(Seen.of(weights), entries)
-    assert "nobody knows which cases model.pt has seen" in caplog.text
+    assert "the training cases of model.pt are unknown" in caplog.text
     card_of(weights, training_cases(entries))
     torch.save({"w": torch.zeros(2)}, weights)
     with pytest.raises(
@@ -225,7 +225,7 @@ def test_a_parent_without_a_card_makes_its_children_unknown(tmp_path, entries, o
     assert seen.known and not seen.complete and seen.gaps == ("bare.pt",)
     assert seen.of_entry(entries[0]) and not seen.of_entry(other[0])
     refuse_seen_cases(seen, other)
-    assert "nobody knows which cases bare.pt has seen" in caplog.text
+    assert "the training cases of bare.pt are unknown" in caplog.text
     second = tmp_path / "c.pt"
     save_weights(network, second, record=record(other, tmp_path / "b.json5", builds_on=[child]))
     assert Seen.of(second).gaps == ("bare.pt",), "and theirs"

@@ -48,7 +48,7 @@ def test_a_parents_cases_are_a_leak_too(tmp_path):
     """A card names its parents' cases as its own: so do those of trainings that go on from leaking weights."""
     plan = begun(tmp_path)
     trained(plan, plan.out / plan["training", "3", "generator"].output, "3", unknown_parents=["autoencoder.pt"])
-    with pytest.raises(InputError, match=r"nobody knows what autoencoder\.pt has seen"):
+    with pytest.raises(InputError, match=r"the training cases of autoencoder\.pt are unknown"):
         check_leaks(plan)
 
 

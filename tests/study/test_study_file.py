@@ -482,7 +482,7 @@ def test_somebody_has_to_say_whose_scans_they_are(tmp_path):
         entry |= {"image": str(phantoms() / entry["image"]), "label": str(phantoms() / entry["label"])}
         del entry["patient"]
     (silent / "datalist.json").write_text(json.dumps(content))
-    with pytest.raises(InputError, match="nobody says whose scans 14 cases are"):
+    with pytest.raises(InputError, match="it is unknown whose scans 14 cases are"):
         begun(tmp_path, data=str(silent))
     assert len(set(_divided(tmp_path / "each", data=str(silent), patients="each")[1].people.values())) == 14
     with pytest.raises(InputError, match="the data states otherwise"):

@@ -60,5 +60,5 @@ def test_trusted_weights_are_an_alarm(reported, tmp_path):
     write_report(reported)
     page = (reported.out / "report" / "report.html").read_text()
     guard.write_text(before)
-    assert '<p class="alarm">Weights were trusted of which nobody knows' in page and "color:#b00020" in page
+    assert '<p class="alarm">Weights with unknown training cases were trusted' in page and "color:#b00020" in page
     assert "**Weights were trusted" in Path(reported.out / "report" / "report.md").read_text()

@@ -155,7 +155,7 @@ def test_weights_are_not_evaluated_on_cases_that_they_have_seen(tiny_dataset, tm
     path = tiny_dataset / "datalist.json"
     weights = tmp_path / "model.pt"
     weights.write_bytes(b"weights")
-    assert load_unseen(path, weights=weights) and "nobody knows which cases" in caplog.text
+    assert load_unseen(path, weights=weights) and "are unknown" in caplog.text
     write_model_card(weights, unknown_parents=[], training_cases=training_cases(load_datalist(path, "training")))
     assert len(load_unseen(path, weights=weights)) == 1
     assert len(load_unseen(path, "training", weights=weights)) == 2

@@ -34,7 +34,7 @@ def study(
         profile: folder of a Snakemake profile, for a cluster, such as the package's study/profiles/slurm.
         fold: number of a fold, from 1, or all: a cross-validation inside the training patients in place of the test.
         dry_run: only say which jobs there are, and about how long and how much disk they take.
-        trust_unknown_weights: take weights of which nobody knows what they have seen; the report says so in red.
+        trust_unknown_weights: take weights whose training cases are unknown; the report says so in red.
         wait: until another run of the same study has ended; else it is an error that it is there.
     """
     from ..study.config import read_study

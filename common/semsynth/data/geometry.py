@@ -234,7 +234,7 @@ class TrainedGrid:
         """
         if not (self.weights.is_file() or self.weights.with_suffix(".json").is_file() or self.metadata.is_file()):
             raise InputError(
-                f"neither {self.weights} nor {self.metadata} is there, so nobody says how the images of the training "
+                f"neither {self.weights} nor {self.metadata} is there, so it is unknown how the images of the training "
                 "were scaled; start in the bundle's folder, or set bundle_root to it"
             )
         trained = self.trained

@@ -183,7 +183,7 @@ def _check_indices(
         return [warning(header.path, "label map is empty", found="0 everywhere", expected="labelled voxels",
                         fix="leave the case out or give its label map")]  # fmt: skip
     if experts and found[-1] >= FIRST_TISSUE and not set(experts) & set(found.tolist()):
-        return [error(header.path, "all clusters but no expert class", found=f"classes {listed(found)}",
+        return [error(header.path, "tissue clusters, but neither endo nor wall", found=f"classes {listed(found)}",
                       expected=f"class {' or '.join(map(str, experts))} (endo, wall) as well",
                       fix="make the map from the image and its masks, with 'semsynth prepare'")]  # fmt: skip
     return []

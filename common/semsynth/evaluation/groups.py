@@ -60,7 +60,7 @@ def group_cases(
                        "apart: %s…", len(groups[SAME_PATIENT]), len(groups[SAME_PATIENT]) + len(groups[UNSEEN]),
                        ", ".join(groups[SAME_PATIENT][:3]))  # fmt: skip
     if groups[ALL]:
-        logger.warning("nobody says whether the systems were trained on %d of these cases; give --train-real",
+        logger.warning("it is unknown whether the systems were trained on %d of these cases; give --train-real",
                        len(groups[ALL]))  # fmt: skip
     return {group: members for group, members in groups.items() if members}
 

@@ -50,7 +50,7 @@ TITLES = {
     SAME_PATIENT: "label maps of unseen scans of patients that were trained on",
     TRAINING: "label maps of training cases",
     MIXED: "label maps that some of the systems were trained on",
-    ALL: "label maps that nobody says to be unseen",
+    ALL: "label maps whose training status is unknown",
 }
 
 

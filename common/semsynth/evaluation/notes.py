@@ -62,7 +62,7 @@ def how_drawn(sides: Sides | None, why: str, slice_draws: int) -> list[str]:
 def references(sides: Sides) -> str:
     """How many of the references are scans that the systems were trained on."""
     if sides.training is None:
-        return f"references: nobody says which of the {sides.n} are training scans of the systems"
+        return f"references: it is unknown which of the {sides.n} are training scans of the systems"
     return f"references: of the {sides.n} of a draw, training scans of the systems: {sides.training.text()}"
 
 

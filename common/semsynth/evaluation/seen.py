@@ -76,7 +76,7 @@ class Exposure:
         if self.unknown == self.of:
             return f"whether {name} was trained on these {self.of} cases is not known: no card beside its weights says"
         more = f", and on another scan of the patient of {self.patients} more" if self.patients else ""
-        rest = f"; of {self.unknown} nobody knows" if self.unknown else ""
+        rest = f"; of {self.unknown} it is unknown" if self.unknown else ""
         none = "none" if not self.cases else f"{self.cases}"
         return f"{name} was trained on {none} of these {self.of} cases{more}{rest}"
 

@@ -273,7 +273,7 @@ def refuse_seen_cases(seen: Seen, entries: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _why(gaps: Iterable[str]) -> str:
-    return f"nobody knows which cases {', '.join(gaps)} has seen"
+    return f"the training cases of {', '.join(gaps)} are unknown"
 
 
 _SHA256: dict[tuple[Path, tuple[int, int]], str] = {}

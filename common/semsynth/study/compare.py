@@ -330,7 +330,7 @@ def _unpaired(
     notes += [f"{metric}: no case has a finite value in both" for metric in empty]
     if unknown:
         notes.append(
-            f"{counted(unknown, 'case')} of {total} counted as patients of their own: nobody says whose scans they are "
+            f"{counted(unknown, 'case')} of {total} counted as patients of their own: their patients are unknown "
             "(give --patients DATALIST, with 'patient' in its entries)"
         )
     return notes

@@ -84,7 +84,7 @@ def _refuse(plan: Plan, leaks: Sequence[str], gaps: Sequence[str]) -> None:
         )
     if gaps and not plan.study.trust:
         raise InputError(
-            f"{plan.study.name}: nobody knows whether these have seen test patients; give weights with their cards, or "
+            f"{plan.study.name}: whether these have seen test patients is unknown; give weights with their cards, or "
             "--trust-unknown-weights (the report then says so in red)",
             sorted(set(gaps)),
         )
@@ -139,7 +139,7 @@ def _of_weights(
         for entry in scans
         if (reasons := seen.of_entry(entry))
     ]
-    gaps = [f"{what}: nobody knows what {gap} has seen" for gap in seen.gaps]
+    gaps = [f"{what}: the training cases of {gap} are unknown" for gap in seen.gaps]
     card = path.with_suffix(".json")
     content = read_card(card) if card.is_file() else {}
     if content and not content.get("sha256"):
@@ -161,7 +161,7 @@ def _centers(plan: Plan) -> list[str]:
     apart = isinstance(study.test, str) and study.fold is None  # "dataset" learns from the training list alone
     if centers is None or isinstance(told, list) or (told == "dataset" and apart):
         return []
-    return [f"the intensity centres of the label maps ({told or 'of the data as it was prepared'}): nobody knows "
+    return [f"the intensity centres of the label maps ({told or 'of the data as it was prepared'}): it is unknown "
             "whether they were learned from test patients; give prepare centers as numbers, or none"]  # fmt: skip
 
 

@@ -112,7 +112,7 @@ def _write(
 
 def _alarms(plan: Plan) -> list[str]:
     trusted = read_object(plan.out / GUARD)["trusted"]
-    return [f"Weights were trusted of which nobody knows whether they have seen the test: {text}" for text in trusted]
+    return [f"Weights with unknown training cases were trusted, and may have seen the test: {text}" for text in trusted]
 
 
 def _tables(plans: Sequence[Plan], found: Findings) -> list[Table]:

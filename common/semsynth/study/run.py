@@ -145,7 +145,7 @@ def look_at_data(study: Study) -> list[str]:
             raise InputError(f"{setting}: {study.data} has no cases of these names", unknown)
     pattern = study.prepare.get("patient_regex")
     whose = [own or (patient_in_name(pattern, name) if pattern else None) for name, own in cases.items()]
-    shown = ", ".join(f"{name} ({'nobody says whose' if own is None else f'patient {own}'})"
+    shown = ", ".join(f"{name} ({'patient unknown' if own is None else f'patient {own}'})"
                       for name, own in list(zip(cases, whose, strict=True))[:3])  # fmt: skip
     return [f"data: {counted(len(cases), 'case')}, such as {shown}"]
 

@@ -205,7 +205,7 @@ def _people(study: Study, prepared: Path, content: Mapping[str, Any]) -> dict[st
                          "otherwise; give patients: stated", several)  # fmt: skip
     if silent:
         raise InputError(
-            f"{study.data}: nobody says whose scans {len(silent)} cases are, and the patient is the unit of a study; "
+            f"{study.data}: it is unknown whose scans {len(silent)} cases are, and the patient is the unit of a study; "
             "give 'patient' in the entries or patient_regex, or in the study's file patients: group (found by "
             "registering the images) or patients: each (every case is another patient's)",
             silent[:20],

@@ -157,7 +157,7 @@ def export_sampling(
     if isinstance(network, SliceDiffusion):
         raise InputError("a network that makes volumes slice by slice is not described; use the bundle itself")
     if tuple(network.sampling.guidance_interval) != (0.0, 1.0):
-        raise InputError("what is described is guidance in all steps; set guidance_interval to [0, 1]")
+        raise InputError("export supports guidance in every step only; set guidance_interval to [0, 1]")
     window = network.sampling.window
     if window is not None and size[2] > window:
         raise InputError(f"maps of {size[2]} slices need windows of {window}, which are not described; export {window}")

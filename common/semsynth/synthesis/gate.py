@@ -193,7 +193,7 @@ class Gate:
         lenient = [name for name in self.cases if name not in fresh]
         if lenient and rank() == 0:
             logger.warning(
-                "the judge of %d of %d cases was trained on their patient, or nobody knows: it may be lenient there "
+                "the judge of %d of %d cases was trained on their patient, or this is unknown: it may be lenient there "
                 "(%s); give --%s, the one of the other half", len(lenient), len(self.cases),
                 ", ".join(lenient[:5]) + ("…" if len(lenient) > 5 else ""), self.options[1],
             )  # fmt: skip

@@ -185,7 +185,7 @@ def _problems(source: Source, settings: DicomSettings) -> list[str]:
         ]
     if state == "changed":
         return [
-            f"{where}: has changed since its record was written, so that nobody knows what it is; make it again, or "
+            f"{where}: has changed since its record was written: what it holds is unknown; make it again, or "
             "say with --synthetic that it is synthetic: then nothing of the record is taken"
         ]
     return _map_problems(source, where, settings)
