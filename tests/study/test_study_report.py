@@ -61,4 +61,4 @@ def test_trusted_weights_are_an_alarm(reported, tmp_path):
     page = (reported.out / "report" / "report.html").read_text()
     guard.write_text(before)
     assert '<p class="alarm">Weights with unknown training cases were trusted' in page and "color:#b00020" in page
-    assert "**Weights were trusted" in Path(reported.out / "report" / "report.md").read_text()
+    assert "**Weights with unknown training cases" in Path(reported.out / "report" / "report.md").read_text()
