@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export SEMSYNTH_DATA ?= $(abspath ../shared/data)
 
-.PHONY: setup demo test test-all interop lint bench clean
+.PHONY: setup demo test test-all interop lint docs bench clean
 .DELETE_ON_ERROR:
 
 $(STAMP): pyproject.toml ci/constraints.txt
@@ -32,6 +32,9 @@ interop: $(STAMP)
 	$(BIN)/python ci/verify_bundles.py --fresh --zoo dist/zoo
 	$(BIN)/python ci/monai_label.py
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m slow tests/test_federated.py tests/test_publishing.py tests/bundles/test_deploy.py tests/test_container.py tests/synthesis/test_onnx.py
+
+docs: $(STAMP)
+	$(BIN)/python ci/docs_site.py
 
 bench: $(STAMP)
 	set -e; export OMP_WAIT_POLICY=PASSIVE; for script in ci/benchmarks/[!_]*.py; do $(BIN)/python $$script; done

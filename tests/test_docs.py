@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+from docs_site import build
 from markdown_links import headings, links
 from semsynth.cli.main import COMMANDS
 
@@ -36,3 +37,16 @@ def test_every_command_has_a_row_and_no_page_names_one_that_is_not_there() -> No
     assert [name for name in COMMANDS if f"`semsynth {name}`" not in table] == []
     named = {name for page in PAGES for name in _COMMAND.findall(page.read_text(encoding="utf-8"))}
     assert named - set(COMMANDS) == set()
+
+
+def test_the_site_has_every_page_and_takes_nothing_from_another_server(tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    done = build(site, tmp_path)
+    assert done.returncode == 0, done.stderr + done.stdout
+    for page in PAGES:
+        name = page.relative_to(ROOT).with_suffix(".html")
+        assert (site / name).is_file() or (site / name).with_name("index.html").is_file(), page
+    loaded = re.compile(r"<(?:script|img|iframe|link rel=\"stylesheet\")[^>]*(?:src|href)=\"(?:https?:)?//")
+    written = [path.read_text(encoding="utf-8") for path in site.rglob("*.html")]
+    assert not [match for text in written for match in loaded.findall(text)]
+    assert "psnr" in (site / "docs" / "api" / "metrics.html").read_text(encoding="utf-8")
