@@ -43,6 +43,14 @@ def convert_spade(weights: Weights, *, groups: int | None = None, eps: float = 1
     Raises:
         InputError: for weights in 2D, of a norm with parameters or running statistics, with a kernel that ours cannot
             have, or of anything but a ``SPADE``; for groups that do not divide the channels.
+
+    Example:
+        >>> from monai.networks.blocks.spade_norm import SPADE as MonaiSPADE
+        >>> theirs = MonaiSPADE(label_nc=4, norm_nc=8, spatial_dims=3)
+        >>> ours = convert_spade(theirs.state_dict()).module()
+        >>> x, label = torch.randn(1, 8, 8, 8, 8), torch.rand(1, 4, 8, 8, 8)
+        >>> bool(torch.allclose(ours(x, label), theirs(x, label), atol=1e-5))
+        True
     """
     _refuse_what_cannot_be(weights)
     labels, channels, hidden, kernel = spade_sizes(weights, "")

@@ -41,6 +41,11 @@ def slice_statistics(y: torch.Tensor, spacing: Sequence[float] | None = None) ->
     Raises:
         InputError: for another number of dimensions, fewer than two slices along an axis, NaN or infinite voxels, or a
             voxel size that is not three numbers above 0.
+
+    Example:
+        >>> slice_statistics(torch.zeros(2, 1, 16, 16, 16)).difference
+        tensor([[0., 0., 0.],
+                [0., 0., 0.]])
     """
     if y.ndim != 5 or y.numel() == 0 or min(y.shape[2:]) < 2:
         raise InputError(
@@ -72,6 +77,11 @@ def inter_slice_consistency(y_pred: torch.Tensor, y: torch.Tensor) -> torch.Tens
 
     Raises:
         InputError: for shapes that differ, and as of :func:`slice_statistics`.
+
+    Example:
+        >>> y = torch.rand(1, 1, 16, 16, 16)
+        >>> inter_slice_consistency(y / 2, y)
+        tensor([[0.5000, 0.5000, 0.5000]])
     """
     if y_pred.shape != y.shape:
         raise InputError(f"y_pred has shape {tuple(y_pred.shape)} and y has {tuple(y.shape)}; bring both to one grid")

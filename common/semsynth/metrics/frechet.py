@@ -35,6 +35,11 @@ def fid(y_pred: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 
     Raises:
         InputError: for fewer than two rows, another number of dimensions, different F, or values that are not finite.
+
+    Example:
+        >>> features = torch.randn(50, 8, generator=torch.Generator().manual_seed(0))
+        >>> round(float(fid(features + 1, features)), 3)
+        8.0
     """
     pred, real = check_features(y_pred, y)
     pred_mean, real_mean = pred.mean(dim=0), real.mean(dim=0)

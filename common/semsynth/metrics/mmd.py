@@ -30,6 +30,11 @@ def mmd2(y_pred: torch.Tensor, y: torch.Tensor, *, kernel: Kernel = "dot") -> to
 
     Raises:
         InputError: for a kernel that is none of the two, and as of :func:`semsynth.metrics.fid`.
+
+    Example:
+        >>> features = torch.randn(50, 8, generator=torch.Generator().manual_seed(0))
+        >>> bool(mmd2(features + 1, features) > mmd2(features, features))
+        True
     """
     if kernel not in get_args(Kernel):
         raise InputError(f"kernel must be dot or cubic, got {kernel!r}")
@@ -55,6 +60,11 @@ def kid(y_pred: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     No random subsets are drawn: those are for sets too large for one kernel matrix, and add noise. Unlike FID it has no
     bias that depends on the number of images. Can be negative. Unlike FID it changes when both sets
     are shifted alike. Arguments, result and errors as of :func:`mmd2`.
+
+    Example:
+        >>> features = torch.randn(50, 8, generator=torch.Generator().manual_seed(0))
+        >>> bool(kid(features + 1, features) > kid(features, features))
+        True
     """
     return mmd2(y_pred, y, kernel="cubic")
 

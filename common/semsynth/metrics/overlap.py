@@ -73,6 +73,12 @@ def segmentation_scores(
     Raises:
         InputError: for shapes that differ or are not ``(B, 1, H, W, D)``, values other than 0 and 1, a voxel size that
             is not three numbers above 0, or none where ``y`` has no affine.
+
+    Example:
+        >>> y = torch.zeros(1, 1, 16, 16, 16)
+        >>> y[..., 4:12, 4:12, 4:12] = 1
+        >>> segmentation_scores(y, y, spacing=(1.0, 1.0, 1.0))["dice"]
+        tensor([1.])
     """
     if y_pred.shape != y.shape or y.ndim != 5 or y.shape[1] != 1:
         raise InputError(

@@ -41,7 +41,13 @@ class ImagePair(NamedTuple):
 def mae(
     y_pred: torch.Tensor, y: torch.Tensor, *, max_val: float = 1.0, mask: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Mean absolute error, ``(B,)``, in the images' units; arguments and errors as of :func:`similarity`."""
+    """Mean absolute error, ``(B,)``, in the images' units; arguments and errors as of :func:`similarity`.
+
+    Example:
+        >>> y = torch.zeros(1, 1, 16, 16, 16)
+        >>> mae(y + 0.25, y)
+        tensor([0.2500])
+    """
     pair = check_pair(y_pred, y, max_val, mask)
     return max_val * _errors(pair)[0]
 
@@ -49,7 +55,13 @@ def mae(
 def rmse(
     y_pred: torch.Tensor, y: torch.Tensor, *, max_val: float = 1.0, mask: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Root of the mean squared error, ``(B,)``, in the images' units; arguments and errors as of :func:`similarity`."""
+    """Root of the mean squared error, ``(B,)``, in the images' units; arguments and errors as of :func:`similarity`.
+
+    Example:
+        >>> y = torch.zeros(1, 1, 16, 16, 16)
+        >>> rmse(y + 0.25, y)
+        tensor([0.2500])
+    """
     pair = check_pair(y_pred, y, max_val, mask)
     return max_val * _errors(pair)[1].sqrt()
 
@@ -60,6 +72,11 @@ def psnr(
     """Peak signal-to-noise ratio, ``10 log₁₀ (L² / MSE)`` in dB, ``(B,)`` (Al-Sanaani et al., eq. 5).
 
     L is ``max_val``. Infinite where two images are identical. Arguments and errors as of :func:`similarity`.
+
+    Example:
+        >>> y = torch.zeros(1, 1, 16, 16, 16)
+        >>> psnr(y + 0.1, y)
+        tensor([20.])
     """
     pair = check_pair(y_pred, y, max_val, mask)
     return -10.0 * _errors(pair)[1].log10()
@@ -72,6 +89,11 @@ def ssim(
 
     The mean over all windows that lie wholly inside the image, over channels too; with a mask, over those of them whose
     centre is inside it. Two images that are constant and equal have 1. Arguments and errors as of :func:`similarity`.
+
+    Example:
+        >>> y = torch.rand(1, 1, 16, 16, 16)
+        >>> ssim(y, y)
+        tensor([1.])
     """
     return ms_ssim_terms(y_pred, y, max_val=max_val, mask=mask, scales=1).ssim[0]
 
@@ -98,6 +120,11 @@ def ms_ssim(
 
     Raises:
         InputError: as of :func:`similarity`, and for weights that are negative or sum to 0.
+
+    Example:
+        >>> y = torch.rand(1, 1, 48, 48, 48)
+        >>> ms_ssim(y, y)
+        tensor([1.])
     """
     if len(weights) == 0 or min(weights) < 0 or sum(weights) <= 0:
         raise InputError(f"weights of MS-SSIM must be 0 or more and not all 0, got {tuple(weights)}")
@@ -126,6 +153,11 @@ def similarity(
         InputError: for shapes that differ or are none of the two, intensities outside of [0, ``max_val``] by more than
             a thousandth of it, NaN, a mask of another shape or that leaves nothing, and images too small: 11 voxels per
             axis for SSIM, 44 for MS-SSIM.
+
+    Example:
+        >>> y = torch.rand(1, 1, 48, 48, 48)
+        >>> sorted(similarity(y, y))
+        ['mae', 'ms_ssim', 'ms_ssim_normalised', 'psnr', 'rmse', 'ssim']
     """
     pair = check_pair(y_pred, y, max_val, mask)
     absolute, squared = _errors(pair)
@@ -148,7 +180,13 @@ def ms_ssim_terms(
     mask: torch.Tensor | None = None,
     scales: int = len(PAPER_WEIGHTS),
 ) -> ScaleTerms:
-    """What SSIM and every MS-SSIM of an image are made from; arguments and errors as of :func:`similarity`."""
+    """What SSIM and every MS-SSIM of an image are made from; arguments and errors as of :func:`similarity`.
+
+    Example:
+        >>> y = torch.rand(2, 1, 48, 48, 48)
+        >>> ms_ssim_terms(y, y).ssim.shape
+        torch.Size([3, 2])
+    """
     return _terms(check_pair(y_pred, y, max_val, mask), scales)
 
 

@@ -73,6 +73,13 @@ class SPADEAutoencoder(nn.Module):
 
     Raises:
         InputError: for numbers of levels that differ, or strides that are neither 1 nor 2.
+
+    Example:
+        >>> network = SPADEAutoencoder(4, channels=(8, 8), strides=(2, 2), latent_channels=2)
+        >>> image, label = torch.rand(1, 1, 16, 16, 8), torch.zeros(1, 1, 16, 16, 8)
+        >>> mean, log_variance = network.encode(image)
+        >>> mean.shape, network.decode(mean, label).shape
+        (torch.Size([1, 2, 4, 4, 2]), torch.Size([1, 1, 16, 16, 8]))
     """
 
     def __init__(

@@ -42,6 +42,11 @@ class Pix2PixGenerator(nn.Module):
             A new field in every training step; outside training a fixed one per ``noise_seed``, a function of the
             voxel's position alone, so that one map and one seed always give one volume.
         noise_seed: which field, any whole number.
+
+    Example:
+        >>> network = Pix2PixGenerator(num_classes=4, channels=(4, 8, 8))
+        >>> network(torch.zeros(1, 1, 20, 18, 10)).shape
+        torch.Size([1, 1, 20, 18, 10])
     """
 
     def __init__(

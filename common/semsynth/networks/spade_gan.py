@@ -128,6 +128,12 @@ class SPADEGenerator(StyleDistribution):
         noise_seed: which noise, and which style where no image gives one: any whole number.
         style_scale: 1 draws styles as they are in the training set, less draws them nearer to the typical one, which 0
             gives.
+
+    Example:
+        >>> network = SPADEGenerator(4, channels=(8, 8), style_channels=4, encoder_channels=(4,)).eval()
+        >>> label = torch.zeros(1, 1, 16, 16, 8)
+        >>> network(label, style=torch.zeros(1, 4)).shape
+        torch.Size([1, 1, 16, 16, 8])
     """
 
     def __init__(

@@ -61,6 +61,13 @@ class VQGAN(nn.Module):
 
     Raises:
         InputError: for numbers of levels that do not fit, or values out of range.
+
+    Example:
+        >>> network = VQGAN(channels=(8, 8, 8), decoder_channels=(8, 8), latent_channels=2, codes=16, groups=4).eval()
+        >>> image = torch.rand(1, 1, 16, 16, 8)
+        >>> latent, _ = network.encode(image)
+        >>> latent.shape, network.decode(latent, image).shape
+        (torch.Size([1, 2, 4, 4, 2]), torch.Size([1, 1, 16, 16, 8]))
     """
 
     def __init__(

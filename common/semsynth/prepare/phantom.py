@@ -406,6 +406,13 @@ def write_phantom_cases(
     Raises:
         InputError: ``output`` is a file or holds files that would be replaced and are no phantoms of ours, fewer than 3
             cases, ``k`` outside 0 to 10, or as in :func:`make_phantom`.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     datalist = write_phantom_cases(folder, 3, size=(32, 32, 32), progress=False)
+        ...     datalist.name
+        'datalist.json'
     """
     output = Path(output)
     if output.is_file():

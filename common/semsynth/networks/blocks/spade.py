@@ -101,6 +101,13 @@ class SPADE(nn.Module):
         label_channels: L, channels of the label encoding.
         channels: C, of the features.
         options: all else.
+
+    Example:
+        >>> spade = SPADE(label_channels=4, channels=8)
+        >>> x, label = torch.randn(2, 8, 8, 8, 8), torch.rand(2, 4, 8, 8, 8)
+        >>> modulation = spade.modulation(label)  # once per label map
+        >>> bool(torch.equal(spade(x, modulation), spade(x, label)))
+        True
     """
 
     def __init__(self, label_channels: int, channels: int, options: SPADEOptions | None = None) -> None:
@@ -200,6 +207,11 @@ class SPADEResBlock(nn.Module):
         noise: white noise with a learned strength per channel is added after the first convolution (Karras et al. 2019,
             section 3.2): what texture is made from.
         slope: negative slope of the activations.
+
+    Example:
+        >>> block = SPADEResBlock(8, 16, label_channels=4)
+        >>> block(torch.randn(1, 8, 8, 8, 8), torch.rand(1, 4, 8, 8, 8)).shape
+        torch.Size([1, 16, 8, 8, 8])
     """
 
     def __init__(
