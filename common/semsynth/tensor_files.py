@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from io import BufferedReader
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, BinaryIO
@@ -28,6 +29,10 @@ _UNSAFE = ("GLOBAL", "allowlist")
 """What PyTorch says of a file that names classes or functions, which loading it without care would run."""
 
 
+class NoSafetensorsError(InputError):
+    """The package that reads and writes safetensors is not installed."""
+
+
 def check_tensor_file(path: str | Path, stream: BinaryIO | None = None) -> None:
     """Raise for a file that would unpack to much more than it is, or than the memory that is free.
 
@@ -38,18 +43,19 @@ def check_tensor_file(path: str | Path, stream: BinaryIO | None = None) -> None:
     Raises:
         InputError: naming both sizes.
     """
-    source = Path(path) if stream is None else stream
-    if stream is None and not Path(path).is_file():
-        raise InputError(f"{path}: no such file of weights")
-    if not zipfile.is_zipfile(source):
-        return  # the older format holds tensors as they are
-    stored = Path(path).stat().st_size if stream is None else stream.seek(0, os.SEEK_END)
+    if stream is None:
+        if not Path(path).is_file():
+            raise InputError(f"{path}: no such file of weights")
+        with Path(path).open("rb") as opened:
+            check_tensor_file(path, opened)
+        return
+    stored = stream.seek(0, os.SEEK_END)
     try:
-        with zipfile.ZipFile(source) as parts:
+        with zipfile.ZipFile(stream) as parts:
             unpacked = sum(part.file_size for part in parts.infolist())
     except (zipfile.BadZipFile, OSError):
-        return  # torch says what is wrong with it
-    if stream is not None:
+        return  # the older format holds tensors as they are, and of anything else torch says what is wrong with it
+    finally:
         stream.seek(0)
     if unpacked > max(MOST_RATIO * stored, SMALL):
         raise InputError(
@@ -70,7 +76,7 @@ def load_tensors(path: str | Path, stream: BinaryIO | None = None) -> Any:
         Exception: torch's own for a file that it cannot read.
     """
     check_tensor_file(path, stream)
-    if Path(path).suffix == SAFETENSORS:
+    if Path(path).suffix.lower() == SAFETENSORS:
         return _load_safetensors(Path(path).read_bytes() if stream is None else stream.read())
     content = torch.load(path if stream is None else stream, map_location="cpu", weights_only=True)
     for name, tensor in _tensors(content):
@@ -106,7 +112,7 @@ def _library() -> Any:
     try:
         from safetensors import torch as library
     except ImportError as error:
-        raise InputError(
+        raise NoSafetensorsError(
             "safetensors are read and written by the package safetensors; pip install 'semsynth[trust]', or use a .pt"
         ) from error
     return library
@@ -122,13 +128,21 @@ def _tensors(content: Any, name: str = "", seen: set[int] | None = None) -> Iter
             yield from _tensors(part, f"{name}.{key}" if name else str(key), seen)
 
 
-def read_tensors(path: str | Path, what: str = "weights", *, fix: str = "copy the file again") -> Any:
+def read_tensors(
+    path: str | Path,
+    what: str = "weights",
+    *,
+    fix: str = "copy the file again",
+    check: Callable[[BufferedReader], None] | None = None,
+) -> Any:
     """What ``torch.save`` wrote, on the CPU.
 
     Args:
         path: the file.
         what: it is to hold, for the message.
         fix: what to do where it cannot be read, for the message.
+        check: called with the open file that is read afterwards, such as to compare its hash: no other file can take
+            its place in between.
 
     Raises:
         InputError: in one line, for a file that is missing, cannot be read, is damaged, would unpack to much more
@@ -138,9 +152,10 @@ def read_tensors(path: str | Path, what: str = "weights", *, fix: str = "copy th
     try:
         if path.exists() and not (path.is_file() or path.is_dir()):
             raise InputError(f"{path}: is a pipe or a device; give a file of weights")
-        with path.open("rb"):
-            pass
-        return load_tensors(path)
+        with path.open("rb") as stream:
+            if check is not None:
+                check(stream)
+            return load_tensors(path, stream)
     except InputError:
         raise
     except FileNotFoundError as error:

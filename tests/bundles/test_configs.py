@@ -67,7 +67,7 @@ def test_a_handler_that_is_inserted_breaks_nothing(bundle: Path, tmp_path: Path)
         "$@average.ema_model", "$@network_def.denoiser.parameters()", "$@train#trainer.run()", "$@run_dir + '/m.pt'",
         "$@bundle_root + '/../la_unet/models/judge_1.pt'", "$len(@train#dataloader)", "$0.3 * @contrast_changes",
         "$operator.lt", "$monai.utils.set_determinism(seed=@seed)", "$@root + '/' + @name + '.pt'", "$@x * 0.5",
-        "$-1 * @x",
+        "$-1.5 * @x", "$@root + '/case_' + @name",
     ],
 )  # fmt: skip
 def test_expressions_within_the_rule(expression: str) -> None:
@@ -83,6 +83,8 @@ def test_expressions_within_the_rule(expression: str) -> None:
         "$torch.load('x')", "$@a * @b", "$import os", "$import torch.hub", "$component__.run()", "$len()",
         "$len('abc')",
         "$@a.to(**@b)", "$@a.run('x')", "$True * @a", "$@a.to()", "$@a.parameters(@b)", "$'x' + @a.run()", "$@a + 1",
+        "$-1 * @x", "$0 * @x", "$@x * 10000000", "$@a.b + '/x'", "$@a + @b", "$@a + './x'", "$@a + '.'", "$@a + ''",
+        "$@a + '/.' + @b", "$@a + 'x @f {y}'", "$@a + '{y}'", "$@a + 'it\\'s'", "$@a + '#'",
     ],
 )  # fmt: skip
 def test_expressions_beyond_it(expression: str) -> None:

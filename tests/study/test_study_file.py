@@ -20,6 +20,7 @@ from semsynth.study.settings import PHANTOM, PREPARE
 from semsynth.study.splits import divide
 from semsynth.study.steps import cases, link, split
 from tiny_study import ROOT, begun, phantoms, read
+from tiny_study import told as study_file
 
 UNET = str(ROOT / "bundles" / "la_unet")
 SEGMENTER = {"bundle": UNET, "epochs": 1, "epoch_cases": 2}
@@ -266,6 +267,22 @@ def test_a_dry_run_looks_at_the_data(tmp_path, changes, match):
     with pytest.raises(InputError, match=match):
         run_study(read(tmp_path, **changes), dry_run=True)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("which", ["segmenter", "generator", "maps"])
+def test_a_bundle_that_would_do_more_is_refused_before_anything(which, tmp_path):
+    source = {"segmenter": "la_unet", "generator": "pix2pix3d", "maps": "la_maps"}[which]
+    bundle, canary = tmp_path / "bundle", tmp_path / "canary"
+    shutil.copytree(ROOT / "bundles" / source, bundle, ignore=shutil.ignore_patterns("models", "docs", "runs"))
+    file = json.loads(json.dumps(study_file()).replace(str(ROOT / "bundles" / source), str(bundle)))
+    run_study(read(tmp_path, **file), dry_run=True)
+    path = bundle / "configs" / ("train.json" if which == "segmenter" else "inference.json")
+    content = json.loads(path.read_text()) | {"evil": f"$__import__('os').system('touch {canary}')"}
+    path.write_text(json.dumps(content))
+    for dry_run in (True, False):
+        with pytest.raises(InputError, match=r"bundle: is not run(.|\n)*evil: the expression"):
+            run_study(read(tmp_path, **file), dry_run=dry_run)
+    assert not canary.exists() and not (tmp_path / "out").exists()
 
 
 def test_a_dry_run_knows_the_names_of_raw_cases(tmp_path):

@@ -14,10 +14,14 @@ from typing import Any
 
 import pytest
 import torch
-from bundles_of_enemies import CONFIG, ENEMIES, Payload, configured, good_bundle, packed
+from bundles_of_enemies import CONFIG, Payload, configured, good_bundle, packed
+from bundles_of_enemies import ENEMIES as FIRST
+from bundles_of_more_enemies import BREAK_OUT, IN_LOGGING, MORE, logging_of, overridden
 from monai.bundle import ConfigParser
+from monai.transforms import LoadImage
 
 HERE = Path(__file__).resolve().parent
+ENEMIES = FIRST | MORE
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +61,7 @@ def test_none_runs_anything(name: str, verdicts: dict[str, Any]) -> None:
 
 
 def test_there_are_enough_of_them():
-    assert len(ENEMIES) >= 40
+    assert len(ENEMIES) >= 80 and not FIRST.keys() & MORE.keys()
 
 
 # ---- that the payloads are real, and that the watch sees them
@@ -80,6 +84,27 @@ def test_the_payloads_work_where_nobody_looks(tmp_path):
     while not (tmp_path / "e").exists() and time.monotonic() < ends:  # Popen does not wait
         time.sleep(0.05)
     assert [name for name in "abcde" if (tmp_path / name).exists()] == list("abcde")
+
+
+def test_the_payloads_of_what_reads_less_work_too(tmp_path):
+    a, b, c, d, e = (tmp_path / name for name in "abcde")
+    description = {"_target_": "torch.nn.Identity", "_desc_": f"$__import__('os').system('touch {b}')"}
+    content = CONFIG | {"f": "x", "text": BREAK_OUT.replace("{canary}", str(a)), "described": description}
+    (tmp_path / "config.json").write_text(json.dumps(content | overridden(c)))
+    parser = ConfigParser()
+    parser.read_config(str(tmp_path / "config.json"))
+    for key in ("text", "described", "loading"):
+        parser.get_parsed_content(key)
+    (tmp_path / "notes.md").write_bytes(pickle.dumps(Payload(f"touch {d}"), 0))
+    with pytest.raises(ValueError, match="Unsupported output type"):  # the answer of os.system is no volume
+        LoadImage(reader="NumpyReader", allow_pickle=True)(tmp_path / "notes.md")
+    (tmp_path / "logging.conf").write_text(logging_of(IN_LOGGING.format(canary=e)))
+    code = f"import logging.config; logging.config.fileConfig({str(tmp_path / 'logging.conf')!r})"
+    subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=120, check=False)
+    ends = time.monotonic() + 20
+    while not c.exists() and time.monotonic() < ends:
+        time.sleep(0.05)
+    assert [path.name for path in (a, b, c, d, e) if path.exists()] == list("abcde")
 
 
 def test_the_watch_sees_what_runs(tmp_path):

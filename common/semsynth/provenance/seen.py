@@ -122,8 +122,12 @@ class Seen:
         return self._index[what]
 
 
-def card_of(weights: str | Path) -> dict[str, Any] | None:
+def card_of(weights: str | Path, found: str | None = None) -> dict[str, Any] | None:
     """The card beside a file of weights; None where there is none.
+
+    Args:
+        weights: the file.
+        found: its SHA-256, where it is known already.
 
     Raises:
         InputError: for a card that cannot be read as one; where the file is not the one that the card describes.
@@ -136,12 +140,12 @@ def card_of(weights: str | Path) -> dict[str, Any] | None:
     stated = content.get("sha256")
     if stated is not None and path.is_file():
         refuse_another(
-            path, stated, f"its card {card.name}", f"remove {card.name} to use it as weights of unknown origin"
+            path, stated, f"its card {card.name}", f"remove {card.name} to use it as weights of unknown origin", found
         )
     return content
 
 
-def refuse_another(path: Path, stated: str, where: str, instead: str) -> None:
+def refuse_another(path: Path, stated: str, where: str, instead: str, found: str | None = None) -> None:
     """Raise for a file that has not the SHA-256 that is stated of it.
 
     Args:
@@ -149,11 +153,12 @@ def refuse_another(path: Path, stated: str, where: str, instead: str) -> None:
         stated: its SHA-256, as it should be.
         where: that is stated, for the message.
         instead: what can be done but restoring the file, for the message.
+        found: its SHA-256, where it is known already.
 
     Raises:
         InputError: naming both hashes and what to do.
     """
-    found = _sha256(path)
+    found = found or _sha256(path)
     if found.lower() != stated.lower():
         raise InputError(
             f"{path}: is not the file that {where} describes (SHA-256 {found[:12]}…, not {stated[:12]}…): damaged, or "

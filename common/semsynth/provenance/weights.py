@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
@@ -30,25 +32,33 @@ def read_weights(path: str | Path, what: str = "weights", *, fix: str = "copy th
             :func:`semsynth.tensor_files.read_tensors`.
     """
     path = as_path(path, what)
-    if path.is_file() and not is_as_stated(path):
-        logger.warning("%s: unknown, no card beside it says what it is, so nobody can tell whether it is as it was "
-                       "written", path)  # fmt: skip
-    return read_tensors(path, what, fix=fix)
+
+    def compare(stream: BufferedReader) -> None:
+        found = hashlib.file_digest(stream, "sha256").hexdigest()
+        if not is_as_stated(path, found):
+            logger.warning("%s: unknown, no card beside it says what it is, so nobody can tell whether it is as it was "
+                           "written", path)  # fmt: skip
+
+    return read_tensors(path, what, fix=fix, check=compare)
 
 
-def is_as_stated(path: Path) -> bool:
+def is_as_stated(path: Path, found: str | None = None) -> bool:
     """Whether a file is what is stated of it; False where nobody states it.
+
+    Args:
+        path: the file.
+        found: its SHA-256, where it is known already.
 
     Raises:
         InputError: for one that is not; for a card that is none.
     """
-    card = card_of(path)
+    card = card_of(path, found)
     if card is not None:
         return card.get("sha256") is not None
     stated = _listed(path)
     if stated is None:
         return False
-    refuse_another(path, stated, f"the list {MANIFEST} beside it", "take another checkpoint")
+    refuse_another(path, stated, f"the list {MANIFEST} beside it", "take another checkpoint", found)
     return True
 
 

@@ -32,6 +32,7 @@ from .saved import save_study
 from .settings import Study
 from .splits import divide, raw_cases
 from .times import disk, estimate, measured
+from .trusted import refuse_bundles
 
 logger = logging.getLogger(__name__)
 SNAKEFILE = Path(__file__).with_name("workflow.smk")
@@ -60,7 +61,8 @@ def run_study(
         What was found, or, with ``dry_run``, what would be done.
 
     Raises:
-        InputError: for a missing extra, settings that changed since the study was begun, or a job that failed.
+        InputError: for a missing extra, a bundle that would do more than it needs to, settings that changed since the
+            study was begun, or a job that failed.
     """
     check_number("--cores", cores, 1, 4096)
     if find_spec("snakemake") is None or find_spec("statsmodels") is None:
@@ -69,6 +71,7 @@ def run_study(
     if profile is not None and not (Path(profile) / "config.yaml").is_file():
         raise InputError(f"--profile {profile}: holds no config.yaml; give the folder of a Snakemake profile")
     profile = None if profile is None else Path(profile).absolute()  # Snakemake runs in the study's folder
+    refuse_bundles(study)
     plan = Plan(study)
     data = look_at_data(study)
     if dry_run:

@@ -12,26 +12,29 @@ from monai.bundle import ConfigWorkflow
 from ..errors import InputError, is_out_of_memory
 from ..json_files import read_object
 from ..provenance.weights import is_as_stated
-from ..trust.configs import refuse_configs
+from ..trust.running import refuse_bundle
 
 SHIPPED = Path("models") / "model.pt"
 """Of a bundle's folder."""
+METADATA = "metadata.json"
 
 
 def weights_of(bundle: Path, given: str | Path | None = None) -> Path:
     """The weights that a bundle's inference takes: the given ones, or those that it ships.
 
     Raises:
-        InputError: for a folder that is no bundle, weights that are not there, or that are not those of their card.
+        InputError: for a folder that is no bundle, or one that :func:`semsynth.trust.running.refuse_bundle` refuses;
+            for weights that are not there, or that are not those of their card.
     """
     if not (bundle / "configs" / "inference.json").is_file():
         raise InputError(f"{bundle}: no configs/inference.json in it; give the folder of a bundle")
+    refuse_bundle(bundle, "inference.json", METADATA)  # before the work that it is needed for, as its weights
     if given is not None and not Path(given).is_file():
         raise InputError(f"--weights {given}: no such file; give weights that this bundle has trained")
     path = bundle / SHIPPED if given is None else Path(given)
     if not path.is_file():
         raise InputError(f"{path}: no such weights; copy the bundle whole")
-    is_as_stated(path)  # before the work that they are needed for
+    is_as_stated(path)
     return path
 
 
@@ -76,15 +79,15 @@ def run_inference(bundle: Path, **settings: Any) -> None:
         settings: in place of the config's, such as ``dataset_dir`` and ``output_dir``.
 
     Raises:
-        InputError: for a config that would do more than a bundle's does; what a component of the config raises;
+        InputError: for a bundle that would do more than it needs to; what a component of the config raises;
             where it is no error of input, naming the config.
     """
     logging.getLogger("monai.bundle.workflows").setLevel(logging.ERROR)  # it warns that no logging file is read
     config = bundle / "configs" / "inference.json"
-    refuse_configs(bundle, config.name, "metadata.json")
+    refuse_bundle(bundle, config.name, METADATA)
     try:
         workflow = ConfigWorkflow(
-            config_file=str(config), meta_file=str(bundle / "configs" / "metadata.json"), workflow_type="infer",
+            config_file=str(config), meta_file=str(bundle / "configs" / METADATA), workflow_type="infer",
             logging_file=False, bundle_root=str(bundle), **settings,
         )  # fmt: skip
         workflow.initialize()

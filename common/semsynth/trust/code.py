@@ -7,9 +7,10 @@ from pathlib import Path
 from ..files import sha256
 from .contents import Contents
 from .findings import Checked, Finding
+from .names import CODE
 
 INSTALLED = Path(__file__).resolve().parents[1]
-PACKED = "scripts/semsynth/"
+PACKED = f"{CODE}semsynth/"
 """Where a packed bundle has the package."""
 SHOWN = 10
 
@@ -21,8 +22,9 @@ def check_code(contents: Contents, *, signed: bool) -> Checked:
         contents: of the bundle.
         signed: whether somebody whose key is trusted has signed all files, and with them code that is not known here.
     """
-    files = {name: path for name, path in contents.files.items() if name.endswith(".py") or name.startswith("scripts/")}
-    unknown = [name for name, path in files.items() if not _is_known(name, path)]
+    files = {name: path for name, path in contents.files.items()
+             if name.lower().endswith(".py") or name.lower().startswith(CODE)}  # fmt: skip
+    unknown = [name for name, path in files.items() if not is_known(name, path)]
     if not files:
         return Checked("code", "no Python")
     known = f"{len(files) - len(unknown)} of {len(files)} files are those of the semsynth that is installed here"
@@ -38,7 +40,8 @@ def check_code(contents: Contents, *, signed: bool) -> Checked:
     return Checked("code", known, findings)
 
 
-def _is_known(name: str, path: Path) -> bool:
+def is_known(name: str, path: Path) -> bool:
+    """Whether a file below ``scripts`` is, byte by byte, one of the package that is installed here."""
     if name.startswith(PACKED):
         own = INSTALLED / name.removeprefix(PACKED)
         return own.is_file() and sha256(own) == sha256(path)

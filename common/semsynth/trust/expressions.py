@@ -9,8 +9,9 @@ from collections.abc import Iterator
 IMPORTS = ("monai", "operator", "torch")
 RULE = (
     "'$' is for the imports of monai, operator and torch, attributes of a component ('$@loss.in_loss'), .to(@device), "
-    ".parameters(), .run(), path joins ('$@run_dir + '/model.pt''), a number times a value, len(@…), operator.lt, "
-    "operator.gt, torch.channels_last_3d and monai.utils.set_determinism(seed=@seed); nothing else"
+    ".parameters(), .run(), path joins ('$@run_dir + '/model.pt''), a value times a number (a whole one "
+    "above 0), len(@…), operator.lt, operator.gt, torch.channels_last_3d and monai.utils.set_determinism(seed=@seed); "
+    "nothing else"
 )
 NAMES = {"operator.lt", "operator.gt", "torch.channels_last_3d"}  # that stand for values
 METHODS = {"to": (1, {"memory_format"}), "parameters": (0, set()), "run": (0, set())}  # of components: arguments
@@ -18,6 +19,12 @@ FUNCTIONS = {"len": (1, set()), "monai.utils.set_determinism": (0, {"seed"})}
 REFERENCE = re.compile(r"@[\w#:]+")
 PLACE = "component__"  # what a reference becomes, so that Python can parse the expression
 MOST_LETTERS = 1000
+MOST_TIMES = 1_000_000
+_POINT = re.compile(r"\.([./]|$)")
+"""A text that may end a ``..`` which the one in front of it begins."""
+_TEXT = re.compile(r"[\w ./+=,*-]+")
+"""What a text in a path join is made of. MONAI replaces ``@name`` by code of its own even between quotes, so that
+``' @f {code}'`` would end the text and begin one that Python evaluates."""
 
 
 def is_allowed(expression: str) -> bool:
@@ -32,6 +39,20 @@ def is_allowed(expression: str) -> bool:
         return _is_value(body) or _is_join(body) or _is_product(body) or _is_call(body) or ast.unparse(body) in NAMES
     except RecursionError:
         return False
+
+
+def is_join(expression: str) -> bool:
+    """Whether an expression (with its ``$``) joins a path, so that its value is a text."""
+    body = _parsed(expression.removeprefix("$").strip())
+    try:
+        return isinstance(body, ast.BinOp) and _is_join(body)
+    except RecursionError:
+        return False
+
+
+def referred(expression: str) -> list[str]:
+    """The ids that a text refers to."""
+    return [found.removeprefix("@") for found in REFERENCE.findall(expression)]
 
 
 def texts_of(expression: str) -> Iterator[str]:
@@ -61,10 +82,29 @@ def _is_value(node: ast.expr) -> bool:
 
 
 def _is_join(node: ast.expr) -> bool:
-    """A path: values and literal texts added up."""
-    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
-        return _is_join(node.left) and (_is_value(node.right) or _is_text(node.right))
-    return _is_value(node)
+    """A path: references and literal texts added up, of which no two make a ``..`` where they meet.
+
+    Attributes are none of it: one of a component may be an empty text, before which ``/etc`` is absolute.
+    """
+    parts: list[ast.expr] = []
+    while isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
+        parts.append(node.right)
+        node = node.left
+    before = None  # the text in front, or None for a reference
+    for part in reversed(parts):
+        if _is_text(part):
+            before = str(part.value)  # type: ignore[attr-defined]
+            if not _TEXT.fullmatch(before) or _POINT.match(before) or PLACE in before:
+                return False
+        elif _is_reference(part) and before is not None and not before.endswith("."):
+            before = None
+        else:
+            return False
+    return _is_reference(node)
+
+
+def _is_reference(node: ast.expr) -> bool:
+    return isinstance(node, ast.Name) and node.id == PLACE
 
 
 def _is_text(node: ast.AST) -> bool:
@@ -79,9 +119,14 @@ def _is_product(node: ast.expr) -> bool:
 
 
 def _is_number(node: ast.expr) -> bool:
+    """A number that makes no empty text of a text, and none that fills the memory."""
+    sign = 1
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
-        node = node.operand
-    return isinstance(node, ast.Constant) and type(node.value) in (int, float)
+        node, sign = node.operand, -1
+    value = node.value if isinstance(node, ast.Constant) else None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return abs(value) <= MOST_TIMES and (sign * value > 0 or isinstance(value, float))
 
 
 def _is_call(node: ast.expr) -> bool:

@@ -8,9 +8,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..files import sha256
-from .contents import WEIGHTS, Contents, bad_name
+from .contents import Contents
 from .findings import Checked, Finding
-from .texts import MOST_TEXT, NotPlainError, read_plain
+from .kinds import MOST_TEXT
+from .names import VOLUMES, WEIGHTS, bad_name
+from .texts import NotPlainError, read_plain
 
 MANIFEST = "manifest.sha256"
 """File of a packed bundle that lists all others, in the form of the program ``sha256sum``."""
@@ -42,7 +44,7 @@ def _manifest(contents: Contents, hashes: Mapping[str, str]) -> Checked:
     except UnicodeDecodeError:
         text = "?"
     lines = [_LINE.fullmatch(line) for line in text.splitlines()]
-    if not all(lines):
+    if not all(lines) or len({line[2] for line in lines if line}) < len(lines):
         return Checked("manifest", MANIFEST, [Finding(MANIFEST, "is no list of hashes and names; get the zip again")])
     listed = {line[2]: line[1] for line in lines if line}
     fix = "get the zip again from where it comes from"
@@ -123,6 +125,8 @@ def _large_file(entry: Mapping[str, Any], hashes: Mapping[str, str]) -> Iterable
     if reason is not None:
         yield f"{path[:100]!r}: {reason}; MONAI would write the download there", True
         return
+    if not path.lower().endswith((*WEIGHTS, *VOLUMES)):
+        yield f"{path}: is no file of weights and no volume; MONAI would write the download there", True
     if not url.lower().startswith("https://"):
         yield f"{path}: would be fetched from {url[:60]!r}, which is no https address", True
     if kind.lower() != "sha256" or not _SHA256.fullmatch(stated):

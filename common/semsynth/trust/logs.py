@@ -7,9 +7,9 @@ import configparser
 from pathlib import Path
 
 from ..paths import read_text
-from .configs import problems_of_path
 from .findings import Finding
-from .texts import MOST_TEXT
+from .kinds import MOST_TEXT
+from .paths import problems_of_path
 
 HANDLERS = {
     "StreamHandler", "FileHandler", "NullHandler", "handlers.RotatingFileHandler", "handlers.TimedRotatingFileHandler",
@@ -39,7 +39,12 @@ def check_logging(path: Path, name: str) -> list[Finding]:
         known = FORMATTERS if section.startswith("formatter_") else HANDLERS
         if "class" in values and values["class"].strip().removeprefix("logging.") not in known:
             texts.append(f"{section}: the class {values['class'][:80]!r} is none of {', '.join(sorted(known))}")
+        for key in ("class", *EVALUATED):
+            if "%" in values.get(key, ""):  # Python puts other values of the file there before it evaluates them
+                texts.append(f"{section}: {key}: {values[key][:80]!r} takes in other values of the file ('%')")
         for key in EVALUATED:
+            if "%" in values.get(key, ""):
+                continue
             texts += [f"{section}: {key}: {text}" for text in _in_value(values[key])] if key in values else []
     return [Finding(name, text) for text in texts]
 

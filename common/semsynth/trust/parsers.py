@@ -8,7 +8,7 @@ from monai.bundle import ConfigParser
 
 from ..errors import InputError
 from ..json_files import read_object
-from .configs import refuse_configs
+from .running import refuse_bundle
 
 
 def parser_of(bundle: str | Path, file: str) -> ConfigParser:
@@ -19,12 +19,12 @@ def parser_of(bundle: str | Path, file: str) -> ConfigParser:
         file: name below ``configs``, such as ``inference.json``.
 
     Raises:
-        InputError: no such config; one that is no JSON; one that :func:`semsynth.trust.configs.refuse_configs` refuses.
+        InputError: no such config; one that is no JSON; one that :func:`semsynth.trust.running.refuse_bundle` refuses.
     """
     config = Path(bundle) / "configs" / file
     if not config.is_file():
         raise InputError(f"{bundle}: no configs/{file} in it; give the folder of a bundle")
-    refuse_configs(bundle, file)
+    refuse_bundle(bundle, file)
     parser = ConfigParser()
     parser.read_config(read_object(config, damaged="take the bundle's own"))
     return parser

@@ -48,8 +48,14 @@ DANGEROUS = {
     **dict.fromkeys(("LMDBDataset", "PersistentDataset", "CacheNTransDataset", "GDSDataset", "NPZDictItemDataset"),
                     "unpickles files"),
     **dict.fromkeys(("Lambda", "Lambdad", "RandLambda", "RandLambdad"), "calls whatever it is given"),
-    **dict.fromkeys(("PerceptualLoss", "TorchVisionFCModel", "TorchVisionFullyConvModel", "HoVerNet", "HoverNet",
+    **dict.fromkeys(("MedicalNetPerceptualSimilarity", "RadImageNetPerceptualSimilarity",
+                     "TorchvisionModelPerceptualSimilarity", "PerceptualLoss", "TorchVisionFCModel",
+                     "TorchVisionFullyConvModel", "HoVerNet", "HoverNet",
                      "BertMixin", "MultiModal", "Transchex"), "fetches code or weights from a network"),
+    **dict.fromkeys(("CSVDataset", "CSVIterableDataset"), "reads tables from any address"),
+    **dict.fromkeys(("VideoDataset", "VideoFileDataset", "CameraDataset"), "reads cameras and addresses"),
+    **dict.fromkeys(("TrtCompiler", "TrtHandler"), "loads programs of a GPU from files"),
+    "GaussianMixtureModel": "starts a compiler",
     **dict.fromkeys(("MLFlowHandler", "ClearMLStatsHandler", "ClearMLImageHandler", "ClearMLHandler"),
                     "sends what it sees to a server"),
 }  # fmt: skip
@@ -69,13 +75,11 @@ def problem(target: Any) -> str | None:
 
 @cache
 def _problem(target: str) -> str | None:
-    path = target
     if "." not in target:
         found = _locator().get_component_module_name(target)
         if not isinstance(found, str):
             return "is no name of MONAI's" if found is None else "is a name of several things of MONAI's"
-        path = f"{found}.{target}"
-    path = _OURS.sub("semsynth", path)
+    path = _path(target)
     package = path.partition(".")[0]
     if package not in ROOMS:
         return f"is not of {', '.join(ROOMS)}"
@@ -83,6 +87,21 @@ def _problem(target: str) -> str | None:
     if component is None:
         return "is no class or function of what is installed here"
     return _of_component(package, component, chain)
+
+
+def fetches(target: str) -> bool:
+    """Whether an allowed target asks a network where nothing is said of ``pretrained``."""
+    try:
+        said = inspect.signature(_resolve(_path(target))[0]).parameters.get("pretrained")
+    except (TypeError, ValueError):  # classes of C
+        return False
+    return said is not None and said.default is not inspect.Parameter.empty and bool(said.default)
+
+
+def _path(target: str) -> str:
+    """Where a target is defined, for the bare name of something of MONAI's too."""
+    found = None if "." in target else _locator().get_component_module_name(target)
+    return _OURS.sub("semsynth", f"{found}.{target}" if isinstance(found, str) else target)
 
 
 def _of_component(package: str, component: Any, method: str) -> str | None:

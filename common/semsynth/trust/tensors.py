@@ -11,9 +11,10 @@ from typing import Any
 import torch
 
 from ..errors import InputError
-from ..tensor_files import SAFETENSORS, load_tensors
-from .contents import WEIGHTS, Contents
+from ..tensor_files import SAFETENSORS, NoSafetensorsError, load_tensors
+from .contents import Contents
 from .findings import Checked, Finding
+from .names import WEIGHTS
 
 _PARTS = re.compile(
     r"[^/]+/(data\.pkl|data/\d+|version|byteorder|\.format_version|\.storage_alignment|\.data/serialization_id)"
@@ -23,7 +24,8 @@ _ALLOWED = re.compile(
     r"(Untyped|Typed)Storage|torch Size|torch (float|bfloat|int|uint|complex|bool)\w*"
 )
 """What a state dict names: how its tensors are put together, and nothing that does anything else."""
-MOST_PICKLE = 1 << 26
+MOST_PICKLE = 1 << 24
+"""Bytes of a file's list of tensors: of a hundred thousand tensors. A longer one takes minutes to be read."""
 _NAMING = ("GLOBAL", "INST")
 _OTHER = ("STACK_GLOBAL", "EXT1", "EXT2", "EXT4")
 SHOWN = 3
@@ -50,9 +52,10 @@ def weights_findings(path: Path, name: str) -> list[Finding]:
             return [Finding(name, f"{reason}; it is never loaded: {fix}")]
     try:
         content = load_tensors(path)
+    except NoSafetensorsError as error:
+        return [Finding(name, str(error), refused=False)]
     except InputError as error:
-        missing = "semsynth[trust]" in str(error)
-        return [Finding(name, str(error).removeprefix(f"{path}: "), refused=not missing)]
+        return [Finding(name, str(error).removeprefix(f"{path}: "))]
     except Exception as error:  # torch's and safetensors' own, for damage of any kind
         lines = str(error).splitlines() or [type(error).__name__]
         return [Finding(name, f"cannot be read as weights ({lines[0][:120]}); {fix}")]

@@ -10,9 +10,8 @@ import yaml
 
 from ..errors import InputError
 from ..paths import read_text
+from .kinds import MOST_TEXT
 
-MOST_TEXT = 1 << 24
-"""Bytes of a text in a bundle; the largest card of ours has a 200th of it."""
 MOST_DEPTH = 60
 _STRUCTURE = (yaml.events.ScalarEvent, yaml.events.CollectionStartEvent)
 

@@ -13,17 +13,17 @@ from ..files import sha256
 from ..paths import as_path
 from ..texts import counted, shown
 from .code import check_code
-from .configs import SUFFIXES, check_configs, problems_in
-from .contents import WEIGHTS, Contents, opened
+from .configs import SUFFIXES, check_configs, problems_in_text
+from .contents import Contents, opened
 from .findings import Checked, Finding
 from .hashes import check_hashes, of_card
+from .kinds import kinds_findings
 from .logs import check_logging
+from .names import WEIGHTS
 from .signatures import check_signature, sign_statement, statement
 from .tensors import check_weights, weights_findings
-from .texts import MOST_TEXT, NotPlainError, read_plain
+from .texts import NotPlainError, read_plain
 from .volumes import check_volumes
-
-_TEXTS = (".json", ".yaml", ".yml", ".conf", ".md", ".txt", ".py", ".sha256", ".svg", ".html", ".smk", "license")
 
 
 @dataclass(frozen=True)
@@ -157,11 +157,7 @@ def _of_bundle(contents: Contents, place: Path, signature: str | Path | None, ke
 
 
 def _structure(contents: Contents) -> Checked:
-    findings = list(contents.findings)
-    findings += [
-        Finding(name, f"has more than {MOST_TEXT} bytes, which no such text has")
-        for name, path in contents.ending(*_TEXTS).items() if path.stat().st_size > MOST_TEXT
-    ]  # fmt: skip
+    findings = [*contents.findings, *kinds_findings(contents)]
     size = sum(path.stat().st_size for path in contents.files.values())
     left = f"; not looked at, as what runs leave: {', '.join(contents.left_out)}" if contents.left_out else ""
     return Checked("paths, sizes", f"{len(contents.files)} files, {size / 1e6:.1f} MB{left}", findings)
@@ -177,7 +173,7 @@ def _configs(contents: Contents) -> Checked:
         except NotPlainError as error:
             findings.append(Finding(name, f"{error}; take the bundle's own"))
             continue
-        findings += [Finding(name, text) for text in problems_in(content, only_targets=True)]
+        findings += [Finding(name, text) for text in problems_in_text(content)]
     return Checked("configs", f"{len(names)} files, read and not evaluated", findings)
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from ..data.volumes import read_volume
 from ..errors import InputError
-from .contents import VOLUMES, Contents
+from .contents import Contents
 from .findings import Checked, Finding
+from .names import VOLUMES
 
 
 def check_volumes(contents: Contents) -> Checked:
