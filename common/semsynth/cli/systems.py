@@ -252,6 +252,8 @@ def evaluate(
     device: str | None = None,
     wait: bool = False,
     download: bool = False,
+    pseudonyms: FilePath | None = None,
+    anonymous_names: bool = False,
 ) -> str:
     """Synthetic against real volumes by every metric, with floors and intervals: tables, CSV, JSON and an HTML report.
 
@@ -288,6 +290,9 @@ def evaluate(
         wait: until another run that writes into --output has ended; else it is an error that it is there.
         download: ask the Hugging Face hub for feature networks' weights that are not here; without it no network is
             ever asked, and what is missing is left out and named.
+        pseudonyms: key file of case and patient names. Volumes under pseudonyms are paired by it with real cases under
+            their names, and all that is written has pseudonyms. It must lie outside of --output.
+        anonymous_names: the same for volumes that were made with --anonymous-names, which need no key file.
     """
     from ..evaluation import DEFAULT_EXTRACTORS
     from ..evaluation import evaluate as run
@@ -313,6 +318,7 @@ def evaluate(
         in_loss=pairs("in-loss", in_loss), with_lpips=bool(lpips), draws=whole("draws", draws),
         n=None if n is None else whole("n", n), seed=checked_seed(seed, "--seed"), pictures=whole("pictures", pictures),
         device=place, download=bool(download), wait=bool(wait),
+        pseudonyms=None if pseudonyms is None else str(pseudonyms), anonymous_names=bool(anonymous_names),
     )  # fmt: skip
     return f"{result.text()}\n\n{result.output / 'evaluation.html'}"
 

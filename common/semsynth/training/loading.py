@@ -23,6 +23,7 @@ from torch.utils.data.distributed import DistributedSampler
 from ..data.datalists import read_datalist
 from ..data.entries import VOXELS, case_of, load_datalist
 from ..data.halves import in_half
+from ..data.hidden import MARK
 from ..data.identity import is_image, is_map, patient_of
 from ..data.intensity import INTENSITY, Intensity, Scaling, one_rule
 from ..data.volumes import stem
@@ -65,7 +66,7 @@ def load_sources(
 
     Raises:
         InputError: as :func:`semsynth.data.entries.load_datalist`, for an empty list of paths, or for cases of the
-            validation.
+            validation; where some lists have pseudonyms and others have not.
     """
     paths = [paths] if isinstance(paths, str | Path) else list(paths)
     if not paths:
@@ -75,6 +76,7 @@ def load_sources(
     if bare:
         raise InputError(f"{', '.join(map(str, paths))}: entries without 'label' or 'endo', complete them", bare)
     if validation is not None:
+        _refuse_mixed_names([*paths, validation])
         _refuse_held_out(entries, as_path(validation, "validation_datalist"), [as_path(path) for path in paths])
     return _on_one_scale(in_half(entries, half), paths)
 
@@ -96,6 +98,19 @@ def _on_one_scale(entries: list[dict[str, Any]], paths: Sequence[str | Path]) ->
             ", ".join(str(paths[i]) for i in sorted(apart)), held[0].scaling,
         )  # fmt: skip
     return result
+
+
+def _refuse_mixed_names(paths: Sequence[str | Path]) -> None:
+    """Raise where one list has names and another pseudonyms: a patient who is held out would not be recognised."""
+    hidden = {str(path): read_datalist(path).get("names") == MARK["names"] for path in paths}
+    if len(set(hidden.values())) > 1:
+        other = next(path for path, has in hidden.items() if not has)
+        own = next(path for path, has in hidden.items() if has)
+        raise InputError(
+            f"{own}: its cases have pseudonyms, and those of {other} have not, so that a patient who is held out "
+            "cannot be recognised; take the real cases under the same pseudonyms ('semsynth pseudonymise' with the "
+            "same key file)"
+        )
 
 
 def _refuse_held_out(entries: Sequence[Mapping[str, Any]], validation: Path, paths: Sequence[Path]) -> None:
