@@ -14,7 +14,6 @@ from pathlib import Path
 
 import nibabel as nib
 import nrrd
-import numpy as np
 
 CASE, PATIENT, FOLDER, FILE = "zzCASEzz", "zzPATIENTzz", "zzFOLDERzz", "zzFILEzz"
 HEADER, NOTE = "zzHEADERzz", "zzNOTEzz"
@@ -55,6 +54,10 @@ def poison(path: Path) -> None:
     for kind in ("comment", "afni"):
         new.header.extensions.append(nib.nifti1.Nifti1Extension(kind, HEADER.encode()))
     nib.save(new, path)
+    packed = io.BytesIO()
+    with gzip.GzipFile(filename=f"{FILE}.nii", mode="wb", fileobj=packed) as stream:  # as the command gzip does
+        stream.write(gzip.decompress(path.read_bytes()))
+    path.write_bytes(packed.getvalue())
 
 
 def poison_nrrd(path: Path) -> None:
@@ -68,7 +71,7 @@ def leaks(folder: Path) -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
     for path in sorted(folder.rglob("*")):
         name = str(path.relative_to(folder))
-        seen = canaries_in(Path(name).name.encode())
+        seen = canaries_in(path.name.encode())
         if path.is_file():
             seen |= canaries_in(path.read_bytes())
         if seen:
@@ -78,7 +81,8 @@ def leaks(folder: Path) -> dict[str, set[str]]:
 
 def canaries_in(content: bytes) -> set[str]:
     """Canaries in bytes, and in what is packed in them."""
-    return {match.decode().upper() for part in _unpacked(content) for match in _FOUND.findall(part)}
+    found = {match.decode().upper() for part in _unpacked(content) for match in _FOUND.findall(part)}
+    return {canary for canary in CANARIES if canary.upper() in found}
 
 
 def _unpacked(content: bytes, depth: int = 0) -> Iterator[bytes]:
@@ -116,11 +120,3 @@ def _png_texts(content: bytes) -> Iterator[bytes]:
             if start >= 0:
                 yield zlib.decompressobj().decompress(body[start:])
         at += 12 + size
-
-
-def write_canary_volume(path: Path, data: np.ndarray, affine: np.ndarray) -> Path:
-    """A volume with canaries in its header."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    nib.save(nib.Nifti1Image(data, affine), path)
-    poison(path)
-    return path
