@@ -13,11 +13,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import bundle_runs
+import nibabel as nib
+import numpy as np
 import pytest
 from attack_examples import EXAMPLES, Attack
 from attack_inputs import write_inputs
 from bundle_configs import isolated, read
 from canaries import CASE, FILE, FOLDER, HEADER, NOTE, PATIENT, canaries_in, leaks, poison_nrrd, spoil
+from dicom_files import write_series
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from semsynth.cli.main import COMMANDS, main
@@ -146,6 +149,26 @@ def test_with_pseudonyms_no_result_names_anybody(named, run, command, option):
     assert not run(named, *given, *formats, option)
     if command == "augment":
         assert json.loads((named / "out" / "datalist.json").read_text())["names"] == "pseudonyms"
+
+
+@pytest.mark.slow
+def test_attributes_of_dicom_series_reach_no_prepared_file_and_no_copy_of_it(named, tmp_path, run):
+    """PatientName and all texts of a series; ``semsynth dicom --like`` has a test of its own."""
+
+    def poison(ds, number):
+        ds.PatientName, ds.PatientID, ds.SeriesDescription, ds.StudyID = (HEADER,) * 4
+        ds.InstitutionName, ds.ProtocolName, ds.PatientComments, ds.AccessionNumber = (HEADER,) * 4
+
+    folder = tmp_path / FOLDER
+    for raw in sorted((named / "raw").glob(f"{CASE}_*")):
+        image = nib.load(raw / "image.nii.gz")
+        write_series(folder / "dicom" / raw.name / "LGE", np.asarray(image.dataobj), image.affine, change=poison)
+        shutil.copy(raw / "endo.nii.gz", folder / "dicom" / raw.name)
+    given = ["--input", "dicom/*/LGE", "--endo", "dicom/*/endo.nii.gz", "--spacing", "4,4,4"]
+    found = run(folder, "prepare", *given, "--output", "out")
+    assert found and not any(HEADER in held for held in found.values())
+    (folder / "out").rename(folder / "prepared")
+    assert not run(folder, "pseudonymise", "--input", "prepared", "--output", "out", "--anonymous-names")
 
 
 # ---- bundles

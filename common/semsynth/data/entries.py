@@ -313,7 +313,7 @@ def load_label_maps(
         InputError: no label maps, two cases of one name, or maps that cannot be used, all listed; with ``"own"``, a
             pattern or an entry without an image; as :class:`semsynth.data.hidden.Hidden`.
     """
-    hidden = Hidden.of(pseudonyms, anonymous_names, *([] if output_dir is None else [output_dir]))
+    hidden = Hidden.of(pseudonyms, anonymous_names, output_dir)
     if num_samples < 1:
         raise InputError(f"num_samples must be 1 or more, got {num_samples}")
     check_number("num_samples", num_samples, 1, MOST_SAMPLES)
@@ -348,9 +348,7 @@ def load_label_maps(
             | {key: e[key] for key in (*kept, *(DRAWN if _is_drawn(e) else ())) if key in e}
             for e in entries
         ]
-        if hidden is None and not has_pseudonyms(read_datalist(path)):
-            warn_of_names()
-        return _compared(maps if hidden is None else under_pseudonyms(maps, hidden), grid, num_samples)
+        return _compared(_called(maps, hidden, read_datalist(path)), grid, num_samples)
     found = named_files(pattern, "label maps")
     refuse_results(str(pattern), [path for _, path in found], "label maps")
     report = check_cases([Entry(name, {"label": path}) for name, path in found], Rules(num_classes))
@@ -362,9 +360,16 @@ def load_label_maps(
         {"case": name, "image": str(path), VOXELS: _source_beside(path) | dict(report.voxels.get(name, {}))}
         for name, path in found
     ]
-    if hidden is None:
+    return _compared(_called(maps, hidden, {}), grid, num_samples)
+
+
+def _called(maps: list[dict[str, Any]], hidden: Hidden | None, datalist: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The maps under pseudonyms; where nobody asks for them, after a warning that they have names."""
+    if hidden is not None:
+        return under_pseudonyms(maps, hidden)
+    if not has_pseudonyms(datalist):
         warn_of_names()
-    return _compared(maps if hidden is None else under_pseudonyms(maps, hidden), grid, num_samples)
+    return maps
 
 
 def _is_drawn(entry: Mapping[str, Any]) -> bool:
@@ -407,7 +412,7 @@ def load_images(
     Raises:
         InputError: no images, a missing or unusable file, or two cases of one name; as of :func:`load_label_maps`.
     """
-    hidden = Hidden.of(pseudonyms, anonymous_names, *([] if output_dir is None else [output_dir]))
+    hidden = Hidden.of(pseudonyms, anonymous_names, output_dir)
     if pattern is None:
         entries = load_datalist(
             as_path(dataset_dir, "dataset_dir") / "datalist.json", ("testing", "validation"), needs=("image",), also=()

@@ -16,6 +16,7 @@ import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -81,13 +82,13 @@ class Hidden:
     file: Path | None = None
 
     @classmethod
-    def of(cls, pseudonyms: str | Path | None, anonymous: bool, *leaving: str | Path) -> Hidden | None:
+    def of(cls, pseudonyms: str | Path | None, anonymous: bool, *leaving: str | Path | None) -> Hidden | None:
         """What the options ``--pseudonyms`` and ``--anonymous-names`` ask for; None where neither is given.
 
         Args:
             pseudonyms: the key file, there or not.
             anonymous: whether names are hidden without one.
-            leaving: folders of results, in which the key must not lie.
+            leaving: folders of results, in which the key must not lie; None is passed over.
 
         Raises:
             InputError: for both options, a key file in one of the folders, and one that is no key file.
@@ -98,7 +99,7 @@ class Hidden:
             raise InputError("--pseudonyms and --anonymous-names exclude each other: give one of them")
         path = as_path(pseudonyms, "--pseudonyms")
         place = real(path.absolute())
-        for folder in leaving:
+        for folder in filter(None, leaving):
             if place.is_relative_to(real(Path(folder).absolute())):
                 raise InputError(
                     f"--pseudonyms {path}: lies in {folder}, which is to be given away, and would go with it; keep the "
@@ -139,12 +140,13 @@ def has_pseudonyms(content: Mapping[str, Any]) -> bool:
     return content.get("names") == MARK["names"] or isinstance(content.get("phantom"), Mapping)
 
 
+@cache
 def warn_of_names() -> None:
-    """Say that results are called after the cases."""
+    """Say, once in a process, that results are called after the cases."""
     if rank() == 0:
         logger.warning(
-            "files and records are called after the cases, and must stay inside; for results that leave, give "
-            "--pseudonyms FILE, or take data that 'semsynth pseudonymise' has written (docs/privacy.md)"
+            "results are called after the cases, and must stay inside; for results that leave, give --pseudonyms FILE, "
+            "or take data that 'semsynth pseudonymise' has written (docs/privacy.md)"
         )
 
 

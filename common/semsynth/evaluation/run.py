@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from ..data.hidden import Hidden, Names
+from ..data.datalists import datalist_path, read_datalist
+from ..data.hidden import Hidden, Names, has_pseudonyms, warn_of_names
 from ..data.nesting import refuse_found
 from ..data.sizes import check_resampling
 from ..errors import InputError
@@ -157,25 +158,26 @@ def evaluate(
         raise InputError(f"--feature-spacing must be above 0 and at most 10 mm, got {feature_spacing:g}")
     _check_settings(synthetic, weights or {}, in_loss or {}, draws=draws, seed=seed, pictures=pictures)
     cases = load_real(real, train=train_real, labels=labels)
-    names_given, renaming = list(cases), Names()
+    given, names = list(cases), Names()
+    listed = datalist_path(real)
+    if hidden is None and (listed is None or not has_pseudonyms(read_datalist(listed))):
+        warn_of_names()
     if hidden is not None:
-        cases, renaming = under_pseudonyms(cases, hidden)
+        cases, names = under_pseudonyms(cases, hidden)
     images = {name: case.image for name, case in cases.items()}
     if SLICEWISE in extractors:
         check_resampling(images, (feature_spacing,) * 3, fix="give a larger --feature-spacing")
     if judge is not None:
         check_resampling(images, judge.spacing, fix="give a larger --judge-spacing, that of its training")
     systems = [
-        renamed(
-            load_system(system, src, in_loss=(in_loss or {}).get(system, ()), known={*cases, *names_given}), renaming
-        )
+        renamed(load_system(system, src, in_loss=(in_loss or {}).get(system, ()), known={*cases, *given}), names)
         for system, src in synthetic.items()
     ]
     scored = pair(systems, cases)
     cases = with_scaling(cases, systems)
     check_grids(systems, cases, scored)
-    names = load_names(real)
-    judge, pairs, off = fitting(judge, names, targets)
+    classes = load_names(real)
+    judge, pairs, off = fitting(judge, classes, targets)
     second_judge = None if judge is None else second_judge
     networks, absent = open_extractors(extractors, weights, device, feature_spacing, judge=judge, download=download)
     reasons = _reasons(judge, with_lpips)
@@ -199,7 +201,7 @@ def evaluate(
     scores = all_scores(found, spread, panel.facts())
     compared = differences(found, COMPARED, spread, panel.facts())
     about = {e.name: e.about() for e in networks}
-    facts = Facts(about, absent, reasons, without, panel.facts(), found.other_maps, names, sides)
+    facts = Facts(about, absent, reasons, without, panel.facts(), found.other_maps, classes, sides)
     results = Results(Layout(found, scores, facts).tables(compared), scores, compared, output)
     write_results(results, found, facts, worst_pictures(found, cases, pictures))
     if show:

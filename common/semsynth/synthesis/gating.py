@@ -212,8 +212,9 @@ def _cases(
     wanted = {_source(entry): entry for entry in entries}
     missing = [name for name, entry in wanted.items() if name not in known or _another(entry, known[name])]
     if missing and real is not None:
-        logger.warning("the real cases do not have %d of %d that volumes were made of (%s)", len(missing), len(wanted),
-                       ", ".join(missing[:5]))  # fmt: skip
+        logger.warning("real_datalist: does not have %d of %d cases that volumes were made of (%s); if they have "
+                       "pseudonyms, give what the volumes were made with (pseudonyms or anonymous_names)", len(missing),
+                       len(wanted), ", ".join(missing[:5]))  # fmt: skip
     held = [name for name in wanted if name not in missing and known[name].split in HELD_OUT]
     if held:
         logger.warning("volumes are of maps of validation or testing cases (%s): do not train on them where these "

@@ -287,7 +287,7 @@ class _Job:
         names = {one.draw.name for one in made}
         about = {
             "augmented_by": f"semsynth {__version__}",
-            "settings": asdict(rounds.settings),
+            "settings": _without_paths(rounds.settings),
             "weights_sha256": sha256(rounds.weights),
             "thresholds": None if rounds.thresholds is None else asdict(rounds.thresholds),
             "made": len(made),
@@ -298,6 +298,12 @@ class _Job:
         }
         _summaries(output).write_text(SUMMARY, json.dumps(about, indent=1))
         return Summary(len(names), len(taken), len(made) - len(taken), rounds.thresholds, files)
+
+
+def _without_paths(settings: AugmentSettings) -> dict[str, Any]:
+    """The settings as they are written: of files only what they are, since paths may name patients."""
+    rules = None if settings.rules is None else Path(settings.rules).name
+    return asdict(settings) | {"rules": rules, "style": settings.style if settings.style in STYLES else "other scans"}
 
 
 def _summaries(output: Path) -> Outputs:

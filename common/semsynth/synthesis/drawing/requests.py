@@ -66,7 +66,7 @@ def load_requests(
     Raises:
         InputError: for numbers out of range, ``known`` without ``given`` or the other way round.
     """
-    hidden = Hidden.of(pseudonyms, anonymous_names, *([] if output_dir is None else [output_dir]))
+    hidden = Hidden.of(pseudonyms, anonymous_names, output_dir)
     check_number("count", count, 1, MOST_SAMPLES)
     checked_seed(seed, "seed")
     known = _words(known, "known")
