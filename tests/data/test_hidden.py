@@ -99,6 +99,16 @@ def test_a_new_case_that_is_called_like_a_pseudonym_is_refused(tmp_path):
     assert json.loads(key.read_text())["cases"] == {"P1": "P2"}
 
 
+def test_data_that_have_pseudonyms_keep_them(tmp_path):
+    key = tmp_path / "key.json"
+    first = Hidden.of(key, False).names(PEOPLE)
+    before = key.read_text()
+    again = [Person(first.cases[p.name], p.patient and first.patients[p.patient]) for p in PEOPLE]
+    second = Hidden.of(key, False).names(again)
+    assert key.read_text() == before and set(second.cases.values()) == set(first.cases.values())
+    assert {second.patient(new) for new in first.patients.values()} == set(first.patients.values())
+
+
 def test_runs_at_the_same_time_lose_no_pseudonym(tmp_path):
     key = tmp_path / "key.json"
     told = [[Person(f"P{i}"), Person(f"P{i + 1}")] for i in range(8)]

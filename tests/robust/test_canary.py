@@ -6,6 +6,7 @@ in containers and in what is drawn too. A command that is new has to be given a 
 
 from __future__ import annotations
 
+import inspect
 import json
 import shutil
 import sys
@@ -38,8 +39,10 @@ HELD = {
     "study": {CASE, PATIENT}, "verify": NOBODY, "sign": NOBODY, "reproduce": NOBODY,
 }  # fmt: skip
 """Command → what may stand in its results where its input has names; of data under pseudonyms nothing may."""
-TAKES_KEY = ("augment", "evaluate", "pseudonymise")
-"""Commands whose results leave, of data with names too: they take --pseudonyms and --anonymous-names."""
+TAKES_KEY = ("augment", "evaluate", "pseudonymise", "compare", "picture")
+"""Commands whose results leave, of data with names too: they take --pseudonyms."""
+BY_VOXELS = TAKES_KEY[:3]
+"""Those that read voxels, and take --anonymous-names."""
 SLOW = {"export", "reproduce"}
 """Commands of which no example is quick and names nobody."""
 PSEUDONYM = "site"
@@ -118,6 +121,9 @@ def _arguments(command: str, number: int, name: str) -> list[str]:
 
 def test_every_command_is_decided_upon():
     assert set(HELD) == set(COMMANDS) == set(EXAMPLES)
+    options = {command: set(inspect.signature(run).parameters) for command, run in COMMANDS.items()}
+    assert {command for command, names in options.items() if "pseudonyms" in names} == set(TAKES_KEY)
+    assert {command for command, names in options.items() if "anonymous_names" in names} == set(BY_VOXELS)
 
 
 def test_the_canaries_are_in_the_inputs(named):
@@ -141,8 +147,11 @@ def test_of_data_under_pseudonyms_no_result_names_anybody(hidden, run, command, 
     assert not run(hidden, *_arguments(command, number, PSEUDONYM))
 
 
-@pytest.mark.parametrize("option", ["--pseudonyms=key.json", "--anonymous-names"])
-@pytest.mark.parametrize("command", TAKES_KEY)
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [(command, "--pseudonyms=key.json") for command in TAKES_KEY]
+    + [(command, "--anonymous-names") for command in BY_VOXELS],
+)
 def test_with_pseudonyms_no_result_names_anybody(named, run, command, option):
     given = [word for word in _arguments(command, 0, CASE) if not word.startswith("--pseudonyms")]
     formats = ["--format=datalist,decathlon"] if command == "augment" else []

@@ -19,6 +19,7 @@ def picture(
     cases: int = 3,
     samples: int = 1,
     planes: Words = "axial,coronal,sagittal",
+    pseudonyms: FilePath | None = None,
 ) -> str:
     """One PNG of label map, synthetic and (where there is one) real volume, in three planes.
 
@@ -30,7 +31,9 @@ def picture(
         cases: how many cases, the first ones by name.
         samples: how many volumes of each map, where there are several.
         planes: with commas, of axial, coronal and sagittal.
+        pseudonyms: key file, by whose pseudonyms cases are paired and called; names that are new get one.
     """
+    from ..data.hidden import Hidden
     from ..report.pictures import save_comparison
 
     folders = pairs("synthetic", synthetic, alone="synthetic")
@@ -41,7 +44,7 @@ def picture(
         )
     return str(save_comparison(
         {name: values[0] for name, values in folders.items()}, str(output), real=real, cases=whole("cases", cases),
-        samples=whole("samples", samples), planes=words(planes),
+        samples=whole("samples", samples), planes=words(planes), hidden=Hidden.of(pseudonyms, False),
     ))  # fmt: skip
 
 

@@ -12,6 +12,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -69,6 +70,10 @@ class Names:
     def case(self, name: str) -> str:
         """The pseudonym of a case; a name that is unknown here stays: it is a pseudonym already, or another case."""
         return self.cases.get(name, name)
+
+    def patient(self, name: str) -> str:
+        """The pseudonym of a patient, in the same way."""
+        return self.patients.get(name, name)
 
 
 @dataclass(frozen=True)
@@ -130,9 +135,10 @@ class Hidden:
             _check(found, path)
             if json.dumps(found) != before:
                 _write(path, found)
-        cases = {person.name: found[CASES][person.name] for person in people}
-        patients = {p.patient: found[PATIENTS][p.patient] for p in people if p.patient is not None}
-        return Names(cases, patients)
+        return Names(
+            {p.name: found[CASES].get(p.name, p.name) for p in people},
+            {p.patient: found[PATIENTS].get(p.patient, p.patient) for p in people if p.patient is not None},
+        )
 
 
 def has_pseudonyms(content: Mapping[str, Any]) -> bool:
@@ -176,14 +182,15 @@ def under_pseudonyms(entries: Sequence[Mapping[str, Any]], hidden: Hidden) -> li
         if "source_case" in entry:
             new |= {"case": f"{names.case(name)}_{entry.get('sample', 0)}", "source_case": names.case(name)}
         if entry.get("patient") is not None:
-            new["patient"] = names.patients[str(entry["patient"])]
+            new["patient"] = names.patient(str(entry["patient"]))
         result.append({**entry, **new})
     return result
 
 
 def _add(table: dict[str, str], names: Sequence[str], word: str) -> None:
     taken = {*table, *table.values()}
-    for name in sorted(set(names) - table.keys()):
+    ours = {new for new in table.values() if re.fullmatch(rf"{word}_[0-9a-f]{{{DIGITS}}}", new)}
+    for name in sorted(set(names) - table.keys() - ours):  # data that have our pseudonyms keep them
         while (new := f"{word}_{secrets.token_hex(DIGITS // 2)}") in taken:
             pass
         table[name] = new

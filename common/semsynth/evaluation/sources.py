@@ -209,7 +209,7 @@ def under_pseudonyms(cases: Mapping[str, RealCase], hidden: Hidden) -> tuple[dic
     names = hidden.names(people)
     renamed = {
         names.case(name): replace(case, case=names.case(name), known_as=name,
-                                  patient=None if case.patient is None else names.patients[case.patient])
+                                  patient=None if case.patient is None else names.patient(case.patient))
         for name, case in cases.items()
     }  # fmt: skip
     return renamed, names

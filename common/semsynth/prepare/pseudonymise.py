@@ -133,7 +133,7 @@ def _listed(case: _Case, names: Names) -> dict[str, Any]:
     return {
         "case": new,
         **{role: f"{new}/{role}.nii.gz" for role in case.files},
-        **({} if case.patient is None else {"patient": names.patients[case.patient]}),
+        **({} if case.patient is None else {"patient": names.patient(case.patient)}),
         **{key: case.entry[key] for key in KEPT_OF_CASES if key in case.entry},
     }
 
