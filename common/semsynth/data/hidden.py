@@ -104,7 +104,7 @@ class Hidden:
             raise InputError("--pseudonyms and --anonymous-names exclude each other: give one of them")
         path = as_path(pseudonyms, "--pseudonyms")
         place = real(path.absolute())
-        for folder in filter(None, leaving):
+        for folder in (given for given in leaving if given is not None):
             if place.is_relative_to(real(Path(folder).absolute())):
                 raise InputError(
                     f"--pseudonyms {path}: lies in {folder}, which is to be given away, and would go with it; keep the "
