@@ -118,6 +118,10 @@ def test_lists_with_names_and_with_pseudonyms_are_not_mixed(tiny_dataset, tmp_pa
     load_sources([hidden], validation=hidden)
     with pytest.raises(InputError, match="a patient who is held out cannot be recognised"):
         load_sources([hidden], validation=tiny_dataset / "datalist.json")
+    content = stated(hidden)
+    drawn = [{**e, "synthetic": True} for e in content["training"]]
+    (hidden.parent / "drawn.json").write_text(json.dumps({"training": drawn}))  # volumes of maps that are nobody's
+    assert len(load_sources([hidden, hidden.parent / "drawn.json"], validation=hidden)) == 4
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int16", "float32", "int64"])

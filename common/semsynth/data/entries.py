@@ -29,7 +29,7 @@ from .datalists import (
 )
 from .findings import Finding, Report
 from .geometry import TrainedGrid
-from .hidden import Hidden, has_pseudonyms, under_pseudonyms, warn_of_names
+from .hidden import MARK, Hidden, has_pseudonyms, under_pseudonyms, warn_of_names
 from .identity import SOURCE, is_image, patient_of, shared_files, shared_patients, use_of
 from .intensity import INTENSITY, Intensity, entry_intensity, intensity_beside, stated_intensity
 from .naming import check_names
@@ -369,7 +369,7 @@ def _called(maps: list[dict[str, Any]], hidden: Hidden | None, datalist: Mapping
         return under_pseudonyms(maps, hidden)
     if not has_pseudonyms(datalist):
         warn_of_names()
-    return maps
+    return [{**entry, **MARK} for entry in maps] if datalist.get("names") == MARK["names"] else maps
 
 
 def _is_drawn(entry: Mapping[str, Any]) -> bool:

@@ -354,7 +354,7 @@ class SyntheticWriter(HeldFolder):
         listed = {str(entry["case"]): self._listed(entry) for entry in entries}
         content: dict[str, Any] = {
             "name": f"synthetic, {self._origin['bundle']} {self._origin['version']}",
-            **(MARK if self._hidden else {}),
+            **(MARK if self._hidden or any(MARK.items() <= entry.items() for entry in entries) else {}),
             "modality": {"0": "synthetic"},
             "num_classes": self.num_classes,
             "classes": {str(i): name for i, name in self._names().items()},

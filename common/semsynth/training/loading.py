@@ -21,7 +21,7 @@ from monai.transforms import RandomizableTrait, Transform
 from torch.utils.data.distributed import DistributedSampler
 
 from ..data.datalists import read_datalist
-from ..data.entries import VOXELS, case_of, load_datalist
+from ..data.entries import SOURCE_VOXELS, VOXELS, case_of, load_datalist
 from ..data.halves import in_half
 from ..data.hidden import MARK
 from ..data.identity import is_image, is_map, patient_of
@@ -102,15 +102,23 @@ def _on_one_scale(entries: list[dict[str, Any]], paths: Sequence[str | Path]) ->
 
 def _refuse_mixed_names(paths: Sequence[str | Path]) -> None:
     """Raise where one list has names and another pseudonyms: a patient who is held out would not be recognised."""
-    hidden = {str(path): read_datalist(path).get("names") == MARK["names"] for path in paths}
-    if len(set(hidden.values())) > 1:
-        other = next(path for path, has in hidden.items() if not has)
-        own = next(path for path, has in hidden.items() if has)
+    lists = {str(path): read_datalist(path) for path in paths}
+    own = next((path for path, content in lists.items() if content.get("names") == MARK["names"]), None)
+    other = next((path for path, content in lists.items() if _names_people(content)), None)
+    if own is not None and other is not None:
         raise InputError(
             f"{own}: its cases have pseudonyms, and those of {other} have not, so that a patient who is held out "
             "cannot be recognised; take the real cases under the same pseudonyms ('semsynth pseudonymise' with the "
             "same key file)"
         )
+
+
+def _names_people(content: Mapping[str, Any]) -> bool:
+    """Whether a datalist has cases under their names; volumes of maps that are nobody's have no source."""
+    if content.get("names") == MARK["names"]:
+        return False
+    entries = [entry for split in SPLITS for entry in content.get(split) or []]
+    return any(not entry.get("synthetic") or SOURCE_VOXELS in entry for entry in entries)
 
 
 def _refuse_held_out(entries: Sequence[Mapping[str, Any]], validation: Path, paths: Sequence[Path]) -> None:
