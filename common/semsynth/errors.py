@@ -15,7 +15,7 @@ from .texts import log_plainly, shown
 from .texts import message as one_line
 
 _PATHS = re.compile(r"(.*_(dir|root)|((?!class_).*_)?weights|label_maps|images|style_from|style_map|(.*_)?datalists?"
-                    r"|metadata|rules|style|map_bundle|given)")  # fmt: skip
+                    r"|metadata|rules|style|map_bundle|given|pseudonyms)")  # fmt: skip
 """Names of the bundles' options that are paths."""
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _WITH_PARTS = re.compile(r"label_maps|images|style_from|style_map")

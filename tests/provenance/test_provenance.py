@@ -72,10 +72,10 @@ def test_datalists_are_compared_by_what_they_say(tiny_dataset, tmp_path):
         (["--config_file={here}/configs/train.json"], "--config_file=configs/train.json"),
         (["--config_file", "['{here}/a.json','b.json']"], '--config_file "[\'a.json\',\'b.json\']"'),
         (["--config_file", "[{here}/a.json,/home/me/b.json]"], "--config_file '[a.json,…/b.json]'"),
-        (["--dataset_dir", "/home/me/LA data/"], "--dataset_dir '…/LA data'"),
-        (["--dataset_dir={here}"], "--dataset_dir=."),
-        (["--dataset_dir", "{here}/../LA"], "--dataset_dir …/LA"),
-        (["--dataset_dir", "{here}_other/LA"], "--dataset_dir …/LA"),
+        (["--from", "/home/me/LA data/"], "--from '…/LA data'"),
+        (["--from={here}"], "--from=."),
+        (["--from", "{here}/../LA"], "--from …/LA"),
+        (["--from", "{here}_other/LA"], "--from …/LA"),
         (["--net", "%/home/me/other.json#net"], "--net %…/other.json#net"),
         (["--uri", "sqlite:////home/me/runs.db"], "--uri sqlite:…/runs.db"),
         (["--uri", "https://host.org/a/b"], "--uri https://host.org/a/b"),
@@ -84,13 +84,18 @@ def test_datalists_are_compared_by_what_they_say(tiny_dataset, tmp_path):
         (["--w", "$'/tmp/me/' + @x"], "--w '$'\"'\"'…/me'\"'\"' + @x'"),
         (["--lr", "1e-4", "--ratio", "1/2", "--up", "../data", "--train#trainer#max_epochs", "3"],
          "--lr 1e-4 --ratio 1/2 --up …/data --train#trainer#max_epochs 3"),
-        (["--dataset_dir", "../clinic/Jane Doe/LA"], "--dataset_dir …/LA"),
-        (["--dataset_dir={here}/Jane_Doe/LA"], "--dataset_dir=…/LA"),
-        (["--label_maps", "Jane_Doe/*/map.nii.gz"], "--label_maps …/map.nii.gz"),
-        (["--datalists", "['Jane Doe/a.json','{here}/Jane/b.json', 'c.json']"],
-         "--datalists \"['…/a.json','…/b.json', 'c.json']\""),
-        (["--images", "scans/Jane#LGE 3D"], "--images '…/Jane#LGE 3D'"),
-        (["--synthetic", "a=out/Jane/a", "b=/home/Jane/b", "c"], "--synthetic a=…/a b=…/b c"),
+        (["--from", "../clinic/Jane Doe/LA"], "--from …/LA"),
+        (["--from={here}/Jane_Doe/LA"], "--from=…/LA"),
+        (["--lists", "['Jane Doe/a.json','{here}/Jane/b.json', 'c.json']"],
+         "--lists \"['…/a.json','…/b.json', 'c.json']\""),
+        (["--weights", "a=out/Jane/a", "b=/home/Jane/b", "c"], "--weights a=…/a b=…/b c"),
+        # of data, whose files are called after patients, nothing
+        (["--label_maps", "data/*/Jane.nii.gz", "--seed", "1"], "--label_maps … --seed 1"),
+        (["--images", "scans/Jane#LGE 3D"], "--images …"),
+        (["--dataset_dir={here}/Jane"], "--dataset_dir=…"),
+        (["--train-real", "Jane", "--real=Jane.json"], "--train-real … --real=…"),
+        (["--datalists", "['Jane.json','b.json']"], "--datalists …"),
+        (["--synthetic", "a=out/Jane", "b=Jane", "Jane/c=d"], "--synthetic a=… b=… …"),
         (["--w", "$'Jane/Doe/' + @x"], "--w '$'\"'\"'…/Doe'\"'\"' + @x'"),
         (["--up", "data/", "--here", "./data"], "--up data/ --here …/data"),
         (["--config_file", "configs/train.json", "--run_dir", "runs/Jane/1"],
@@ -105,16 +110,16 @@ def test_commands_hold_no_folders(monkeypatch, tmp_path, typed, expected):
 
 def test_under_the_root_of_the_file_system_nothing_is_relative(monkeypatch):
     monkeypatch.chdir("/")
-    bundle(monkeypatch, "run", "--dataset_dir", "/home/me/LA")
-    assert run_command() == "python -m monai.bundle run --dataset_dir …/LA"
+    bundle(monkeypatch, "run", "--from", "/home/me/LA")
+    assert run_command() == "python -m monai.bundle run --from …/LA"
 
 
 def test_a_working_directory_behind_a_link_is_recognised(monkeypatch, tmp_path):
     (tmp_path / "real" / "data").mkdir(parents=True)
     (tmp_path / "link").symlink_to(tmp_path / "real")
     monkeypatch.chdir(tmp_path / "link")
-    bundle(monkeypatch, "run", "--dataset_dir", str(tmp_path / "link" / "data"))
-    assert run_command() == "python -m monai.bundle run --dataset_dir data"
+    bundle(monkeypatch, "run", "--from", str(tmp_path / "link" / "data"))
+    assert run_command() == "python -m monai.bundle run --from data"
 
 
 def test_commands_and_scripts_are_written_as_typed(monkeypatch, tmp_path):

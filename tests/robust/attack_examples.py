@@ -48,6 +48,10 @@ EXAMPLES: dict[str, list[tuple[dict[str, str | None], tuple[str, ...]]]] = {
         ({"input": "prepared", "output": "out", "k": "1", "classes": "classes.txt"}, ("prepared", "classes.txt")),
         ({"input": "nrrd/*/image.nrrd", "label": "nrrd/*/seg.seg.nrrd", "output": "out"}, ("nrrd",)),
     ],
+    "pseudonymise": [
+        ({"input": "prepared", "output": "out", "pseudonyms": "key.json"}, ("prepared",)),
+        ({"input": "raw", "output": "out", "anonymous-names": None}, ("raw",)),
+    ],
     "choose-k": [
         ({"input": "raw", "k-max": "2", "cases": "1", "spacing": "4,4,4", "output": "out"}, ("raw",)),
         ({"input": "raw/*/image.nii.gz", "endo": "raw/*/endo.nii.gz", "k-max": "2", "spacing": "4,4,4"}, ("raw",)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import nibabel as nib
@@ -27,7 +28,7 @@ FOREIGN = ("kept/cases.csv", "kept/notes.txt", "kept/phantom_000/mine.txt", "kep
 """Files in an output folder that no command has written."""
 
 
-def write_inputs(folder: Path) -> Path:
+def write_inputs(folder: Path, spoil: Callable[[Path], None] | None = None, name: str = "phantom") -> Path:
     """All of them, in ``folder``.
 
     ``raw``: three phantoms with their datalist; ``nrrd``: two of them in that format, with named segments;
@@ -36,20 +37,27 @@ def write_inputs(folder: Path) -> Path:
     ``study``: its file; ``bundle``: a tiny latent diffusion, also as a zip; ``keys``: a pair, and its signature;
     ``kept``: an earlier, unfinished preparation with
     somebody's own files in it (:data:`FOREIGN`).
+
+    Args:
+        folder: where.
+        spoil: what is done with ``raw`` before all else is made of it, such as other names in its headers.
+        name: what the cases are called after that, but for their number.
     """
     raw = folder / "raw"
     size, spacing = ",".join([str(SIZE)] * 3), "4,4,4"
     _run("phantom", "--output", str(raw), "--cases", "3", "--size", size, "--spacing", spacing)
+    if spoil is not None:
+        spoil(raw)
     _run("prepare", "--input", str(raw), "--output", str(folder / "prepared"), "--spacing", spacing)
-    _write_nrrd(raw, folder / "nrrd")
+    _write_nrrd(raw, folder / "nrrd", name)
     _write_made(folder / "prepared", folder / "made")
     _write_weights(folder / "weights")
     _write_checkpoints(folder / "run")
     _write_bundle(folder / "bundle")
-    _write_scores(folder / "scores")
-    _write_study(folder / "study")
+    _write_scores(folder / "scores", name)
+    _write_study(folder / "study", name)
     (folder / "classes.txt").write_text("endo\nwall\nscar\n")
-    _write_kept(folder / "prepared", folder / "kept")
+    _write_kept(folder / "prepared", folder / "kept", name)
     _write_signed(folder)
     return folder
 
@@ -58,8 +66,8 @@ def _run(*arguments: str) -> None:
     assert main(arguments) == 0, arguments
 
 
-def _write_nrrd(raw: Path, folder: Path) -> None:
-    for case in ("phantom_000", "phantom_001"):
+def _write_nrrd(raw: Path, folder: Path, prefix: str) -> None:
+    for case in (f"{prefix}_000", f"{prefix}_001"):
         (folder / case).mkdir(parents=True)
         for name in ("image", "endo"):
             volume = nib.load(raw / case / f"{name}.nii.gz")
@@ -102,9 +110,9 @@ def _write_weights(folder: Path) -> None:
     torch.save(plain.state_dict(), folder / "plain.pt")
 
 
-def _write_scores(folder: Path) -> None:
+def _write_scores(folder: Path, prefix: str) -> None:
     """Of two segmenters: a table, la_unet's folder, and nnU-Net's summary."""
-    dice = {f"phantom_{i:03d}": 0.9 - 0.02 * i for i in range(6)}
+    dice = {f"{prefix}_{i:03d}": 0.9 - 0.02 * i for i in range(6)}
     (folder / "raw").mkdir(parents=True)
     rows = "".join(f"{case},{value},{10 * (1 - value)}\n" for case, value in dice.items())
     (folder / "table.csv").write_text(f"case,Dice,HD95\n{rows}")
@@ -117,14 +125,14 @@ def _write_scores(folder: Path) -> None:
     (folder / "datalist.json").write_text(json.dumps({"testing": entries}))
 
 
-def _write_study(folder: Path) -> None:
+def _write_study(folder: Path, prefix: str) -> None:
     """The file of a study, of which only the plan is asked, and a datalist: eight times one case, by other names."""
     (folder / "segmenter" / "configs").mkdir(parents=True)
     for name in ("train", "inference"):
         config = {"max_epochs": 1, "epoch_cases": None, "dataset_dir": "data"}
         (folder / "segmenter" / "configs" / f"{name}.json").write_text(json.dumps(config))
     prepared = json.loads((folder.parent / "prepared" / "datalist.json").read_text())
-    files = {role: f"../prepared/phantom_000/{role}.nii.gz" for role in ("image", "label")}
+    files = {role: f"../prepared/{prefix}_000/{role}.nii.gz" for role in ("image", "label")}
     listed = [{"case": f"case_{i}", "patient": f"p{i}", **files} for i in range(8)]
     (folder / "datalist.json").write_text(json.dumps({"settings": prepared["settings"], "training": listed}))
     generator = {"bundle": "../bundle", "weights": "../bundle/models/model.pt"}
@@ -176,9 +184,9 @@ def _write_signed(folder: Path) -> None:
          "--output", str(folder / "keys" / "bundle.json"))  # fmt: skip
 
 
-def _write_kept(prepared: Path, folder: Path) -> None:
+def _write_kept(prepared: Path, folder: Path, prefix: str) -> None:
     shutil.copytree(prepared, folder)
-    shutil.rmtree(folder / "phantom_002")
+    shutil.rmtree(folder / f"{prefix}_002")
     (folder / "datalist.json").unlink()
     for name in FOREIGN:
-        (folder.parent / name).write_text("somebody's own\n")
+        (folder.parent / name.replace("phantom", prefix)).write_text("somebody's own\n")

@@ -343,6 +343,29 @@ def test_a_morphed_map_takes_its_scans_style_by_the_map_as_it_was(world, tmp_pat
         )
 
 
+def test_under_pseudonyms_nothing_is_called_after_a_case_and_the_same_is_made_again(world, tmp_path, capsys):
+    out, key = tmp_path / "out", tmp_path / "key.json"
+    more = ("--per-case=2", "--morph=0.5", f"--style={world / 'prepared'}", f"--pseudonyms={key}", "--format=decathlon")
+    assert run(world, out, *more, bundle="spade_ldm") == 0, capsys.readouterr().err
+    names = json.loads(key.read_text())["cases"]
+    assert len(names) == 6
+    for path in out.rglob("*"):
+        assert "phantom_0" not in path.name
+        if path.suffix == ".json":
+            text = path.read_text()
+            assert "phantom_0" not in text and str(tmp_path) not in text and str(world) not in text, path
+    listed = json.loads((out / "datalist.json").read_text())
+    taken = [entry for entry in listed["training"] if entry.get("synthetic")]
+    assert len(taken) == 6 and {entry["source_case"] for entry in taken} < set(names.values())
+    assert len(load_datalist(out / "datalist.json", "training", num_classes=4)) == 9
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*_synthetic.nii.gz")}
+    assert run(world, out, *more, bundle="spade_ldm") == 0
+    assert before == {path: path.stat().st_mtime_ns for path in out.rglob("*_synthetic.nii.gz")}
+    other = [word.replace("key.json", "other.json") for word in more]
+    assert run(world, out, *other, bundle="spade_ldm") == 1
+    assert "of another key file" in capsys.readouterr().err
+
+
 def test_the_gate_refuses_draws_again_drops_and_lists(world, tmp_path, capsys):
     judge = ["--judge", JUDGES[0], "--min-dice", "0.99", "--tries", "2"]
     assert run(world, tmp_path / "out", "--per-case", "1", *judge) == 0

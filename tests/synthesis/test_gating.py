@@ -133,6 +133,18 @@ def test_maps_of_other_raw_files_are_no_cases_of_that_name_and_held_out_ones_are
     assert "does not have 1 of 1 cases that volumes were made of (phantom_002)" in caplog.text
 
 
+def test_volumes_under_pseudonyms_are_judged_as_those_of_their_real_cases(world, tmp_path, caplog):
+    out, key = tmp_path / "out", tmp_path / "key.json"
+    run(world, "gate", out, min_dice=0.0, pseudonyms=str(key))
+    names = json.loads(key.read_text())["cases"]
+    judged = json.loads((out / "gate.json").read_text())["judged"]
+    assert set(judged) == {names["phantom_000"], names["phantom_001"]} and "does not have" not in caplog.text
+    assert "phantom_0" not in "".join(path.read_text() for path in out.rglob("*.json"))
+    assert json.loads((out / "accepted" / "datalist.json").read_text())["names"] == "pseudonyms"
+    gate_volumes(out, JUDGE, real=world / "data", min_dice=0.0)  # without the key nobody knows them
+    assert "does not have 2 of 2 cases" in caplog.text and "give what the volumes were made with" in caplog.text
+
+
 def test_what_is_wrong_is_said_before_volumes_are_made(world, tmp_path):
     out = tmp_path / "out"
     said = refusal(world, "gate", out, min_dice=0.5, judge_weights=str(tmp_path / "none.pt"))

@@ -37,6 +37,8 @@ def augment(
     device: str | None = None,
     jobs: int = 1,
     seed: int = 0,
+    pseudonyms: FilePath | None = None,
+    anonymous_names: bool = False,
     dry_run: bool = False,
     wait: bool = False,
 ) -> str:
@@ -77,6 +79,9 @@ def augment(
         device: cuda, cuda:1 or cpu; without it a GPU where there is one.
         jobs: cases that are prepared at the same time.
         seed: of morphs, styles and volumes.
+        pseudonyms: key file, in which each case and patient has a pseudonym; names that are new get one. Nothing in
+            --output is called otherwise. The file is made if it is not there, and must lie outside of --output.
+        anonymous_names: pseudonyms without a key file, from the hash of each case's voxels.
         dry_run: only say what would be made; raw cases are prepared, and one volume is made, to know how long it takes.
         wait: until another run that writes into --output has ended; else it is an error that it is there.
     """
@@ -109,6 +114,7 @@ def augment(
         map_bundle=None if map_bundle is None else str(map_bundle),
         map_weights=None if map_weights is None else str(map_weights),
         map_inference=_settings("map-inference", map_inference),
+        pseudonyms=None if pseudonyms is None else str(pseudonyms), anonymous_names=bool(anonymous_names),
     )  # fmt: skip
     return made if isinstance(made, str) else made.text()
 

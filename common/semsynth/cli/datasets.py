@@ -361,6 +361,36 @@ def check(
     return text
 
 
+def pseudonymise(
+    *,
+    input: FilePath,  # the name that users type
+    output: FilePath,
+    pseudonyms: FilePath | None = None,
+    anonymous_names: bool = False,
+    wait: bool = False,
+) -> str:
+    """Copy a data set so that its folders, files, headers and datalist name no patient.
+
+    All that is made of the copy (volumes, records, evaluations, a study's report) names none either. Voxels are the
+    same, so that weights that have seen a case still recognise it. The scans themselves are still patients' scans.
+
+    Args:
+        input: a datalist (or its folder) of NIfTI files, such as semsynth prepare writes.
+        output: folder to write; made if it is not there.
+        pseudonyms: key file, in which each case and patient has a pseudonym; names that are new get one. It is made if
+            it is not there, and must lie outside of --output.
+        anonymous_names: pseudonyms without a key file, from the hash of each case's voxels.
+        wait: until another run that writes into --output has ended; else it is an error that it is there.
+    """
+    from ..data.hidden import Hidden
+    from ..prepare.pseudonymise import pseudonymise as run
+
+    hidden = Hidden.of(pseudonyms, bool(anonymous_names), str(output))
+    if hidden is None:
+        raise InputError("--pseudonyms FILE says where the key is kept; or give --anonymous-names, which needs none")
+    return str(run(str(input), str(output), hidden, wait=bool(wait)))
+
+
 def choose_k(
     *,
     input: FilePath,

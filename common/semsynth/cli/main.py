@@ -19,7 +19,7 @@ from ..memory import LESS_TO_EVALUATE, LESS_TO_PREPARE, out_of_memory
 from ..signals import Terminated, end_on_sigterm
 from ..texts import log_plainly, shown
 from .augmenting import augment
-from .datasets import FailedCheck, check, choose_k, phantom, prepare, prepare_maps
+from .datasets import FailedCheck, check, choose_k, phantom, prepare, prepare_maps, pseudonymise
 from .options import as_typed, booleans_of, texts_of
 from .study import compare, study
 from .systems import convert, dicom, evaluate, export, picture, reproduce, weights
@@ -31,6 +31,7 @@ COMMANDS: dict[str, Callable[..., str]] = {
     "prepare": as_typed(prepare),
     "prepare-maps": as_typed(prepare_maps),
     "choose-k": as_typed(choose_k),
+    "pseudonymise": as_typed(pseudonymise),
     "evaluate": as_typed(evaluate),
     "picture": as_typed(picture),
     "weights": as_typed(weights),

@@ -63,6 +63,7 @@ def compare(
     output: FilePath | None = None,
     draws: int = 10_000,
     seed: int = 0,
+    pseudonyms: FilePath | None = None,
 ) -> str:
     """Two segmenters on the same cases: paired differences with 95 % intervals, tests, median and worst case.
 
@@ -78,11 +79,14 @@ def compare(
         output: folder for comparison.md, .csv and .png, and comparison_cases.csv; without it nothing is written.
         draws: number of draws of the bootstrap, 1000 or more.
         seed: seed of the bootstrap.
+        pseudonyms: key file, by which cases and patients have pseudonyms in all that is written and printed; names that
+            are new get one. It must lie outside of --output.
     """
+    from ..data.hidden import Hidden
     from ..study import compare as run
     from ..study import read_patients, read_scores
     from ..study.layout import files, save, sentence, tables
-    from ..study.scores import only
+    from ..study.scores import only, under_pseudonyms
 
     (name, ours), (other, theirs) = _one("scores", scores, "new"), _one("baseline", baseline, "baseline")
     if name == other:
@@ -92,8 +96,11 @@ def compare(
     found, against = read_scores(ours), read_scores(theirs)
     if metrics is not None:
         found, against = only(found, words(metrics)), only(against, words(metrics))
+    people = None if patients is None else read_patients(str(patients))
+    if (hidden := Hidden.of(pseudonyms, False, output)) is not None:
+        (found, against), people = under_pseudonyms(hidden, (found, against), people)
     result = run(
-        found, against, None if patients is None else read_patients(str(patients)), names=(name, other),
+        found, against, people, names=(name, other),
         draws=whole("draws", draws), seed=checked_seed(seed, "--seed"),
     )  # fmt: skip
     lines = ["\n".join(sentence(result, paired) for paired in result.metrics), *(t.text() for t in tables(result))]

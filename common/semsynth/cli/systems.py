@@ -19,6 +19,7 @@ def picture(
     cases: int = 3,
     samples: int = 1,
     planes: Words = "axial,coronal,sagittal",
+    pseudonyms: FilePath | None = None,
 ) -> str:
     """One PNG of label map, synthetic and (where there is one) real volume, in three planes.
 
@@ -30,7 +31,9 @@ def picture(
         cases: how many cases, the first ones by name.
         samples: how many volumes of each map, where there are several.
         planes: with commas, of axial, coronal and sagittal.
+        pseudonyms: key file, by whose pseudonyms cases are paired and called; names that are new get one.
     """
+    from ..data.hidden import Hidden
     from ..report.pictures import save_comparison
 
     folders = pairs("synthetic", synthetic, alone="synthetic")
@@ -41,7 +44,7 @@ def picture(
         )
     return str(save_comparison(
         {name: values[0] for name, values in folders.items()}, str(output), real=real, cases=whole("cases", cases),
-        samples=whole("samples", samples), planes=words(planes),
+        samples=whole("samples", samples), planes=words(planes), hidden=Hidden.of(pseudonyms, False),
     ))  # fmt: skip
 
 
@@ -252,6 +255,8 @@ def evaluate(
     device: str | None = None,
     wait: bool = False,
     download: bool = False,
+    pseudonyms: FilePath | None = None,
+    anonymous_names: bool = False,
 ) -> str:
     """Synthetic against real volumes by every metric, with floors and intervals: tables, CSV, JSON and an HTML report.
 
@@ -288,6 +293,9 @@ def evaluate(
         wait: until another run that writes into --output has ended; else it is an error that it is there.
         download: ask the Hugging Face hub for feature networks' weights that are not here; without it no network is
             ever asked, and what is missing is left out and named.
+        pseudonyms: key file of case and patient names. Volumes under pseudonyms are paired by it with real cases under
+            their names, and all that is written has pseudonyms. It must lie outside of --output.
+        anonymous_names: the same for volumes that were made with --anonymous-names, which need no key file.
     """
     from ..evaluation import DEFAULT_EXTRACTORS
     from ..evaluation import evaluate as run
@@ -313,6 +321,7 @@ def evaluate(
         in_loss=pairs("in-loss", in_loss), with_lpips=bool(lpips), draws=whole("draws", draws),
         n=None if n is None else whole("n", n), seed=checked_seed(seed, "--seed"), pictures=whole("pictures", pictures),
         device=place, download=bool(download), wait=bool(wait),
+        pseudonyms=None if pseudonyms is None else str(pseudonyms), anonymous_names=bool(anonymous_names),
     )  # fmt: skip
     return f"{result.text()}\n\n{result.output / 'evaluation.html'}"
 

@@ -29,6 +29,7 @@ from .datalists import (
 )
 from .findings import Finding, Report
 from .geometry import TrainedGrid
+from .hidden import MARK, Hidden, has_pseudonyms, under_pseudonyms, warn_of_names
 from .identity import SOURCE, is_image, patient_of, shared_files, shared_patients, use_of
 from .intensity import INTENSITY, Intensity, entry_intensity, intensity_beside, stated_intensity
 from .naming import check_names
@@ -287,6 +288,9 @@ def load_label_maps(
     num_samples: int = 1,
     style_from: str | Path | None = None,
     grid: TrainedGrid | None = None,
+    pseudonyms: str | Path | None = None,
+    anonymous_names: bool = False,
+    output_dir: str | Path | None = None,
 ) -> list[dict[str, Any]]:
     """Label maps to synthesise from, as ``{"case", "image"}`` entries (a generator's input is called ``image``).
 
@@ -301,11 +305,15 @@ def load_label_maps(
             that the datalist states there; anything else is passed over.
         grid: that the weights were trained on: maps of another voxel size or field of view, and a data set whose images
             were scaled by another rule, are warned of.
+        pseudonyms: key file by which cases and patients get pseudonyms, see :mod:`semsynth.data.hidden`.
+        anonymous_names: the same without a key file.
+        output_dir: where the volumes go, outside of which the key file must lie.
 
     Raises:
         InputError: no label maps, two cases of one name, or maps that cannot be used, all listed; with ``"own"``, a
-            pattern or an entry without an image.
+            pattern or an entry without an image; as :class:`semsynth.data.hidden.Hidden`.
     """
+    hidden = Hidden.of(pseudonyms, anonymous_names, output_dir)
     if num_samples < 1:
         raise InputError(f"num_samples must be 1 or more, got {num_samples}")
     check_number("num_samples", num_samples, 1, MOST_SAMPLES)
@@ -340,7 +348,7 @@ def load_label_maps(
             | {key: e[key] for key in (*kept, *(DRAWN if _is_drawn(e) else ())) if key in e}
             for e in entries
         ]
-        return _compared(maps, grid, num_samples)
+        return _compared(_called(maps, hidden, read_datalist(path)), grid, num_samples)
     found = named_files(pattern, "label maps")
     refuse_results(str(pattern), [path for _, path in found], "label maps")
     report = check_cases([Entry(name, {"label": path}) for name, path in found], Rules(num_classes))
@@ -352,7 +360,16 @@ def load_label_maps(
         {"case": name, "image": str(path), VOXELS: _source_beside(path) | dict(report.voxels.get(name, {}))}
         for name, path in found
     ]
-    return _compared(maps, grid, num_samples)
+    return _compared(_called(maps, hidden, {}), grid, num_samples)
+
+
+def _called(maps: list[dict[str, Any]], hidden: Hidden | None, datalist: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The maps under pseudonyms; where nobody asks for them, after a warning that they have names."""
+    if hidden is not None:
+        return under_pseudonyms(maps, hidden)
+    if not has_pseudonyms(datalist):
+        warn_of_names()
+    return [{**entry, **MARK} for entry in maps] if datalist.get("names") == MARK["names"] else maps
 
 
 def _is_drawn(entry: Mapping[str, Any]) -> bool:
@@ -376,7 +393,13 @@ def _source_beside(path: Path) -> dict[str, str]:
 
 
 def load_images(
-    dataset_dir: str | Path, pattern: str | None = None, *, grid: TrainedGrid | None = None
+    dataset_dir: str | Path,
+    pattern: str | None = None,
+    *,
+    grid: TrainedGrid | None = None,
+    pseudonyms: str | Path | None = None,
+    anonymous_names: bool = False,
+    output_dir: str | Path | None = None,
 ) -> list[dict[str, Any]]:
     """Images to segment, as ``{"case", "image"}`` entries; no label is needed.
 
@@ -384,10 +407,12 @@ def load_images(
         dataset_dir: folder with a ``datalist.json``, whose ``testing`` entries are taken, else ``validation``.
         pattern: a glob of image files to take instead; names as of :func:`semsynth.data.naming.case_name`.
         grid: that the weights were trained on: images of another field of view are warned of.
+        pseudonyms, anonymous_names, output_dir: as of :func:`load_label_maps`.
 
     Raises:
-        InputError: no images, a missing or unusable file, or two cases of one name.
+        InputError: no images, a missing or unusable file, or two cases of one name; as of :func:`load_label_maps`.
     """
+    hidden = Hidden.of(pseudonyms, anonymous_names, output_dir)
     if pattern is None:
         entries = load_datalist(
             as_path(dataset_dir, "dataset_dir") / "datalist.json", ("testing", "validation"), needs=("image",), also=()
@@ -412,7 +437,11 @@ def load_images(
                 grid.warn_of_scaling(held, pattern)
     if grid is not None:
         grid.warn({entry["case"]: entry["image"] for entry in found}, voxel_size=False)
-    return found
+    if hidden is None:
+        return found
+    if hidden.file is None:
+        found = [{**entry, VOXELS: {"image": hash_file(entry["image"])}} for entry in found]
+    return [{k: v for k, v in entry.items() if k != VOXELS} for entry in under_pseudonyms(found, hidden)]
 
 
 def _compared(entries: list[dict[str, Any]], grid: TrainedGrid | None, samples: int) -> list[dict[str, Any]]:

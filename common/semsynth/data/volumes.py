@@ -139,6 +139,11 @@ def _check_bounds(header: Header) -> None:
 
 
 def _nifti_voxels(header: Header) -> NDArray[Any]:
+    return np.asanyarray(_nifti(header).dataobj)
+
+
+def _nifti(header: Header) -> Any:
+    """The image of nibabel, whose voxels are in memory as they are stored."""
     with header.path.open("rb") as stream:
         if header.size is None or header.path.name.lower().endswith(".gz"):
             raw = stream.read()
@@ -149,7 +154,7 @@ def _nifti_voxels(header: Header) -> NDArray[Any]:
     if header.size is not None and len(raw) < header.size:
         raise damaged(header.path, f"{len(raw)} of {header.size} bytes")
     kind = nib.Nifti1Image if nib.Nifti1Header.may_contain_header(raw[:348]) else nib.Nifti2Image
-    return np.asanyarray(kind.from_bytes(raw).dataobj)
+    return kind.from_bytes(raw)
 
 
 def scale_intensity(image: NDArray[np.floating]) -> NDArray[np.float32]:
@@ -185,6 +190,37 @@ def _write(path: str | Path, image: Any) -> Path:
     with atomic_path(path) as temporary:
         nib.save(image, temporary)
     return Path(path)
+
+
+def copy_clean(source: str | Path, path: str | Path) -> Path:
+    """A volume's file written anew as NIfTI: its voxels, their type and scaling, where they lie, and nothing else.
+
+    Texts and extensions of its header, and the file's name in gzip's own header, stay behind.
+
+    Args:
+        source: a volume, of NIfTI or of another format.
+        path: the file to write.
+
+    Raises:
+        InputError: as :func:`read_volume`.
+    """
+    header = read_header(source)
+    scaling: tuple[float | None, float | None] = (None, None)
+    if header.path.name.lower().endswith((".nii", ".nii.gz")):
+        try:
+            _check_bounds(header)
+            stored = _nifti(header)
+            data = np.asanyarray(stored.dataobj.get_unscaled())
+            scaling = stored.dataobj.slope, stored.dataobj.inter
+        except Exception as reason:  # the libraries raise all kinds of errors on malformed bytes
+            raise unreadable(header.path, reason) from reason
+    else:
+        data = read_volume(source, header).data
+    native = data.astype(data.dtype.newbyteorder("="), copy=False).reshape(header.shape, order="F")
+    image = nib.Nifti1Image(native, header.affine, dtype=native.dtype)
+    if scaling not in ((None, None), (1.0, 0.0)):
+        image.header.set_slope_inter(*scaling)
+    return _write(path, image)
 
 
 def write_image(

@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from ..data.datalists import datalist_path, read_datalist
+from ..data.hidden import Hidden, Names, has_pseudonyms, warn_of_names
 from ..data.nesting import refuse_found
 from ..data.sizes import check_resampling
 from ..errors import InputError
@@ -30,8 +32,8 @@ from .layout import Facts, Layout
 from .measure import MeasurementStore, Measurer
 from .scores import ROWS, Collected, all_scores, differences
 from .seen import judge_has_seen
-from .sources import RealCase, load_names, load_real
-from .systems import check_grids, load_system, pair, with_scaling
+from .sources import RealCase, load_names, load_real, under_pseudonyms
+from .systems import check_grids, load_system, pair, renamed, with_scaling
 
 logger = logging.getLogger(__name__)
 DEFAULT_EXTRACTORS = ("medicalnet_resnet34", "efficientnet_lite0", "la_unet_judge")
@@ -99,6 +101,8 @@ def evaluate(
     show: bool = False,
     download: bool = False,
     device: torch.device | str = "cpu",
+    pseudonyms: str | Path | None = None,
+    anonymous_names: bool = False,
     wait: bool = False,
 ) -> Results:
     """Compare synthetic volumes with real ones by every metric, and write tables and a report.
@@ -134,6 +138,9 @@ def evaluate(
         show: log the tables, for those who do not print the result.
         download: ask the hub for feature networks' weights that are not here; without it no network is ever asked.
         device: of metrics and networks.
+        pseudonyms: key file by which real and synthetic cases are paired under pseudonyms, and are called in all that
+            is written; names that are new get one, see :mod:`semsynth.data.hidden`.
+        anonymous_names: the same without a key file.
         wait: until another evaluation that writes into ``output`` has ended; else it is an error that it is there.
 
     Raises:
@@ -141,6 +148,7 @@ def evaluate(
             ``output`` that would be replaced and are not ours.
     """
     output = as_path(output, "output")
+    hidden = Hidden.of(pseudonyms, anonymous_names, output)
     if isinstance(synthetic, str | Path):
         synthetic = {name: str(synthetic)}
     folders = [folder for given in synthetic.values() for folder in ([given] if isinstance(given, str) else given)]
@@ -150,20 +158,26 @@ def evaluate(
         raise InputError(f"--feature-spacing must be above 0 and at most 10 mm, got {feature_spacing:g}")
     _check_settings(synthetic, weights or {}, in_loss or {}, draws=draws, seed=seed, pictures=pictures)
     cases = load_real(real, train=train_real, labels=labels)
+    given, names = list(cases), Names()
+    listed = datalist_path(real)
+    if hidden is None and (listed is None or not has_pseudonyms(read_datalist(listed))):
+        warn_of_names()
+    if hidden is not None:
+        cases, names = under_pseudonyms(cases, hidden)
     images = {name: case.image for name, case in cases.items()}
     if SLICEWISE in extractors:
         check_resampling(images, (feature_spacing,) * 3, fix="give a larger --feature-spacing")
     if judge is not None:
         check_resampling(images, judge.spacing, fix="give a larger --judge-spacing, that of its training")
     systems = [
-        load_system(system, src, in_loss=(in_loss or {}).get(system, ()), known=cases)
+        renamed(load_system(system, src, in_loss=(in_loss or {}).get(system, ()), known={*cases, *given}), names)
         for system, src in synthetic.items()
     ]
     scored = pair(systems, cases)
     cases = with_scaling(cases, systems)
     check_grids(systems, cases, scored)
-    names = load_names(real)
-    judge, pairs, off = fitting(judge, names, targets)
+    classes = load_names(real)
+    judge, pairs, off = fitting(judge, classes, targets)
     second_judge = None if judge is None else second_judge
     networks, absent = open_extractors(extractors, weights, device, feature_spacing, judge=judge, download=download)
     reasons = _reasons(judge, with_lpips)
@@ -187,7 +201,7 @@ def evaluate(
     scores = all_scores(found, spread, panel.facts())
     compared = differences(found, COMPARED, spread, panel.facts())
     about = {e.name: e.about() for e in networks}
-    facts = Facts(about, absent, reasons, without, panel.facts(), found.other_maps, names, sides)
+    facts = Facts(about, absent, reasons, without, panel.facts(), found.other_maps, classes, sides)
     results = Results(Layout(found, scores, facts).tables(compared), scores, compared, output)
     write_results(results, found, facts, worst_pictures(found, cases, pictures))
     if show:

@@ -37,7 +37,9 @@ def judge_has_seen(cases: Mapping[str, RealCase], seen: SeenCases | None) -> dic
     result: dict[str, bool | None] = {}
     for name, case in cases.items():
         files = {"image": case.image} | ({} if case.label is None else {"label": case.label})
-        result[name] = True if seen.reasons(name, files, case.source) else False if seen.complete else None
+        result[name] = (
+            True if seen.reasons(case.known_as or name, files, case.source) else False if seen.complete else None
+        )
     return result
 
 

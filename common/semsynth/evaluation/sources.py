@@ -15,6 +15,7 @@ from ..data.datalists import absolute, datalist_path, read_datalist, root_of, st
 from ..data.entries import check_volumes, source_of
 from ..data.grids import place
 from ..data.headers import named_segments, read_header
+from ..data.hidden import Hidden, Names, Person, voxels_of
 from ..data.identity import SOURCE
 from ..data.intensity import (
     MIN_MAX,
@@ -54,6 +55,7 @@ class RealCase:
         intensity: what the image's file holds; None where nobody says.
         scaling: the rule for an image of which nobody says it.
         assumed: whether nobody says it and ``intensity`` is that of the volumes that it is compared with.
+        known_as: its name where ``case`` is a pseudonym, by which cards may know it; nothing that is written holds it.
     """
 
     case: str
@@ -67,6 +69,7 @@ class RealCase:
     intensity: Intensity | None = None
     scaling: Scaling = MIN_MAX
     assumed: bool = False
+    known_as: str | None = None
 
     @property
     def person(self) -> str:
@@ -193,6 +196,28 @@ def load_real(source: str | Path, *, train: str | Path | None = None, labels: st
     ]
     check_volumes(files)
     return cases
+
+
+def under_pseudonyms(cases: Mapping[str, RealCase], hidden: Hidden) -> tuple[dict[str, RealCase], Names]:
+    """The cases called by pseudonyms, their patients too, and the names that they had as those.
+
+    Raises:
+        InputError: as :meth:`semsynth.data.hidden.Hidden.names`.
+    """
+    by_voxels = hidden.file is None
+    people = [Person(name, case.patient, _told_by(case) if by_voxels else None) for name, case in cases.items()]
+    names = hidden.names(people)
+    renamed = {
+        names.case(name): replace(case, case=names.case(name), known_as=name,
+                                  patient=None if case.patient is None else names.patient(case.patient))
+        for name, case in cases.items()
+    }  # fmt: skip
+    return renamed, names
+
+
+def _told_by(case: RealCase) -> str | None:
+    return voxels_of({}, lambda role: hash_file(case.label) if role == "label" and case.label is not None else
+                     hash_file(case.image) if role == "image" else None)  # fmt: skip
 
 
 def _with_labels(cases: Mapping[str, RealCase], labels: str) -> dict[str, RealCase]:

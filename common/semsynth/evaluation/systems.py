@@ -12,6 +12,7 @@ from typing import Any
 from ..data.datalists import datalist_path, read_datalist
 from ..data.grids import place
 from ..data.headers import read_header
+from ..data.hidden import Names
 from ..data.intensity import HU, INTENSITY, MIN_MAX, Intensity, entry_intensity, one_rule, stated_intensity
 from ..data.patterns import matches
 from ..data.volumes import stem
@@ -122,6 +123,22 @@ def load_system(
     return System(name, volumes, records, tuple(sorted(in_losses)), next(iter(weights), None), held)
 
 
+def renamed(system: System, names: Names) -> System:
+    """A system whose cases have pseudonyms; those that have one already stay.
+
+    Raises:
+        InputError: for volumes of a case under its name and under its pseudonym.
+    """
+    twice = [name for name in system.volumes if names.case(name) != name and names.case(name) in system.volumes]
+    if twice:
+        raise InputError(
+            f"{system.name}: volumes of {len(twice)} case(s) under their names and under their pseudonyms; give the "
+            "folder of one run"
+        )
+    volumes = {names.case(name): files for name, files in system.volumes.items()}
+    return replace(system, volumes=volumes, records={names.case(n): record for n, record in system.records.items()})
+
+
 def _listed_intensity(source: str) -> Intensity | None:
     """What the datalist that a folder holds, or that ``source`` is, says of its volumes."""
     listed = datalist_path(source)
@@ -200,7 +217,11 @@ def pair(systems: Sequence[System], real: Mapping[str, RealCase]) -> list[str]:
     """
     missing = [f"{s.name}: {case}" for s in systems for case in s.volumes if case not in real]
     if missing:
-        raise InputError("synthetic volumes without a real image of the same case name; give --real with them", missing)
+        raise InputError(
+            "synthetic volumes without a real image of the same case name; give --real with them, or, where only the "
+            "volumes have pseudonyms, their key file with --pseudonyms (without one --anonymous-names)",
+            missing,
+        )
     shared = set.intersection(*(set(system.volumes) for system in systems))
     if not shared:
         raise InputError("no case has volumes of every system: " + ", ".join(system.name for system in systems))

@@ -17,6 +17,7 @@ from monai.utils.enums import CommonKeys as Keys
 from .. import __version__
 from ..data.classes import read_metadata
 from ..data.grids import same_affine
+from ..data.hidden import KNOWN_AS
 from ..data.kept import state_of
 from ..data.label_files import LabelFormat, check_format, write_label_tables, write_labels
 from ..data.nesting import refuse_among
@@ -115,7 +116,8 @@ class SegmentationWriter:
     def _write(self, engine: Engine) -> None:
         batch: Any = engine.state.batch  # decollated by MONAI's engine together with the output
         output: Any = engine.state.output
-        for case, item in zip((entry["case"] for entry in batch), output, strict=True):
+        for entry, item in zip(batch, output, strict=True):
+            case = entry["case"]
             image = Path(str(item[Keys.IMAGE].meta["filename_or_obj"]))
             source = read_volume(image)
             label = item[Keys.PRED].detach().cpu().numpy()[0].astype(np.uint8)
@@ -141,9 +143,9 @@ class SegmentationWriter:
                     "case": case,
                     "file": path.name,
                     WRITTEN: sha256(temporary),
-                    "image": shown_name(image),
-                    "image_from": relative_to(image, self.output_dir),
                 }
+                if KNOWN_AS not in entry:  # under a pseudonym no name of a file of the scan is written
+                    about |= {"image": shown_name(image), "image_from": relative_to(image, self.output_dir)}
                 record = self.origin | about | {"image_voxels": voxels, "volume_ml": volumes}
                 write_text(path.with_name(f"{case}_seg.json"), json.dumps(record, indent=1))
             logger.info("%s: %s ml", path, ", ".join(f"{name} {value:g}" for name, value in volumes.items()))

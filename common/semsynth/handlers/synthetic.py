@@ -20,6 +20,7 @@ from ..data.datalists import read_datalist
 from ..data.entries import SOURCE_VOXELS, VOXELS
 from ..data.geometry import TrainedGrid
 from ..data.headers import read_header
+from ..data.hidden import KNOWN_AS, MARK
 from ..data.identity import SOURCE, is_map
 from ..data.intensity import INTENSITY, Stored
 from ..data.kept import state_of
@@ -31,6 +32,7 @@ from ..files import atomic_path, relative_to, sha256, shown_name, write_text
 from ..json_files import read_object_or_none
 from ..ownership import Outputs
 from ..paths import as_path
+from ..prepare.pseudonymise import copy_case
 from ..provenance.seen import Seen, read_card
 from ..vocabulary import OWN_STYLE, class_names
 from .finite import refuse_not_finite
@@ -41,6 +43,8 @@ WRITTEN = "volume_sha256"
 """Key of a record: SHA-256 of the volume's file as it was written."""
 MOST_SHOWN = 10
 DATALIST = "datalist.json"
+MAPS = "maps"
+"""Folder of label maps under pseudonyms."""
 
 
 class SyntheticWriter(HeldFolder):
@@ -52,6 +56,9 @@ class SyntheticWriter(HeldFolder):
     the end ``datalist.json``, image and map per entry, ready to train a segmentation network on. Each file is written
     whole or not at all, and no output with NaN is written. Volumes that are there, of the same map, weights, seed and
     settings, are kept; others are not replaced unless ``overwrite``. One run at a time holds the folder.
+
+    Of cases under pseudonyms (see :func:`semsynth.data.entries.load_label_maps`) label maps are copied to
+    ``<output_dir>/maps/<case>/label.nii.gz``, and no name of a source's file is written.
 
     Args:
         output_dir: where to write.
@@ -110,6 +117,7 @@ class SyntheticWriter(HeldFolder):
         self.written: list[dict[str, Any]] = []
         self._hashes: dict[Path, str] = {}
         self._known: dict[str, dict[str, str]] = {}
+        self._copied: set[Path] = set()
 
     def attach(self, engine: Engine) -> None:
         """Follow ``engine``, an evaluator whose output is decollated and whose data has ``case`` names."""
@@ -165,7 +173,7 @@ class SyntheticWriter(HeldFolder):
 
     def _other_map(self, entry: Mapping[str, Any], found: Mapping[str, Any]) -> tuple[str, str] | None:
         """The label map of a record, and the entry's, where they are two; the same file may hold another map now."""
-        label = Path(entry[Keys.IMAGE])
+        label = self._map(entry)
         own, place = relative_to(label, self.output_dir), found.get("label_from", found.get("label"))
         voxels = self._voxels(entry).get("label")
         same_map = voxels is not None and voxels == found.get("label_voxels")
@@ -274,11 +282,11 @@ class SyntheticWriter(HeldFolder):
             self.written.append(source)
 
     def _record(self, entry: Mapping[str, Any]) -> dict[str, Any]:
-        case, sample = str(entry.get("source_case", entry["case"])), int(entry.get("sample", 0))
+        case, sample = _source(entry), int(entry.get("sample", 0))
         several = {"source_case": case, "sample": sample} if "sample" in entry else {}
         style = self._style_record(entry["style_from"]) if self.style_from == OWN_STYLE else {}
-        label, voxels = Path(entry[Keys.IMAGE]), self._voxels(entry)
-        reasons = self._seen.reasons(case, voxels=voxels)
+        label, voxels = self._map(entry), self._voxels(entry)
+        reasons = self._seen.reasons(str(entry.get(KNOWN_AS, case)), voxels=voxels)
         raw = {role.removeprefix(SOURCE): value for role, value in sorted(voxels.items()) if role.startswith(SOURCE)}
         return self._origin | several | style | ({SOURCE_VOXELS: raw} if raw else {}) | {
             "case": entry["case"],
@@ -302,7 +310,27 @@ class SyntheticWriter(HeldFolder):
         return self._known[case]
 
     def _style_record(self, image: str | Path) -> dict[str, str]:
-        return {"style_from": shown_name(image), "style_from_sha256": self._sha256(as_path(image, "style_from"))}
+        named = {} if self._hidden else {"style_from": shown_name(image)}
+        return named | {"style_from_sha256": self._sha256(as_path(image, "style_from"))}
+
+    @property
+    def _hidden(self) -> bool:
+        """Whether cases have pseudonyms, so that no name of a source's file may be written."""
+        return any(KNOWN_AS in entry for entry in self.entries or [])
+
+    def _map(self, entry: Mapping[str, Any]) -> Path:
+        """The label map that records and the list name: the file itself, or under a pseudonym a clean copy."""
+        if KNOWN_AS not in entry:
+            return Path(entry[Keys.IMAGE])
+        folder = self.output_dir / MAPS / _source(entry)
+        if folder not in self._copied:
+            try:
+                copy_case({"label": Path(entry[Keys.IMAGE])}, folder)
+            except OSError:
+                if not folder.is_dir():  # else another process was faster
+                    raise
+            self._copied.add(folder)
+        return folder / "label.nii.gz"
 
     def _sha256(self, path: Path) -> str:
         """Of a file that many volumes have in common."""
@@ -326,6 +354,7 @@ class SyntheticWriter(HeldFolder):
         listed = {str(entry["case"]): self._listed(entry) for entry in entries}
         content: dict[str, Any] = {
             "name": f"synthetic, {self._origin['bundle']} {self._origin['version']}",
+            **(MARK if self._hidden or any(MARK.items() <= entry.items() for entry in entries) else {}),
             "modality": {"0": "synthetic"},
             "num_classes": self.num_classes,
             "classes": {str(i): name for i, name in self._names().items()},
@@ -351,12 +380,17 @@ class SyntheticWriter(HeldFolder):
         # the scan itself is no source of the volume; the anatomy is, and its patient's for every draw
         return drawn | {
             "image": self._paths(entry)[0].name,
-            "label": relative_to(Path(entry[Keys.IMAGE]), self.output_dir),
+            "label": relative_to(self._map(entry), self.output_dir),
             "patient": str(entry.get("patient") or record.get("source_case", record["case"])),
             "synthetic": True,
             INTENSITY: self._stored.about.to_json(),  # of each: lists of several origins are put together by hand
             **({SOURCE_VOXELS: source} if source else {}),
         }
+
+
+def _source(entry: Mapping[str, Any]) -> str:
+    """The case whose label map it is."""
+    return str(entry.get("source_case", entry["case"]))
 
 
 def _lists_synthetic(datalist: Path) -> bool:

@@ -17,14 +17,20 @@ _IN_LIST = re.compile(r"[^'\",()\[\]{}]*[/\\][^'\",()\[\]{}]*")
 _IN_QUOTES = re.compile(r"(?<=['\"])[^'\"/…][^'\"]*[/\\][^'\"]*(?=['\"])")
 _CONFIGS = {"config_file", "meta_file", "logging_file", "args_file"}
 """Options whose relative paths stay: they are files of the bundle, and say what was run."""
+_DATA = frozenset({
+    "baseline", "cache_dir", "data", "dataset_dir", "datalists", "endo", "given", "image", "images", "input", "label",
+    "label_maps", "labels", "latents_dir", "like", "patients", "pseudonyms", "real", "real_datalist", "scores", "style",
+    "style_from", "style_map", "synthetic", "train_real", "validation_datalist", "volume", "wall",
+})  # fmt: skip
+"""Options that name data: nothing of their paths stays, since a file or a folder is often called after a patient."""
 _URL = re.compile(r"\b(?!file\b|sqlite\b)[a-z][a-z0-9+]+://[^\s'\"]+")
 
 
 def run_command() -> str:
     """The command that started this process, as one would type it, without folders.
 
-    Of a path only the last part stays, after "…/"; but for config files under the working directory, whose paths are
-    given relative to it.
+    Of a path only the last part stays, after "…/", and nothing of that of data; but config files under the working
+    directory have their paths relative to it.
     """
     program, arguments = _program()
     return " ".join([*program, *(_quote(argument) for argument in _shown(arguments))])
@@ -34,9 +40,21 @@ def _shown(arguments: Sequence[str]) -> Iterator[str]:
     option = ""
     for argument in arguments:
         if argument.startswith("--"):
-            option = argument.removeprefix("--").partition("=")[0]
+            option = argument.removeprefix("--").partition("=")[0].replace("-", "_")
+        if option in _DATA:
+            yield _without_data(argument)
+            continue
         shown = without_absolute(argument)
         yield shown if option in _CONFIGS else _without_folders(shown)
+
+
+def _without_data(argument: str) -> str:
+    """An option that names data, or its value: ``--real=…``, ``…``, ``NAME=…`` where a path has a name of its own."""
+    if argument.startswith("--"):
+        name, equals, _ = argument.partition("=")
+        return f"{name}{equals}…" if equals else name
+    name, equals, _ = argument.partition("=")
+    return f"{name}=…" if equals and re.fullmatch(r"[\w.-]+", name) else "…"
 
 
 def _without_folders(argument: str) -> str:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from ..data.datalists import read_datalist
 from ..data.entries import load_datalist
+from ..data.hidden import Hidden, Person
 from ..data.intensity import INTENSITY, Intensity
 from ..data.label_files import LABEL_COLOURS
 from ..data.volumes import read_label, read_volume
@@ -189,6 +190,7 @@ def save_comparison(
     cases: int = 3,
     samples: int = 1,
     planes: Sequence[str] = SHOWN_PLANES,
+    hidden: Hidden | None = None,
 ) -> Path:
     """Draw label map, synthetic and real volume of the first cases of one or several synthetic data sets.
 
@@ -201,6 +203,7 @@ def save_comparison(
         cases: how many, of those that all folders have.
         samples: how many volumes of each map, of each folder.
         planes: of axial, coronal, sagittal.
+        hidden: the key file by whose pseudonyms cases are found and called; None: by their names.
 
     Raises:
         InputError: nothing to draw, a case without its real image, an unknown plane, a file that is not ours.
@@ -209,7 +212,8 @@ def save_comparison(
     if unknown or not planes:
         raise InputError(f"planes must be of {', '.join(SHOWN_PLANES)}, got {', '.join(planes) or 'none'}")
     check_picture(output)
-    return save_planes(output, comparison_rows(synthetic, real=real, cases=cases, samples=samples), planes=planes)
+    rows = comparison_rows(synthetic, real=real, cases=cases, samples=samples, hidden=hidden)
+    return save_planes(output, rows, planes=planes)
 
 
 def comparison_rows(
@@ -218,23 +222,39 @@ def comparison_rows(
     real: str | Path | None = None,
     cases: int = 3,
     samples: int = 1,
+    hidden: Hidden | None = None,
 ) -> list[Row]:
     """What :func:`save_comparison` draws, one row per case; arguments and errors as there."""
     folders = synthetic if isinstance(synthetic, Mapping) else {"synthetic": synthetic}
     if not folders:
         raise InputError("no folder of synthetic volumes to draw; give --synthetic FOLDER")
     systems = {name: _by_case(Path(folder)) for name, folder in folders.items()}
+    images = _real_images(real) if real is not None else {}
+    if hidden is not None:
+        systems, images = _under_pseudonyms(hidden, systems, images)
     shared = [case for case in next(iter(systems.values())) if all(case in system for system in systems.values())]
     if not shared or min(cases, samples) < 1:
         names = ", ".join(map(str, folders.values()))
         raise InputError(f"{names}: have no case in common to draw {cases} of, {samples} sample(s) each; give folders "
                          "that were made from the same cases")  # fmt: skip
-    images = _real_images(real) if real is not None else {}
     missing = [case for case in shared[:cases] if real is not None and case not in images]
     if missing:
         raise InputError(f"{real}: has no image for {', '.join(missing)}")
     chosen = [{name: system[case][:samples] for name, system in systems.items()} for case in shared[:cases]]
     return [_comparison(case, made, images.get(case)) for case, made in zip(shared, chosen, strict=False)]
+
+
+def _under_pseudonyms(
+    hidden: Hidden, systems: Mapping[str, Mapping[str, Any]], images: Mapping[str, Any]
+) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
+    """The same by pseudonyms; what has them already stays."""
+    known = {case for system in systems.values() for case in system} | set(images)
+    names = hidden.names([Person(case) for case in sorted(known)])
+    twice = [case for side in (*systems.values(), images) for case in side if case != names.case(case) in side]
+    if twice:
+        raise InputError(f"{len(twice)} case(s) under their names and under their pseudonyms; give folders of one kind")
+    renamed = {name: {names.case(case): own for case, own in system.items()} for name, system in systems.items()}
+    return renamed, {names.case(case): entry for case, entry in images.items()}
 
 
 def _by_case(folder: Path) -> dict[str, list[dict[str, Any]]]:

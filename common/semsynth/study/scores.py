@@ -7,12 +7,13 @@ import io
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from ..data.datalists import LISTS, absolute, datalist_path, read_datalist, root_of, stated_patient
 from ..data.headers import SUFFIXES
+from ..data.hidden import Hidden, Person
 from ..data.naming import case_name
 from ..errors import InputError
 from ..json_files import read_object
@@ -50,6 +51,37 @@ class Scores:
     source: Path
     values: Mapping[str, Mapping[str, float]]
     classes: Mapping[str, Mapping[str, Mapping[str, float]]]
+
+
+def under_pseudonyms(
+    hidden: Hidden, sides: Sequence[Scores], patients: Mapping[str, str] | None
+) -> tuple[list[Scores], dict[str, str] | None]:
+    """Scores and patients by pseudonyms.
+
+    Args:
+        hidden: the key file.
+        sides: the scores of segmenters.
+        patients: case → patient; None where nobody says it.
+
+    Raises:
+        InputError: as :meth:`semsynth.data.hidden.Hidden.names`.
+    """
+    cases = {case for side in sides for values in side.values.values() for case in values} | set(patients or {})
+    names = hidden.names([Person(case, (patients or {}).get(case)) for case in sorted(cases)])
+
+    def renamed(values: Mapping[str, float]) -> dict[str, float]:
+        return {names.case(case): value for case, value in values.items()}
+
+    found = [
+        replace(
+            side,
+            values={metric: renamed(values) for metric, values in side.values.items()},
+            classes={m: {c: renamed(values) for c, values in own.items()} for m, own in side.classes.items()},
+        )
+        for side in sides
+    ]
+    told = None if patients is None else {names.case(case): names.patient(own) for case, own in patients.items()}
+    return found, told
 
 
 def better(metric: str) -> Better:

@@ -14,9 +14,10 @@ import torch
 
 from .. import __version__
 from ..data.datalists import read_datalist, stated_classes
+from ..data.hidden import Hidden
 from ..distributed import world_size
 from ..errors import InputError
-from ..evaluation.sources import RealCase, load_real
+from ..evaluation.sources import RealCase, load_real, under_pseudonyms
 from ..files import relative_to
 from ..locks import locked
 from ..ownership import Outputs, object_with
@@ -69,6 +70,8 @@ def gate_volumes(
     max_hd95: float | None = None,
     device: str | torch.device = "cpu",
     wait: bool = False,
+    pseudonyms: str | Path | None = None,
+    anonymous_names: bool = False,
 ) -> Gated:
     """Judge the volumes of a folder that an inference wrote, and list those that are faithful to their label maps.
 
@@ -88,6 +91,7 @@ def gate_volumes(
         max_hd95: HD95 in mm that a volume may have; None: the 95th percentile, or any with ``min_dice``.
         device: where judges compute.
         wait: until another run that writes into the folder has ended; else it is an error that it is there.
+        pseudonyms, anonymous_names: with which the volumes were made, so that real cases are found by them.
 
     Raises:
         InputError: for a folder without such a list, files that are not there, too few real cases to learn limits
@@ -98,7 +102,10 @@ def gate_volumes(
     options = GateOptions(str(judge), None if second_judge is None else str(second_judge), min_dice, max_hd95)
     folder = as_path(volumes, "output_dir")
     with locked(folder, "a gate", wait=wait):
-        return _gate(folder, None if real is None else as_path(real, "real_datalist"), options, str(device))
+        known = {} if real is None else load_real(as_path(real, "real_datalist"))
+        hidden = Hidden.of(pseudonyms, anonymous_names, folder)
+        known = known if hidden is None else under_pseudonyms(known, hidden)[0]
+        return _gate(folder, None if real is None else known, options, str(device))
 
 
 def check_gate(
@@ -146,7 +153,7 @@ def _outputs(folder: Path) -> tuple[Outputs, Outputs]:
             Outputs(folder / ACCEPTED, MAKER, known[1], instead="output_dir"))  # fmt: skip
 
 
-def _gate(folder: Path, real: Path | None, options: GateOptions, device: str) -> Gated:
+def _gate(folder: Path, real: Mapping[str, RealCase] | None, options: GateOptions, device: str) -> Gated:
     listed = folder / DATALIST
     if not listed.is_file():
         raise InputError(f"{listed}: no such file; make the volumes first, with configs/inference.json")
@@ -198,14 +205,15 @@ def _gate(folder: Path, real: Path | None, options: GateOptions, device: str) ->
 
 
 def _cases(
-    entries: Sequence[Mapping[str, Any]], folder: Path, real: Path | None
+    entries: Sequence[Mapping[str, Any]], folder: Path, real: Mapping[str, RealCase] | None
 ) -> tuple[dict[str, RealCase], set[str]]:
     """The real cases of the label maps, and the names of those that limits are learned from."""
-    known = {} if real is None else load_real(real)
+    known = real or {}
     wanted = {_source(entry): entry for entry in entries}
     missing = [name for name, entry in wanted.items() if name not in known or _another(entry, known[name])]
     if missing and real is not None:
-        logger.warning("%s: does not have %d of %d cases that volumes were made of (%s)", real, len(missing),
+        logger.warning("real_datalist: does not have %d of %d cases that volumes were made of (%s); if they have "
+                       "pseudonyms, give what the volumes were made with (pseudonyms or anonymous_names)", len(missing),
                        len(wanted), ", ".join(missing[:5]))  # fmt: skip
     held = [name for name in wanted if name not in missing and known[name].split in HELD_OUT]
     if held:

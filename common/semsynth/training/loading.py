@@ -21,8 +21,9 @@ from monai.transforms import RandomizableTrait, Transform
 from torch.utils.data.distributed import DistributedSampler
 
 from ..data.datalists import read_datalist
-from ..data.entries import VOXELS, case_of, load_datalist
+from ..data.entries import SOURCE_VOXELS, VOXELS, case_of, load_datalist
 from ..data.halves import in_half
+from ..data.hidden import MARK
 from ..data.identity import is_image, is_map, patient_of
 from ..data.intensity import INTENSITY, Intensity, Scaling, one_rule
 from ..data.volumes import stem
@@ -65,7 +66,7 @@ def load_sources(
 
     Raises:
         InputError: as :func:`semsynth.data.entries.load_datalist`, for an empty list of paths, or for cases of the
-            validation.
+            validation; where some lists have pseudonyms and others have not.
     """
     paths = [paths] if isinstance(paths, str | Path) else list(paths)
     if not paths:
@@ -75,6 +76,7 @@ def load_sources(
     if bare:
         raise InputError(f"{', '.join(map(str, paths))}: entries without 'label' or 'endo', complete them", bare)
     if validation is not None:
+        _refuse_mixed_names([*paths, validation])
         _refuse_held_out(entries, as_path(validation, "validation_datalist"), [as_path(path) for path in paths])
     return _on_one_scale(in_half(entries, half), paths)
 
@@ -96,6 +98,27 @@ def _on_one_scale(entries: list[dict[str, Any]], paths: Sequence[str | Path]) ->
             ", ".join(str(paths[i]) for i in sorted(apart)), held[0].scaling,
         )  # fmt: skip
     return result
+
+
+def _refuse_mixed_names(paths: Sequence[str | Path]) -> None:
+    """Raise where one list has names and another pseudonyms: a patient who is held out would not be recognised."""
+    lists = {str(path): read_datalist(path) for path in paths}
+    own = next((path for path, content in lists.items() if content.get("names") == MARK["names"]), None)
+    other = next((path for path, content in lists.items() if _names_people(content)), None)
+    if own is not None and other is not None:
+        raise InputError(
+            f"{own}: its cases have pseudonyms, and those of {other} have not, so that a patient who is held out "
+            "cannot be recognised; take the real cases under the same pseudonyms ('semsynth pseudonymise' with the "
+            "same key file)"
+        )
+
+
+def _names_people(content: Mapping[str, Any]) -> bool:
+    """Whether a datalist has cases under their names; volumes of maps that are nobody's have no source."""
+    if content.get("names") == MARK["names"]:
+        return False
+    entries = [entry for split in SPLITS for entry in content.get(split) or []]
+    return any(not entry.get("synthetic") or SOURCE_VOXELS in entry for entry in entries)
 
 
 def _refuse_held_out(entries: Sequence[Mapping[str, Any]], validation: Path, paths: Sequence[Path]) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ...data.hidden import MARK
 from ...distributed import together
 from ...errors import InputError
 from ...files import write_text
@@ -126,7 +127,7 @@ class Rounds:
     def list_maps(self, draws: Sequence[Draw], attempt: int, folder: Path) -> None:
         """Write the datalist that the inference reads, where it does not stand there yet."""
         prepared = self.maps.prepared.content
-        content = {key: prepared[key] for key in ("num_classes", "classes") if key in prepared}
+        content = {key: prepared[key] for key in ("num_classes", "classes", "phantom", *MARK) if key in prepared}
         content |= {
             "name": "label maps of semsynth augment",
             TRAINING: [self.maps.entry(draw, folder, attempt) for draw in draws],

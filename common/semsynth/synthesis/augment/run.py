@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from ... import __version__
+from ...data.hidden import Hidden
 from ...distributed import leave, local_device, rank, start, stop, together, world_size
 from ...errors import InputError
 from ...evaluation.sources import load_real
@@ -26,6 +27,7 @@ from ...paths import as_path
 from ...prepare.atrium import Settings as AtriumSettings
 from ...prepare.atrium import prepare
 from ...prepare.like import settings_like
+from ...prepare.pseudonymise import pseudonymise
 from ...report.pictures import check_picture
 from ..gate import Gate, GateOptions, Thresholds
 from ..workflow import inference_config, is_own, weights_of
@@ -39,6 +41,8 @@ from .sheet import SHEET, save_sheet
 
 logger = logging.getLogger(__name__)
 SUMMARY, RECORDS, BEGUN = "augment.json", "records", "begun.json"
+HIDDEN, HIDDEN_STYLES = "cases", "style_scans"
+"""Folders of copies of the input under pseudonyms."""
 DRAWN_BY = "map_weights_sha256"
 HOURS = 240.0
 """That a process waits for the others."""
@@ -98,6 +102,8 @@ def augment(
     map_bundle: str | Path | None = None,
     map_weights: str | Path | None = None,
     map_inference: Mapping[str, Any] | None = None,
+    pseudonyms: str | Path | None = None,
+    anonymous_names: bool = False,
     show: bool = False,
 ) -> Summary | str:
     """Make a training set; see ``semsynth augment --help``.
@@ -106,6 +112,7 @@ def augment(
         source, bundle, output, settings, gate, formats, labels, device, jobs, dry_run, wait: as its options.
         inference: settings of the bundle's ``inference.json`` in place of its own, such as ``weights`` and ``steps``.
         map_bundle, map_weights, map_inference: as its options.
+        pseudonyms, anonymous_names: as its options.
         show: say in the log what was, or would be, made.
 
     Returns:
@@ -115,6 +122,7 @@ def augment(
         InputError: for whatever is wrong with the input, in all processes.
     """
     bundle, output = _place(bundle, "bundle"), _place(output, "output")
+    hidden = Hidden.of(pseudonyms, anonymous_names, output)
     device = None if device is None else str(device)
     formats = formats.split(",") if isinstance(formats, str) else formats
     labels = labels.split(",") if isinstance(labels, str) else labels
@@ -146,6 +154,8 @@ def augment(
         start(backend="gloo", hours=HOURS)
     try:
         with locked(output, "semsynth augment", wait=wait, shared=True):
+            if hidden is not None:
+                source, settings = _hidden(source, output, settings, hidden)
             prepared = _prepared(source, bundle, output, jobs)
             job = together(lambda: _Job.of(prepared, bundle, output, settings, gate, formats, labels, device,
                                             own | {"weights": str(weights)}, drawer))  # fmt: skip
@@ -169,6 +179,18 @@ def _place(path: str | Path, option: str) -> Path:
             "a path with neither of them"
         )
     return found
+
+
+def _hidden(
+    source: str | Path, output: Path, settings: AugmentSettings, hidden: Hidden
+) -> tuple[Path, AugmentSettings]:
+    """The input under pseudonyms, and the scans whose styles are taken: all that follows knows no other names."""
+    together(lambda: pseudonymise(source, output / HIDDEN, hidden), first=True)
+    if settings.style not in STYLES:
+        style = settings.style
+        together(lambda: pseudonymise(style, output / HIDDEN_STYLES, hidden), first=True)
+        settings = replace(settings, style=str(output / HIDDEN_STYLES))
+    return output / HIDDEN, settings
 
 
 def _prepared(source: str | Path, bundle: Path, output: Path, jobs: int) -> Prepared:
@@ -265,7 +287,7 @@ class _Job:
         names = {one.draw.name for one in made}
         about = {
             "augmented_by": f"semsynth {__version__}",
-            "settings": asdict(rounds.settings),
+            "settings": _without_paths(rounds.settings),
             "weights_sha256": sha256(rounds.weights),
             "thresholds": None if rounds.thresholds is None else asdict(rounds.thresholds),
             "made": len(made),
@@ -276,6 +298,12 @@ class _Job:
         }
         _summaries(output).write_text(SUMMARY, json.dumps(about, indent=1))
         return Summary(len(names), len(taken), len(made) - len(taken), rounds.thresholds, files)
+
+
+def _without_paths(settings: AugmentSettings) -> dict[str, Any]:
+    """The settings as they are written: of files only what they are, since paths may name patients."""
+    rules = None if settings.rules is None else Path(settings.rules).name
+    return asdict(settings) | {"rules": rules, "style": settings.style if settings.style in STYLES else "other scans"}
 
 
 def _summaries(output: Path) -> Outputs:

@@ -14,6 +14,7 @@ from monai.transforms import Transform
 from ...data.classes import bundle_classes, plain_name
 from ...data.datalists import datalist_path
 from ...data.entries import MOST_SAMPLES, SOURCE_VOXELS, VOXELS, load_datalist, load_label_maps
+from ...data.hidden import Hidden, under_pseudonyms
 from ...data.in_memory import ORIGINAL_AFFINE, SPATIAL_SHAPE, volume_of
 from ...data.naming import check_names
 from ...data.resampling import on_voxels
@@ -39,6 +40,9 @@ def load_requests(
     known: Sequence[str] | str = (),
     num_classes: int | None = None,
     metadata: str | Path | None = None,
+    pseudonyms: str | Path | None = None,
+    anonymous_names: bool = False,
+    output_dir: str | Path | None = None,
 ) -> list[dict[str, Any]]:
     """Entries of maps that are to be drawn, as a MONAI data set takes them.
 
@@ -52,6 +56,8 @@ def load_requests(
         dataset_dir: folder with a datalist.
         known: names of the classes that stay.
         num_classes, metadata: as of :func:`semsynth.data.entries.load_datalist`.
+        pseudonyms, anonymous_names, output_dir: of the given maps, as of
+            :func:`semsynth.data.entries.load_label_maps`.
 
     Returns:
         ``case``, ``sample``, and ``image``: ``field_of_view`` in mm; or the file, its SHA-256 and the classes that
@@ -60,6 +66,7 @@ def load_requests(
     Raises:
         InputError: for numbers out of range, ``known`` without ``given`` or the other way round.
     """
+    hidden = Hidden.of(pseudonyms, anonymous_names, output_dir)
     check_number("count", count, 1, MOST_SAMPLES)
     checked_seed(seed, "seed")
     known = _words(known, "known")
@@ -70,7 +77,7 @@ def load_requests(
             "field_of_view and names do not go with given: maps have the names and the size of the given ones"
         )
     if given is not None:
-        return _given(count, given, dataset_dir, known, num_classes, metadata)
+        return _given(count, given, dataset_dir, known, num_classes, metadata, hidden)
     if field_of_view is not None:
         _check_field(field_of_view)
     asked = None if field_of_view is None else [float(mm) for mm in field_of_view]
@@ -83,7 +90,13 @@ def load_requests(
 
 
 def _given(
-    count: int, given: str | Path, dataset_dir: Any, known: Sequence[str], num_classes: Any, metadata: Any
+    count: int,
+    given: str | Path,
+    dataset_dir: Any,
+    known: Sequence[str],
+    num_classes: Any,
+    metadata: Any,
+    hidden: Hidden | None,
 ) -> list[dict[str, Any]]:
     names = {plain_name(name): index for index, name in bundle_classes(str(metadata)).items()}
     unknown = [name for name in known if plain_name(name) not in names]
@@ -91,7 +104,8 @@ def _given(
         raise InputError(f"known: no class {', '.join(unknown)}; the maps have {', '.join(names)}")
     classes = [names[plain_name(name)] for name in known]
     found = []
-    for entry in _entries(given, dataset_dir, num_classes, metadata):
+    entries = _entries(given, dataset_dir, num_classes, metadata)
+    for entry in entries if hidden is None else under_pseudonyms(entries, hidden):
         case, voxels = str(entry["case"]), dict(entry.get(VOXELS) or {})
         about: dict[str, Any] = {"source_case": case, "patient": str(entry.get("patient", case))}
         about |= {SOURCE_VOXELS: {role: value for role, value in voxels.items() if role == "label"}} if voxels else {}
