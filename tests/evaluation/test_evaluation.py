@@ -39,6 +39,7 @@ from semsynth.metrics import psnr
 from semsynth.networks.features.registry import Features
 from semsynth.networks.frozen import FrozenSegmenter
 from semsynth.networks.segmentation import residual_unet, subvoxel_swin
+from semsynth.ownership import is_marked_png
 from semsynth.prepare.phantom import write_phantom_cases
 from semsynth.provenance.frozen import load_segmenter
 from semsynth.report.tables import Cell, Column, Table
@@ -539,6 +540,23 @@ def test_all_files_say_the_same(results):
         "<html" in (results.output / "evaluation.html").read_text(encoding="utf-8")
         and "la_unet_judge" in results.text()
     )
+
+
+def test_page_and_markdown_open_with_sentences_and_pictures(results):
+    text = (results.output / "evaluation.md").read_text(encoding="utf-8")
+    page = (results.output / "evaluation.html").read_text(encoding="utf-8")
+    start = text[: text.index("### ")]
+    assert text.startswith(
+        "# Evaluation of synthetic volumes\n\n2 systems on 4 cases of 4 patients: unseen label maps."
+    )
+    assert "The judge finds the structures of the label map in good with Dice" in start
+    assert "FID, la_unet_judge): good" in start and "poor is" not in start  # the judge was in its loss
+    assert "in poor with Dice" in start and "it was in that system's loss, so that this says nothing" in start
+    for name in ("summary_cases.png", "summary_scores.png"):
+        assert is_marked_png(results.output / name) and f"]({name})" in start
+    opening = page[page.index('class="opening"') :]
+    assert opening.index("data:image/png") < opening.index("<h2")
+    assert page.count('<figure><img src="data:image/png') == 2
 
 
 def test_a_second_run_measures_nothing_again(results, dataset, systems, judge_file):

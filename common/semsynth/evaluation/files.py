@@ -11,19 +11,21 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ..ownership import Outputs, any_of, beside, object_with, text_with
+from ..ownership import Outputs, any_of, beside, is_marked_png, object_with, text_with
 from ..provenance.cards import versions
 from ..provenance.command import run_command
-from ..report.html import CaseValues, write_html
+from ..report.html import CaseValues, Opening, write_html
 from ..report.html_pictures import CasePicture
-from ..report.pictures import centre_of
+from ..report.pictures import DPI, centre_of, png
 from ..report.tables import Cell, Column, Table
 from .layout import Facts
 from .scores import CONSISTENT, FAITHFUL, PAIRED, ROWS, Collected, Difference, Score
 from .sources import RealCase
+from .summary import SUMMARY_PICTURES, Summary
 from .uncertainty import by_patient
 
 TITLE = "Evaluation of synthetic volumes"
+CONTENTS = ("evaluation.json", "evaluation.csv", "cases.csv", "evaluation.md", "evaluation.html")
 _EVALUATED = object_with("scores", "differences", "systems", "versions")
 
 
@@ -44,7 +46,9 @@ class Results:
         return self.text()
 
 
-def write_results(results: Results, found: Collected, facts: Facts, pictures: Iterable[CasePicture]) -> None:
+def write_results(
+    results: Results, found: Collected, facts: Facts, pictures: Iterable[CasePicture], summary: Summary
+) -> None:
     """Write all files into the results' folder, each whole or not at all.
 
     Args:
@@ -52,6 +56,7 @@ def write_results(results: Results, found: Collected, facts: Facts, pictures: It
         found: the measurements, for the values per case.
         facts: of feature networks.
         pictures: for the HTML page, taken one at a time.
+        summary: what page and Markdown open with.
 
     Raises:
         InputError: for files that are not ours.
@@ -76,7 +81,12 @@ def write_results(results: Results, found: Collected, facts: Facts, pictures: It
     output.write_text("evaluation.json", json.dumps(_finite(content), indent=1, allow_nan=False) + "\n")
     output.write_text("evaluation.csv", _score_table(results.scores).csv())
     output.write_text("cases.csv", _case_table(values).csv())
-    output.write_text("evaluation.md", "\n".join(table.markdown() for table in results.tables))
+    drawn = {name: png(figure, dpi=DPI) for name, (_, figure) in summary.pictures.items()}
+    for name, content_of in drawn.items():
+        with output.path(name) as picture:
+            picture.write_bytes(content_of)
+    output.remove_others([*CONTENTS, *drawn])
+    output.write_text("evaluation.md", _markdown(summary, results.tables))
     metrics = PAIRED | FAITHFUL | {k: Column(f"{c.title} slices", about=c.about) for k, c in CONSISTENT.items()}
     measured = {name for value in values for name in value.values}
     with output.path("evaluation.html") as page:
@@ -84,7 +94,14 @@ def write_results(results: Results, found: Collected, facts: Facts, pictures: It
             page, title=TITLE, about=_shown(about),
             tables=results.tables, metrics={key: column for key, column in metrics.items() if key in measured},
             cases=values, pictures=pictures, class_names=facts.class_names,
+            opening=Opening(summary.sentences, (), [(summary.pictures[name][0], drawn[name]) for name in drawn]),
         )  # fmt: skip
+
+
+def _markdown(summary: Summary, tables: Sequence[Table]) -> str:
+    parts = [f"# {TITLE}\n", *(f"{text}\n" for text in summary.sentences)]
+    parts += [f"![{caption}]({name})\n" for name, (caption, _) in summary.pictures.items()]
+    return "\n".join([*parts, *(table.markdown() for table in tables)])
 
 
 def result_files(output: str | Path) -> Outputs:
@@ -93,9 +110,9 @@ def result_files(output: str | Path) -> Outputs:
         "evaluation.json": _EVALUATED,
         "evaluation.csv": text_with(",".join(field.name for field in fields(Score)) + "\n"),
         "cases.csv": any_of(text_with("group,system,case,"), text_with("group,system,case\n")),
-        "evaluation.md": beside("evaluation.json", _EVALUATED, text_with("### ")),
+        "evaluation.md": beside("evaluation.json", _EVALUATED, any_of(text_with("### "), text_with(f"# {TITLE}\n"))),
         "evaluation.html": text_with("<!doctype html>\n", within=f"<title>{TITLE}</title>"),
-    }
+    } | dict.fromkeys(SUMMARY_PICTURES, is_marked_png)
     return Outputs(output, "semsynth evaluate", known)
 
 

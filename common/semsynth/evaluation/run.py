@@ -33,6 +33,7 @@ from .measure import MeasurementStore, Measurer
 from .scores import ROWS, Collected, all_scores, differences
 from .seen import judge_has_seen
 from .sources import RealCase, load_names, load_real, under_pseudonyms
+from .summary import summarise
 from .systems import check_grids, load_system, pair, renamed, with_scaling
 
 logger = logging.getLogger(__name__)
@@ -203,7 +204,8 @@ def evaluate(
     about = {e.name: e.about() for e in networks}
     facts = Facts(about, absent, reasons, without, panel.facts(), found.other_maps, classes, sides)
     results = Results(Layout(found, scores, facts).tables(compared), scores, compared, output)
-    write_results(results, found, facts, worst_pictures(found, cases, pictures))
+    summary = summarise(found, scores, compared, facts, cases, pictured=pictures > 0)
+    write_results(results, found, facts, worst_pictures(found, cases, pictures), summary)
     if show:
         logger.info("\n%s\n\n%s", results, output / "evaluation.html")
     return results

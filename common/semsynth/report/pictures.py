@@ -33,6 +33,7 @@ SHOWN_PLANES = PLANES[::-1]
 _AXES = {"axial": (0, 1), "coronal": (0, 2), "sagittal": (1, 2)}
 # background, endo, wall, then tissue from dark to bright
 _NAMED_BY_US = re.compile(r"epoch_\d{4}\.png|(qc|ranked|pairs|choose_k)\.png")
+DPI = 90
 _lock = threading.Lock()  # matplotlib's font and text caches are shared by all threads
 
 
@@ -89,6 +90,13 @@ def save_planes(
     Raises:
         InputError: as of :func:`check_picture`.
     """
+    figure = planes_figure(rows, title=title, planes=planes)
+    with _lock:
+        return save_figure(path, figure, dpi=DPI)
+
+
+def planes_figure(rows: Sequence[Row], *, title: str = "", planes: Sequence[str] = SHOWN_PLANES) -> Figure:
+    """Cases × planes downwards, panels across."""
     with _lock:
         columns = max(len(row.panels) for row in rows)
         # each line as high as its plane is, at one width for all
@@ -103,7 +111,19 @@ def save_planes(
                 _draw_line(axes[r * len(planes) + p], row, name, titles=p == 0)
         if title:
             figure.suptitle(shown(title), **AS_TYPED, color="white", fontsize=11)
-        return save_figure(path, figure, dpi=90)
+        return figure
+
+
+def png(figure: Figure, **options: Any) -> bytes:
+    """A figure as the content of a PNG that says who drew it.
+
+    Args:
+        figure: the figure.
+        options: options of ``Figure.savefig``.
+    """
+    drawn = BytesIO()
+    figure.savefig(drawn, format="png", metadata={"Software": MAKER}, **options)
+    return marked_png(drawn.getvalue())
 
 
 def save_figure(path: str | Path, figure: Figure, **options: Any) -> Path:
@@ -121,10 +141,9 @@ def save_figure(path: str | Path, figure: Figure, **options: Any) -> Path:
         InputError: as of :func:`check_picture`.
     """
     check_picture(path)
-    drawn = BytesIO()
-    figure.savefig(drawn, format="png", metadata={"Software": MAKER}, **options)
+    drawn = png(figure, **options)
     with atomic_path(path) as temporary:
-        temporary.write_bytes(marked_png(drawn.getvalue()))
+        temporary.write_bytes(drawn)
     return Path(path)
 
 

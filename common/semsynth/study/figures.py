@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from io import BytesIO
 from pathlib import Path
 from textwrap import wrap
 from typing import Any
@@ -124,13 +123,6 @@ def gains(found: Findings) -> list[str]:
     cases = sorted(first.cases_of(MAIN) & second.cases_of(MAIN))
     changes = _changes(found, cases)
     return [cases[i] for i in np.argsort(-changes, kind="stable")]
-
-
-def png(figure: Figure) -> bytes:
-    """The figure as a file's content."""
-    stream = BytesIO()
-    figure.savefig(stream, format="png", dpi=110)
-    return stream.getvalue()
 
 
 def _changes(found: Findings, cases: Sequence[str]) -> NDArray[np.float64]:
