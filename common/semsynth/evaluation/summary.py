@@ -144,10 +144,9 @@ def between_systems(
             (farther if low > 0 else alike).append(row)
     if not farther:
         return [f"{there[0]} and {' and '.join(alike)} cannot be told apart from each other by it."] if alike else []
+    worse = f"{', '.join(farther)} {'is' if len(farther) == 1 else 'are'} farther"
     rest = f"; {', '.join(alike)} cannot be told apart from it" if alike else ""
-    return [
-        f"{there[0]} is the nearest of them by it; {', '.join(farther)} {'is' if len(farther) == 1 else 'are'} farther{rest}."
-    ]
+    return [f"{there[0]} is the nearest of them by it; {worse}{rest}."]
 
 
 def _faithful(found: Collected, group: str, row: str, index: Mapping[tuple[str, str, str], Score]) -> str:
