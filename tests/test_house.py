@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -43,3 +44,18 @@ def test_options_have_hyphens_in_semsynth_and_underscores_in_bundles() -> None:
 
     for command in COMMANDS.values():
         assert "_" not in " ".join(word for word in (command.__doc__ or "").split() if word.startswith("--"))
+
+
+def test_descriptions_of_arguments_begin_with_what_the_argument_is() -> None:
+    """``seed: seed of the draws``, not ``seed: of the draws``: a reader may see the description alone."""
+    bare = []
+    for path in sorted([*PACKAGE.rglob("*.py"), *(ROOT / "ci").rglob("*.py")]):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                continue
+            inside = False
+            for line in (ast.get_docstring(node) or "").splitlines():
+                inside = line in ("Args:", "Attributes:") or (inside and not re.match(r"\S", line))
+                found = re.match(r" {4}[\w, *]+: (of|that|whose|by|from)\b", line) if inside else None
+                bare += [f"{path.name}: {node.name}: {line.strip()}"] if found else []
+    assert bare == []
