@@ -1,0 +1,71 @@
+"""Audits that were made of synthetic volumes: what they found, and whether they cover these volumes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import InputError
+from ..files import sha256
+from ..json_files import read_object
+from ..paths import as_path
+
+AUDIT = "audit.json"
+COPIES_FOUND, NO_SIGN_FOUND, CANNOT_TELL = "copies found", "no sign found", "cannot tell"
+VERDICTS = (COPIES_FOUND, NO_SIGN_FOUND, CANNOT_TELL)
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What ``semsynth audit`` wrote.
+
+    Attributes:
+        verdict: one of :data:`VERDICTS`.
+        reasons: sentences.
+        volumes: SHA-256 of every synthetic volume that was audited.
+        weights: SHA-256 of the generators' weights that these volumes name.
+        sha256: of the file itself.
+    """
+
+    verdict: str
+    reasons: tuple[str, ...]
+    volumes: frozenset[str]
+    weights: frozenset[str]
+    sha256: str
+
+    def missing(self, volumes: Mapping[str, str] | Iterable[Path]) -> list[str]:
+        """The volumes that were not audited, by name.
+
+        Args:
+            volumes: name → SHA-256 of the file, or files, which are then read.
+        """
+        known = volumes if isinstance(volumes, Mapping) else {path.name: sha256(path) for path in volumes}
+        return [name for name, digest in known.items() if digest not in self.volumes]
+
+    def record(self) -> dict[str, object]:
+        """What a card says of it."""
+        return {"verdict": self.verdict, "reasons": list(self.reasons), "audit_sha256": self.sha256}
+
+
+def read_audit(source: str | Path) -> Audit:
+    """The audit in a folder, or of an ``audit.json``.
+
+    Raises:
+        InputError: for a file that is missing or no audit.
+    """
+    path = as_path(source, "audit")
+    path = path / AUDIT if path.is_dir() else path
+    if not path.is_file():
+        raise InputError(f"{path}: no such audit; make it with 'semsynth audit'")
+    content = read_object(path, damaged="make it again with 'semsynth audit'")
+    said, reasons = content.get("verdict"), content.get("reasons")
+    volumes, weights = content.get("volumes_sha256"), content.get("weights_sha256")
+    if said not in VERDICTS or not all(_are_texts(one) for one in (reasons, volumes, weights)):
+        raise InputError(f"{path}: is no audit of synthetic volumes; make it with 'semsynth audit'")
+    assert isinstance(reasons, list) and isinstance(volumes, list) and isinstance(weights, list)
+    return Audit(str(said), tuple(reasons), frozenset(volumes), frozenset(weights), sha256(path))
+
+
+def _are_texts(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(one, str) for one in value)
