@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -115,7 +116,7 @@ def compare_all(
     random = np.random.default_rng(seed)
     chosen = sorted(random.permutation(len(cases))[:MOST_REAL].tolist())
     for i in bar(chosen, len(chosen), "real with real", "scan"):
-        found.null[i] = work.compare(seen[i], [people[i]], None, extra_of=lambda extra, i=i: extra.row_of_scan(i))
+        found.null[i] = work.compare(seen[i], [people[i]], None, partial(_row_of_scan, index=i))
     members = np.flatnonzero(training)
     jobs = [(kind, int(random.choice(members)), seed + n) for n in range(PLANTED_PER_KIND) for kind in KINDS]
     for kind, i, number in bar(jobs, len(jobs), "planted copies", "copy"):
@@ -128,6 +129,10 @@ def compare_all(
         without = [] if source is None else [people[source]]
         found.made.append(work.volume(one.name, image, label, without, source))
     return found
+
+
+def _row_of_scan(extra: Extra, index: int) -> NDArray[np.float64] | None:
+    return extra.row_of_scan(index)
 
 
 @dataclass
@@ -143,7 +148,7 @@ class _Work:
         self, name: str, image: Volume, label: Volume | None, without: Sequence[str], source: int | None
     ) -> Found:
         seen = see(name, image, label, self.found.spacing)
-        return self.compare(seen, without, source, extra_of=lambda extra: extra.row(seen.digest(), image, label))
+        return self.compare(seen, without, source, lambda extra: extra.row(seen.digest(), image, label))
 
     def compare(
         self, seen: Seen, without: Sequence[str], source: int | None,

@@ -110,13 +110,15 @@ class Calibration:
         check_rate(len(real), rate)
         centre, spread = {}, {}
         for level in levels:
-            values = [(score(level, found[level]), scaled(level, found[level].train)) for found in real if level in found]
+            values = [
+                (score(level, found[level]), scaled(level, found[level].train)) for found in real if level in found
+            ]
             if len(values) == len(real):
                 table = np.array(values)
                 middle = np.median(table, axis=0)
                 wide = 1.4826 * np.median(np.abs(table - middle), axis=0)
                 centre[level] = (float(middle[0]), float(middle[1]))
-                spread[level] = tuple(float(max(w, _LEAST_SPREAD)) for w in wide)
+                spread[level] = (max(float(wide[0]), _LEAST_SPREAD), max(float(wide[1]), _LEAST_SPREAD))
         empty = Calibration(rate, centre, spread, np.zeros(0), math.nan)
         null = np.array([empty.margin(found) for found in real])
         return Calibration(rate, centre, spread, null, quantile(null, rate))

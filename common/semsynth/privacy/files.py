@@ -29,7 +29,7 @@ from ..report.tables import Table
 from ..texts import in_csv
 from ..texts import shown as escaped
 from .findings import Findings
-from .layout import MAP_SENTENCES, tables, volume_rows
+from .layout import tables, volume_rows
 from .likeness import Pair, mirrored, see
 from .verdict import rules
 
@@ -39,8 +39,8 @@ PAIRS, PAIRS_TABLE = "closest_pairs.png", "closest_pairs.csv"
 SHOWS_PATIENTS = "THIS FILE SHOWS SCANS OF PATIENTS: do not share it with the audit"
 CLOSEST = 8
 LIMITS = (
-    "The verdict is about copies of whole scans, of parts of about 24 mm, and of texture, in these volumes and for these "
-    "training scans alone. It is no promise: what this audit does not look for, it does not find.",
+    "The verdict is about copies of whole scans, of parts of about 24 mm, and of texture, in these volumes and for "
+    "these training scans alone. It is no promise: what this audit does not look for, it does not find.",
     "Volumes without a sign of copies are still made from patients' data. Whether they may be shared is for those to "
     "decide who answer for these data.",
 )
@@ -70,7 +70,7 @@ def write_audit(found: Findings, output: str | Path) -> list[Table]:
     command = run_command()
     _pairs(found, files)
     files.write_text(VOLUMES, volume_rows(found).csv())
-    sentences = [headline(found), *found.verdict.reasons, *MAP_SENTENCES[:0], *LIMITS]
+    sentences = [headline(found), *found.verdict.reasons, *LIMITS]
     parts = [f"# {TITLE}\n", *(f"{sentence}\n" for sentence in sentences), *(table.markdown() for table in shown)]
     files.write_text(REPORT, "\n".join([*parts, f"Command: `{command}`\n"]))
     alarms = [] if found.verdict.word == NO_SIGN_FOUND else [headline(found), *found.verdict.reasons]
@@ -128,7 +128,9 @@ def closest(found: Findings) -> list[tuple[int, Pair]]:
                  and (judged.of_map or compared.source is None or pair.scan != compared.source.scan)]  # fmt: skip
         if pairs:
             best = max(pairs, key=lambda pair: pair.image)
-            rows.append((judged.of_map, judged.margin, i, compared.source if judged.of_map and compared.source else best))
+            rows.append(
+                (judged.of_map, judged.margin, i, compared.source if judged.of_map and compared.source else best)
+            )
     rows.sort(key=lambda row: (-row[0], -row[1]))
     return [(i, pair) for _, _, i, pair in rows[:CLOSEST]]
 
@@ -142,8 +144,9 @@ def _pairs(found: Findings, files: Outputs) -> None:
     for i, (one, judged, compared) in enumerate(zip(found.made, found.judged, found.compared.made, strict=True)):
         for pair in compared.pairs:
             side = "training" if found.compared.training[pair.scan] else "held out"
+            scan = in_csv(found.compared.names[pair.scan])
             numbers = (f"{value:.4f}" for value in (pair.image, pair.patch, pair.texture))
-            writer.writerow([f"V{i + 1}", in_csv(one.name), f"T{pair.scan + 1}", in_csv(found.compared.names[pair.scan]),
+            writer.writerow([f"V{i + 1}", in_csv(one.name), f"T{pair.scan + 1}", scan,
                              side, *numbers, judged.copy])  # fmt: skip
     files.write_text(PAIRS_TABLE, lines.getvalue())
     with files.path(PAIRS) as temporary:
@@ -157,8 +160,8 @@ def _draw(path: Path, found: Findings, chosen: Sequence[tuple[int, Pair]]) -> No
         image, label = found.made[i].read()
         own = see(found.made[i].name, image, label, found.compared.spacing).scan
         strips.append(_strip(mirrored(own) if pair.flipped else own, found.compared.gallery.scans[pair.scan], pair))
-        titles.append(f"V{i + 1} {found.made[i].name}  |  T{pair.scan + 1} {found.compared.names[pair.scan]}:  likeness "
-                      f"{pair.image:.2f}, texture beyond the map {pair.texture:.2f}")  # fmt: skip
+        titles.append(f"V{i + 1} {found.made[i].name}  |  T{pair.scan + 1} {found.compared.names[pair.scan]}:  "
+                      f"likeness {pair.image:.2f}, texture beyond the map {pair.texture:.2f}")  # fmt: skip
     strips = strips or [np.zeros((20, 400), np.float32)]
     titles = titles or ["no volume could be compared"]
     scale = max(1, round(1200 / max(strip.shape[1] for strip in strips)))

@@ -106,11 +106,13 @@ def conclude(
 def _unjudged(made: Sequence[Made], compared: Comparisons) -> list[str]:
     """What could not be compared with the scan of its own map."""
     bare = sum(found.source is not None and not np.isfinite(found.source.texture) for found in compared.made)
-    unknown = sum(one.source is not None and found.source is None for one, found in zip(made, compared.made, strict=True))
+    unknown = sum(
+        one.source is not None and found.source is None for one, found in zip(made, compared.made, strict=True)
+    )
     said = []
     if bare:
-        said.append(f"{bare} volumes were drawn of a case's own or morphed map, and their maps are not beside them: what "
-                    "they copy of that scan beyond the map cannot be told")  # fmt: skip
+        said.append(f"{bare} volumes were drawn of a case's own or morphed map, and their maps are not beside them: "
+                    "what they copy of that scan beyond the map cannot be told")  # fmt: skip
     if unknown:
         said.append(f"{unknown} volumes were drawn of maps of cases that are in neither list")
     return said
@@ -160,6 +162,8 @@ def black_box(made: Sequence[Made], compared: Comparisons, *, seed: int = 0) -> 
     }
     result = []
     for name, signal in signals.items():
-        sides = [{compared.names[i]: v for i, v in signal.items() if compared.training[i] == side} for side in (True, False)]
+        sides = [
+            {compared.names[i]: v for i, v in signal.items() if compared.training[i] == side} for side in (True, False)
+        ]
         result.append(attack(name, sides[0], sides[1], people, seed=seed))
     return result

@@ -16,9 +16,9 @@ from .planted import LEAST_RECALL
 from .volumes import ORIGINS
 
 MAP_SENTENCES = (
-    "A volume that was drawn of a case's own label map, or of a morphed one, resembles that case's scan by construction:",
-    "the map shows the patient's anatomy. A copy is told from that by the texture that the map leaves open. Who shares "
-    "such volumes shares the anatomy of the maps.",
+    "A volume that was drawn of a case's own label map, or of a morphed one, resembles that case's scan by",
+    "construction: the map shows the patient's anatomy. A copy is told from that by the texture that the map leaves",
+    "open. Who shares such volumes shares the anatomy of the maps.",
 )
 
 
@@ -55,11 +55,11 @@ def _copies(found: Findings) -> Table:
         f"scans of {len(set(found.people))} patients, each compared with scans of other patients alone (training scans "
         "are left out patient by patient)",
         "margin: at the most suspicious of the levels image, patch and texture, how far a volume's likeness to its "
-        "nearest training scan, and its lead over the nearest held-out scan, lie above those of real scans; the smaller "
-        "one counts, in robust standard deviations",
+        "nearest training scan, and its lead over the nearest held-out scan, lie above those of real scans; the "
+        "smaller one counts, in robust standard deviations",
         f"a copy by itself: at most {SURE:g} volumes of such a margin are expected by chance in the whole set, or "
         f"{COPIED_TEXTURE:g} or more partial correlation with the scan of its own map, given that map",
-        "intervals: 95 %, bootstrap over patients of real scans and over maps' sources; volumes by origin of their map: "
+        "intervals: 95 %, bootstrap over patients of real scans and over maps' sources; volumes by origin of map: "
         + ", ".join(f"{origins[name]} {name}" for name in ORIGINS if origins[name]),
     ])  # fmt: skip
 
@@ -90,11 +90,11 @@ def _levels(found: Findings) -> Table:
     ]  # fmt: skip
     training = int(found.compared.training.sum())
     return Table("Likeness to the nearest scan", heads, rows, [
-        f"{training} training scans, {len(found.compared.names) - training} held-out scans of other patients; higher is "
-        f"more alike; all registered at {found.compared.spacing:g} mm, mirrored left to right too",
-        "image: correlation of locally normalised volumes; patch: the same within cubes of 24 mm, of the best twentieth; "
-        "texture: partial correlation given the volume's own label map; shape: Dice of the cavities at the best shift; "
-        "features: cosine similarity, less what all scans have in common",
+        f"{training} training scans, {len(found.compared.names) - training} held-out scans of other patients; higher "
+        f"is more alike; all registered at {found.compared.spacing:g} mm, mirrored left to right too",
+        "image: correlation of locally normalised volumes; patch: the same within cubes of 24 mm, of the best "
+        "twentieth; texture: partial correlation given the volume's own label map; shape: Dice of the cavities at the "
+        "best shift; features: cosine similarity, less what all scans have in common",
         "the scan of a volume's own map, and others of its patient, are left out here: see Leak through the map",
     ])  # fmt: skip
 
@@ -137,8 +137,8 @@ def _leaks(found: Findings) -> list[Table]:
     ]  # fmt: skip
     return [Table("Leak through the map", heads, rows, [
         " ".join(MAP_SENTENCES),
-        "medians; of the painted map: likeness of the map itself, each class at its mean, to the same scan: what anybody "
-        "who has the map has; texture beyond the map: partial correlation of volume and scan, given that map",
+        "medians; of the painted map: likeness of the map itself, each class at its mean, to the same scan: what "
+        "anybody who has the map has; texture beyond the map: partial correlation of volume and scan, given that map",
     ])]  # fmt: skip
 
 
@@ -182,8 +182,8 @@ def _about(found: Findings) -> Table:
         [Cell("real scans whose likeness to a training scan is 0.5 or more"), Cell(str(len(likest)), len(likest))],
     ]  # fmt: skip
     return Table("What was compared", [Column("fact"), Column("value")], rows, [
-        "real scans that are so alike may be of one patient under two names (semsynth check --same-patient): they raise "
-        "the threshold",
+        "real scans that are so alike may be of one patient under two names (semsynth check --same-patient): they "
+        "raise the threshold",
     ])  # fmt: skip
 
 
@@ -194,6 +194,7 @@ def volume_rows(found: Findings) -> Table:
              "own_map_image", "own_map_painted", "own_map_texture"]  # fmt: skip
     rows = []
     for i, (one, judged, compared) in enumerate(zip(found.made, found.judged, found.compared.made, strict=True)):
+        scan = f"T{judged.scan + 1}" if judged.copy and judged.scan >= 0 else ""
         sides = [getattr(compared.levels[level], side) if level in compared.levels else math.nan
                  for level in DECISIVE for side in ("train", "heldout")]  # fmt: skip
         own = [math.nan] * 3 if compared.source is None else [compared.source.image, compared.source.painted,
@@ -201,7 +202,7 @@ def volume_rows(found: Findings) -> Table:
         rows.append([
             Cell(f"V{i + 1}"), Cell(one.sha256), Cell(one.origin), _cell(judged.margin), Cell(_word(judged.flagged)),
             Cell(_word(judged.sure)), Cell(_word(judged.of_map)), Cell(judged.level or NOTHING),
-            Cell(f"T{judged.scan + 1}" if judged.copy and judged.scan >= 0 else ""), *(_cell(v) for v in (*sides, *own)),
+            Cell(scan), *(_cell(v) for v in (*sides, *own)),
         ])  # fmt: skip
     return Table("volumes", [Column(head) for head in heads], rows)
 

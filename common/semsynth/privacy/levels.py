@@ -143,7 +143,9 @@ def best_dice(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
     size = [next_fast_len(n + m, real=True) for n, m in zip(a.shape, b.shape, strict=True)]
     one = torch.fft.rfftn(torch.from_numpy(a), s=size).conj()
     overlaps = [
-        float(torch.fft.irfftn(one * torch.fft.rfftn(torch.from_numpy(np.ascontiguousarray(other)), s=size), s=size).max())
+        float(
+            torch.fft.irfftn(one * torch.fft.rfftn(torch.from_numpy(np.ascontiguousarray(other)), s=size), s=size).max()
+        )
         for other in (b, b[::-1])
     ]
     return min(2 * max(overlaps) / float(a.sum() + b.sum()), 1.0)

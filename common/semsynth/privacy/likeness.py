@@ -1,4 +1,4 @@
-"""How like each other two volumes are, after registration: whole, in patches, and beyond what the label map explains."""
+"""How alike two volumes are after registration: whole, in patches, and beyond what the label map explains."""
 
 from __future__ import annotations
 
@@ -114,9 +114,9 @@ def _indices(scan: Scan) -> tuple[NDArray[np.intp], ...]:
 
 def mirrored(scan: Scan) -> Scan:
     """A scan turned left to right, its points with it."""
-    arrays = {name: np.ascontiguousarray(getattr(scan, name)[::-1]) for name in ("image", "normal", "mask")}
+    image, normal, mask = (np.ascontiguousarray(array[::-1]) for array in (scan.image, scan.normal, scan.mask))
     turn, slopes = torch.tensor([-1.0, 1.0, 1.0]), torch.tensor([1.0, -1.0, -1.0, -1.0, 1.0, 1.0])
-    return replace(scan, **arrays, points=scan.points * turn, slopes=scan.slopes * slopes)
+    return replace(scan, image=image, normal=normal, mask=mask, points=scan.points * turn, slopes=scan.slopes * slopes)
 
 
 class Gallery:
@@ -183,10 +183,8 @@ class Gallery:
         return Pair(index, pose.correlation, patch_likeness(fixed, moving, pose), texture, painted, flip, pose)
 
 
-def _beyond(
-    fixed: Scan, moving: Scan, pose: Pose, painted: NDArray[np.float64] | None
-) -> tuple[float, float]:
-    """Partial correlation of two scans given the painted map of the first, and that map's correlation with the second."""
+def _beyond(fixed: Scan, moving: Scan, pose: Pose, painted: NDArray[np.float64] | None) -> tuple[float, float]:
+    """Partial correlation of two scans given the first one's painted map, and that map's with the second."""
     if painted is None:
         return np.nan, np.nan
     rotation, shift = (torch.from_numpy(part.astype(np.float32)) for part in (pose.rotation, pose.shift))

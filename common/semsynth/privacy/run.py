@@ -23,6 +23,7 @@ from .findings import Findings, conclude
 from .levels import Extra, FeatureLevels, ShapeLevel
 from .sides import load_sides
 from .volumes import load_made
+from .white_box import white_box
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +36,7 @@ def audit(
     output: str | Path,
     *,
     weights: Sequence[str] = (),
+    bundle: str | Path | None = None,
     extractors: Sequence[str] = (),
     extractor_weights: Mapping[str, str] | None = None,
     judge: FrozenSegmenter | None = None,
@@ -53,6 +55,7 @@ def audit(
         output: folder for ``audit.json``, ``audit.md``, ``audit.html``, ``volumes.csv``, and apart from these, because
             they show patients, ``closest_pairs.png`` and ``closest_pairs.csv``.
         weights: files of the generator's weights, whose cards say what it has seen.
+        bundle: of a latent diffusion, whose first weights of ``weights`` are attacked by their diffusion loss.
         extractors: feature networks, of :data:`semsynth.networks.features.registry.EXTRACTORS`.
         extractor_weights: extractor → file of its weights.
         judge: whose encoder is a feature network as well.
@@ -74,12 +77,18 @@ def audit(
     others = [heldout] if isinstance(heldout, str) else list(heldout)
     if not folders or not others:
         raise InputError(f"no {'held-out scans' if folders else 'synthetic volumes'}; give --synthetic and --heldout")
+    if bundle is not None and len(weights) != 1:
+        raise InputError(
+            f"--bundle takes one file of --weights, got {len(weights)}; give the one that is to be attacked"
+        )
     refuse_found(output, [*folders, str(train), *others], ["measured"])
     audit_files(output).check()
     real = load_sides(str(train), others, weights)
     check_rate(len(real.all), false_positives)
     made = load_made(folders, real.all)
-    logger.info("%d synthetic volumes, %d training scans, %d held-out scans", len(made), len(real.train), len(real.heldout))
+    logger.info(
+        "%d synthetic volumes, %d training scans, %d held-out scans", len(made), len(real.train), len(real.heldout)
+    )
     remove_left_over(output / "measured")
     store = MeasurementStore(output / "measured")
     extras: list[Extra] = [ShapeLevel()]
@@ -92,7 +101,8 @@ def audit(
         compared = compare_all(made, real, extras, store, seed=seed)
     finally:
         torch.set_num_threads(threads)
-    found = conclude(made, real, compared, false_positives, seed=seed)
+    inside = None if bundle is None else white_box(bundle, weights[0], real, store, seed=seed, device=device)
+    found = conclude(made, real, compared, false_positives, seed=seed, white_box=[inside] if inside else [])
     write_audit(found, output)
     logger.info("%s", headline(found))
     return found

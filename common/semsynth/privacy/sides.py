@@ -56,15 +56,21 @@ def load_sides(train: str, heldout: Sequence[str], weights: Sequence[str] = ()) 
     if not members:
         raise InputError(f"{train}: has no training scans; give a datalist with a training split, or images")
     hashes = {value: name for name, case in members.items() for value in scans_of(case)}
-    both = [f"{name} is {hashes[value]}" for name, case in others.items() for value in scans_of(case) if value in hashes]
+    both = [
+        f"{name} is {hashes[value]}" for name, case in others.items() for value in scans_of(case) if value in hashes
+    ]
     both += [f"{name}: stands in both" for name in others if name in members and not any(name in b for b in both)]
     if both:
-        raise InputError("scans of --heldout that are in --train as well; leave them out of one of the two", sorted(set(both)))
+        raise InputError(
+            "scans of --heldout that are in --train as well; leave them out of one of the two", sorted(set(both))
+        )
     people = {case.person for case in members.values()}
     apart = {name: case for name, case in others.items() if case.person not in people}
     if len(apart) < LEAST_HELD_OUT:
-        raise InputError(f"--heldout has {counted(len(apart), 'scan')} of patients that are not in --train, "
-                         f"{LEAST_HELD_OUT} or more are needed; give more real scans that the generator has not seen")  # fmt: skip
+        raise InputError(
+            f"--heldout has {counted(len(apart), 'scan')} of patients that are not in --train, {LEAST_HELD_OUT} or "
+            "more are needed; give more scans that the generator has not seen"
+        )
     left = len(others) - len(apart)
     if left:
         logger.warning("--heldout: %d of %d scans are of patients in --train, and were left out", left, len(others))
@@ -85,8 +91,8 @@ def _card_gaps(file: str, train: Mapping[str, RealCase], heldout: Mapping[str, R
         return [f"no card beside {Path(file).name} says which cases it was trained on"]
 
     def found(cases: Mapping[str, RealCase]) -> list[str]:
-        return [n for n, c in cases.items()
-                if seen.reasons(n, {"image": c.image} | ({} if c.label is None else {"label": c.label}), c.source)]  # fmt: skip
+        files = {n: {"image": c.image} | ({} if c.label is None else {"label": c.label}) for n, c in cases.items()}
+        return [name for name, case in cases.items() if seen.reasons(name, files[name], case.source)]
 
     wrong = found(heldout)
     if wrong:

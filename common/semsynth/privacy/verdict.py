@@ -55,8 +55,8 @@ def decide(counts: Counts, test: SelfTest, gaps: Sequence[str] = ()) -> Verdict:
     if unsure:
         return Verdict(CANNOT_TELL, tuple(unsure))
     return Verdict(NO_SIGN_FOUND, (
-        f"{counts.flagged} of {counts.volumes} volumes are flagged, {counts.by_chance:.1f} expected by chance, and none "
-        f"is a copy by itself; the self-test found {test.recall:.0%} of the planted copies",
+        f"{counts.flagged} of {counts.volumes} volumes are flagged, {counts.by_chance:.1f} expected by chance, and "
+        f"none is a copy by itself; the self-test found {test.recall:.0%} of the planted copies",
     ))  # fmt: skip
 
 

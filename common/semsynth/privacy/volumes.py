@@ -119,7 +119,11 @@ def _listed(listed: Path, known: Collection[str]) -> list[Made]:
 def _made(name: str, image: Path, entry: Mapping[str, Any], known: Collection[str]) -> Made:
     record = read_object_or_none(image.with_name(f"{stem(image)}.json")) or {}
     folder = Path(str(entry.get("_folder", image.parent)))
-    places = [(folder, entry.get("label")), (image.parent, record.get("label_from")), (image.parent, record.get("label"))]
+    places = [
+        (folder, entry.get("label")),
+        (image.parent, record.get("label_from")),
+        (image.parent, record.get("label")),
+    ]
     labels = [(place / text).resolve() for place, text in places if isinstance(text, str)]
     label = next((path for path in labels if path.is_file()), None)
     origin, source = _origin(name, {**record, **entry}, known)
