@@ -62,7 +62,7 @@ def test_every_kind_of_planted_copy_is_found(honest: tuple[Findings, Path]) -> N
 def test_copies_are_found_counted_and_named(copying: tuple[Findings, Path]) -> None:
     found, folder = copying
     assert found.verdict.word == "copies found"
-    assert found.counts.sure == 4 and found.counts.copied.value == 4
+    assert found.counts.sure == 4 and found.counts.copies.low <= 4 <= found.counts.copies.high
     flagged = {one.name for one, judged in zip(found.made, found.judged, strict=True) if judged.sure}
     assert flagged == {"copy1", "copy2", "copy3", "copy4"}
     for one, judged in zip(found.made, found.judged, strict=True):
@@ -79,7 +79,8 @@ def test_a_map_of_ones_own_is_a_leak_and_no_copy(honest: tuple[Findings, Path]) 
     assert abs(members.texture) < 0.2
     names = {one.name for one in honest[0].attacks}
     assert names == {
-        "samples: likeness to the most similar volume", "samples of a scan's own map: texture beyond the map",
+        "samples: likeness to the most similar volume", "their painted maps alone: likeness to the most similar map",
+        "samples of a scan's own map: texture beyond the map",
     }  # fmt: skip
 
 

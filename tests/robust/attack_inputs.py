@@ -33,7 +33,8 @@ def write_inputs(folder: Path) -> Path:
     ``raw``: three phantoms with their datalist; ``nrrd``: two of them in that format, with named segments;
     ``prepared``: what ``prepare`` makes of them; ``made``: synthetic volumes of their maps, as a bundle's inference
     leaves them; ``scores``: of segmenters; ``weights``: a judge, a block of MONAI's; ``run``: a training's checkpoints;
-    ``audited``: real scans on both sides of an audit, and synthetic volumes; ``study``: its file; ``bundle``: a tiny latent diffusion, also as a zip; ``keys``: a pair, and its signature;
+    ``audited``: real scans on both sides of an audit, and synthetic volumes;
+    ``study``: its file; ``bundle``: a tiny latent diffusion, also as a zip; ``keys``: a pair, and its signature;
     ``kept``: an earlier, unfinished preparation with
     somebody's own files in it (:data:`FOREIGN`).
     """

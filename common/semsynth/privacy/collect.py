@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
@@ -40,12 +41,14 @@ class Found:
         source: the pair with that scan, where the volume was drawn of one that is in the lists.
         pairs: all that were registered.
         shifted: correlation at the best shift with every real scan, coarsely.
+        map_shifted: the same of the painted map of a synthetic volume; None without a map.
     """
 
     levels: Levels
     source: Pair | None
     pairs: tuple[Pair, ...]
     shifted: NDArray[np.float64]
+    map_shifted: NDArray[np.float64] | None = None
 
 
 @dataclass
@@ -127,7 +130,7 @@ def compare_all(
         image, label = one.read()
         source = None if one.source is None else index.get(one.source)
         without = [] if source is None else [people[source]]
-        found.made.append(work.volume(one.name, image, label, without, source))
+        found.made.append(work.volume(one.name, image, label, without, source, with_map=True))
     return found
 
 
@@ -145,10 +148,17 @@ class _Work:
     gallery: str
 
     def volume(
-        self, name: str, image: Volume, label: Volume | None, without: Sequence[str], source: int | None
-    ) -> Found:
+        self, name: str, image: Volume, label: Volume | None, without: Sequence[str], source: int | None,
+        *, with_map: bool = False,
+    ) -> Found:  # fmt: skip
         seen = see(name, image, label, self.found.spacing)
-        return self.compare(seen, without, source, lambda extra: extra.row(seen.digest(), image, label))
+        found = self.compare(seen, without, source, lambda extra: extra.row(seen.digest(), image, label))
+        if not with_map or seen.map_alone is None:
+            return found
+        alone = replace(seen.scan, image=seen.map_alone)
+        kept = self.store.recall(["map alone", self.gallery, hashlib.sha256(seen.map_alone.tobytes()).hexdigest()],
+                                 lambda: {"shifted": self.found.gallery.nearness(alone)})  # fmt: skip
+        return replace(found, map_shifted=kept["shifted"])
 
     def compare(
         self, seen: Seen, without: Sequence[str], source: int | None,

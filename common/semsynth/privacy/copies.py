@@ -277,7 +277,7 @@ def count_copies(
         own = np.concatenate([members[i] for i in random.integers(len(members), size=len(members))])
         hit = (margins[own] >= quantile(calibration.null[real], rate)) | of_map[own]
         draws.append((_corrected(hit.mean(), rate) * n, len(set(scans[own][hit].tolist()))))
-    low, high = np.quantile(np.array(draws), [0.025, 0.975], axis=0)
+    low, high = np.quantile(np.array(draws), [0.025, 0.975], axis=0).tolist()
     hit = np.array([one.copy for one in judged])
     copied = len(set(scans[hit].tolist()))
     return Counts(

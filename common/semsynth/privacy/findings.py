@@ -97,24 +97,19 @@ def conclude(
     counts = count_copies(judged, [one.source or one.name for one in made], calibration, people, seed=seed)
     copies = {kind: [found.levels for found in each] for kind, each in compared.planted.items()}
     test = self_test(calibration, copies, people, seed=seed)
-    missing = [*real.gaps, *gaps, *_unjudged(made, compared)]
+    missing = [*real.gaps, *gaps, *_unjudged(compared)]
     attacks = [one for one in (*black_box(made, compared, seed=seed), *white_box) if one is not None]
     return Findings(made, real, compared, calibration, judged, counts, test, leaks(made, compared), attacks,
                     decide(counts, test, missing))  # fmt: skip
 
 
-def _unjudged(made: Sequence[Made], compared: Comparisons) -> list[str]:
+def _unjudged(compared: Comparisons) -> list[str]:
     """What could not be compared with the scan of its own map."""
     bare = sum(found.source is not None and not np.isfinite(found.source.texture) for found in compared.made)
-    unknown = sum(
-        one.source is not None and found.source is None for one, found in zip(made, compared.made, strict=True)
-    )
     said = []
     if bare:
         said.append(f"{bare} volumes were drawn of a case's own or morphed map, and their maps are not beside them: "
                     "what they copy of that scan beyond the map cannot be told")  # fmt: skip
-    if unknown:
-        said.append(f"{unknown} volumes were drawn of maps of cases that are in neither list")
     return said
 
 
@@ -143,21 +138,24 @@ def black_box(made: Sequence[Made], compared: Comparisons, *, seed: int = 0) -> 
     """Tell training scans from held-out ones by the volumes alone.
 
     The first attack takes a scan's likeness to the most similar volume, of those that were not drawn of a map of its
-    patient. The second takes volumes of scans' own maps, and how much of the texture beyond the map is the scan's.
+    patient; the second does the same with the painted maps of these volumes alone, which is the floor of the first. The
+    third takes volumes of scans' own maps, and how much of the texture beyond the map is the scan's.
     """
     people = dict(zip(compared.names, compared.people, strict=True))
-    nearest = np.full(len(compared.names), -np.inf)
+    nearest, nearest_map = (np.full(len(compared.names), -np.inf) for _ in range(2))
     own: dict[int, float] = {}
     for found in compared.made:
-        values, source = found.shifted.copy(), found.source
-        if source is not None:
-            same = [person == compared.people[source.scan] for person in compared.people]
-            values[np.array(same)] = -np.inf
-            if np.isfinite(source.texture):
-                own[source.scan] = max(own.get(source.scan, -np.inf), source.texture)
-        nearest = np.maximum(nearest, values)
+        source = found.source
+        person = None if source is None else compared.people[source.scan]
+        others = np.array([one != person for one in compared.people])
+        nearest = np.maximum(nearest, np.where(others, found.shifted, -np.inf))
+        if found.map_shifted is not None:
+            nearest_map = np.maximum(nearest_map, np.where(others, found.map_shifted, -np.inf))
+        if source is not None and np.isfinite(source.texture):
+            own[source.scan] = max(own.get(source.scan, -np.inf), source.texture)
     signals: Mapping[str, dict[int, float]] = {
-        "samples: likeness to the most similar volume": {i: float(v) for i, v in enumerate(nearest) if np.isfinite(v)},
+        "samples: likeness to the most similar volume": _finite(nearest),
+        "their painted maps alone: likeness to the most similar map": _finite(nearest_map),
         "samples of a scan's own map: texture beyond the map": own,
     }
     result = []
@@ -167,3 +165,7 @@ def black_box(made: Sequence[Made], compared: Comparisons, *, seed: int = 0) -> 
         ]
         result.append(attack(name, sides[0], sides[1], people, seed=seed))
     return result
+
+
+def _finite(values: np.ndarray) -> dict[int, float]:
+    return {i: float(value) for i, value in enumerate(values) if np.isfinite(value)}

@@ -39,16 +39,12 @@ class Seen:
         scan: on the common grid, see :class:`semsynth.prepare.patients.scans.Scan`.
         painted: ``(N, 4)`` at the scan's points: what the label map alone explains (the painted map, also smoothed, and
             1); None without a label map.
-        label: whether a label map gave ``scan.mask``.
+        map_alone: the painted map ``(H, W, D)`` in place of the scan's image, in [0, 1]; None without a label map.
     """
 
     scan: Scan
     painted: NDArray[np.float64] | None = None
-
-    @property
-    def label(self) -> bool:
-        """Whether there is a label map."""
-        return self.painted is not None
+    map_alone: NDArray[np.float32] | None = None
 
     def digest(self) -> str:
         """SHA-256 of all that likeness is measured on."""
@@ -103,7 +99,8 @@ def see(name: str, image: Volume, label: Volume | None, spacing: float) -> Seen:
     index = _indices(scan)
     columns = [locally_normal(version)[0][index] if np.ptp(version) > 0 else np.zeros(len(index[0]))
                for version in versions]  # fmt: skip
-    return Seen(scan, np.stack([*columns, np.ones(len(index[0]))], axis=1).astype(np.float64))
+    return Seen(scan, np.stack([*columns, np.ones(len(index[0]))], axis=1).astype(np.float64),
+                (small - small.min()) / max(float(np.ptp(small)), 1e-6))  # fmt: skip
 
 
 def _indices(scan: Scan) -> tuple[NDArray[np.intp], ...]:
@@ -114,7 +111,8 @@ def _indices(scan: Scan) -> tuple[NDArray[np.intp], ...]:
 
 def mirrored(scan: Scan) -> Scan:
     """A scan turned left to right, its points with it."""
-    image, normal, mask = (np.ascontiguousarray(array[::-1]) for array in (scan.image, scan.normal, scan.mask))
+    image, normal = (np.ascontiguousarray(array[::-1]) for array in (scan.image, scan.normal))
+    mask = np.ascontiguousarray(scan.mask[::-1])
     turn, slopes = torch.tensor([-1.0, 1.0, 1.0]), torch.tensor([1.0, -1.0, -1.0, -1.0, 1.0, 1.0])
     return replace(scan, image=image, normal=normal, mask=mask, points=scan.points * turn, slopes=scan.slopes * slopes)
 
@@ -154,8 +152,7 @@ class Gallery:
             correlation at the best shift, at 5 mm per voxel, with every scan ``(N,)``.
         """
         allowed = np.array([person not in without for person in self.people])
-        shifts = [self._shifts(mirrored(volume.scan) if flip else volume.scan) for flip in FLIPS]
-        score = np.array([[shift.score for shift in row] for row in shifts])
+        shifts, score = self._all_shifts(volume.scan)
         best = score.max(axis=0)
         wanted = [] if also is None else [also]
         for side in (True, False):
@@ -163,6 +160,15 @@ class Gallery:
             wanted += [int(i) for i in index[np.argsort(-best[index])][:CANDIDATES] if i not in wanted]
         ways = score.argmax(axis=0)
         return [self._pair(volume, i, shifts[ways[i]][i], FLIPS[ways[i]]) for i in wanted], best
+
+    def nearness(self, scan: Scan) -> NDArray[np.float64]:
+        """Correlation of a volume's image at the best shift, at 5 mm per voxel, with every scan ``(N,)``."""
+        return np.asarray(self._all_shifts(scan)[1].max(axis=0))
+
+    def _all_shifts(self, scan: Scan) -> tuple[list[list[Shift]], NDArray[np.float64]]:
+        """The best shifts over every scan, as stored and mirrored, and their scores ``(2, N)``."""
+        shifts = [self._shifts(mirrored(scan) if flip else scan) for flip in FLIPS]
+        return shifts, np.array([[shift.score for shift in row] for row in shifts])
 
     def _shifts(self, scan: Scan) -> list[Shift]:
         array = coarse(scan, COARSE)

@@ -51,7 +51,7 @@ class Attack:
         auc_low, auc_high: that interval.
         control: the same of members against members, mean and range of 95 % over random halves.
         control_low, control_high: that range.
-        level: false-positive rate of the attack, the lowest that the scans carry.
+        level: false-positive rate of the attack, the lowest that the other scans and half of the members carry.
         found: share of the members that are recognised at that level.
         control_found: the same share in the control.
         residual: (attack - control) / (1 - control) with its interval.
@@ -109,7 +109,8 @@ def attack(
     random = np.random.default_rng(seed)
     ours, theirs = _by_person(members, people), _by_person(others, people)
     draws = [_auc(_drawn(ours, random), _drawn(theirs, random)) for _ in range(DRAWS)]
-    level = next((one for one in LEVELS if carried(one, len(others))), 1 / len(others))
+    fewest = min(len(others), len(members) // 2)  # the control has halves of the members
+    level = next((one for one in LEVELS if carried(one, fewest)), 1 / fewest)
     limit = _limit(np.array(list(others.values())), level)
     hits = sum(value > limit for value in members.values())
     halves, control_hits, control_count = _control(ours, level, random)
@@ -119,7 +120,7 @@ def attack(
     return Attack(
         name, len(members), len(others), _auc(list(members.values()), list(others.values())), float(low), float(high),
         float(np.mean(halves)) if halves else math.nan, float(spread[0]), float(spread[1]), level, found, control,
-        residual(found, control), tuple(one for one in LEVELS if not carried(one, len(others))),
+        residual(found, control), tuple(one for one in LEVELS if not carried(one, fewest)),
     )  # fmt: skip
 
 

@@ -59,7 +59,7 @@ def load_sides(train: str, heldout: Sequence[str], weights: Sequence[str] = ()) 
     both = [
         f"{name} is {hashes[value]}" for name, case in others.items() for value in scans_of(case) if value in hashes
     ]
-    both += [f"{name}: stands in both" for name in others if name in members and not any(name in b for b in both)]
+    both += [f"{name} is {name}" for name in others if name in members]
     if both:
         raise InputError(
             "scans of --heldout that are in --train as well; leave them out of one of the two", sorted(set(both))
