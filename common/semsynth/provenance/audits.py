@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +12,10 @@ from ..files import sha256
 from ..json_files import read_object
 from ..paths import as_path
 
+logger = logging.getLogger(__name__)
 AUDIT = "audit.json"
 COPIES_FOUND, NO_SIGN_FOUND, CANNOT_TELL = "copies found", "no sign found", "cannot tell"
+NOT_AUDITED = "not audited"
 VERDICTS = (COPIES_FOUND, NO_SIGN_FOUND, CANNOT_TELL)
 
 
@@ -65,6 +68,35 @@ def read_audit(source: str | Path) -> Audit:
         raise InputError(f"{path}: is no audit of synthetic volumes; make it with 'semsynth audit'")
     assert isinstance(reasons, list) and isinstance(volumes, list) and isinstance(weights, list)
     return Audit(str(said), tuple(reasons), frozenset(volumes), frozenset(weights), sha256(path))
+
+
+def passed(
+    source: str | Path | None, volumes: Mapping[str, str] | Iterable[Path], *, despite: bool = False
+) -> dict[str, object]:
+    """What an export records of the audit of the volumes that it shares; copies that were found stop it.
+
+    Args:
+        source: the audit; None where nobody gave one, which is recorded and warned of.
+        volumes: as of :meth:`Audit.missing`.
+        despite: share volumes although copies were found, which is recorded.
+
+    Raises:
+        InputError: for an audit that does not cover all volumes, or that found copies, unless ``despite``.
+    """
+    if source is None:
+        logger.warning("these volumes were not audited; run 'semsynth audit' on them before they are shared")
+        return {"verdict": NOT_AUDITED}
+    audit = read_audit(source)
+    missing = audit.missing(volumes)
+    if missing:
+        raise InputError(f"{source}: this audit does not cover {len(missing)} of the volumes; audit them too", missing)
+    if audit.verdict == COPIES_FOUND and not despite:
+        raise InputError(
+            f"{source}: copies of training scans were found in these volumes; leave those out that it flags and audit "
+            "the others, or give --despite-audit, which is recorded",
+            audit.reasons,
+        )
+    return audit.record() | ({"despite": True} if audit.verdict == COPIES_FOUND else {})
 
 
 def _are_texts(value: object) -> bool:
