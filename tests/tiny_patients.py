@@ -24,7 +24,7 @@ def patient(seed: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     anatomy = (anatomy - anatomy.min()) / np.ptp(anatomy)
     texture = ndimage.gaussian_filter(random.normal(size=SHAPE), 1)
     label = np.digitize(anatomy, [0.35, 0.5, 0.65]).astype(np.int64)
-    image = 0.2 + 0.6 * anatomy + 0.1 * texture / texture.std()
+    image = np.array([0.2, 0.4, 0.6, 0.8])[label] + 0.06 * texture / texture.std()
     return image.clip(0, 1).astype(np.float32), label
 
 

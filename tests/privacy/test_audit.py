@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from semsynth.cli.main import main
 from semsynth.errors import InputError
 from semsynth.privacy.findings import Findings
 from semsynth.privacy.run import audit
@@ -122,6 +123,17 @@ def test_an_audit_goes_on_from_what_it_has_measured(copying: tuple[Findings, Pat
     again = audit(str(folder / "made"), real[0], str(real[1]), folder / "audit", false_positives=LOOSE)
     assert {path: path.stat().st_mtime_ns for path in (folder / "audit" / "measured").glob("*.npz")} == kept
     assert again.counts == found.counts
+
+
+def test_the_command_prints_the_verdict(
+    copying: tuple[Findings, Path], real: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = copying[1]
+    lists = ["--train", str(real[0]), "--heldout", str(real[1])]
+    assert main(["audit", "--synthetic", str(folder / "made"), *lists, "--output", str(folder / "audit"),
+                 "--false-positives", str(LOOSE)]) == 0  # fmt: skip
+    printed = capsys.readouterr().out
+    assert "Verdict: copies found" in printed and "Self-test: recall of planted copies" in printed
 
 
 def test_few_volumes_without_a_sign_tell_nothing(real: tuple[Path, Path], tmp_path: Path) -> None:
