@@ -23,11 +23,12 @@ from ..prepare.patients.screening import registered
 from ..provenance.audits import AUDIT, NO_SIGN_FOUND
 from ..provenance.cards import versions
 from ..provenance.command import run_command
-from ..report.html import Opening, write_html
+from ..report.html import CaseValues, Opening, write_html
 from ..report.pictures import AS_TYPED, SHOWN_PLANES, plane, save_figure
-from ..report.tables import Table
+from ..report.tables import Column, Table
 from ..texts import in_csv
 from ..texts import shown as escaped
+from .copies import DECISIVE
 from .findings import Findings
 from .layout import tables, volume_rows
 from .likeness import Pair, mirrored, see
@@ -38,6 +39,12 @@ REPORT, PAGE, VOLUMES = "audit.md", "audit.html", "volumes.csv"
 PAIRS, PAIRS_TABLE = "closest_pairs.png", "closest_pairs.csv"
 SHOWS_PATIENTS = "THIS FILE SHOWS SCANS OF PATIENTS: do not share it with the audit"
 CLOSEST = 8
+METRICS = {
+    "margin": Column("margin", "lower", "standard deviations above real scans of other patients"),
+    "image": Column("image", "lower", "correlation with the nearest training scan"),
+    "patch": Column("patch", "lower", "the same within cubes of 24 mm, the best twentieth"),
+    "texture": Column("texture", "lower", "partial correlation given the volume's label map"),
+}
 LIMITS = (
     "The verdict is about copies of whole scans, of parts of about 24 mm, and of texture, in these volumes and for "
     "these training scans alone. It is no promise: what this audit does not look for, it does not find.",
@@ -76,11 +83,21 @@ def write_audit(found: Findings, output: str | Path) -> list[Table]:
     alarms = [] if found.verdict.word == NO_SIGN_FOUND else [headline(found), *found.verdict.reasons]
     with files.path(PAGE) as temporary:
         write_html(
-            temporary, title=TITLE, about=[("command", command), *versions().items()], tables=shown, metrics={},
-            cases=[], pictures=(), opening=Opening(sentences if not alarms else LIMITS, alarms),
+            temporary, title=TITLE, about=[("command", command), *versions().items()], tables=shown, metrics=METRICS,
+            cases=_cases(found), pictures=(), opening=Opening(sentences if not alarms else LIMITS, alarms),
         )  # fmt: skip
     files.write_text(AUDIT, json.dumps(content(found, command), indent=1, allow_nan=False) + "\n")
     return shown
+
+
+def _cases(found: Findings) -> list[CaseValues]:
+    """Every volume's margin and its likeness to its nearest training scan, for the page; by number, not by name."""
+    rows = []
+    for i, (one, judged, compared) in enumerate(zip(found.made, found.judged, found.compared.made, strict=True)):
+        values = {"margin": judged.margin} if math.isfinite(judged.margin) else {}
+        values |= {level: compared.levels[level].train for level in DECISIVE if level in compared.levels}
+        rows.append(CaseValues(f"V{i + 1}", "synthetic", f"{one.origin} map", values))
+    return rows
 
 
 def headline(found: Findings) -> str:
