@@ -109,6 +109,18 @@ EXAMPLES: dict[str, list[tuple[dict[str, str | None], tuple[str, ...]]]] = {
             ("prepared", "bundle/configs", "bundle/models"),
         ),
     ],
+    "audit": [
+        (
+            {
+                "synthetic": "audited/made",
+                "train": "audited/train",
+                "heldout": "audited/heldout",
+                "output": "out",
+                "false-positives": "0.25",
+            },
+            ("audited",),
+        )
+    ],
     "study": [({"config": "study/study.yaml", "output": "out", "dry-run": None}, ("study", "bundle/configs"))],
     "verify": [
         ({"path": "bundle"}, ("bundle/configs", "bundle/docs", "bundle/models")),

@@ -34,6 +34,7 @@ def write_inputs(folder: Path, spoil: Callable[[Path], None] | None = None, name
     ``raw``: three phantoms with their datalist; ``nrrd``: two of them in that format, with named segments;
     ``prepared``: what ``prepare`` makes of them; ``made``: synthetic volumes of their maps, as a bundle's inference
     leaves them; ``scores``: of segmenters; ``weights``: a judge, a block of MONAI's; ``run``: a training's checkpoints;
+    ``audited``: real scans on both sides of an audit, and synthetic volumes;
     ``study``: its file; ``bundle``: a tiny latent diffusion, also as a zip; ``keys``: a pair, and its signature;
     ``kept``: an earlier, unfinished preparation with
     somebody's own files in it (:data:`FOREIGN`).
@@ -59,6 +60,7 @@ def write_inputs(folder: Path, spoil: Callable[[Path], None] | None = None, name
     (folder / "classes.txt").write_text("endo\nwall\nscar\n")
     _write_kept(folder / "prepared", folder / "kept", name)
     _write_signed(folder)
+    _write_audited(folder / "audited")
     return folder
 
 
@@ -166,6 +168,15 @@ def _write_bundle(folder: Path) -> None:
     random_weights(bundle, folder / "models" / "model.pt")
     (folder / "docs").mkdir()
     write_golden(folder)
+
+
+def _write_audited(folder: Path) -> None:
+    """Three scans of a training, six others, and two synthetic volumes."""
+    from tiny_patients import scans, volumes
+
+    scans(folder / "train", range(3))
+    scans(folder / "heldout", range(10, 16), "validation")
+    volumes(folder / "made", [20], own=[1])
 
 
 def _write_signed(folder: Path) -> None:

@@ -18,6 +18,7 @@ from ..errors import InputError, is_out_of_memory, os_error_line
 from ..memory import LESS_TO_EVALUATE, LESS_TO_PREPARE, out_of_memory
 from ..signals import Terminated, end_on_sigterm
 from ..texts import log_plainly, shown
+from .auditing import audit
 from .augmenting import augment
 from .datasets import FailedCheck, check, choose_k, phantom, prepare, prepare_maps, pseudonymise
 from .options import as_typed, booleans_of, texts_of
@@ -42,6 +43,7 @@ COMMANDS: dict[str, Callable[..., str]] = {
     "compare": as_typed(compare),
     "augment": as_typed(augment),
     "study": as_typed(study),
+    "audit": as_typed(audit),
     "verify": as_typed(verify),
     "sign": as_typed(sign),
 }
@@ -56,11 +58,12 @@ LESS_MEMORY = {
     "picture": "give fewer --cases or --samples",
     "export": "give a smaller --size",
     "dicom": "give fewer volumes, or --label none",
+    "audit": "give fewer --synthetic volumes at a time",
     "augment": "give smaller label maps, or a GPU with --device cuda",
 }
 """Command → the settings that need less memory."""
-LISTS = ("--synthetic", "--weights", "--in-loss")  # options that take several values, of:
-TAKE_LISTS = ("evaluate", "picture")
+LISTS = ("--synthetic", "--weights", "--in-loss", "--heldout")  # options that take several values, of:
+TAKE_LISTS = ("evaluate", "picture", "audit")
 FIRST_WORDS = {"dicom": "--volume", "verify": "--path", "sign": "--path"}
 """Command → the option whose value may stand alone, in front."""
 

@@ -182,9 +182,9 @@ def load_real(source: str | Path, *, train: str | Path | None = None, labels: st
     if train is not None:
         seen = _read_cases(train, "training")
         _check_same(cases, seen, source, train)
-        scans = {value for case in seen.values() for value in _scans(case)}
+        scans = {value for case in seen.values() for value in scans_of(case)}
         cases = {name: replace(case, training=True) for name, case in seen.items()} | {
-            name: replace(case, training=bool(case.training) or name in seen or bool(scans & _scans(case)),
+            name: replace(case, training=bool(case.training) or name in seen or bool(scans & scans_of(case)),
                           patient=seen[name].patient if case.patient is None and name in seen else case.patient)
             for name, case in cases.items()
         }  # fmt: skip
@@ -249,7 +249,7 @@ def _check_same(
         raise InputError(f"{source} and {train} have different images under one name; rename the cases", other)
 
 
-def _scans(case: RealCase) -> set[str]:
+def scans_of(case: RealCase) -> set[str]:
     """Hashes of the voxels of a case's image, and of the scan that it was prepared from."""
     known = (hash_file(case.image), case.source.get(f"{SOURCE}image"))
     return {value for value in known if value is not None}

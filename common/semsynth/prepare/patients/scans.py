@@ -85,7 +85,7 @@ def make_scan(name: str, volume: Volume, mask: Volume | None, spacing: float) ->
         InputError: as :func:`read_scan`.
     """
     data = np.asarray(volume.data, dtype=np.float32)
-    box = _content(data)
+    box = content_box(data)
     data, edges = data[box], np.array(volume.spacing)
     if min(np.array(data.shape) * edges / spacing) < SMALLEST:
         raise InputError(f"case {name}: {data.shape} voxels of {edges.round(3)} mm are too small to be compared")
@@ -104,7 +104,7 @@ def make_scan(name: str, volume: Volume, mask: Volume | None, spacing: float) ->
     return Scan(name, image, normal, inside, spacing, points, values, slopes)
 
 
-def _content(data: NDArray[np.float32]) -> tuple[slice, ...]:
+def content_box(data: NDArray[np.float32]) -> tuple[slice, ...]:
     """The smallest box around what differs from the first voxel, the value that padding has."""
     different = data != data[0, 0, 0]
     if different[-1, -1, -1] or not different.any():  # not padded all around

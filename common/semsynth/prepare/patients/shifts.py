@@ -49,11 +49,11 @@ class Shifts:
         self.shapes = [array.shape for array in arrays]
         longest = np.max(self.shapes, axis=0) if scans else np.ones(3)
         self.size = [next_fast_len(int(2 * n), real=True) for n in longest]
-        self.spectra = [_spectra(array, self.size) for array in arrays]
+        self.spectra = [spectra_of(array, self.size) for array in arrays]
 
     def between(self, a: int, b: int) -> Shift:
         """The best shift of scan ``a`` over scan ``b``, of those with half of the smaller one inside."""
-        return _best(self.spectra[a], self.spectra[b], self.size, self.shapes[a], self.shapes[b], self.spacing)
+        return best_shift(self.spectra[a], self.spectra[b], self.size, self.shapes[a], self.shapes[b], self.spacing)
 
 
 def shift_turned(fixed: Scan, moving: Scan, orientation: Orientation) -> Shift:
@@ -61,18 +61,18 @@ def shift_turned(fixed: Scan, moving: Scan, orientation: Orientation) -> Shift:
     arrays = coarse(fixed, COARSE), oriented(coarse(moving, COARSE), orientation)
     one, other = (array.shape for array in arrays)
     size = [next_fast_len(a + b, real=True) for a, b in zip(one, other, strict=True)]
-    spectra = [_spectra(array, size) for array in arrays]
-    return _best(spectra[0], spectra[1], size, one, other, COARSE * fixed.spacing)
+    spectra = [spectra_of(array, size) for array in arrays]
+    return best_shift(spectra[0], spectra[1], size, one, other, COARSE * fixed.spacing)
 
 
-def _spectra(array: NDArray[np.float32], size: Sequence[int]) -> torch.Tensor:
-    """Of the array, of its squares, and of where it is."""
+def spectra_of(array: NDArray[np.float32], size: Sequence[int]) -> torch.Tensor:
+    """Fourier transforms ``(3, …)`` of an ``(H, W, D)`` array, of its squares, and of where it is."""
     parts = np.stack([array, array * array, np.ones_like(array)])
     result: torch.Tensor = torch.fft.rfftn(torch.from_numpy(parts), s=tuple(size), dim=(1, 2, 3))
     return result
 
 
-def _best(
+def best_shift(
     one: torch.Tensor,
     other: torch.Tensor,
     size: Sequence[int],
@@ -80,6 +80,14 @@ def _best(
     moving: Sequence[int],
     spacing: float,
 ) -> Shift:
+    """The best shift of one array over another, of those with half of the smaller one inside.
+
+    Args:
+        one, other: :func:`spectra_of` the fixed and of the moving array.
+        size: of the transforms, at least the sum of the arrays' sizes.
+        fixed, moving: shapes of the arrays.
+        spacing: mm per voxel.
+    """
     first = one.conj()
     products = torch.stack([first[0] * other[0], first[1] * other[2], first[2] * other[1], first[2] * other[2]])
     both, energy, energy_b, overlap = torch.fft.irfftn(products, s=tuple(size), dim=(1, 2, 3))

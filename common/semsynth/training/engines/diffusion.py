@@ -139,7 +139,7 @@ class DenoiserEvaluator(SupervisedEvaluator):
         if whole.style_channels:
             style, _ = whole.encode(image, label)
         shown = [_middle(volume, whole.sampling.window) for volume in (label, image)]
-        predicted, wanted = self._predict(whole, shown[0], shown[1], style)
+        predicted, wanted = fixed_predictions(whole, shown[0], shown[1], style, levels=self.levels)
         output: dict[str, Any] = {Keys.IMAGE: label, Keys.LABEL: image, "predicted": predicted, "wanted": wanted}
         if engine.state.iteration <= self.images:
             output[Keys.PRED] = whole.synthesize(label, [whole.noise_seed], style=style, steps=self.steps)
@@ -149,26 +149,39 @@ class DenoiserEvaluator(SupervisedEvaluator):
         decollated: dict[str, Any] = engine.state.output
         return decollated
 
-    def _predict(
-        self, network: LatentDiffusion, label: torch.Tensor, image: torch.Tensor, style: torch.Tensor | None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """What the denoiser predicts and what it should, ``(1, levels · Z, h, w, d)`` each."""
-        clean = network.autoencoder.encode(image)[0] * network.latent_scale
-        standard = None if style is None else network.standardized(style)
-        generator = torch.Generator().manual_seed(0)
-        levels = network.denoiser.encode(label)
-        predicted, wanted = [], []
-        for number in range(self.levels):
-            t = int((number + 0.5) / self.levels * network.schedule.timesteps)
-            timestep = torch.tensor([t], device=clean.device)
-            noise = torch.randn(clean.shape, generator=generator).to(clean)
-            level = network.schedule.level(timestep)
-            noisy = level.signal * clean + level.noise * noise
-            with autocast(noisy.device, enabled=network.sampling.amp):
-                output = network.denoiser(noisy, timestep, levels, standard)
-            predicted.append(network.schedule.joined(output, level))
-            wanted.append(network.schedule.target(clean, noise, level))
-        return torch.cat(predicted, dim=1), torch.cat(wanted, dim=1)
+
+@torch.no_grad()
+def fixed_predictions(
+    network: LatentDiffusion, label: torch.Tensor, image: torch.Tensor, style: torch.Tensor | None, *, levels: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What a denoiser predicts and what it should, at time steps that are even over all and with the same noise always.
+
+    Args:
+        network: with its weights, in evaluation.
+        label: class indices ``(1, 1, H, W, D)``.
+        image: intensities in [0, 1] of the same shape.
+        style: ``(1, S)`` of the image, or None.
+        levels: how many time steps.
+
+    Returns:
+        ``(1, levels · Z, h, w, d)`` each.
+    """
+    clean = network.autoencoder.encode(image)[0] * network.latent_scale
+    standard = None if style is None else network.standardized(style)
+    generator = torch.Generator().manual_seed(0)
+    told = network.denoiser.encode(label)
+    predicted, wanted = [], []
+    for number in range(levels):
+        t = int((number + 0.5) / levels * network.schedule.timesteps)
+        timestep = torch.tensor([t], device=clean.device)
+        noise = torch.randn(clean.shape, generator=generator).to(clean)
+        level = network.schedule.level(timestep)
+        noisy = level.signal * clean + level.noise * noise
+        with autocast(noisy.device, enabled=network.sampling.amp):
+            output = network.denoiser(noisy, timestep, told, standard)
+        predicted.append(network.schedule.joined(output, level))
+        wanted.append(network.schedule.target(clean, noise, level))
+    return torch.cat(predicted, dim=1), torch.cat(wanted, dim=1)
 
 
 class SynthesisEvaluator(SupervisedEvaluator):
