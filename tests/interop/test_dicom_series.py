@@ -14,6 +14,7 @@ import SimpleITK as sitk  # noqa: N813 - its usual name
 from pydicom import config
 from semsynth.data.volumes import Volume, read_volume
 from semsynth.errors import InputError
+from semsynth.files import sha256
 from semsynth.interop.dicom import DicomSettings, write_dicom
 from tiny_synthetic import CT, MRI, SHAPE, affine_of, intensities, write_case
 
@@ -247,3 +248,39 @@ def test_files_are_written_in_the_order_of_their_slices(tmp_path):
     ]
     along = [float(ds.SliceLocation) for ds in series(written)]
     assert along == sorted(along) and Path(written.folder / "series").is_dir()
+
+
+def audited(folder: Path, volumes: list[Path], verdict: str) -> str:
+    """An audit of these volumes, as ``semsynth audit`` writes it."""
+    folder.mkdir(exist_ok=True)
+    content = {"verdict": verdict, "reasons": ["1 of 1 volumes are copies each by itself"], "weights_sha256": [],
+               "volumes_sha256": [sha256(path) for path in volumes]}  # fmt: skip
+    (folder / "audit.json").write_text(json.dumps(content))
+    return str(folder)
+
+
+def test_every_file_says_what_the_audit_said(tmp_path, caplog):
+    image = write_case(tmp_path)
+    plain = write(tmp_path, image)
+    assert "these volumes were not audited" in caplog.text
+    assert all("Copies of training scans: not audited." in one.DerivationDescription for one in series(plain))
+    audit = audited(tmp_path / "audit", [image], "no sign found")
+    (written,) = write_dicom(str(image), str(tmp_path / "other"), DicomSettings(label="none", audit=audit))
+    assert all("Copies of training scans: no sign found." in one.DerivationDescription for one in series(written))
+
+
+def test_copies_that_an_audit_found_stop_the_export_unless_they_are_asked_for(tmp_path):
+    image = write_case(tmp_path)
+    audit = audited(tmp_path / "audit", [image], "copies found")
+    with pytest.raises(InputError, match="copies of training scans were found in these volumes"):
+        write(tmp_path, image, audit=audit)
+    assert not list((tmp_path / "dicom").glob("SYN-*"))
+    written = write(tmp_path, image, audit=audit, despite_audit=True)
+    assert "copies found, written despite it." in series(written)[0].DerivationDescription
+
+
+def test_an_audit_of_other_volumes_is_none_of_these(tmp_path):
+    image = write_case(tmp_path)
+    other = write_case(tmp_path / "other", data=intensities() ** 2)
+    with pytest.raises(InputError, match="does not cover 1 of the volumes"):
+        write(tmp_path, image, audit=audited(tmp_path / "audit", [other], "no sign found"))

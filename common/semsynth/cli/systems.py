@@ -194,6 +194,8 @@ def dicom(
     body_part: str | None = None,
     patient_id: str | None = None,
     synthetic: bool = False,
+    audit: FilePath | None = None,
+    despite_audit: bool = False,
     overwrite: bool = False,
     wait: bool = False,
 ) -> str:
@@ -215,6 +217,9 @@ def dicom(
         body_part: Body Part Examined, such as HEART or HEADNECK; without it what --like or the classes say.
         patient_id: Patient ID in place of SYN- and a part of the volume file's hash; several volumes are numbered.
         synthetic: take volumes without a record for synthetic, because you know that they are.
+        audit: folder of 'semsynth audit' of these volumes; its verdict stands in every file, and copies of scans stop
+            the export.
+        despite_audit: write volumes although the audit found copies; every file says so.
         overwrite: replace what an earlier run wrote there.
         wait: until another run that writes into --output has ended; else it is an error that it is there.
     """
@@ -226,6 +231,7 @@ def dicom(
         like=like, label=label, classes=CLASSES if named == [NAME] else tuple(named), drawn_by=drawn_by,
         modality=None if modality is None else modality.upper(),
         body_part=None if body_part is None else body_part.upper(), patient_id=patient_id, synthetic=bool(synthetic),
+        audit=None if audit is None else str(audit), despite_audit=bool(despite_audit),
     )  # fmt: skip
     written = write_dicom(str(volume), str(output), settings, overwrite=bool(overwrite), wait=bool(wait))
     return "\n".join(one.text() for one in written)

@@ -16,6 +16,7 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, MRImageStorage, 
 from pydicom.valuerep import DSfloat
 
 from ... import __version__
+from ...provenance.audits import NOT_AUDITED
 from ...texts import shown
 from .pixels import Pixels
 from .planes import Stack
@@ -43,6 +44,7 @@ class Study:
         weights: SHA-256 of its weights; empty where no record says it.
         body_part: a key of :data:`BODY_PARTS`, or None.
         position: Patient Position.
+        audit: what an audit said of the volume.
         when: the moment of writing; a scan's is nowhere.
     """
 
@@ -52,6 +54,7 @@ class Study:
     weights: str = ""
     body_part: str | None = None
     position: str = "HFS"
+    audit: str = NOT_AUDITED
     when: datetime = field(default_factory=lambda: datetime.now(UTC))
     study_uid: str = field(default_factory=new_uid)
     series_uid: str = field(default_factory=new_uid)
@@ -68,7 +71,8 @@ class Study:
         made = " ".join(self.generator).strip()
         by = f"by {made}" if made else "as its user says; no record of how it was made"
         weights = f", weights SHA-256 {self.weights}" if self.weights else ""
-        return plain_text(f"{NOTE} Made from a label map {by}{weights}; written by semsynth {__version__}.", 1024)
+        written = f"written by semsynth {__version__}. Copies of training scans: {self.audit}."
+        return plain_text(f"{NOTE} Made from a label map {by}{weights}; {written}", 1024)
 
 
 def plain_text(text: str, longest: int = LONGEST) -> str:

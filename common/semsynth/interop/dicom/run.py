@@ -19,6 +19,7 @@ from ...files import TEMPORARY, atomic_folder, sha256, walk
 from ...locks import LOCK, locked
 from ...ownership import LEDGER, Outputs, refuse
 from ...paths import as_path
+from ...provenance.audits import passed
 from .images import Study, series_of
 from .like import Like, read_like
 from .masks import segmentation_of, segments_of, uncoded
@@ -52,8 +53,9 @@ def write_all(
 
     Raises:
         InputError: before anything is written: see :func:`find_sources`; files in the output that are not ours; folders
-            of an earlier run unless ``overwrite``. Per volume: no modality that is known, a label map of another grid,
-            axes that are not at right angles, unusable intensities.
+            of an earlier run unless ``overwrite``; an audit that does not cover all volumes, or found copies in them.
+            Per volume: no modality that is known, a label map of another grid, axes that are not at right angles,
+            unusable intensities.
     """
     folder = as_path(output, "output")
     logging.getLogger("highdicom").setLevel(logging.WARNING)  # it tells of every module that it copies
@@ -67,13 +69,15 @@ def write_all(
         if any(s.label is not None and s.origin != "generated" for s in sources) and settings.drawn_by == EXPERT:
             logger.info("label maps of scans are written as drawn by an expert; if a program drew them, name it with "
                         "--drawn-by")  # fmt: skip
+        said = passed(settings.audit, [source.image for source in sources], despite=settings.despite_audit)
+        audited = f"{said['verdict']}{', written despite it' if said.get('despite') else ''}"
         modalities = [modality_of(source, settings, like) for source in sources]
         patients = _patients(sources, settings)
         _check_output(folder, patients, overwrite=overwrite)
         written = []
         rows = zip(sources, patients, modalities, strict=True)
         for source, patient, modality in tqdm(rows, "DICOM", len(sources), unit="volume", disable=len(sources) < 2):
-            written.append(_write(source, folder / patient, _study(source, patient, modality, settings, like),
+            written.append(_write(source, folder / patient, _study(source, patient, modality, settings, like, audited),
                                   settings, like))  # fmt: skip
         return written
 
@@ -133,13 +137,13 @@ def _check_output(folder: Path, patients: Sequence[str], *, overwrite: bool) -> 
         )
 
 
-def _study(source: Source, patient: str, modality: str, settings: DicomSettings, like: Like) -> Study:
+def _study(source: Source, patient: str, modality: str, settings: DicomSettings, like: Like, audited: str) -> Study:
     from .codes import body_part_of
 
     record = source.record
     generator = (str(record.get("bundle", "")), str(record.get("version", "")))
     part = settings.body_part or like.body_part or body_part_of(source.names.values())
-    return Study(patient, modality, generator, str(record.get("weights_sha256", "")), part, like.position)
+    return Study(patient, modality, generator, str(record.get("weights_sha256", "")), part, like.position, audited)
 
 
 def _write(source: Source, place: Path, study: Study, settings: DicomSettings, like: Like) -> Written:

@@ -36,6 +36,8 @@ class DicomSettings:
         body_part: a key of :data:`BODY_PARTS`; None: what series or classes say.
         patient_id: Patient ID; None: made of the hash of the volume's file.
         synthetic: whether volumes without a record are synthetic all the same.
+        audit: folder of ``semsynth audit`` of these volumes; None: they were not audited.
+        despite_audit: whether volumes are written although the audit found copies of scans.
 
     Raises:
         InputError: for values that DICOM does not have.
@@ -49,6 +51,8 @@ class DicomSettings:
     body_part: str | None = None
     patient_id: str | None = None
     synthetic: bool = False
+    audit: str | None = None
+    despite_audit: bool = False
 
     def __post_init__(self) -> None:
         if self.modality is not None and self.modality not in MODALITIES:
