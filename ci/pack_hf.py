@@ -43,18 +43,19 @@ network = monai.bundle.load("{name}", bundle_dir=".")
 _UNSEEN = re.compile(r"(.+)_unseen_(\d+)")
 
 
-def write_hf(bundle: Path, folder: Path) -> Path:
+def write_hf(bundle: Path, folder: Path, further: Mapping[str, bytes] | None = None) -> Path:
     """Write ``<folder>/<name>``, whole or not at all, and return it.
 
     Args:
         bundle: its folder.
         folder: where the trees of repositories are.
+        further: files of the bundle that are added, path → content.
 
     Raises:
         ValueError: a bundle without weights, something else where the tree goes, and as in
             :func:`bundle_contents.collect`; files of any size are taken.
     """
-    contents = collect(bundle, largest=None)
+    contents = collect(bundle, largest=None) | dict(further or {})
     if WEIGHTS not in contents:
         raise ValueError(f"{bundle}: a repository without weights is of no use, {WEIGHTS} is not there")
     place = folder / bundle.name

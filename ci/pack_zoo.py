@@ -94,19 +94,22 @@ if __name__ == "__main__":
 ''')
 
 
-def write_zoo(bundle: Path, zoo: Path, large_files_url: str | None = None) -> list[Path]:
+def write_zoo(
+    bundle: Path, zoo: Path, large_files_url: str | None = None, further: Mapping[str, bytes] | None = None
+) -> list[Path]:
     """Write what the pull request adds, each part whole or not at all, and return the paths.
 
     Args:
         bundle: its folder.
         zoo: a clone of the zoo, or a folder that is laid out as one.
         large_files_url: the address below which the files over 25 MB lie, by their paths in the bundle.
+        further: files of the bundle that are added, path → content.
 
     Raises:
         ValueError: a bundle without weights, files over 25 MB without an address, something else where the parts go,
             and as in :func:`bundle_contents.collect`.
     """
-    contents = collect(bundle, largest=None)
+    contents = collect(bundle, largest=None) | dict(further or {})
     if WEIGHTS not in contents:
         raise ValueError(f"{bundle}: the model zoo asks for {WEIGHTS}, which is not there")
     contents, large = split_large(contents, large_files_url)

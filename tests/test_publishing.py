@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from functools import partial
 from hashlib import sha256
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -389,3 +390,24 @@ def test_command_writes_what_it_is_asked_for_and_no_zip(
 def test_pages_are_read_as_from_the_project_wherever_the_bundle_is(tmp_path: Path) -> None:
     bundle = copy_of(LA_UNET, tmp_path)
     assert pack_docs.bring_docs("la_unet", tree(bundle)) == pack_docs.bring_docs("la_unet", tree(LA_UNET))
+
+
+def audit_of(folder: Path, weights: list[str]) -> Path:
+    """An audit, as ``semsynth audit`` writes it."""
+    folder.mkdir()
+    content = {"verdict": "copies found", "reasons": ["a reason"], "volumes_sha256": [], "weights_sha256": weights}
+    (folder / "audit.json").write_text(json.dumps(content))
+    return folder
+
+
+def test_the_verdict_of_an_audit_is_packed_and_blocks_nothing(tmp_path: Path) -> None:
+    own = sha256((LA_UNET / WEIGHTS).read_bytes()).hexdigest()
+    with zipfile.ZipFile(pack_bundle.pack(LA_UNET, tmp_path, audit_of(tmp_path / "audit", [own]))) as archive:
+        said = json.loads(archive.read("la_unet/docs/audit.json"))
+        assert "docs/audit.json" in archive.read("la_unet/manifest.sha256").decode()
+    assert said["verdict"] == "copies found" and said["reasons"] == ["a reason"]
+
+
+def test_an_audit_of_other_weights_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="is an audit of volumes of other weights than la_unet's"):
+        pack_bundle.pack(LA_UNET, tmp_path, audit_of(tmp_path / "audit", ["0" * 64]))
