@@ -15,6 +15,7 @@ import pytest
 from semsynth.cli.main import main
 from semsynth.data.entries import load_datalist
 from semsynth.data.volumes import read_label
+from semsynth.files import sha256
 from semsynth.prepare.morph import MorphLabel
 from semsynth.prepare.phantom import write_phantom_cases
 from semsynth.synthesis.augment.plan import AugmentSettings, draws_of
@@ -364,6 +365,25 @@ def test_under_pseudonyms_nothing_is_called_after_a_case_and_the_same_is_made_ag
     other = [word.replace("key.json", "other.json") for word in more]
     assert run(world, out, *other, bundle="spade_ldm") == 1
     assert "of another key file" in capsys.readouterr().err
+
+
+def test_an_audit_is_recorded_and_copies_stop_the_forms_of_other_programs(world, finished, tmp_path, capsys):
+    """The audit of the volumes that an earlier run of the same command has made."""
+    output = tmp_path / "aug"
+    shutil.copytree(finished, output, copy_function=shutil.copy2)
+    assert json.loads((output / "augment.json").read_text())["audit"] == {"verdict": "not audited"}
+    listed = json.loads((output / "datalist.json").read_text())["training"]
+    made = [output / entry["image"] for entry in listed if entry.get("synthetic")]
+    content = {"verdict": "copies found", "reasons": ["one copy"], "weights_sha256": [],
+               "volumes_sha256": [sha256(path) for path in made]}  # fmt: skip
+    (tmp_path / "audit.json").write_text(json.dumps(content))
+    more = ("--per-case", "2", "--format", "datalist,decathlon", "--audit", str(tmp_path / "audit.json"))
+    assert run(world, output, *more) == 1
+    assert "copies of training scans were found in these volumes" in capsys.readouterr().err
+    assert not (output / "decathlon").exists()
+    assert run(world, output, *more, "--despite-audit") == 0
+    said = json.loads((output / "augment.json").read_text())["audit"]
+    assert said["verdict"] == "copies found" and said["despite"] is True and (output / "decathlon").is_dir()
 
 
 def test_the_gate_refuses_draws_again_drops_and_lists(world, tmp_path, capsys):

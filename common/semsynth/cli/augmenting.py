@@ -39,6 +39,8 @@ def augment(
     seed: int = 0,
     pseudonyms: FilePath | None = None,
     anonymous_names: bool = False,
+    audit: FilePath | None = None,
+    despite_audit: bool = False,
     dry_run: bool = False,
     wait: bool = False,
 ) -> str:
@@ -82,6 +84,9 @@ def augment(
         pseudonyms: key file, in which each case and patient has a pseudonym; names that are new get one. Nothing in
             --output is called otherwise. The file is made if it is not there, and must lie outside of --output.
         anonymous_names: pseudonyms without a key file, from the hash of each case's voxels.
+        audit: folder of 'semsynth audit' of the volumes in --output, for a second run: augment.json holds its verdict,
+            and where it found copies of scans, the folders for other programs are not written.
+        despite_audit: write them although the audit found copies; augment.json says so.
         dry_run: only say what would be made; raw cases are prepared, and one volume is made, to know how long it takes.
         wait: until another run that writes into --output has ended; else it is an error that it is there.
     """
@@ -115,6 +120,7 @@ def augment(
         map_weights=None if map_weights is None else str(map_weights),
         map_inference=_settings("map-inference", map_inference),
         pseudonyms=None if pseudonyms is None else str(pseudonyms), anonymous_names=bool(anonymous_names),
+        audit=None if audit is None else str(audit), despite_audit=bool(despite_audit),
     )  # fmt: skip
     return made if isinstance(made, str) else made.text()
 

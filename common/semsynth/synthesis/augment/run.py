@@ -28,6 +28,7 @@ from ...prepare.atrium import Settings as AtriumSettings
 from ...prepare.atrium import prepare
 from ...prepare.like import settings_like
 from ...prepare.pseudonymise import pseudonymise
+from ...provenance.audits import passed
 from ...report.pictures import check_picture
 from ..gate import Gate, GateOptions, Thresholds
 from ..workflow import inference_config, is_own, weights_of
@@ -104,6 +105,8 @@ def augment(
     map_inference: Mapping[str, Any] | None = None,
     pseudonyms: str | Path | None = None,
     anonymous_names: bool = False,
+    audit: str | Path | None = None,
+    despite_audit: bool = False,
     show: bool = False,
 ) -> Summary | str:
     """Make a training set; see ``semsynth augment --help``.
@@ -112,7 +115,7 @@ def augment(
         source, bundle, output, settings, gate, formats, labels, device, jobs, dry_run, wait: as its options.
         inference: settings of the bundle's ``inference.json`` in place of its own, such as ``weights`` and ``steps``.
         map_bundle, map_weights, map_inference: as its options.
-        pseudonyms, anonymous_names: as its options.
+        pseudonyms, anonymous_names, audit, despite_audit: as its options.
         show: say in the log what was, or would be, made.
 
     Returns:
@@ -160,6 +163,7 @@ def augment(
             job = together(lambda: _Job.of(prepared, bundle, output, settings, gate, formats, labels, device,
                                             own | {"weights": str(weights)}, drawer))  # fmt: skip
             assert job is not None
+            job = replace(job, audit=None if audit is None else as_path(audit, "--audit"), despite=despite_audit)
             found = job.run(dry_run=dry_run)
     except BaseException:
         leave()
@@ -213,6 +217,8 @@ class _Job:
     options: GateOptions
     formats: Sequence[str]
     labels: Mapping[str, int]
+    audit: Path | None = None
+    despite: bool = False
 
     @classmethod
     def of(
@@ -281,6 +287,7 @@ class _Job:
         taken = [one for one in made if not one.refused]
         files = {"pictures": save_sheet(made, output / SHEET, seed=rounds.settings.seed)}
         files["datalist"] = write_datalist(prepared, taken, output, rounds.maps)
+        audited = passed(self.audit, [one.image for one in taken], despite=self.despite)  # the list is what is audited
         files |= write_folders(
             items_of(prepared, taken, rounds.maps), self.labels, output, self.formats, rounds.settings.seed
         )
@@ -294,6 +301,7 @@ class _Job:
             "taken": len(taken),
             "refused": dict(Counter(one.refused.split()[0] for one in made if one.refused)),
             "left_out": sorted(names - {one.draw.name for one in taken}),
+            "audit": audited,
             "judge_knows_patient": [] if self.gate is None else sorted(n for n, saw in self.gate.saw.items() if saw),
         }
         _summaries(output).write_text(SUMMARY, json.dumps(about, indent=1))
