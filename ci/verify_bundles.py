@@ -169,8 +169,10 @@ CHECKS: dict[str, Callable[[Path], list[str]]] = {
     "run": check_run,
 }
 
-RUNNING = ("targets", "network", "export", "load", "run", "fresh")
-"""Checks that import or run what a bundle's configs name."""
+RUNNING = (
+    "repeated_keys", "overlays", "targets", "packages", "network", "export", "load", "run", "fresh", "zoo",
+)  # fmt: skip
+"""Checks that read other files, import or run what a bundle's configs name."""
 
 
 def find_bundles(folder: Path) -> list[Path]:

@@ -123,6 +123,15 @@ def test_the_packages_are_those_of_the_metadata(bundle: Path) -> None:
     assert made["--torch"] == [f"torch=={about['pytorch_version']}"]
 
 
+@pytest.mark.parametrize("package", [{"x @ https://example.org/x.zip": "1"}, {"--index-url": "x"}, {"x": "1.0\n--pre"}])
+def test_what_is_no_package_goes_to_no_pip(package: dict[str, str], tmp_path: Path) -> None:
+    about = {"monai_version": "1.6.1", "numpy_version": "2.4.0", "pytorch_version": "2.13.0"}
+    (tmp_path / "metadata.json").write_text(json.dumps(about | {"required_packages_version": package}))
+    command = [sys.executable, str(ROOT / "deploy" / "pins.py"), str(tmp_path / "metadata.json"), "--rest"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode and not done.stdout and "is no package with an exact version" in done.stderr
+
+
 def test_what_is_written_and_where_from_is_named() -> None:
     environment = dict(part.split("=", 1) for rest in of("ENV", final=True) for part in shlex.split(rest))
     assert environment["HF_HUB_OFFLINE"] == "1" and int(environment["OMP_NUM_THREADS"]) > 0

@@ -21,6 +21,7 @@ from semsynth.handlers.weights import serve
 from semsynth.networks.segmentation import residual_unet, subvoxel_swin
 from semsynth.provenance.frozen import load_features, load_segmenter
 from semsynth.provenance.weights import read_weights
+from semsynth.tensor_files import read_tensors
 from semsynth.training.checkpoints import CheckpointFolder, newest_checkpoint
 from semsynth.training.weights import extract_weights, save_weights
 from torch import nn
@@ -174,3 +175,22 @@ def test_safetensors_hold_tensors_alone_and_are_not_compressed(tmp_path):
     (tmp_path / "c.safetensors").write_bytes(b"\xff" * 64)
     with pytest.raises(InputError, match=r"cannot be read as weights \(it is damaged, cut short, or no file that"):
         read_weights(tmp_path / "c.safetensors")
+
+
+def test_what_is_loaded_are_the_bytes_that_were_compared(tmp_path):
+    """Another file that takes its place in between is not read."""
+    path, other = tmp_path / "model.pt", tmp_path / "other.pt"
+    torch.save({"w": torch.ones(2)}, path)
+    torch.save({"w": torch.zeros(2)}, other)
+
+    def exchange(stream):
+        assert stream.read() == path.read_bytes()
+        other.rename(path)
+
+    assert read_tensors(path, check=exchange)["w"].tolist() == [1.0, 1.0]
+    assert read_tensors(path)["w"].tolist() == [0.0, 0.0]
+
+
+def test_weights_in_the_older_format_are_read_from_the_beginning(tmp_path):
+    torch.save({"w": torch.ones(2)}, tmp_path / "model.pt", _use_new_zipfile_serialization=False)
+    assert read_weights(tmp_path / "model.pt")["w"].tolist() == [1.0, 1.0]

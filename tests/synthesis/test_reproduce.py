@@ -73,7 +73,7 @@ def test_a_golden_file_made_anew_is_the_shipped_one(copied):
 def test_a_config_that_cannot_be_run_is_named(copied):
     config = copied / "configs" / "inference.json"
     config.write_text(config.read_text().replace("residual_unet", "no_such_network"))
-    with pytest.raises(InputError, match=r"its configs are not run.*\n.*no_such_network' is no class or function"):
+    with pytest.raises(InputError, match=r"is not run.*\n.*no_such_network' is no class or function"):
         reproduce(copied)
     text = config.read_text().replace("no_such_network", "residual_unet")
     config.write_text(text.replace('"dropout"', '"no_argument"'))

@@ -222,6 +222,10 @@ MORE: dict[str, tuple[Builder, str]] = {
     "a program as a text": (_file("docs/a.md", b"\x7fELF\0"), r"docs/a\.md: is no text, as its name says"),
     "a volume of another file": (_file("docs/a.nrrd", DETACHED), r"docs/a\.nrrd: has its voxels in another file"),
     "a name within another file": (_file("docs/a.txt:b.md", b"x"), r"a name with characters that are not seen, with a"),
+    "a folder that is another one elsewhere": (
+        _file("configs./inference.json", b"{}"),
+        r"configs\./inference\.json: a name with characters .* at the end",
+    ),
     "a program to be fetched": (_large_program, r"large_files\.yml: numpy\.py: is no file of weights and no volume"),
     "a manifest that says two things": (_manifest_twice, r"manifest\.sha256: is no list of hashes and names"),
     "a zip with a comment": (_commented, r"the zip ends with a comment, in which a second table may stand"),

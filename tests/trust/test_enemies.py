@@ -100,7 +100,7 @@ def test_the_payloads_of_what_reads_less_work_too(tmp_path):
         LoadImage(reader="NumpyReader", allow_pickle=True)(tmp_path / "notes.md")
     (tmp_path / "logging.conf").write_text(logging_of(IN_LOGGING.format(canary=e)))
     code = f"import logging.config; logging.config.fileConfig({str(tmp_path / 'logging.conf')!r})"
-    subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=120, check=False)
+    subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=300, check=False)
     ends = time.monotonic() + 20
     while not c.exists() and time.monotonic() < ends:
         time.sleep(0.05)
@@ -113,5 +113,5 @@ def test_the_watch_sees_what_runs(tmp_path):
     text = (HERE / "verify_watched.py").read_text()
     script.write_text(text.replace("status = main", "__import__('os').system('true'); status = main"))
     done = subprocess.run([sys.executable, str(script), str(good), str(enemy)], capture_output=True, text=True,
-                          timeout=120, check=True)  # fmt: skip
+                          timeout=300, check=True)  # fmt: skip
     assert any("os.system" in event for event in json.loads(done.stdout.splitlines()[-1])[str(enemy)]["ran"])

@@ -14,17 +14,20 @@ TEXTS = (".json", ".yaml", ".yml", ".conf", ".md", ".txt", ".py", ".sha256", ".s
 OF_CODE = (".html", ".smk", ".typed")
 """Kinds that only the package has which a packed bundle brings along."""
 CODE = "scripts/"
-_ELSEWHERE = re.compile(r'[:*?"<>|]')
-"""Characters of which some systems make something else: of ``a.txt:b`` a file within another one."""
+_ELSEWHERE = re.compile(r'[:*?"<>|]|[. ](/|$)')
+"""Of which some systems make something else: of ``a.txt:b`` a file within another, of ``configs./`` ``configs/``."""
 
 
 def bad_name(name: str) -> str | None:
     """Why a path is none of a file in a bundle, or None."""
-    if shown(name) != name or "\\" in name or _ELSEWHERE.search(name):
-        return 'a name with characters that are not seen, with a backslash, or with one of : * ? " < > |'
     parts = name.split("/")
     if name.startswith("/") or ".." in parts or "." in parts or "" in parts:
         return "a path that leads out of the bundle: absolute, or with '..'"
+    if shown(name) != name or "\\" in name or _ELSEWHERE.search(name):
+        return (
+            'a name with characters that are not seen, with a backslash, with one of : * ? " < > |, or with a point or '
+            "a space at the end"
+        )
     return None
 
 

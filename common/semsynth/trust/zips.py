@@ -22,7 +22,9 @@ _BEHIND = (0, 12, 16, 20, 24)
 """Bytes behind a file whose sizes are said there."""
 _OTHER_NAME = 0x7075
 """The part of an entry by which some programs give its file another name."""
-_ZIP64, _SAID_BEHIND = 0xFFFFFFFF, 8
+_ZIP64, _SAID_BEHIND, _UTF8 = 0xFFFFFFFF, 8, 0x800
+_MEANT = 1 | _SAID_BEHIND | _UTF8
+"""Flags that say how a file is read: encrypted, sizes behind it, name in UTF-8."""
 
 
 def in_table(archive: zipfile.ZipFile, stored: int) -> list[Finding]:
@@ -90,16 +92,11 @@ def _of_two_readings(archive: zipfile.ZipFile) -> list[Finding]:
         head = stream.read(_LOCAL.size)
         if len(head) < _LOCAL.size or head[:4] != b"PK\x03\x04":
             return [Finding(entry.filename, "is not where the table says: damaged; get the zip again")]
-        _, _, flags, method, _, _, crc, packed, size, letters, more = _LOCAL.unpack(head)
+        letters, more = _LOCAL.unpack(head)[-2:]
         name, extra = stream.read(letters), stream.read(more)
-        behind = entry.header_offset - ends
-        if behind not in (0, *_BEHIND) or (not ends and behind):
+        if entry.header_offset - ends not in (_BEHIND if ends else (0,)):
             return [Finding(entry.filename, f"something stands before it that the table does not list: {again}")]
-        said = (flags & _SAID_BEHIND) != 0
-        differs = method != entry.compress_type or name != _bytes_of(entry) or (not said and (
-            crc != entry.CRC or packed not in (entry.compress_size, _ZIP64) or size not in (entry.file_size, _ZIP64)
-        ))  # fmt: skip
-        if differs:
+        if _differs(head, name, entry):
             return [Finding(entry.filename, f"says something else of itself than the table does: {again}")]
         if _OTHER_NAME in {*_kinds_of(extra), *_kinds_of(entry.extra)}:
             return [Finding(entry.filename, f"has a second name in it: {again}")]
@@ -109,8 +106,14 @@ def _of_two_readings(archive: zipfile.ZipFile) -> list[Finding]:
     return []
 
 
-def _bytes_of(entry: zipfile.ZipInfo) -> bytes:
-    return entry.orig_filename.encode("utf-8" if entry.flag_bits & 0x800 else "cp437", "replace")
+def _differs(head: bytes, name: bytes, entry: zipfile.ZipInfo) -> bool:
+    """Whether what stands before a file says something else than the table."""
+    _, _, flags, method, _, _, crc, packed, size, _, _ = _LOCAL.unpack(head)
+    listed = entry.orig_filename.encode("utf-8" if entry.flag_bits & _UTF8 else "cp437", "replace")
+    if (flags ^ entry.flag_bits) & _MEANT or method != entry.compress_type or name != listed:
+        return True
+    sizes = packed in (entry.compress_size, _ZIP64) and size in (entry.file_size, _ZIP64)
+    return not flags & _SAID_BEHIND and not (crc == entry.CRC and sizes)
 
 
 def _kinds_of(extra: bytes) -> Iterable[int]:
