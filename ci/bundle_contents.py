@@ -159,7 +159,7 @@ def of_this_bundle(folder: Path, name: str, extra: Collection[str] = ()) -> None
 
     Args:
         folder: where it goes.
-        name: of the bundle.
+        name: name of the bundle.
         extra: paths that a packed bundle may have besides what belongs into it.
 
     Raises:

@@ -58,7 +58,7 @@ def environment(wanted: Sequence[str], folder: Path) -> Path:
 
     Args:
         wanted: for pip, each with its version.
-        folder: of environments.
+        folder: folder of environments.
 
     Raises:
         subprocess.CalledProcessError: if pip fails.

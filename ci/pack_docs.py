@@ -28,8 +28,8 @@ def bring_docs(name: str, contents: Mapping[str, bytes]) -> dict[str, bytes]:
     """The bundle's pages with links that lead somewhere, and all that comes along; path in the bundle → content.
 
     Args:
-        name: of the bundle; its links are read as from ``bundles/<name>``, wherever the folder is.
-        contents: of the bundle, path → content.
+        name: name of the bundle; its links are read as from ``bundles/<name>``, wherever the folder is.
+        contents: contents of the bundle, path → content.
 
     Raises:
         ValueError: for a link to a file or heading that is not there, or two files that would have one name.

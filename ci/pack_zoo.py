@@ -130,7 +130,7 @@ def write_folder(folder: Path, contents: Mapping[str, bytes]) -> None:
     """Write a folder beside its place and rename it.
 
     Args:
-        folder: that is written; one that is there is replaced.
+        folder: folder that is written; one that is there is replaced.
         contents: path in it → content.
     """
     with atomic_folder(folder) as temporary:
@@ -144,7 +144,7 @@ def split_large(contents: Mapping[str, bytes], url: str | None) -> tuple[dict[st
     """The contents without what the zoo does not take but with ``large_files.yml``, and what was left out.
 
     Args:
-        contents: of the packed bundle, path → content.
+        contents: contents of the packed bundle, path → content.
         url: the address below which the large files lie, by their paths in the bundle.
 
     Returns:

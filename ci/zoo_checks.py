@@ -79,7 +79,7 @@ def run_there(bundle: Path, zoo: Path, arguments: Sequence[str]) -> subprocess.C
     Args:
         bundle: its folder, for its metadata.
         zoo: the zoo's root.
-        arguments: of Python.
+        arguments: arguments of Python.
     """
     with tempfile.TemporaryDirectory() as folder:
         modules = {"semsynth", *modules_beyond(read(bundle, "metadata"))} - NEEDED

@@ -41,7 +41,7 @@ def main(name: str, exempt: bool) -> None:
     """Make the checks; the first that fails ends the process.
 
     Args:
-        name: of the bundle.
+        name: name of the bundle.
         exempt: whether it is in the zoo's list of bundles without TorchScript.
     """
     bundle = Path("models") / name

@@ -25,7 +25,7 @@ def misread(arguments: Sequence[str], paths: re.Pattern[str] | None = None) -> s
     as true wherever it is asked, so that a training would be resumed.
 
     Args:
-        arguments: of the process, ``--resume no`` or ``--resume=no``, with ``--config_file``.
+        arguments: arguments of the process, ``--resume no`` or ``--resume=no``, with ``--config_file``.
         paths: names of the options that are paths: a folder may be called ``no``.
     """
     options = dict(_options(arguments))

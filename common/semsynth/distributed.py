@@ -25,7 +25,7 @@ def start(seed: int | None = None, *, backend: str | None = None, hours: float |
         seed: this process draws from seed + its number, so that processes do not augment alike (networks start
             alike all the same: the first process's weights are sent to all).
         backend: in place of that.
-        hours: that a process waits for the others at most; None: PyTorch's default, minutes.
+        hours: number of hours that a process waits for the others at most; None: PyTorch's default, minutes.
 
     Raises:
         InputError: when not started by torchrun.
@@ -124,7 +124,7 @@ def concatenate(value: torch.Tensor) -> torch.Tensor:
     """The tensors of all processes along the first dimension, in their order; without gradients.
 
     Args:
-        value: of one shape, but for the first dimension, and one type in all processes.
+        value: value of one shape, but for the first dimension, and one type in all processes.
     """
     if not (dist.is_available() and dist.is_initialized()):
         return value

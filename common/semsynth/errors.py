@@ -131,7 +131,7 @@ def refuse_misread_paths(arguments: Sequence[str]) -> None:
     configs turn ``#`` into ``::``. What was typed is nowhere but here.
 
     Args:
-        arguments: of the process, ``--output_dir x`` or ``--output_dir=x``.
+        arguments: arguments of the process, ``--output_dir x`` or ``--output_dir=x``.
 
     Raises:
         InputError: naming the option, and how to write it.

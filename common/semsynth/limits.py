@@ -37,7 +37,7 @@ def check_classes(count: int, source: str = "num_classes") -> None:
     """Raise for another number of classes than label maps can have.
 
     Args:
-        count: of the classes, background too.
+        count: number of the classes, background too.
         source: where it stands, for the message.
 
     Raises:

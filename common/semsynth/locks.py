@@ -42,7 +42,7 @@ def locked(folder: str | Path, work: str, *, wait: bool = False, shared: bool = 
     locks, ``filelock`` takes over the lock of a process that has ended on the same host.
 
     Args:
-        folder: that the block writes into; made if it is not there.
+        folder: folder that the block writes into; made if it is not there.
         work: what the block does, for the message of the other run, for example ``"semsynth prepare"``.
         wait: until another run has ended; else it is an error that it is there.
         shared: whether the processes of one torchrun write into it together; each then holds its own lock.

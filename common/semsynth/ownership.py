@@ -34,7 +34,7 @@ class Outputs:
     """The files that one command or handler writes into a folder.
 
     Args:
-        folder: that the user gave; made when the first file is written.
+        folder: folder that the user gave; made when the first file is written.
         maker: who writes them, such as ``semsynth prepare``; what another one has written is not replaced either.
         known: name → whether a file that the ledger does not list is, by its content, one of this maker.
         instead: what the user can give in place of the folder, for the message.
@@ -49,7 +49,7 @@ class Outputs:
         """Raise, before any work, for files that would be replaced and are not ours.
 
         Args:
-            names: of the files that will be written; None: all that are known.
+            names: names of the files that will be written; None: all that are known.
 
         Raises:
             InputError: naming all of them.

@@ -29,7 +29,7 @@ class MapFigures:
         names: which figures: ``volume_ml``, ``surface_cm2``, ``elongation``, ``flatness``, ``branches``,
             ``branches_mm``, ``parts``, ``hollows``, ``tunnels`` of a class with a rule; ``thickness_mm`` and
             ``openness`` of a wall; ``share`` of patches.
-        rules: that say which class is a wall of which; as of :class:`~semsynth.prepare.morph.MorphLabel`.
+        rules: rules that say which class is a wall of which; as of :class:`~semsynth.prepare.morph.MorphLabel`.
 
     Raises:
         InputError: for a name of a class that there is not, or has no rule.

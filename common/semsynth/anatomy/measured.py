@@ -42,7 +42,7 @@ def anatomy_of(
         label: ``(H, W, D)`` class indices.
         spacing: mm per voxel.
         index: name → class, of those that have a rule.
-        rules: whose classes are measured.
+        rules: rules whose classes are measured.
     """
     figures: dict[str, Mapping[str, float]] = {}
     branches: dict[str, list[Branch]] = {}
@@ -86,7 +86,7 @@ class ShapeLimits:
         """Limits from maps.
 
         Args:
-            anatomies: of training maps, and of no others.
+            anatomies: anatomies of training maps, and of no others.
             widen: share of each range by which it is widened at either end, by 10 % of its middle at least; where the
                 95 % prediction interval of one more value reaches further, it counts.
 
@@ -147,8 +147,8 @@ def refusal(before: Anatomy, after: Anatomy, rules: MorphRules, limits: ShapeLim
     """The first reason why a morphed map is refused, such as ``endo: tunnels``; empty where there is none.
 
     Args:
-        before, after: of the map and of what became of it.
-        rules: of the classes.
+        before, after: figures of the map and of what became of it.
+        rules: rules of the classes.
         limits: which must hold the figures after.
     """
     for name in rules.classes:

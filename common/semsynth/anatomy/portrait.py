@@ -28,7 +28,7 @@ def portrait_of(
         label: ``(H, W, D)`` class indices.
         spacing: mm per voxel.
         names: index → name of the classes.
-        rules: whose classes have a shape of their own.
+        rules: rules whose classes have a shape of their own.
 
     Returns:
         ``<class>.<figure>`` of :func:`~semsynth.anatomy.measured.anatomy_of`, and its parts and tunnels; of each class
@@ -93,8 +93,8 @@ def difference(first: NDArray[np.integer], second: NDArray[np.integer], classes:
     """One minus the mean Dice of two maps' classes, over the cells that both show; 0 for the same map.
 
     Args:
-        first, second: of :func:`aligned_cells`.
-        classes: that are compared; one that neither has does not count.
+        first, second: result of :func:`aligned_cells`.
+        classes: classes that are compared; one that neither has does not count.
     """
     both = (first >= 0) & (second >= 0)
     found = []

@@ -23,9 +23,9 @@ def thickness_of(cavity: Mask, wall: Mask, spacing: Sequence[float], openness: f
 
     Args:
         cavity: ``(H, W, D)``.
-        wall: of the same shape, apart from the cavity.
+        wall: mask of the wall, of the same shape, apart from the cavity.
         spacing: mm per voxel.
-        openness: of :func:`openness_of`.
+        openness: result of :func:`openness_of`.
 
     Returns:
         0 where there is no wall or no cavity.
@@ -59,7 +59,7 @@ def moved_outwards(cavity: Mask, wall: Mask, change: NDArray[np.floating], spaci
 
     Args:
         cavity: ``(H, W, D)``.
-        wall: of the same shape, apart from the cavity.
+        wall: mask of the wall, of the same shape, apart from the cavity.
         change: ``(H, W, D)``, mm outwards; inwards where negative.
         spacing: mm per voxel.
 

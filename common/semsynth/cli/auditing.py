@@ -40,8 +40,8 @@ def audit(
         judge: weights of la_unet_judge, whose features are compared too.
         extractors: feature networks with commas, such as efficientnet_lite0; without it none but the judge's.
         false_positives: share of real scans of other patients that the threshold flags.
-        seed: of draws.
-        device: of networks, cuda or cpu.
+        seed: seed of draws.
+        device: device of networks, cuda or cpu.
         wait: until another audit that writes into --output has ended; else it is an error that it is there.
     """
     from ..evaluation.judge import load_judge

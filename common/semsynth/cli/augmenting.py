@@ -80,7 +80,7 @@ def augment(
         resample: bring maps to the voxel size that the weights were trained at, and the volumes back.
         device: cuda, cuda:1 or cpu; without it a GPU where there is one.
         jobs: cases that are prepared at the same time.
-        seed: of morphs, styles and volumes.
+        seed: seed of morphs, styles and volumes.
         pseudonyms: key file, in which each case and patient has a pseudonym; names that are new get one. Nothing in
             --output is called otherwise. The file is made if it is not there, and must lie outside of --output.
         anonymous_names: pseudonyms without a key file, from the hash of each case's voxels.

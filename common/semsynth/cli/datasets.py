@@ -96,7 +96,8 @@ def prepare(
             of the stack's slices, or in space.
         scale: percentiles, min-max or window: how intensities become [0, 1]; without it percentiles, or what the
             input's datalist states. With min-max one defective voxel can set the scale of its volume.
-        percentiles: of each volume's non-zero voxels, 0,99.9 unless said otherwise; 0 is the minimum of all voxels.
+        percentiles: percentiles of each volume's non-zero voxels, 0,99.9 unless said otherwise; 0 is the minimum of all
+            voxels.
         window: intensities of the files that become 0 and 1, the same for all volumes.
         dtype: uint8, int16 or float32: how intensities are stored.
         like: folder of data prepared before, such as that of trained weights: all settings of its preparation, centres
@@ -108,7 +109,7 @@ def prepare(
         group_patients: find scans of one patient by registering the images (100 cases take about five minutes), state
             them as "patient" in the datalist and keep them in one split; pairs.csv, pairs.png and same_patient.json say
             what was found and how sure it is.
-        seed: of the draw of splits.
+        seed: seed of the draw of splits.
         jobs: cases at the same time.
         overwrite: replace cases that were prepared with other settings or from other files.
         wait: until another run that writes into --output has ended; else it is an error that it is there.
@@ -192,7 +193,8 @@ def prepare_maps(
         size: voxels to crop and pad to around the classes, for example 256,256,32; without it each case keeps its own.
         scale: percentiles, min-max or window: how intensities become [0, 1]; without it percentiles, or what the
             input's datalist states. With min-max one defective voxel can set the scale of its volume.
-        percentiles: of each volume's non-zero voxels, 0,99.9 unless said otherwise; 0 is the minimum of all voxels.
+        percentiles: percentiles of each volume's non-zero voxels, 0,99.9 unless said otherwise; 0 is the minimum of all
+            voxels.
         window: intensities of the files that become 0 and 1 (CT), for example -1000,1000, the same for all volumes.
         hu_offset: number to add to the files' values to get Hounsfield units (CT), for example -1024 where they hold
             HU + 1024; without it 0 for CT. Synthetic CT is then written in Hounsfield units.
@@ -213,7 +215,7 @@ def prepare_maps(
         group_patients: find scans of one patient by registering the images (100 cases take about five minutes), state
             them as "patient" in the datalist and keep them in one split; pairs.csv, pairs.png and same_patient.json say
             what was found and how sure it is.
-        seed: of the draw of splits.
+        seed: seed of the draw of splits.
         jobs: cases at the same time.
         overwrite: replace cases that were prepared with other settings or from other files.
         wait: until another run that writes into --output has ended; else it is an error that it is there.
@@ -417,9 +419,10 @@ def choose_k(
         sigma: Gaussian smoothing before clustering, in voxels.
         scale: percentiles, min-max or window: how intensities become [0, 1]; without it percentiles, or what the
             input's datalist states. With min-max one defective voxel can set the scale of its volume.
-        percentiles: of each volume's non-zero voxels, 0,99.9 unless said otherwise; 0 is the minimum of all voxels.
+        percentiles: percentiles of each volume's non-zero voxels, 0,99.9 unless said otherwise; 0 is the minimum of all
+            voxels.
         window: intensities of the files that become 0 and 1, the same for all volumes.
-        seed: of the draw of volumes and voxels.
+        seed: seed of the draw of volumes and voxels.
     """
     from ..data.intensity import chosen_scaling
     from ..data.nesting import refuse_found

@@ -96,19 +96,21 @@ def convert(
         output: the file to write, for example model.pt; its card is model.json.
         name: entry of a checkpoint, or what stands before the keys, for example generator or decoder.blocks.0; with
             --bundle one of its networks, for example denoiser.
-        groups: of the group norms (num_groups, norm_num_groups). Without it the packages' default: instance norm under
-            SPADE; 32 groups in autoencoders and U-Nets.
-        eps: of the norms; without it 1e-5, in autoencoders and U-Nets 1e-6.
+        groups: number of groups of the group norms (num_groups, norm_num_groups). Without it the packages' default:
+            instance norm under SPADE; 32 groups in autoencoders and U-Nets.
+        eps: epsilon of the norms; without it 1e-5, in autoencoders and U-Nets 1e-6.
         slope: negative slope of the residual blocks' activations; 0.2 unless said otherwise.
-        head_channels: of a U-Net's attention (num_head_channels), one number or one per level; 8 unless said otherwise.
+        head_channels: number of channels of a U-Net's attention (num_head_channels), one number or one per level; 8
+            unless said otherwise.
         stride: voxels of the label map per voxel of a U-Net's latent; 8 unless said otherwise.
-        spade_eps: of the norms under an autoencoder's SPADE, where it is not that of the package.
-        num_classes: of your label maps, background included, for networks that were trained without any.
+        spade_eps: epsilon of the norms under an autoencoder's SPADE, where it is not that of the package.
+        num_classes: number of classes of your label maps, background included, for networks that were trained without
+            any.
         signed: intensities in [-1, 1] in the training of an AutoencoderKL; [0, 1] unless said otherwise.
-        blocks_only: of a SPADENet the residual blocks alone; its other layers, some of one input size, do not fit.
+        blocks_only: only the residual blocks of a SPADENet; its other layers, some of one input size, do not fit.
         to: monai for the way back, of weights whose card or --bundle says how the network is built.
         bundle: folder of the bundle that the weights were trained in; only with --to monai.
-        mean_only: of an autoencoder's posterior the mean alone, with --to monai, where log σ² has no counterpart.
+        mean_only: only the mean of an autoencoder's posterior, with --to monai, where log σ² has no counterpart.
         overwrite: replace the file and its card where they are there, if they are weights with their card.
     """
     from ..convert import convert_file, convert_file_to_monai
@@ -170,7 +172,7 @@ def export(
             diffusion and spade_gan3d, others take any size without it.
         format: torch or onnx.
         weights: instead of the bundle's models/model.pt.
-        steps: that sampling.json describes; without it the bundle's own.
+        steps: number of steps that sampling.json describes; without it the bundle's own.
         overwrite: replace graphs that are there, if an export wrote them.
     """
     from ..synthesis.export import export_bundle
@@ -291,9 +293,9 @@ def evaluate(
         weights: NAME=FILE of a feature network's weights, where they are not in a package or the hub's cache.
         in_loss: NAME=NETWORK that was in that system's own loss, beside those that its records name.
         lpips: also LPIPS (needs pip install 'semsynth[lpips]' and its weights).
-        draws: of reference cases, 20 or more.
+        draws: number of draws of reference cases, 20 or more.
         n: volumes on each side of a draw, each of another patient; without it as many as the unseen cases allow.
-        seed: of the draws.
+        seed: seed of the draws.
         pictures: cases per system and group in the HTML report, worst first.
         device: cpu, cuda …; without it a GPU where there is one.
         wait: until another run that writes into --output has ended; else it is an error that it is there.

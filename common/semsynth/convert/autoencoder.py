@@ -66,12 +66,12 @@ def convert_autoencoder(
     encoder become one with its last convolution.
 
     Args:
-        weights: of theirs, in 3D.
+        weights: their weights, in 3D.
         groups: its norm_num_groups; 32 is the packages' default.
         eps: its norm_eps.
-        spade_eps: of the norms under SPADE. None: ``eps`` for MONAI, and for monai-generative, which leaves them at
-            PyTorch's default whatever norm_eps is, 1e-5. (Of one level and no attention the two have the same names:
-            that is taken as MONAI's.)
+        spade_eps: epsilon of the norms under SPADE. None: ``eps`` for MONAI, and for monai-generative, which leaves
+            them at PyTorch's default whatever norm_eps is, 1e-5. (Of one level and no attention the two have the same
+            names: that is taken as MONAI's.)
 
     Raises:
         InputError: for weights in 2D; for an image or reconstruction of several channels; for non-local attention in
@@ -131,7 +131,7 @@ def layout_of(weights: Weights, what: str = WHAT) -> Layout:
     """How it is built, from the names of its tensors.
 
     Args:
-        weights: of an autoencoder of theirs, with SPADE or without.
+        weights: weights of an autoencoder of theirs, with SPADE or without.
         what: its class, for messages.
 
     Raises:
@@ -193,7 +193,7 @@ def pairing_of(weights: Weights, own: Weights, layout: Layout) -> Pairing:
     Args:
         weights: theirs.
         own: ours; names and shapes suffice.
-        layout: of theirs.
+        layout: their layout.
     """
     pairing = Pairing(weights, own)
     for part, letters in (("encoder", layout.encoder), ("decoder", layout.decoder)):

@@ -29,8 +29,8 @@ class Conversion(Generic[_Module]):
     Attributes:
         kind: what the weights are of now: one of :data:`~semsynth.convert.KINDS`, or a class of MONAI's.
         weights: state dict of ours, or of MONAI's network.
-        arguments: of the module that it belongs to, as JSON can hold them; ``options`` or ``spade`` are those of
-            :class:`~semsynth.networks.blocks.spade.SPADEOptions`.
+        arguments: arguments of the module that it belongs to, as JSON can hold them; ``options`` or ``spade`` are those
+            of :class:`~semsynth.networks.blocks.spade.SPADEOptions`.
         build: makes that module of them.
         skipped: layers that were left out, and why.
         initial: layers that the weights say nothing about, and what they are now.
@@ -61,10 +61,10 @@ def spade_options(
     """Arguments of ``SPADEOptions`` with which ours computes what theirs does.
 
     Args:
-        hidden, kernel: of the label branch.
-        groups: of the group norm; None for instance norm.
-        eps: of that norm.
-        channels: that it has to divide.
+        hidden, kernel: width and kernel of the label branch.
+        groups: number of groups of the group norm; None for instance norm.
+        eps: epsilon of that norm.
+        channels: number of channels that it has to divide.
         affine: whether that norm has weights.
 
     Raises:
@@ -167,7 +167,7 @@ def compare(weights: Weights, shapes: Mapping[str, tuple[int, ...]], what: str, 
     """Raise unless the weights have these names and shapes, no more and no fewer.
 
     Args:
-        weights, shapes: by name.
+        weights, shapes: weights and shapes by name.
         what: the network.
         how: which one of its kind, and what to do, for the message.
 

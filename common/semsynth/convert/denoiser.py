@@ -41,7 +41,7 @@ def convert_denoiser(
     Widths, levels, blocks, attention and label channels are read from the weights.
 
     Args:
-        weights: of theirs, in 3D.
+        weights: their weights, in 3D.
         groups: its norm_num_groups; 32 is the packages' default.
         eps: its norm_eps.
         head_channels: its num_head_channels, one number or one per level; 8 is the packages' default, None one head.
@@ -115,7 +115,7 @@ def pairing_of(weights: Weights, own: Weights, blocks: Sequence[int], attention:
     Args:
         weights: theirs.
         own: ours; names and shapes suffice.
-        blocks, attention: of each level, see :func:`levels_of`.
+        blocks, attention: blocks and attention of each level, see :func:`levels_of`.
     """
     pairing = Pairing(weights, own)
     for ours, theirs in {

@@ -134,7 +134,7 @@ class Pairing:
         """Their weights made of ours: the inverse of :meth:`converted`, for the tensors that are in a pair.
 
         Args:
-            own: of the names and shapes that this pairing was built with.
+            own: weights of the names and shapes that this pairing was built with.
         """
         theirs: dict[str, torch.Tensor] = {}
         for ours, names in self._sources.items():

@@ -50,9 +50,9 @@ def convert_plain_autoencoder(
     ours does neither.
 
     Args:
-        weights: of theirs, in 3D; of ``AutoencoderKlMaisi`` those with use_convtranspose=False, which leaves no trace
-            in them.
-        num_classes: of the label maps that it is to be trained on.
+        weights: their weights, in 3D; of ``AutoencoderKlMaisi`` those with use_convtranspose=False, which leaves no
+            trace in them.
+        num_classes: number of classes of the label maps that it is to be trained on.
         groups: its norm_num_groups; 32 is the default.
         eps: its norm_eps.
         signed: it was trained on intensities in [-1, 1]; the published ones were on [0, 1]. Then
@@ -98,8 +98,8 @@ def convert_plain_denoiser(
     ``ours(x, timesteps, ours.encode(label))`` for any label map ``stride`` times as large.
 
     Args:
-        weights: of theirs, in 3D.
-        num_classes: of the label maps that it is to be trained on.
+        weights: their weights, in 3D.
+        num_classes: number of classes of the label maps that it is to be trained on.
         groups, eps, head_channels, stride: as of :func:`~semsynth.convert.convert_denoiser`.
 
     Raises:

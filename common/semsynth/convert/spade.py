@@ -36,9 +36,10 @@ def convert_spade(weights: Weights, *, groups: int | None = None, eps: float = 1
     The result is the same for a label encoding at the features' resolution; theirs brings it there by ``nearest``.
 
     Args:
-        weights: of theirs, in 3D.
-        groups: of its norm ``("GROUP", {"num_groups": …, "affine": False})``; without it ``"INSTANCE"``, their default.
-        eps: of that norm.
+        weights: their weights, in 3D.
+        groups: number of groups of its norm ``("GROUP", {"num_groups": …, "affine": False})``; without it
+            ``"INSTANCE"``, their default.
+        eps: epsilon of that norm.
 
     Raises:
         InputError: for weights in 2D, of a norm with parameters or running statistics, with a kernel that ours cannot
@@ -69,7 +70,7 @@ def convert_spade_block(
     """MONAI's ``SPADENetResBlock`` or monai-generative's ``SPADEResNetBlock`` as our ``SPADEResBlock``.
 
     Args:
-        weights: of theirs, in 3D.
+        weights: their weights, in 3D.
         groups, eps: as of :func:`convert_spade`.
         slope: negative slope of the activations, 0 or more (0.2 is their default, and all that monai-generative has).
 
@@ -109,7 +110,7 @@ def convert_spade_net(
     """The residual blocks of a ``SPADENet`` (or of its ``SPADEDecoder``) of either package.
 
     Args:
-        weights: of the whole network.
+        weights: weights of the whole network.
         groups, eps, slope: as of :func:`convert_spade_block`, for all blocks.
         blocks_only: leave out everything else. Without it there is an error where there is anything else, as in every
             ``SPADENet``.

@@ -37,8 +37,8 @@ def to_monai_autoencoder(
     not any more.
 
     Args:
-        weights: of ours.
-        arguments: of ours.
+        weights: our weights.
+        arguments: our arguments.
         mean_only: let log σ² be -30, so that MONAI's encoder gives the mean alone.
 
     Raises:
@@ -80,8 +80,8 @@ def to_monai_denoiser(weights: Weights, arguments: Mapping[str, Any]) -> Convers
     """Our ``SPADEUNet`` as MONAI's ``SPADEDiffusionModelUNet``.
 
     Args:
-        weights: of ours.
-        arguments: of ours.
+        weights: our weights.
+        arguments: our arguments.
 
     Raises:
         InputError: with all parts that MONAI's has no counterpart for; for weights that do not belong to the arguments.
@@ -121,7 +121,7 @@ def spade_problems(options: SPADEOptions, *, kernel: bool = True) -> list[str]:
     """What MONAI's ``SPADE`` cannot be told, of these options.
 
     Args:
-        options: of ours.
+        options: our options.
         kernel: whether its kernel is always 3³, as in MONAI's autoencoder and U-Net.
     """
     problems = []
@@ -272,9 +272,9 @@ def returned(
     """Weights for a class of MONAI's, float32, in its order, and the arguments with its name.
 
     Args:
-        network: that class.
+        network: MONAI's class.
         made: its weights.
-        arguments: of it.
+        arguments: arguments of it.
         shapes: a state dict of it, for names and shapes alone.
         skipped: see :class:`~semsynth.convert.Conversion`.
 

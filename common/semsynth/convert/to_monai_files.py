@@ -50,8 +50,8 @@ def to_monai(kind: str, weights: Weights, arguments: Mapping[str, Any], *, mean_
     Args:
         kind: "spade", "spade_block", "spade_net", "autoencoder" or "denoiser".
         weights: a bare state dict of ours.
-        arguments: of our network.
-        mean_only: of an autoencoder, see :func:`~semsynth.convert.to_monai_autoencoder`.
+        arguments: arguments of our network.
+        mean_only: option of an autoencoder, see :func:`~semsynth.convert.to_monai_autoencoder`.
 
     Raises:
         InputError: for another kind; for a network that MONAI has no equal of, with all parts that have no counterpart.

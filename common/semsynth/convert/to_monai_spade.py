@@ -22,8 +22,8 @@ def to_monai_spade(weights: Weights, arguments: Mapping[str, Any]) -> Conversion
     """Our ``SPADE`` as MONAI's. Label encodings at the features' resolution give the same output.
 
     Args:
-        weights: of ours.
-        arguments: of ours, ``options`` as a mapping.
+        weights: our weights.
+        arguments: our arguments, ``options`` as a mapping.
 
     Raises:
         InputError: with all options that MONAI's has no counterpart for; for weights that do not belong to the
@@ -51,8 +51,8 @@ def to_monai_spade_block(weights: Weights, arguments: Mapping[str, Any]) -> Conv
     """Our ``SPADEResBlock`` as MONAI's ``SPADENetResBlock``.
 
     Args:
-        weights: of ours.
-        arguments: of ours, ``options`` as a mapping.
+        weights: our weights.
+        arguments: our arguments, ``options`` as a mapping.
 
     Raises:
         InputError: as of :func:`to_monai_spade`; for a block that is given a style or noise.
@@ -98,8 +98,8 @@ def to_monai_spade_net(weights: Weights, arguments: Mapping[str, Any]) -> Conver
     """The residual blocks that :func:`~semsynth.convert.convert_spade_net` took out of a ``SPADENet``, back.
 
     Args:
-        weights: of ours.
-        arguments: of ours.
+        weights: our weights.
+        arguments: our arguments.
 
     Returns:
         A module of ``blocks``, under the names that they have in MONAI's ``SPADEDecoder``; the arguments of each stand

@@ -97,8 +97,8 @@ class Rules:
         patch_size: voxels along right, anterior, superior that training crops.
         spacing: mm per voxel that training resamples to before; None if it does not.
         intensity: what the datalist says that image files hold; None where it says nothing.
-        names: of the classes from 1 on, which files that are read in the order of their segments have to have; empty
-            compares these files with each other.
+        names: names of the classes from 1 on, which files that are read in the order of their segments have to have;
+            empty compares these files with each other.
         pad: whether segmentations that 3D Slicer has cropped are put on the image's grid.
     """
 

@@ -47,7 +47,7 @@ def vocabulary_of(bundle: str | Path, count: int) -> str:
 
     Args:
         bundle: its folder, or its ``metadata.json``.
-        count: of the maps' classes.
+        count: number of the maps' classes.
     """
     path = Path(bundle)
     path = path if path.suffix == ".json" else path / "configs" / "metadata.json"

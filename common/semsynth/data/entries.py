@@ -210,7 +210,8 @@ def case_of(
         entry: the entry.
         roles: the keys of its files.
         split: where it stands.
-        names: of the classes from 1 on, by which the segments of a label map are found; empty takes the file's order.
+        names: names of the classes from 1 on, by which the segments of a label map are found; empty takes the file's
+            order.
     """
     content = entry.get("content")
     shape = content.get("shape") if isinstance(content, Mapping) else None
@@ -239,7 +240,7 @@ def with_vocabulary(
         maps: index → name as the datalist states it; classes that it does not state are added without a name.
         bundle: its folder, or its ``metadata.json``.
         source: the file that findings are about.
-        key: of the classes in the metadata.
+        key: key of the classes in the metadata.
     """
     maps = dict(maps) | {index: "" for index in report.classes if index not in maps}
     found = compare_classes(maps, bundle_classes(bundle, key=key), source=source, counts=report.classes)
@@ -297,14 +298,15 @@ def load_label_maps(
     Args:
         dataset_dir: folder with a ``datalist.json``.
         pattern: a glob of label map files to take instead.
-        split: of the datalist, or several of which the first that has entries is taken; ``"all"`` takes every split.
+        split: split of the datalist, or several of which the first that has entries is taken; ``"all"`` takes every
+            split.
         num_classes, metadata, vocabulary: as in :func:`load_datalist`.
         num_samples: how many volumes to draw per map. From two on, each map stands in the list as often, as case
             ``<case>_s0``, ``<case>_s1`` …, with the map's name under ``source_case`` and the number under ``sample``.
         style_from: ``"own"`` adds each case's own image under ``style_from``, or the image (with its ``style_map``)
             that the datalist states there; anything else is passed over.
-        grid: that the weights were trained on: maps of another voxel size or field of view, and a data set whose images
-            were scaled by another rule, are warned of.
+        grid: grid that the weights were trained on: maps of another voxel size or field of view, and a data set whose
+            images were scaled by another rule, are warned of.
         pseudonyms: key file by which cases and patients get pseudonyms, see :mod:`semsynth.data.hidden`.
         anonymous_names: the same without a key file.
         output_dir: where the volumes go, outside of which the key file must lie.
@@ -406,7 +408,7 @@ def load_images(
     Args:
         dataset_dir: folder with a ``datalist.json``, whose ``testing`` entries are taken, else ``validation``.
         pattern: a glob of image files to take instead; names as of :func:`semsynth.data.naming.case_name`.
-        grid: that the weights were trained on: images of another field of view are warned of.
+        grid: grid that the weights were trained on: images of another field of view are warned of.
         pseudonyms, anonymous_names, output_dir: as of :func:`load_label_maps`.
 
     Raises:

@@ -76,8 +76,8 @@ class Geometry:
         """Of voxel sizes and shapes in order right, anterior, superior, one pair or more.
 
         Args:
-            grids: of the volumes.
-            spacing: that training resamples them to; None: it does not.
+            grids: grids of the volumes.
+            spacing: voxel size that training resamples them to; None: it does not.
             trained: the rule of intensities, and their unit.
         """
         sizes, shapes = (np.asarray(part, dtype=np.float64) for part in zip(*grids, strict=True))
@@ -357,9 +357,9 @@ def training_geometry(
     """``geometry`` of a training's card.
 
     Args:
-        entries: that it was trained on.
+        entries: entries that it was trained on.
         datalists: where they come from; the first that states a rule of intensities tells it.
-        spacing: that training resamples to; None: it does not.
+        spacing: voxel size that training resamples to; None: it does not.
     """
     paths = [datalists] if isinstance(datalists, str | Path) else datalists
     stated = [stated_intensity(read_metadata(Path(path)), path) for path in paths]

@@ -21,7 +21,7 @@ class Placement:
 
     Attributes:
         change: ``(3, 2)`` as nibabel's orientations: axis of the other volume, and 1 or −1 for its direction, per axis.
-        shape: of the reordered array.
+        shape: shape of the reordered array.
         affine: ``(4, 4)`` of the reordered array, voxel indices → mm.
         voxels: how far the corners of the two grids are apart at most, as a share of the other's voxel along one of its
             axes; infinite where the shapes differ.

@@ -18,8 +18,8 @@ def in_half(entries: Iterable[Mapping[str, Any]], half: int | None) -> list[dict
     """The entries of patients of one half, in their order.
 
     Args:
-        entries: of a loaded datalist; one without ``patient`` is a patient of its own, by the name of its case (or of
-            the case that it was made from).
+        entries: entries of a loaded datalist; one without ``patient`` is a patient of its own, by the name of its case
+            (or of the case that it was made from).
         half: 0 or 1; None takes all.
 
     Raises:

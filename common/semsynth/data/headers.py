@@ -44,7 +44,8 @@ class Header:
         size: bytes that its voxels need when they are unpacked, of NIfTI those of the header with them; None where the
             format checks that itself.
         notes: warnings on what had to be decided to read it.
-        segments: of a file that names them (``.seg.nrrd``, SEG, RTSTRUCT); its voxels are read as classes then.
+        segments: segments of a file that names them (``.seg.nrrd``, SEG, RTSTRUCT); its voxels are read as classes
+            then.
         selection: what is taken of a file of labels.
         placement: where the file's own grid lies in this one, where they are not the same.
         oriented: whether the file says where the axes point (NIfTI: qform or sform).

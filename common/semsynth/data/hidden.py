@@ -49,8 +49,8 @@ class Person:
     """What a pseudonym is for.
 
     Attributes:
-        name: of the case.
-        patient: whose scan it is; None where nobody says.
+        name: name of the case.
+        patient: patient whose scan it is; None where it is unknown.
         voxels: what tells the case from all others, for names without a key file: the hash of its label map's voxels,
             or of its image's where it has none.
     """

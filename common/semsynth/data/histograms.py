@@ -121,7 +121,7 @@ def check_modality(path: str | Path, content: Mapping[str, Any], stated: Intensi
 
     Args:
         path: the datalist.
-        content: of it.
+        content: its content.
         stated: what it says that its files hold.
     """
     modality = content.get("modality")

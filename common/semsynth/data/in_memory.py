@@ -27,8 +27,8 @@ def volume_of(data: Mapping[Hashable, Any], key: Hashable, *, label: bool = Fals
     ``MetaTensor``, or of the metadata beside it (``<key>_meta_dict``); where both are missing, voxels are 1 mm.
 
     Args:
-        data: of one case.
-        key: of the path or array.
+        data: data of one case.
+        key: key of the path or array.
         label: whether it is a label map, whose values within 1e-3 of whole numbers become whole numbers.
 
     Raises:

@@ -160,7 +160,7 @@ class Intensity:
     Attributes:
         window: values of the files that networks see as 0 and 1, clipped beyond; None: not stated.
         scaling: the rule by which the values of the source's files became those; None: not known.
-        unit: of ``unit_range``, such as ``"HU"``; empty where intensities have no unit.
+        unit: unit of ``unit_range``, such as ``"HU"``; empty where intensities have no unit.
         unit_range: what 0 and 1 are in that unit.
     """
 

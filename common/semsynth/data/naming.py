@@ -126,8 +126,8 @@ def distinct_names(names: Sequence[str], places: Sequence[Sequence[str]]) -> lis
     """The names, or, where one stands twice, names for all by where the files were found.
 
     Args:
-        names: of the cases, by :func:`case_name`.
-        places: of each case the parts of its path that were not given beforehand: what the wildcards of a pattern stand
+        names: names of the cases, by :func:`case_name`.
+        places: parts of each case's path that were not given beforehand: what the wildcards of a pattern stand
             for, or the folders below the one that was searched. Those that are the same for all cases say nothing.
     """
     if len(set(names)) == len(names):
@@ -144,7 +144,7 @@ def check_names(names: Sequence[str], source: str | Path, *, fix: str = "set 'ca
     """Raise if two cases share a name (one would overwrite the other) or a name is no plain file name.
 
     Args:
-        names: of all cases.
+        names: names of all cases.
         source: where they come from, for the message.
         fix: what to do, for the message.
 

@@ -69,8 +69,8 @@ def refuse_results(pattern: str, files: Sequence[Path], what: str) -> None:
     """Raise where a pattern of label maps or images has found what an inference wrote.
 
     Args:
-        pattern: that was given.
-        files: that it found.
+        pattern: pattern that was given.
+        files: files that it found.
         what: "label maps", which no synthetic volume is, or "images", which no segmentation is.
 
     Raises:

@@ -204,7 +204,7 @@ def labelled_images(pattern: str | Path, label: str) -> list[Entry]:
     """The images of a pattern, each with its label map of any classes.
 
     Args:
-        pattern: of the images.
+        pattern: pattern of the images.
         label: the label maps' paths with the same wildcards, which stand for the same text.
 
     Raises:
@@ -249,7 +249,7 @@ def check_input(
         source, endo, wall: as in :func:`find_cases`; of a datalist's entries ``label`` is checked as a label map.
         label: pattern of label maps: for a pattern of images with the same wildcards; without ``source`` they are
             checked by themselves.
-        num_classes: of the label maps; None takes what the datalist states.
+        num_classes: number of classes of the label maps; None takes what the datalist states.
         patch_size: voxels that training will crop.
         patient_regex: as in :func:`split_cases`; None takes what the datalist states.
         bundle: folder of a bundle whose weights are to be used on the label maps.

@@ -33,8 +33,8 @@ class TrainedSpacingd(MapTransform):
     largest wins; :class:`OwnGridd` takes the volume back. A map of the trained voxel size stays the very same tensor.
 
     Args:
-        keys: of label maps ``(1, H, W, D)``, axes right, anterior, superior.
-        grid: that of the weights.
+        keys: keys of label maps ``(1, H, W, D)``, axes right, anterior, superior.
+        grid: grid of the weights.
         images: keys of images on the same grid, resampled linearly with the map.
         allow_missing_keys: pass over keys that the data does not have.
     """
@@ -84,8 +84,8 @@ class OwnGridd(MapTransform):
     as MONAI Label and MONAI Deploy do, put it where it belongs.
 
     Args:
-        keys: of the volumes, ``(C, H, W, D)``.
-        source_key: of the label map.
+        keys: keys of the volumes, ``(C, H, W, D)``.
+        source_key: key of the label map.
     """
 
     def __init__(self, keys: KeysCollection, source_key: str = "image") -> None:
@@ -134,7 +134,7 @@ def resampled(
 
     Args:
         volume: ``(C, H, W, D)``.
-        shape: of the result.
+        shape: shape of the result.
         spacing, target: mm per voxel, along H, W, D.
 
     Returns:

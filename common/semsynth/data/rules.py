@@ -60,9 +60,9 @@ def check_patch(
     """A volume smaller than the training patch.
 
     Args:
-        header: of the image.
+        header: header of the image.
         patch: voxels along right, anterior, superior.
-        shape: of the case itself in the same order, where its file was padded.
+        shape: shape of the case itself in the same order, where its file was padded.
         spacing: mm per voxel, in the same order, that training resamples to; None takes voxels as they are.
     """
     axes = _world_axes(header.affine)
@@ -141,7 +141,7 @@ def check_label(
     """A label map holds class indices from 0 on and at least one class that an expert drew.
 
     Args:
-        header: of the map.
+        header: header of the map.
         data: its voxels.
         num_classes: the largest index is one less; None allows all up to 254.
         experts: the classes that experts draw; empty where the classes are not those of a composite map.
@@ -193,7 +193,7 @@ def suggest_mapping(values: NDArray[Any], last: int, *, composite: bool = True) 
     """What to do about the class indices ``values`` of which some are larger than ``last`` or negative.
 
     Args:
-        values: that were found.
+        values: values that were found.
         last: the largest index.
         composite: whether the map is one of ``semsynth prepare``, with tissues behind the classes of experts.
     """

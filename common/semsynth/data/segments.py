@@ -36,9 +36,10 @@ class Selection:
     """What is taken of a file of labels, and which class it becomes.
 
     Attributes:
-        names: of segments that become classes 1, 2, …; empty takes all of them in the file's order. Files without named
-            segments are read by their values.
-        values: of voxels that become classes 1, 2, … in files without named segments; empty takes values as they are.
+        names: names of segments that become classes 1, 2, …; empty takes all of them in the file's order. Files without
+            named segments are read by their values.
+        values: values of voxels that become classes 1, 2, … in files without named segments; empty takes values as they
+            are.
         mask: whether one structure is wanted: the only segment, or the one that is named.
     """
 

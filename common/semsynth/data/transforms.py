@@ -294,7 +294,7 @@ class TissueMapd(MapTransform):
         output: where the map goes, of the image's shape: 0 for the darkest part outside the target, then the brighter
             ones, then the target's own classes.
         k: number of parts outside the target, by the quantiles of the smoothed image.
-        sigma: of that Gaussian smoothing, in voxels.
+        sigma: standard deviation of that Gaussian smoothing, in voxels.
     """
 
     def __init__(self, keys: KeysCollection, output: str = "tissue", *, k: int = 3, sigma: float = 1.0) -> None:
@@ -320,7 +320,7 @@ class RandTissueContrastd(RandomizableTransform, MapTransform):
         tissue: where the map is, class indices of the images' shape; it is removed from the result.
         prob: how often.
         shift: largest change of a class, in intensity.
-        sigma: of the borders, in voxels.
+        sigma: standard deviation of the borders, in voxels.
     """
 
     def __init__(

@@ -42,7 +42,7 @@ class Sides:
 
     Attributes:
         draws: the draws themselves.
-        patients: of the group's cases.
+        patients: patients of the group's cases.
         training: how many of a draw's references are scans that a system was trained on; None where nobody says.
         without: why there is no floor B; "" where there is one.
     """

@@ -54,7 +54,7 @@ def write_results(
     Args:
         results: tables and numbers.
         found: the measurements, for the values per case.
-        facts: of feature networks.
+        facts: facts of feature networks.
         pictures: for the HTML page, taken one at a time.
         summary: what page and Markdown open with.
 

@@ -28,8 +28,8 @@ class JudgeFacts(NamedTuple):
     """What stands beside a judge's numbers.
 
     Attributes:
-        name: of the judge.
-        sha256: of its weights' file.
+        name: name of the judge.
+        sha256: SHA-256 of its weights' file.
         spacing: its voxel size in mm.
         second: SHA-256 of the second judge's file, "" without one.
         seconded: the cases that the second one judges.
@@ -54,7 +54,7 @@ class Panel:
 
     Attributes:
         first: judges all cases that ``seconded`` does not name; None: no case is judged.
-        second: of the same classes and voxel size, trained on other patients.
+        second: second judge of the same classes and voxel size, trained on other patients.
         seconded: the cases that it judges.
     """
 
@@ -73,7 +73,7 @@ class Panel:
 
         Args:
             first, second: the judges.
-            cases: by name, with their patients.
+            cases: cases by name, with their patients.
             seen: SHA-256 of a judge → case → whether it was trained on that; None where nobody knows.
 
         Raises:
@@ -187,11 +187,11 @@ def load_judge(
 
     Args:
         weights: the file; None: no judge.
-        classes: of the label maps, that a residual U-Net segments; None takes la_unet_judge.
+        classes: classes of the label maps, that a residual U-Net segments; None takes la_unet_judge.
         spacing: mm per voxel of that U-Net, 1 × 1 × 1 unless given.
         channels: widths of its levels, 16, 32, 64, 128, 128 unless given.
         device: where it computes.
-        option: that the file was given by, for messages.
+        option: option that the file was given by, for messages.
 
     Raises:
         InputError: naming the option, for options that do not go together, a file that is not there, does not

@@ -64,7 +64,7 @@ class Facts:
         reasons: metric → why it was not measured.
         without: group → why it has no distribution metrics.
         judge: the network behind faithfulness, or None.
-        class_names: of the label maps, where the data set states them.
+        class_names: names of the classes of the label maps, where the data set states them.
         sides: group → what its draws are made of.
         other_maps: systems that were made from other label maps than those that they are scored with.
     """

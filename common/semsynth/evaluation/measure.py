@@ -144,7 +144,7 @@ class Measurer:
         """Agreement of the judge's segmentation of a volume with its label map (Med-LSDM, section 4.2).
 
         Args:
-            case: whose judge is asked.
+            case: case whose judge is asked.
             key: as of :meth:`features`.
             volume: ``(H, W, D)``.
             label: class indices, of the same shape.

@@ -38,7 +38,7 @@ def how_drawn(sides: Sides | None, why: str, slice_draws: int) -> list[str]:
     """What the draws of a group were, and against what both floors hold a system.
 
     Args:
-        sides: of the draws; None where there are none.
+        sides: sides of the draws; None where there are none.
         why: there are none.
         slice_draws: how many of the draws slice-wise FID takes; 0 where it is not there.
     """

@@ -78,7 +78,7 @@ def quality_table(layout: Layout, group: str) -> Table:
 
     Args:
         layout: the scores.
-        group: of cases.
+        group: group of cases.
     """
     columns = [
         Column("method"), Column("data"), Column("FID", "lower", "axial slices are the samples, EfficientNet-Lite0"),

@@ -55,7 +55,7 @@ def open_extractors(
     """The feature networks that are to be had, and for the others why not.
 
     Args:
-        names: of :data:`semsynth.networks.features.registry.EXTRACTORS`.
+        names: names of :data:`semsynth.networks.features.registry.EXTRACTORS`.
         weights: name → file, where it does not come from a package or a hub.
         device: where they compute.
         spacing: see :func:`~semsynth.provenance.frozen.load_features`.
@@ -117,28 +117,28 @@ def evaluate(
             folder of one system.
         real: real images, see :func:`semsynth.evaluation.sources.load_real`.
         output: folder for ``evaluation.md``, ``.csv``, ``.json``, ``.html`` and ``cases.csv``.
-        name: of the system whose folder alone is given.
+        name: name of the system whose folder alone is given.
         train_real: real images that the generators were trained on.
         labels: label maps by case name, instead of those that ``real`` names.
         extractors: feature networks of distribution metrics.
         weights: extractor → file of weights.
         judge: a segmentation network that was in no system's loss.
-        second_judge: of the same classes, trained on other patients: it judges the cases of patients that ``judge`` has
-            been trained on. Features are those of ``judge`` alone.
+        second_judge: second judge of the same classes, trained on other patients: it judges the cases of patients that
+            ``judge`` has been trained on. Features are those of ``judge`` alone.
         targets: class of the judge → class of the label maps, or the latter in the order of the judge's; None: by name,
             see :func:`semsynth.evaluation.judge.targets_of`. A judge that knows no class of the maps is off.
         feature_spacing: mm per voxel at which ``efficientnet_lite0`` takes slices, which are four of it apart and
             interpolated to half of it: more for large fields of view.
         in_loss: system → networks that were in its loss, beside those that its records name.
         with_lpips: also LPIPS (extra ``lpips``).
-        draws: of reference cases.
+        draws: number of draws of reference cases.
         n: volumes on each side of a draw, each of another patient; unless given see
             :func:`semsynth.evaluation.distributions.sizes`.
-        seed: of the draws.
+        seed: seed of the draws.
         pictures: cases per system and group in the report, worst first.
         show: log the tables, for those who do not print the result.
         download: ask the hub for feature networks' weights that are not here; without it no network is ever asked.
-        device: of metrics and networks.
+        device: device of metrics and networks.
         pseudonyms: key file by which real and synthetic cases are paired under pseudonyms, and are called in all that
             is written; names that are new get one, see :mod:`semsynth.data.hidden`.
         anonymous_names: the same without a key file.
@@ -236,9 +236,9 @@ def _seen(
     """By SHA-256 of its weights, which cases a judge was trained on, as such or as a feature network.
 
     Args:
-        cases: by name.
+        cases: cases by name.
         given: the judges.
-        networks: of which the judge may be one.
+        networks: networks, of which the judge may be one.
     """
     judges = {network.sha256: network.source for network in networks if network.name == JUDGE}
     for judge in given:

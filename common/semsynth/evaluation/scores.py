@@ -203,7 +203,7 @@ def paired_scores(
     Args:
         found: the measurements.
         metrics: which.
-        rows: of which systems.
+        rows: systems of the rows.
         judge: the network behind the metrics, for faithfulness.
     """
     scores = []

@@ -29,7 +29,7 @@ def judge_has_seen(cases: Mapping[str, RealCase], seen: SeenCases | None) -> dic
     """Per case whether a network was trained on it; None where nobody knows.
 
     Args:
-        cases: by name.
+        cases: cases by name.
         seen: what the card beside the network's weights says; None without weights.
     """
     if seen is None or not seen.known:
@@ -51,7 +51,7 @@ class Exposure:
         of: how many cases there are.
         cases: how many of them it was trained on.
         patients: how many more are of patients of whom it was trained on another scan.
-        unknown: of how many nobody knows.
+        unknown: number of those of which nobody knows.
     """
 
     of: int

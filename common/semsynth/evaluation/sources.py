@@ -49,8 +49,9 @@ class RealCase:
         label: the label map's file, or None.
         training: whether it belongs to the cases that generators were trained on; None if nobody says.
         content: where the case stands in a padded file, ``{"start", "shape"}`` in voxels.
-        patient: whose scan it is, as the datalist says; None if it does not: then the case is a patient of its own.
-        split: of the datalist, or None.
+        patient: patient whose scan it is, as the datalist says; None if it does not: then the case is a patient of its
+            own.
+        split: split of the datalist, or None.
         source: ``source_<role>`` → hash of the voxels of the raw file that the prepared one was made from.
         intensity: what the image's file holds; None where nobody says.
         scaling: the rule for an image of which nobody says it.

@@ -50,7 +50,7 @@ def summarise(
     Args:
         found: the measurements.
         scores: all of them.
-        differences: of systems on the same cases or draws.
+        differences: differences of systems on the same cases or draws.
         facts: what tables say beside scores.
         cases: the real cases, whose files are read again for the picture.
         pictured: whether cases are shown.

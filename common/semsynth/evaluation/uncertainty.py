@@ -144,7 +144,7 @@ def over_draws(
     Args:
         rows: per system its features; the floor is the real images under a name of their own.
         real: features of real images.
-        draws: from :func:`make_draws`.
+        draws: draws from :func:`make_draws`.
         metric: ``(y_pred, y)`` feature matrices → number.
 
     Returns:

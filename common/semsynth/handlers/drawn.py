@@ -53,10 +53,10 @@ class MapWriter(HeldFolder):
         output_dir: where to write.
         metadata: the bundle's ``metadata.json``.
         weights: the file that the network's weights came from.
-        num_classes: of the maps.
-        inferer: that draws the maps, and knows how.
+        num_classes: number of classes of the maps.
+        inferer: inferer that draws the maps, and knows how.
         entries: all that are to be made, of :func:`semsynth.synthesis.drawing.load_requests`.
-        seed: of the maps.
+        seed: seed of the maps.
         spacing: mm per voxel of the files; None: those that the weights draw on. Figures are those of the map as it was
             drawn.
         draws_on: mm per voxel that the config says the weights draw on; compared with their card.

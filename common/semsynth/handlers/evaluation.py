@@ -60,7 +60,7 @@ class EvaluationHandler:
     Args:
         extractors: feature networks, see :func:`semsynth.provenance.frozen.load_features`; they stay where
             they are.
-        paired: of :data:`PAIRED`; left out where the output has no real volume.
+        paired: metrics of :data:`PAIRED`; left out where the output has no real volume.
         judge: a segmentation network that was in no loss of the generator, or None: adds ``judge_dice``, of its
             segmentation of the synthetic volume with the label map, and ``judge_dice_real``, the same of the real one.
         target: the class of the label map that the judge's class 1 is held against.

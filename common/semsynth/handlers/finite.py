@@ -18,7 +18,7 @@ def refuse_not_finite(engine: Engine, weights: Path) -> None:
 
     Args:
         engine: an inference engine with the network's output under ``pred``.
-        weights: of the network, for the message.
+        weights: weights of the network, for the message.
     """
     # before postprocessing where the engine tells of it, as MONAI's do
     event: Any = IterationEvents.FORWARD_COMPLETED

@@ -26,8 +26,8 @@ class InitWeights:
     Args:
         network: to be initialised.
         path: a bare state dict (a bundle's ``model.pt``, also float16) or a training checkpoint; None does nothing.
-        optimizers: whose learning rates are warmed up: their moments are empty, and a full first step would undo what
-            was learned.
+        optimizers: optimizers whose learning rates are warmed up: their moments are empty, and a full first step would
+            undo what was learned.
         warm_up: iterations in which the rates rise linearly to what their schedules say.
         name: which network of a training checkpoint.
         unless: a file of weights that bring this network's along: where it is given, nothing is done here.

@@ -22,7 +22,7 @@ class LearnLimits:
     """Attached to a trainer: measures the training maps, as they are before augmentation, for the network's limits.
 
     Args:
-        dataset: of the training, with maps under ``label``.
+        dataset: dataset of the training, with maps under ``label``.
         network: with ``limits`` (:class:`semsynth.networks.figure_limits.FigureLimits`) and ``spacing``.
         more: further ones that are told the same, such as its moving average.
         widen: as of :meth:`semsynth.anatomy.MapFigures.limits`; None: that of the rules.

@@ -27,7 +27,7 @@ class MemoryReport:
         network: a :class:`~semsynth.networks.latent_diffusion.LatentDiffusion`; of others the measurement only.
         batches: what is to be made, see :class:`semsynth.synthesis.jobs.MapBatches`.
         device: the network's.
-        grid: that maps may be resampled to; None: they are taken as they are.
+        grid: grid that maps may be resampled to; None: they are taken as they are.
     """
 
     def __init__(

@@ -66,7 +66,7 @@ class MetricsSummary:
 
     Args:
         save_dir: folder, made if it is not there.
-        metrics: of the evaluator, with details per case.
+        metrics: metrics of the evaluator, with details per case.
 
     Raises:
         InputError: (when it is attached) for files in the folder that are not ours.

@@ -64,7 +64,7 @@ class SyntheticWriter(HeldFolder):
         output_dir: where to write.
         metadata: the bundle's ``metadata.json``.
         weights: the file that the network's weights came from.
-        num_classes: of the label maps; goes into the datalist, with their names.
+        num_classes: number of classes of the label maps; goes into the datalist, with their names.
         vocabulary: where in the metadata the names are; None where it does not have them.
         seed: what sample 0 was drawn with (sample i with seed + i), or None for a deterministic network.
         dtype: how intensities are stored.

@@ -100,7 +100,7 @@ class SaveBestWeights:
     Beside it a card of the same name with ``.json`` says what it was trained on, by which command, and its SHA-256.
 
     Args:
-        network: whose weights to save.
+        network: network whose weights to save.
         path: the file, for example ``runs/train/model.pt``.
         lower_is_better: direction of the key metric; the engine's ``metric_cmp_fn`` must agree.
         half: store floating-point tensors as float16 (half the size; loading casts them back).

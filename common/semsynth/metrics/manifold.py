@@ -18,12 +18,12 @@ class Reach(NamedTuple):
     """Shares of samples, 0…1.
 
     Attributes:
-        precision: of drawn samples that lie within the reach of a real one (improved precision, Kynkäänniemi et al.
-            2019, eq. 1 and 2): the distance to its k-th nearest real neighbour.
-        recall: of real samples that lie within the reach of a drawn one.
-        coverage: of real samples within whose reach a drawn one lies (Naeem et al. 2020, eq. 6): outliers among the
-            drawn ones do not help it.
-        nearest: of all samples whose nearest neighbour is of their own kind (leave-one-out 1-nearest-neighbour
+        precision: share of drawn samples that lie within the reach of a real one (improved precision, Kynkäänniemi et
+            al. 2019, eq. 1 and 2): the distance to its k-th nearest real neighbour.
+        recall: share of real samples that lie within the reach of a drawn one.
+        coverage: share of real samples within whose reach a drawn one lies (Naeem et al. 2020, eq. 6): outliers among
+            the drawn ones do not help it.
+        nearest: share of all samples whose nearest neighbour is of their own kind (leave-one-out 1-nearest-neighbour
             accuracy, Lopez-Paz & Oquab 2017): 0.5 where nobody can tell them apart.
     """
 
@@ -38,7 +38,7 @@ def reach(y_pred: NDArray[np.floating], y: NDArray[np.floating], k: int = NEIGHB
 
     Args:
         y_pred: features of the drawn samples, ``(N, F)``.
-        y: of the real ones, ``(M, F)``.
+        y: features of the real ones, ``(M, F)``.
         k: neighbours.
 
     Raises:

@@ -47,10 +47,10 @@ class SPADEAutoencoder(nn.Module):
     Args:
         num_classes: C, of the label map.
         channels: width of each residual level, from fine to coarse (four levels in the paper).
-        strides: by how much each level is coarser than the one before, 1 or 2; of the first, than the image. Their
+        strides: factors by which each level is coarser than the one before, 1 or 2; of the first, than the image. Their
             product is the compression along each axis. A first level of stride 2 has 2³ voxels as channels of one, at
             the decoder's end too: at full resolution most of the time goes into memory, not arithmetic.
-        latent_channels: of the latent (8 in the paper).
+        latent_channels: number of channels of the latent (8 in the paper).
         blocks: residual blocks per level, one number for all or one per level; encoder and decoder alike.
         spade: arguments of :class:`~semsynth.networks.blocks.spade.SPADEOptions`; norm, groups and eps hold for the
             norms without labels too.
@@ -60,7 +60,7 @@ class SPADEAutoencoder(nn.Module):
         middle: one more block, self-attention and block at the coarsest level, in the encoder and in the decoder.
         last_norm: a norm before the last convolution of encoder and of decoder, as in MONAI's. With ``norm="voxel"`` it
             would take the intensity from each voxel just before it is to be told.
-        norm_eps: of the norms without labels, for weights from elsewhere; None: that of ``spade``.
+        norm_eps: epsilon of the norms without labels, for weights from elsewhere; None: that of ``spade``.
         resampling: ``"aligned"``, ``"strided"`` or ``"smooth"``, see
             :class:`~semsynth.networks.blocks.residual.Downsample` and ``Upsample``; with the last two the widths change
             in the residual blocks, as in MONAI's.
@@ -443,7 +443,7 @@ def encode_labels(
     Args:
         label: class indices ``(B, 1, H, W, D)``.
         num_classes, dtype: as there.
-        strides: of the levels.
+        strides: strides of the levels.
         mode: as there, or ``"subvoxels"``: fractions, but at the finest level the stride³ voxels of each class as
             channels of their own, which loses nothing.
 

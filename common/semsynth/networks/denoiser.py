@@ -45,7 +45,7 @@ class DenoiserModulation(NamedTuple):
     """All that the denoiser computes from a label map, whatever the time step, the style and the noisy latent.
 
     Attributes:
-        middle: of the two blocks in the middle; {} where they have no SPADE.
+        middle: modulation of the two blocks in the middle; {} where they have no SPADE.
         up: one per block of the decoder, coarse to fine.
     """
 
@@ -151,9 +151,9 @@ class Denoiser(nn.Module):
 
         Args:
             x: ``(B, Z, h, w, d)``.
-            embedded: of batch size B or 1.
-            condition: of batch size B or 1; of another one where B is 1: several maps for one latent. What no label
-                reaches then runs once for all of them.
+            embedded: embedding of batch size B or 1.
+            condition: condition of batch size B or 1; of another one where B is 1: several maps for one latent. What no
+                label reaches then runs once for all of them.
         """
         features, skips = self.down_path(x, embedded)
         return self.up_path(features, skips, embedded, condition)
@@ -163,7 +163,7 @@ class LatentDenoiser(Denoiser):
     """A U-Net whose residual blocks are given time step and style as a vector.
 
     Args:
-        width: of the finest level.
+        width: width of the finest level.
         style_channels, predictions: see :class:`Denoiser`.
     """
 
@@ -216,8 +216,8 @@ class SPADEUNet(LatentDenoiser):
         stride: voxels of the label map per voxel of the latent, along each axis: the autoencoder's.
         blocks: residual blocks per level of the encoder, one number for all or one per level; the decoder has one more.
         attention: which levels have self-attention after each block; None for none but the middle.
-        head_channels: of each attention head, one number for all levels or one per level (the last one for the middle
-            too); None for one head.
+        head_channels: number of channels of each attention head, one number for all levels or one per level (the last
+            one for the middle too); None for one head.
         spade: arguments of :class:`~semsynth.networks.blocks.spade.SPADEOptions`; norm, groups and eps hold for the
             norms without labels too.
         labels: how the map is brought to the latent's levels: ``"fractions"`` (thin walls stay), ``"nearest"``, or
@@ -233,7 +233,7 @@ class SPADEUNet(LatentDenoiser):
         resampling: ``"aligned"`` or ``"strided"``, see :class:`~semsynth.networks.blocks.residual.Downsample`.
 
     Attributes:
-        windowed: that a range of slices can be denoised by itself: not where D is downsampled.
+        windowed: whether a range of slices can be denoised by itself: not where D is downsampled.
 
     Raises:
         InputError: for numbers of levels that differ, or names that are unknown.
@@ -314,7 +314,7 @@ class SPADEUNet(LatentDenoiser):
         """All that depends on the label map alone, for any number of passes.
 
         Args:
-            levels: of :meth:`encode`.
+            levels: result of :meth:`encode`.
         """
         middle, up = self._conditions(levels)
         return DenoiserModulation(
@@ -447,7 +447,7 @@ def sinusoids(timestep: torch.Tensor, width: int, longest: float = 10000.0) -> t
 
     Args:
         timestep: ``(B,)``.
-        width: of the result; the last value is 0 where it is odd.
+        width: width of the result; the last value is 0 where it is odd.
         longest: period of the slowest over 2π.
 
     Returns:

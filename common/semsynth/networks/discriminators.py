@@ -103,7 +103,7 @@ class MultiScaleDiscriminator(nn.Module):
     Args:
         num_classes: number of classes of the label map.
         scales: how many discriminators.
-        channels, num_layers, norm, detail, label_encoding, spectral: of each, see
+        channels, num_layers, norm, detail, label_encoding, spectral: settings of each, see
             :class:`ConditionalPatchDiscriminator`.
 
     Raises:
@@ -158,8 +158,9 @@ class SliceAndVolumeDiscriminator(nn.Module):
     With 64 channels and 3 layers they have the paper's 2.8 M and 11.0 M parameters (appendix A).
 
     Args:
-        channels, num_layers, norm, spectral: of each, see :class:`ConditionalPatchDiscriminator`; the norm is MONAI's,
-            ``"BATCH"`` in the paper. ``"volume_instance"`` holds for the volume's, and is instance norm for slices'.
+        channels, num_layers, norm, spectral: settings of each, see :class:`ConditionalPatchDiscriminator`; the norm is
+            MONAI's, ``"BATCH"`` in the paper. ``"volume_instance"`` holds for the volume's, and is instance norm for
+            slices'.
     """
 
     def __init__(

@@ -32,7 +32,7 @@ class FigureLimits(nn.Module):
 
     Args:
         figures: what is measured; None for no limits.
-        most_maps: whose sizes are kept.
+        most_maps: largest number of maps whose sizes are kept.
 
     Attributes:
         count: maps whose sizes are known.

@@ -24,10 +24,11 @@ class FrozenSegmenter(nn.Module):
     Args:
         network: ``(B, 1, H, W, D)`` → logits ``(B, C, H, W, D)``; standardises its input itself.
         spacing: mm per voxel that it was trained at.
-        name, sha256: of its file of weights, to stand beside the numbers that are made with it.
+        name, sha256: name and SHA-256 of its file of weights, to stand beside the numbers that are made with it.
         largest_component: classes of which :meth:`segment` keeps the largest component only.
         classes: names of the classes that it segments, from 1 on; empty where nobody says.
-        source: that file, beside which a card may say what the network was trained on; None if it is not known.
+        source: file of the weights, beside which a card may say what the network was trained on; None if it is not
+            known.
     """
 
     def __init__(

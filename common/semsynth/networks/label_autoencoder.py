@@ -24,7 +24,7 @@ class LabelReconstruction(NamedTuple):
     """What an autoencoder of label maps makes of one.
 
     Attributes:
-        logits: of the classes, ``(B, C, H, W, D)``.
+        logits: logits of the classes, ``(B, C, H, W, D)``.
         mean, log_variance: posterior of the latent, ``(B, Z, h, w, d)``.
     """
 
@@ -41,7 +41,7 @@ class LabelAutoencoder(nn.Module):
     Args:
         num_classes: C, of the label map.
         channels: width of each residual level, from fine to coarse.
-        strides: by how much each level is coarser than the one before, 1 or 2; of the first, than the map.
+        strides: factors by which each level is coarser than the one before, 1 or 2; of the first, than the map.
         latent_channels: Z.
         blocks: residual blocks per level, one number for all or one per level; encoder and decoder alike.
         norm: arguments ``norm``, ``groups`` and ``eps`` of :class:`~semsynth.networks.blocks.spade.SPADEOptions`.

@@ -57,7 +57,7 @@ class LatentDiffusion(StyleDistribution):
     through its decoder, for losses on decoded images.)
 
     Args:
-        autoencoder: of stage 1: a :class:`~semsynth.networks.autoencoder.SPADEAutoencoder` or a
+        autoencoder: autoencoder of stage 1: a :class:`~semsynth.networks.autoencoder.SPADEAutoencoder` or a
             :class:`~semsynth.networks.vqgan.VQGAN`.
         denoiser: to be trained here: a :class:`~semsynth.networks.denoiser.SPADEUNet` or a
             :class:`~semsynth.networks.slice_unet.SliceUNet`.
@@ -76,8 +76,8 @@ class LatentDiffusion(StyleDistribution):
     Attributes:
         latent_scale: one over the standard deviation of the training set's latents; exactly 1 until it is measured, see
             :class:`semsynth.training.latents.EncodeCases`, and without ``standardize``.
-        style_mean, style_covariance: of the training set's styles, see :func:`intensity_style`.
-        style_needs_labels: that :meth:`encode` takes a label map.
+        style_mean, style_covariance: mean and covariance of the training set's styles, see :func:`intensity_style`.
+        style_needs_labels: whether :meth:`encode` takes a label map.
 
     Raises:
         InputError: for a denoiser that does not fit the autoencoder, or values out of range.

@@ -77,7 +77,7 @@ class MapCascade(nn.Module):
                 model draws nothing.
             seeds: whole numbers.
             style: as of :meth:`semsynth.networks.shape_model.ShapeModel.synthesize`.
-            options: of the sampler.
+            options: options of the sampler.
 
         Returns:
             Class indices ``(len(seeds), 1, H, W, D)``, uint8.

@@ -33,14 +33,14 @@ class MapDiffusion(LatentDiffusion):
     (volumes, counts …), any of which may be unknown (NaN).
 
     Args:
-        autoencoder: of stage 1.
+        autoencoder: autoencoder of stage 1.
         denoiser: to be trained here; its ``style_channels`` are twice the number of figures: each one's value, and
             whether it is known.
         figures: what is measured.
         spacing: mm per voxel of the maps that the weights are trained on, along H, W, D.
         checked: figures of which the weights keep between which values they lie, see
             :class:`~semsynth.networks.figure_limits.FigureLimits`.
-        most_maps: that a training may have.
+        most_maps: largest number of maps that a training may have.
         figure_dropout: share of the figures that a training step does not tell, each on its own.
         label_dropout: share of the training steps that know nothing of the map; in the others the voxels of a random
             choice of the classes are known.

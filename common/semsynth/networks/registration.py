@@ -18,9 +18,9 @@ class Registration:
 
     Args:
         grid: the control points of the velocity, over the cells.
-        weights: of the classes, ``(C,)``.
+        weights: weights of the classes, ``(C,)``.
         stiffness: weight of the squared slope.
-        rate: of Adam, mm.
+        rate: rate of Adam, mm.
     """
 
     def __init__(self, grid: ControlGrid, weights: torch.Tensor, *, stiffness: float = 0.06, rate: float = 0.4) -> None:
@@ -34,9 +34,9 @@ class Registration:
         Args:
             mean: ``(C, h, w, d)``.
             shown: where the mean counts, ``(h, w, d)``, 0 or 1.
-            cells: of the map, of :func:`one_hot_cells`.
+            cells: cells of the map, of :func:`one_hot_cells`.
             start: velocity to start from, ``(3, …)`` at the control points, mm.
-            steps: of Adam.
+            steps: number of steps of Adam.
 
         Returns:
             The velocity, and the last value of what is minimised.
@@ -97,7 +97,7 @@ def one_hot_cells(label: torch.Tensor, num_classes: int, cell: int, sigma: float
         label: class indices ``(H, W, D)``, multiples of ``cell``; −1 where the map shows nothing.
         num_classes: C.
         cell: voxels of a cell along each axis.
-        sigma: of the Gaussian over the cells, in voxels.
+        sigma: standard deviation of the Gaussian over the cells, in voxels.
 
     Returns:
         ``(C + 1, h, w, d)``; the last is 1 where the whole cell is shown.

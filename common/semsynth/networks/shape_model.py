@@ -53,14 +53,14 @@ class ShapeModel(nn.Module):
             :class:`semsynth.synthesis.drawing.DerivedWall`), and what is next to them goes on in their place.
         spacing: mm per voxel of the maps that the model is made of, along H, W, D.
         frame: H, W, D of the largest map, in voxels; maps stand in its middle.
-        modes: of the content, at most; one less than there are maps tells all.
-        shape_modes: of the shape, at most.
+        modes: number of modes of the content, at most; one less than there are maps tells all.
+        shape_modes: number of modes of the shape, at most.
         cell: voxels of the map along each axis of a voxel of the model.
         control_mm: between control points of the velocity, mm.
         blur: share of the standard deviation, 0…1, that is drawn freely, of shape and content; the rest is that of a
             random map. 1 is a normal distribution, 0 gives shapes and contents of the training set.
         corrections: how often a figure that is asked for is measured and aimed at again.
-        most_maps: that the model can be made of.
+        most_maps: largest number of maps that the model can be made of.
         noise_seed: which map: any whole number.
 
     Attributes:
@@ -273,7 +273,7 @@ class ShapeModel(nn.Module):
         """The map of the modes' numbers.
 
         Args:
-            numbers: of :meth:`numbers`.
+            numbers: result of :meth:`numbers`.
             label: what is known, ``(1, 1, H, W, D)``.
             fitted: a velocity ``(3, h, w, d)`` in place of that of the numbers.
 
@@ -322,7 +322,7 @@ class ShapeModel(nn.Module):
 
         Args:
             label: class indices ``(1, 1, H, W, D)``.
-            steps: of the registration.
+            steps: number of steps of the registration.
 
         Returns:
             Class indices of the same shape, uint8.

@@ -83,13 +83,13 @@ class ConcatUNet(Denoiser):
         channels: width of each level, from fine to coarse; multiples of ``groups``.
         blocks: residual blocks per level of the encoder; the decoder has one more.
         attention: which levels have self-attention; the middle has always. None for no level.
-        head_channels: of each attention head.
-        groups: of the group norms.
+        head_channels: number of channels of each attention head.
+        groups: number of groups of the group norms.
         position: whether the slice's place in the volume is a channel too.
         predictions: how many times the image's channels it gives: 2 for ``prediction: "split"``.
 
     Attributes:
-        windowed, slices_apart: that a range of slices can be denoised by itself, and each alone.
+        windowed, slices_apart: whether a range of slices can be denoised by itself, and each alone.
 
     Raises:
         InputError: for values out of range, or numbers of levels that differ.
@@ -135,7 +135,8 @@ class ConcatUNet(Denoiser):
 
         Args:
             label: the map.
-            position: of each item's slices in their volume, ``(B, D)`` in (0, 1); None: the slices are the volume.
+            position: position of each item's slices in their volume, ``(B, D)`` in (0, 1); None: the slices are the
+                volume.
         """
         label = plain(label).float()
         if position is None:

@@ -38,10 +38,10 @@ class SliceUNet(LatentDenoiser):
         channels: width of each level, from fine to coarse.
         stride: voxels of the label map per cell of the latent, along each axis: the autoencoder's.
         blocks: residual blocks per level, of encoder and of decoder.
-        heads, head_channels: of all attention.
+        heads, head_channels: heads, and channels of each head, of all attention.
         spade: arguments of :class:`~semsynth.networks.blocks.spade.SPADEOptions`; norm, groups and eps hold for the
             norms without labels too.
-        label_channels: of the semantic map encoder's features, at every level.
+        label_channels: number of channels of the semantic map encoder's features, at every level.
         label_vector: length of a class's vector in it.
         style_channels: S, length of the style vector that is embedded beside the time step; 0 for none.
         predictions: how many times the latent's channels it gives, see
@@ -50,7 +50,7 @@ class SliceUNet(LatentDenoiser):
         recompute: levels are computed again in the backward pass, not stored.
 
     Attributes:
-        windowed: that a range of slices can be denoised by itself.
+        windowed: whether a range of slices can be denoised by itself.
 
     Raises:
         InputError: for values out of range.
@@ -138,7 +138,7 @@ class SliceUNet(LatentDenoiser):
         """All that depends on the label map alone, for any number of passes.
 
         Args:
-            levels: of :meth:`encode`.
+            levels: result of :meth:`encode`.
         """
         blocks = zip(self._up_blocks(), self._conditions(levels), strict=True)
         return DenoiserModulation([{}, {}], [block.modulation(x) for block, x in blocks])

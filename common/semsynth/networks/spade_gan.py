@@ -38,7 +38,7 @@ class Reconstruction(NamedTuple):
 
     Attributes:
         pred: intensities in [0, 1], ``(B, 1, H, W, D)``, in the style of the image that it was given.
-        mean, log_variance: of the style's posterior, ``(B, Z)``.
+        mean, log_variance: mean and log variance of the style's posterior, ``(B, Z)``.
     """
 
     pred: torch.Tensor
@@ -53,7 +53,7 @@ class LabelModulation(NamedTuple):
         size: H, W, D of the label map.
         start: the encoding at the coarsest level, ``(B, C, h, w, d)``.
         blocks: one per residual block.
-        head: of the normalisation at full resolution.
+        head: modulation of the normalisation at full resolution.
     """
 
     size: tuple[int, int, int]
@@ -231,12 +231,12 @@ class SPADEGenerator(StyleDistribution):
         """Image from what was computed from the label map.
 
         Args:
-            modulation: of :meth:`modulation`.
+            modulation: result of :meth:`modulation`.
             style: ``(B, Z)``, or None where ``style_channels`` is 0. With a modulation of one label map, B styles give
                 B images.
             noise: ``(B, 1, H, W, D)`` in place of the network's own, see :meth:`forward`.
-            noise_seed: of the network's own noise: one per image; or one, of which each image gets another part. None
-                takes the attribute of this name, in each map's first image the same noise.
+            noise_seed: seed of the network's own noise: one per image; or one, of which each image gets another part.
+                None takes the attribute of this name, in each map's first image the same noise.
 
         Returns:
             Intensities in [0, 1], ``(B, 1, H, W, D)``.
@@ -282,7 +282,7 @@ class SPADEGenerator(StyleDistribution):
 
         Args:
             mean, log_variance: ``(B, Z)``.
-            weight: of this batch.
+            weight: weight of this batch.
         """
         for centre, spread in zip(mean.float(), log_variance.float().exp(), strict=True):
             apart = centre - self.style_mean

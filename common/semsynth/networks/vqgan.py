@@ -26,7 +26,7 @@ class QuantizedReconstruction(NamedTuple):
 
     Attributes:
         pred: intensities in [0, 1], ``(B, 1, H, W, D)``.
-        quantized: of the latent.
+        quantized: quantised form of the latent.
     """
 
     pred: torch.Tensor
@@ -41,17 +41,18 @@ class VQGAN(nn.Module):
     crop trains what a whole volume uses, and overlapping tiles give the whole volume's voxels.
 
     Args:
-        channels: of the encoder at each resolution, from the image's (or, with ``patch`` 2, half of it) to the
-            latent's; each is half as fine as the one before.
-        decoder_channels: of the decoder at the same resolutions but the latent's, from fine to coarse.
+        channels: numbers of channels of the encoder at each resolution, from the image's (or, with ``patch`` 2, half of
+            it) to the latent's; each is half as fine as the one before.
+        decoder_channels: numbers of channels of the decoder at the same resolutions but the latent's, from fine to
+            coarse.
         blocks: residual blocks at each resolution of encoder and decoder.
         patch: 1, or 2: the finest level has 2³ voxels as channels of one, at the decoder's end too. At full resolution
             most of the time goes into memory, not arithmetic.
         latent_channels: Z, of a code (8 in the paper).
         codes: K, of the codebook (16384 in the paper).
         codebook: further arguments of :class:`~semsynth.networks.blocks.codebook.Codebook`.
-        norm, groups: of the residual blocks: ``"group"`` (paper), ``"instance"`` or ``"voxel"``, see
-            :class:`~semsynth.networks.blocks.spade.SPADEOptions`.
+        norm, groups: norm, and number of its groups, of the residual blocks: ``"group"`` (paper), ``"instance"`` or
+            ``"voxel"``, see :class:`~semsynth.networks.blocks.spade.SPADEOptions`.
         edge_norms: norm and activation at the ends of encoder and decoder that face the latent, as in the paper. With
             ``norm="voxel"`` they would take the intensity from each cell just before it is to be told.
         resampling: ``"overlapping"`` (paper) or ``"aligned"``, see

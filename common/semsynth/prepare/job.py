@@ -103,7 +103,7 @@ class Prepared:
     Attributes:
         image: intensities in [0, 1].
         label: class indices; None where there is no map.
-        affine: of both.
+        affine: affine of both.
         content: ``{"start", "shape"}`` in voxels.
     """
 
@@ -247,7 +247,7 @@ def split_cases(patient_of_case: Mapping[str, str], fractions: Sequence[float], 
     Args:
         patient_of_case: case name → patient (see :func:`semsynth.data.identity.joined`); their order does not matter.
         fractions: shares of training, validation and (optionally) testing; they add up to 1.
-        seed: of the draw.
+        seed: seed of the draw.
 
     Returns:
         Case name → ``"training"``, ``"validation"`` or ``"testing"``.
@@ -327,11 +327,11 @@ def write_datalist(
     Args:
         output: folder of the prepared cases.
         cases: with their splits; those under ``unlabelled`` have no label map.
-        settings: that the cases were prepared with.
+        settings: settings that the cases were prepared with.
         names: index → name of all classes.
         intensity: what the images hold.
-        modality: of the images.
-        patient_regex: by which names tell the patient, where they do.
+        modality: modality of the images.
+        patient_regex: pattern by which names tell the patient, where they do.
         more: what else the datalist says.
     """
     content: dict[str, Any] = {

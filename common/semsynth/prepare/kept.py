@@ -81,8 +81,8 @@ def already_prepared(
 
     Args:
         case: case.
-        settings: of the preparation.
-        folder: that may hold it.
+        settings: settings of the preparation.
+        folder: folder that may hold it.
         overwrite: whether another one may be replaced, and files that were changed since they were written.
         intensity: what the prepared image would hold; None, or a record of before: not compared.
 

@@ -36,7 +36,7 @@ def settings_like(kind: type[S], like: str | Path | None, typed: Collection[str]
         like: folder (or datalist) of the data prepared before, or of a bundle whose weights were trained on such data;
             None takes ``values`` alone.
         typed: names of the settings that are given beside ``like``.
-        values: of all settings, as they are without ``like``.
+        values: values of all settings, as they are without ``like``.
 
     Raises:
         InputError: no prepared data there, settings that are not known, or centres for another k than the given one.
@@ -128,7 +128,7 @@ def _settings(source: str | Path, option: str, needed: str, known: Collection[st
 
     Args:
         source: folder (or datalist) of prepared data, or of a bundle.
-        option: that named it, for the message.
+        option: option that named it, for the message.
         needed: what it has to be, for the message.
         known: names of the settings of a preparation, by which one of several weights' is chosen.
     """

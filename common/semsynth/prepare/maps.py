@@ -73,15 +73,15 @@ class MapSettings:
         hu_offset: what is added to the files' values to get Hounsfield units (CT); None: they have no unit.
         k: number of clusters of the intensities outside the given classes; the darkest is background, the others are
             tissue 1, tissue 2, … behind the classes. 0 or 1 make none.
-        centers: of the clusters in scaled intensities [0, 1]; None: fitted to each volume.
+        centers: centres of the clusters in scaled intensities [0, 1]; None: fitted to each volume.
         sigma: Gaussian smoothing before clustering, in voxels.
         margin: crop to the body (the largest connected part of what is not background) and the classes, with so many
             mm around; None does not.
         axes: the directions in which the files' axes really run, such as ``"PLI"``, where their headers say otherwise;
             None believes the headers.
         dtype: how intensities are stored.
-        original_values: of the files' voxels that become classes 1, 2, …; None takes the values as they are. Files with
-            named segments are read by the classes' names.
+        original_values: values of the files' voxels that become classes 1, 2, …; None takes the values as they are.
+            Files with named segments are read by the classes' names.
 
     Raises:
         InputError: for values out of range.

@@ -31,7 +31,7 @@ def check_files(
 
     Args:
         output: its folder.
-        cases: that are to be prepared.
+        cases: cases that are to be prepared.
         sources: the input, and the patterns of its masks and label maps.
         patients: whether the files of a search for scans of one patient go there as well.
 

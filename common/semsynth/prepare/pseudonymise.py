@@ -160,7 +160,7 @@ def copy_case(files: Mapping[str, Path], folder: Path) -> None:
 
     Args:
         files: role → volume.
-        folder: of the case, called after its pseudonym.
+        folder: folder of the case, called after its pseudonym.
 
     Raises:
         InputError: for a folder that is not ours, or whose volumes were changed since.

@@ -30,7 +30,7 @@ def classes_of(
 
     Args:
         source: the data set; its datalist may state the classes.
-        cases: of it.
+        cases: cases of it.
         classes: names from class 1 on, ``["totalsegmentator"]`` for the names of that tool, or None: those that the
             datalist states, or else those of the segments, which all files must have in one order.
         relabel: whether the values that there are become 1, 2, …

@@ -44,7 +44,8 @@ def with_source_scaling(settings: S, stated: Intensity | None) -> tuple[S, Inten
     files, and any other rule for files that were scaled before is an error.
 
     Args:
-        settings: of a preparation, with ``scale``, ``percentiles`` and ``window``, and ``scaling``, ``unit_range``.
+        settings: settings of a preparation, with ``scale``, ``percentiles`` and ``window``, and ``scaling``,
+            ``unit_range``.
         stated: what the source's datalist says of its files.
 
     Raises:

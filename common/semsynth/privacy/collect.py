@@ -56,8 +56,8 @@ class Comparisons:
     """What an audit measured.
 
     Attributes:
-        names: of the real scans, training ones first.
-        people: whose each is.
+        names: names of the real scans, training ones first.
+        people: patient of each of them.
         training: which of them the generator was trained on.
         null: the real scans that were compared, index → comparisons.
         planted: kind of change → comparisons of planted copies.
@@ -98,8 +98,8 @@ def compare_all(
         made: the synthetic volumes.
         real: the real scans.
         extras: levels that do not decide.
-        store: of finished comparisons, so that an interrupted audit goes on where it was.
-        seed: of the draws of real scans and of planted copies.
+        store: store of finished comparisons, so that an interrupted audit goes on where it was.
+        seed: seed of the draws of real scans and of planted copies.
 
     Raises:
         InputError: for volumes that cannot be read, are constant, or too small.

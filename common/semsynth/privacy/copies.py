@@ -49,7 +49,7 @@ def sides_of(pairs: Sequence[Pair], training: NDArray[np.bool_], without: Sequen
     """The nearest scan of each side, at each level of :data:`DECISIVE` that the pairs have.
 
     Args:
-        pairs: of one volume.
+        pairs: pairs of one volume.
         training: which scans the generator was trained on.
         without: scans that do not count.
     """
@@ -182,7 +182,7 @@ class Judged(NamedTuple):
         sure: so far above it that no such volume is expected in the whole set.
         of_map: whether it copies the texture of the scan whose map it was drawn of.
         scan: the training scan that it is nearest to, at its most suspicious level.
-        level: that level.
+        level: the most suspicious level.
     """
 
     margin: float
@@ -203,9 +203,9 @@ def judge(calibration: Calibration, found: Levels, count: int, source: Pair | No
     """Decide on one volume.
 
     Args:
-        calibration: of the real scans.
+        calibration: calibration of the real scans.
         found: the volume's likeness, without the scan of its own map.
-        count: of volumes in the set.
+        count: number of volumes in the set.
         source: the pair with the scan of its own map, where it was drawn of one.
     """
     margin = calibration.margin(found)
@@ -259,10 +259,10 @@ def count_copies(
 
     Args:
         judged: every volume.
-        groups: of the volumes, such as the case that a map came from: they are drawn together.
-        calibration: of the real scans.
-        people: whose each real scan of the calibration is.
-        seed: of the bootstrap.
+        groups: groups of the volumes, such as the case that a map came from: they are drawn together.
+        calibration: calibration of the real scans.
+        people: patient of each real scan of the calibration.
+        seed: seed of the bootstrap.
     """
     rate, n = calibration.rate, len(judged)
     margins = np.array([one.margin for one in judged])

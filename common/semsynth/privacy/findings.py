@@ -21,7 +21,7 @@ class Leak:
     """How like volumes are to the scan whose map they were drawn of.
 
     Attributes:
-        origin: of the maps.
+        origin: origin of the maps.
         trained_on: whether the generator was trained on those scans.
         volumes: how many.
         image: median correlation with that scan.
@@ -49,11 +49,11 @@ class Findings:
         made: the synthetic volumes.
         real: the real scans.
         compared: all comparisons.
-        calibration: of the real scans.
+        calibration: calibration of the real scans.
         judged: per volume.
-        counts: of copies.
+        counts: counts of copies.
         test: planted copies.
-        leaks: by origin of the map.
+        leaks: leaks by origin of the map.
         attacks: membership inference.
         verdict: the word and why.
     """
@@ -84,7 +84,7 @@ def conclude(
     Args:
         made, real, compared: what was compared.
         rate: false-positive rate.
-        seed: of bootstrap and halves.
+        seed: seed of bootstrap and halves.
         white_box: attacks on weights.
         gaps: sentences on what is missing.
 

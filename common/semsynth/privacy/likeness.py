@@ -122,7 +122,7 @@ class Gallery:
 
     Args:
         scans: all of one spacing.
-        people: whose each one is.
+        people: patient of each one.
         training: which of them the generator was trained on.
     """
 

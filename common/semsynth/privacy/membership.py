@@ -48,9 +48,9 @@ class Attack:
         name: what the attack sees.
         members, others: how many scans of each.
         auc: area under the ROC curve, with its interval of 95 % over patients; 0.5 is chance.
-        auc_low, auc_high: that interval.
+        auc_low, auc_high: ends of that interval.
         control: the same of members against members, mean and range of 95 % over random halves.
-        control_low, control_high: that range.
+        control_low, control_high: ends of that range.
         level: false-positive rate of the attack, the lowest that the other scans and half of the members carry.
         found: share of the members that are recognised at that level.
         control_found: the same share in the control.
@@ -96,10 +96,10 @@ def attack(
     """Tell members from others by a signal that is higher for members.
 
     Args:
-        name: of the attack.
+        name: name of the attack.
         members, others: scan → signal.
         people: scan → patient.
-        seed: of halves and of the bootstrap.
+        seed: seed of halves and of the bootstrap.
 
     Returns:
         The attack; None where one side has fewer than 5 scans.

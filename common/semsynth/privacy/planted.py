@@ -74,10 +74,10 @@ def plant(kind: str, image: Volume, label: Volume | None, seed: int) -> tuple[Vo
     """A copy of a scan with one change, and the label map that it would have been drawn of.
 
     Args:
-        kind: of :data:`KINDS`.
+        kind: kind of :data:`KINDS`.
         image: ``(H, W, D)`` in RAS order.
         label: class indices on its grid; it is changed along where the change is one of place.
-        seed: of the change.
+        seed: seed of the change.
     """
     data = np.asarray(image.data, dtype=np.float32)
     made = Volume(KINDS[kind](data, image.spacing, np.random.default_rng(seed)), image.affine)
@@ -97,9 +97,9 @@ class Planted:
     """What was found of planted copies at one share of them.
 
     Attributes:
-        share: of copies in the set.
-        recall: of the copies that were flagged.
-        false_positives: of the real scans that were flagged, by a threshold of other patients' scans.
+        share: share of copies in the set.
+        recall: share of the copies that were flagged.
+        false_positives: share of the real scans that were flagged, by a threshold of other patients' scans.
         found: estimated number of copies over the true one.
     """
 
@@ -117,7 +117,7 @@ class SelfTest:
         kinds: kind of change → level → recall; ``all`` is what the levels decide together.
         shares: per share of copies.
         copies: how many were planted and compared.
-        recall: of all of them.
+        recall: share of all of them.
     """
 
     kinds: Mapping[str, Mapping[str, float]]
@@ -139,10 +139,10 @@ def self_test(
     Real scans are judged by the threshold of the other half of their patients, over 200 random halves.
 
     Args:
-        calibration: of the real scans.
+        calibration: calibration of the real scans.
         copies: kind of change → likenesses of planted copies.
-        people: whose each real scan of the calibration is.
-        seed: of the draws.
+        people: patient of each real scan of the calibration.
+        seed: seed of the draws.
     """
     random = np.random.default_rng(seed)
     kinds = {}

@@ -55,12 +55,12 @@ def audit(
         output: folder for ``audit.json``, ``audit.md``, ``audit.html``, ``volumes.csv``, and apart from these, because
             they show patients, ``closest_pairs.png`` and ``closest_pairs.csv``.
         weights: files of the generator's weights, whose cards say what it has seen.
-        bundle: of a latent diffusion, whose first weights of ``weights`` are attacked by their diffusion loss.
+        bundle: bundle of a latent diffusion, whose first weights of ``weights`` are attacked by their diffusion loss.
         extractors: feature networks, of :data:`semsynth.networks.features.registry.EXTRACTORS`.
         extractor_weights: extractor → file of its weights.
-        judge: whose encoder is a feature network as well.
+        judge: judge whose encoder is a feature network as well.
         false_positives: share of real scans of other patients that are flagged.
-        seed: of the draws.
+        seed: seed of the draws.
         download: ask the hub for feature networks' weights that are not here.
         device: where feature networks compute.
         wait: until another audit that writes into ``output`` has ended; else it is an error that it is there.

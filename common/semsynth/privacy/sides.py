@@ -22,7 +22,7 @@ class RealSides:
 
     Attributes:
         train: those that the generator was trained on.
-        heldout: of patients that are not among those of ``train``.
+        heldout: held-out scans of patients that are not among those of ``train``.
         left_out: held-out scans that were left out, because their patient is in ``train``.
         gaps: sentences on what nobody knows of the training.
     """

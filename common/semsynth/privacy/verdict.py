@@ -35,7 +35,7 @@ def decide(counts: Counts, test: SelfTest, gaps: Sequence[str] = ()) -> Verdict:
     missed copies, where there are fewer than 20 volumes, or where something is missing that would have to be known.
 
     Args:
-        counts: of the volumes.
+        counts: counts of the volumes.
         test: planted copies.
         gaps: sentences on what is missing.
     """

@@ -26,13 +26,13 @@ class Made:
     """A synthetic volume.
 
     Attributes:
-        name: of its label map's case.
+        name: name of its label map's case.
         image: the file.
         label: the label map that it was drawn of, or None.
         content: where the case stands in a padded file, ``{"start", "shape"}`` in voxels.
-        origin: of that map: a case's own, a morphed one, a generated one, or unknown.
+        origin: origin of that map: a case's own, a morphed one, a generated one, or unknown.
         source: the real case whose map it was, as it is or morphed; None for generated and unknown maps.
-        sha256: of the file.
+        sha256: SHA-256 of the file.
         weights: SHA-256 of the generator's weights, where a record says it.
     """
 

@@ -44,8 +44,8 @@ def white_box(
         bundle: folder of a bundle of a latent diffusion.
         weights: its weights.
         real: scans with label maps, prepared as those of the training.
-        store: of finished losses.
-        seed: of the draws of scans, where there are more than ``most`` on a side, and of the attack.
+        store: store of finished losses.
+        seed: seed of the draws of scans, where there are more than ``most`` on a side, and of the attack.
         most: scans per side.
         device: where the network computes.
 

@@ -28,7 +28,7 @@ class Audit:
         reasons: sentences.
         volumes: SHA-256 of every synthetic volume that was audited.
         weights: SHA-256 of the generators' weights that these volumes name.
-        sha256: of the file itself.
+        sha256: SHA-256 of the file itself.
     """
 
     verdict: str

@@ -79,8 +79,8 @@ def write_model_card(
     Args:
         weights_path: the file of weights.
         written: where the weights are now, if they get their name after the card.
-        training_cases: from :func:`semsynth.provenance.seen.training_cases`.
-        datalist_sha256: from :func:`datalist_hash`.
+        training_cases: training cases from :func:`semsynth.provenance.seen.training_cases`.
+        datalist_sha256: SHA-256 of the datalist from :func:`datalist_hash`.
         facts: more, such as the best value, the epoch, the configuration's digest; what is not JSON becomes text, NaN
             and infinity become null.
 
@@ -126,8 +126,8 @@ class TrainingRecord:
     """What a training is made from, computed once and when first asked: for its checkpoints and its weights' card.
 
     Args:
-        dataset: of the training, whose ``data`` are its entries. Where it says that another program has handed them
-            over (``handed_over``), no datalist is read.
+        dataset: dataset of the training, whose ``data`` are its entries. Where it says that another program has handed
+            them over (``handed_over``), no datalist is read.
         datalists: the datalist or datalists that they came from.
         in_loss: networks in the training's loss, ``{"name", "sha256"}`` each: an evaluation marks numbers that were
             made with them.
@@ -187,7 +187,7 @@ class TrainingRecord:
         """Take over what a checkpoint has seen before this run; its record is the start, ``builds_on`` is in it.
 
         Args:
-            record: of the checkpoint, or None where it has none.
+            record: record of the checkpoint, or None where it has none.
             source: the checkpoint's file, for the card.
 
         Returns:

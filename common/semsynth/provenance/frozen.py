@@ -133,12 +133,12 @@ def load_perceptual(
     """A perceptual loss with the first of several feature networks whose weights can be had; the log says which.
 
     Args:
-        names: of :data:`semsynth.networks.features.registry.EXTRACTORS`, in order of preference.
+        names: names of :data:`semsynth.networks.features.registry.EXTRACTORS`, in order of preference.
         weights: name → file of weights, for networks whose file is not to be looked for.
         device: where it computes.
         slices, depths: see :class:`PerceptualLoss`.
-        pixel_mm: of the slices that the slice-wise network sees; 1.0 is four times cheaper than its 0.5. 3D networks
-            see voxels as they are and do not use it.
+        pixel_mm: pixel size of the slices that the slice-wise network sees; 1.0 is four times cheaper than its 0.5. 3D
+            networks see voxels as they are and do not use it.
         download: ask the hub for weights that are not here; without it no network is ever asked.
 
     Raises:

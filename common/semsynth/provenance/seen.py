@@ -80,7 +80,7 @@ class Seen:
         """By what a case is recognised: "name", "image", "label map"; empty where it is not.
 
         Args:
-            name: of the case.
+            name: name of the case.
             files: role (``image``, ``label``, ``endo``) → file; missing ones are passed over.
             voxels: role → hash of the voxels, where they are known already; files of other roles are read.
         """
@@ -151,7 +151,7 @@ def refuse_another(path: Path, stated: str, where: str, instead: str, found: str
     Args:
         path: the file.
         stated: its SHA-256, as it should be.
-        where: that is stated, for the message.
+        where: place where that is stated, for the message.
         instead: what can be done but restoring the file, for the message.
         found: its SHA-256, where it is known already.
 
@@ -219,7 +219,7 @@ def training_cases(entries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]
     """What cards keep of the cases of a training, sorted, so that their order tells nothing.
 
     Args:
-        entries: of a loaded datalist.
+        entries: entries of a loaded datalist.
 
     Returns:
         Per case ``{"voxels": {role: hash}}``, of its image and label map and of the raw files that they were made from;
@@ -256,8 +256,8 @@ def refuse_seen_cases(seen: Seen, entries: Sequence[Mapping[str, Any]]) -> None:
     """Raise if weights were trained on any of these cases: what is measured on them would look too good.
 
     Args:
-        seen: of the weights.
-        entries: of a loaded datalist.
+        seen: cases that the weights have seen.
+        entries: entries of a loaded datalist.
 
     Raises:
         InputError: listing the cases and by what they were recognised.

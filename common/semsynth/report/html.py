@@ -93,7 +93,7 @@ def write_html(
         cases: values per case and system.
         pictures: taken one at a time, and only one is held at once.
         slices: how many per plane, spread over the content; fewer where there is less of it.
-        class_names: of the label maps; None or {}: those of composite maps.
+        class_names: names of the classes of the label maps; None or {}: those of composite maps.
         opening: what stands above all else.
 
     Returns:

@@ -132,7 +132,7 @@ def save_figure(path: str | Path, figure: Figure, **options: Any) -> Path:
     Args:
         path: the PNG; one of ours that stands there is replaced.
         figure: the figure.
-        options: of ``Figure.savefig``.
+        options: options of ``Figure.savefig``.
 
     Returns:
         The path.
@@ -221,7 +221,7 @@ def save_comparison(
         real: datalist (or its folder) with an ``image`` for each case name; None leaves the real column out.
         cases: how many, of those that all folders have.
         samples: how many volumes of each map, of each folder.
-        planes: of axial, coronal, sagittal.
+        planes: planes, some of axial, coronal, sagittal.
         hidden: the key file by whose pseudonyms cases are found and called; None: by their names.
 
     Raises:

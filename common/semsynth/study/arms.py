@@ -17,7 +17,7 @@ class Arm:
     """What one arm's segmenters are trained on.
 
     Attributes:
-        name: of the arm.
+        name: name of the arm.
         about: in a few words.
         real: whether with the labelled real cases.
         maps: kind of label map (``given``, ``morphed``, ``generated``) → its share of the synthetic volumes; empty: no
@@ -29,7 +29,7 @@ class Arm:
         everything: the positive control: all real training cases, whatever number of cases the others have.
         generator: name of the generator; empty: the study's first.
         ratio: real to synthetic cases; None: the study's.
-        seeds: of its segmenters; None: the study's.
+        seeds: seeds of its segmenters; None: the study's.
         real_end: share of the steps, at the end, on the labelled real cases alone: a second training, from the weights
             of the first.
     """

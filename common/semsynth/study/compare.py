@@ -72,7 +72,7 @@ class Paired(Differences):
     Attributes:
         metric: its name.
         cases: in order, each with values of both.
-        patients: of the cases; a patient with several scans counts once, with their mean.
+        patients: patients of the cases; a patient with several scans counts once, with their mean.
         scores, baseline: values of the cases.
         left_out: case → its two values, one of which is not finite: such a case is left out on both sides.
         lost: how many cases have no value (or lack a class) in the scores, and in the baseline, where the other has it.
@@ -131,7 +131,7 @@ class Comparison:
         name, baseline: what the two are called.
         metrics: each compared.
         unpaired: what is not compared, and why, one sentence each.
-        draws, seed: of the bootstrap.
+        draws, seed: number of draws, and seed, of the bootstrap.
     """
 
     name: str
@@ -158,12 +158,12 @@ def compare(
     have several classes, those that both have a value of are averaged.
 
     Args:
-        scores: of the segmenter in question.
+        scores: scores of the segmenter in question.
         baseline: what it is compared with.
         patients: case → patient; a case that is not in it is a patient of its own.
         names: what the two are called.
-        draws: of the bootstrap, 1000 or more.
-        seed: of the bootstrap.
+        draws: number of draws of the bootstrap, 1000 or more.
+        seed: seed of the bootstrap.
 
     Raises:
         InputError: where they share no metric, no case, or no case with values; for patients of other cases.

@@ -54,7 +54,7 @@ def check_options(training: Training, where: str, own: Mapping[str, str]) -> Non
     """Refuse options that would do nothing, that the study gives itself, or whose weights are not there.
 
     Args:
-        training: whose options.
+        training: training whose options are checked.
         where: place in the file, for messages.
         own: settings that the study gives.
 

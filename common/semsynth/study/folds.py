@@ -34,7 +34,7 @@ def adopt(plan: Plan) -> list[str]:
     among which the fold's test patients were.
 
     Args:
-        plan: of the fold, whose cases are divided.
+        plan: plan of the fold, whose cases are divided.
 
     Returns:
         The outputs that were copied, now or before.
@@ -80,7 +80,7 @@ def pool(plans: Sequence[Plan]) -> Path:
     """Write the report of all folds together: every patient who is not labelled is tested once.
 
     Args:
-        plans: of the folds, each done.
+        plans: plans of the folds, each done.
 
     Returns:
         The page.

@@ -37,7 +37,7 @@ class Job:
     """One job of the workflow.
 
     Attributes:
-        rule: of the Snakefile.
+        rule: rule of the Snakefile.
         key: values of the rule's wildcards, in order.
         output: the file that says that it is done, from the study's folder on.
         inputs: files that it needs, the same way.

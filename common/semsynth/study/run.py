@@ -203,7 +203,7 @@ def _snakemake(plan: Plan, cores: int, profile: str | Path | None, jobs: Sequenc
     Args:
         plan: all jobs.
         cores, profile: see :func:`run_study`.
-        jobs: that are waited for, for the progress bar.
+        jobs: number of jobs that are waited for, for the progress bar.
         alone: run these and no others.
 
     Raises:

@@ -32,7 +32,7 @@ class Training:
     """A training of a bundle, on a study's training cases alone.
 
     Attributes:
-        name: of the training; ``{name}`` in other places of the file stands for its weights.
+        name: name of the training; ``{name}`` in other places of the file stands for its weights.
         bundle: its folder.
         configs: names of files in its ``configs``, in order.
         epochs, epoch_cases: length; None: as the configs say.
@@ -109,15 +109,15 @@ class Study:
         cases: numbers of labelled patients, the primary contrast's first; :data:`ALL`: every training case.
         labelled: cases in the order in which they are labelled; empty: drawn by ``seed``.
         unlabelled: whether the other training cases may be used without their labels.
-        arms: of the first of ``cases``.
+        arms: arms of the first of ``cases``.
         curve: names of the arms of the other ones.
         primary: the arm whose difference to R is the primary contrast.
-        seeds: of the segmenters.
+        seeds: seeds of the segmenters.
         ratio: real to synthetic cases in a training.
-        seed: of the split and of the volumes.
-        trainings: by name.
+        seed: seed of the split and of the volumes.
+        trainings: trainings by name.
         segmenter: how each arm's segmenter is trained.
-        generators: by name, the default first.
+        generators: generators by name, the default first.
         maps: what draws generated maps; None: nothing does.
         volumes: how volumes are made.
         trust: whether weights are taken of which nobody knows what they have seen.

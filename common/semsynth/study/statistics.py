@@ -134,7 +134,7 @@ def contrast(
         arm, against: the two.
         metric: such as ``dice``.
         people: case → patient.
-        draws, seed: of the bootstrap.
+        draws, seed: number of draws, and seed, of the bootstrap.
     """
     every = sorted(arm.tested(metric) | against.tested(metric))
     both = sorted(arm.cases_of(metric) & against.cases_of(metric))

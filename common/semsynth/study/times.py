@@ -41,9 +41,9 @@ def estimate(plan: Plan, job: Job, cases: int = 50) -> float:
     """Seconds that a job takes, about: as others of its kind took here, else a guess.
 
     Args:
-        plan: of the study.
+        plan: plan of the study.
         job: one of its jobs.
-        cases: of the data.
+        cases: cases of the data.
     """
     own = seconds_of(plan.out / "times" / job.rule / f"{'_'.join(job.key) or 'all'}.tsv")
     if own is not None:

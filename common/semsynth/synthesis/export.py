@@ -142,7 +142,7 @@ def export_sampling(
         network: in float32; its ``sampling`` says how many steps and which guidance are described.
         size: H, W, D of the label maps, axes right, anterior, superior.
         output: folder.
-        form: of the graphs.
+        form: form of the graphs.
         about: what else the description says.
 
     Returns:
@@ -276,8 +276,8 @@ def export_bundle(
     Args:
         bundle: its folder.
         output: folder.
-        size: of the label maps, or volumes; None: any, of a network that is one graph.
-        form: of the graphs.
+        size: size of the label maps, or volumes; None: any, of a network that is one graph.
+        form: form of the graphs.
         weights: instead of the bundle's ``models/model.pt``.
         steps: instead of its own.
         overwrite: replace graphs that are there, if they are ours.

@@ -48,10 +48,10 @@ def export_whole(
     """Content of ``model.onnx`` and of the record beside it.
 
     Args:
-        network: of the bundle, on the CPU.
+        network: network of the bundle, on the CPU.
         bundle: its folder.
         size: H, W, D of the graph's volumes; None: any.
-        weights: that the network has, where they are not the bundle's own.
+        weights: weights that the network has, where they are not the bundle's own.
 
     Raises:
         InputError: for a network that is no single graph, or of which one of any size gives something else.

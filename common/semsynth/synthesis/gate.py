@@ -216,7 +216,7 @@ class Gate:
         Args:
             volumes: per volume its case, and the files of volume and map.
             unpadded: maps that are not padded as their case's own is.
-            title: of the progress bar.
+            title: title of the progress bar.
         """
         share = range(rank(), len(volumes), world_size())
 

@@ -28,7 +28,7 @@ class MapBatches(Sampler[list[int]]):
     no volume is in two of them, and none in no one's.
 
     Args:
-        entries: of :func:`semsynth.data.entries.load_label_maps`.
+        entries: entries of :func:`semsynth.data.entries.load_label_maps`.
         batch_size: at most as many samples in a batch.
         finished: whether an entry's volume is there already, and is to be left out; None: none is.
 
@@ -99,7 +99,7 @@ def run(evaluator: Any, writer: Any, batches: MapBatches, *, alone: bool = False
     Args:
         evaluator: an inference engine with ``writer`` among its handlers.
         writer: :class:`semsynth.handlers.SyntheticWriter`.
-        batches: of the evaluator's data loader.
+        batches: batches of the evaluator's data loader.
         alone: what follows needs all volumes: refuse to be one of several processes.
 
     Raises:

@@ -78,7 +78,7 @@ def extrapolated(work: Callable[[Sequence[int]], Any], size: Sequence[int], devi
     Args:
         work: runs a volume of a size whose memory is a constant and so much per voxel.
         size: H, W, D.
-        device: that it runs on.
+        device: device that it runs on.
     """
     small, larger = (32, 32, 32), (64, 32, 32)
     if prod(size) <= prod(larger):

@@ -30,7 +30,7 @@ class Graph:
     Attributes:
         module: its parameters on the CPU, in float32.
         inputs: tensors, or tuples of them, that it is traced with.
-        names: of the inputs, a tuple of tensors counted one by one.
+        names: names of the inputs, a tuple of tensors counted one by one.
         outputs: names.
         others: further inputs that it is compared on; where there are some, the first input may have any size.
     """

@@ -43,8 +43,8 @@ def paint(label: NDArray[np.integer], styles: NDArray[np.floating], seed: int) -
 
     Args:
         label: class indices ``(H, W, D)``.
-        styles: of real scans ``(N, C, 2)``: mean and standard deviation of the intensity, in [0, 1], in each class; NaN
-            for classes that a scan does not have. One is drawn.
+        styles: styles of real scans ``(N, C, 2)``: mean and standard deviation of the intensity, in [0, 1], in each
+            class; NaN for classes that a scan does not have. One is drawn.
         seed: decides everything that is drawn.
 
     Returns:
@@ -100,7 +100,7 @@ def paint_all(maps: str | Path, real: str | Path, output: str | Path, *, seed: i
         maps: a datalist whose ``training`` entries have label maps, such as one of synthetic volumes.
         real: prepared datalist of the scans that brightness is taken from.
         output: folder of the volumes and of ``datalist.json``.
-        seed: of all.
+        seed: seed of all.
 
     Returns:
         The datalist.

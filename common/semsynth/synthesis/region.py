@@ -23,7 +23,7 @@ class Region:
         source: the file.
         label: ``(H, W, D)`` class indices, as small whole numbers.
         spacing: mm per voxel.
-        affine: of the whole file.
+        affine: affine of the whole file.
         content: where the part stands; None: it is all of the file.
         padded: class indices of the whole file.
     """

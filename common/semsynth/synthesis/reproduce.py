@@ -42,7 +42,7 @@ class Finding:
     """One thing that was compared.
 
     Attributes:
-        what: that it is.
+        what: name of what was found.
         agrees: whether it does.
         found: in words, with the numbers.
     """

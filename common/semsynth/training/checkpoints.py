@@ -61,7 +61,7 @@ def save_atomically(
     """``torch.save`` to a file beside ``path``, flushed to the disk, then renamed: a kill leaves the old file whole.
 
     Args:
-        state: of tensors, numbers and texts; of tensors alone for safetensors.
+        state: state of tensors, numbers and texts; of tensors alone for safetensors.
         path: the file; one that ends in ``.safetensors`` is written in that format, which holds nothing but tensors.
         compressed: its parts are deflated; ``torch.load`` reads it all the same (but for ``mmap=True``).
         describe: called with the finished file before it gets its name, to write what stands beside it.

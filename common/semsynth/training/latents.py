@@ -49,7 +49,7 @@ class LatentDataset(TrainingDataset):
         views: how many of each case; 0 encodes on the fly.
         latents_dir: folder for the views, or None. They are made again where the autoencoder's weights, a transform or
             a file have changed.
-        view_seed: of the views' augmentation.
+        view_seed: seed of the views' augmentation.
         image_key: what is encoded; ``"label"`` for an autoencoder of label maps.
         kwargs: all else that ``TrainingDataset`` takes.
 
@@ -156,7 +156,7 @@ class SampledDataset(LatentDataset):
         data, transform: as of :class:`LatentDataset`.
         crop: voxels along H, W, D of a draw, rounded down to whole cells, or to what the volume has.
         stride: voxels per cell of the latent.
-        views: of each case, 1 or more.
+        views: number of views of each case, 1 or more.
         kwargs: all else that :class:`LatentDataset` takes.
 
     Raises:
@@ -261,7 +261,7 @@ class EncodeCases:
     """Attached to a trainer, after the handlers that load weights: makes the views of a :class:`LatentDataset`.
 
     Args:
-        dataset: whose views to make.
+        dataset: dataset whose views to make.
         network: with the autoencoder; its scale of latents and distribution of styles are set where they are not known.
     """
 

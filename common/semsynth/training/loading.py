@@ -61,7 +61,7 @@ def load_sources(
         key: the split that is taken from each.
         validation: a datalist whose validation and testing cases must not be among them, by name, patient, scan or
             label map: a synthetic volume that was made from a validation case's map gives that case's anatomy away.
-        half: of the patients, 0 or 1 (see :mod:`semsynth.data.halves`); None takes all.
+        half: half of the patients, 0 or 1 (see :mod:`semsynth.data.halves`); None takes all.
         kwargs: all else that :func:`semsynth.data.entries.load_datalist` takes.
 
     Raises:
@@ -173,7 +173,7 @@ def load_unseen(
     Args:
         path, key, kwargs: as :func:`semsynth.data.entries.load_datalist`.
         weights: the file of weights.
-        half: of the patients, 0 or 1 (see :mod:`semsynth.data.halves`); None takes all.
+        half: half of the patients, 0 or 1 (see :mod:`semsynth.data.halves`); None takes all.
 
     Raises:
         InputError: as :func:`semsynth.data.entries.load_datalist`, and for cases that were seen.
@@ -295,11 +295,11 @@ class CaseSampler(DistributedSampler):
     those the epoch; with one process it simply has one part.
 
     Args:
-        dataset: whose ``data`` are entries with ``source`` numbers (one source where there are none).
+        dataset: dataset whose ``data`` are entries with ``source`` numbers (one source where there are none).
         ratio: shares of the sources, for example ``[1, 1]``; None takes every case once per epoch.
         epoch_cases: draws per epoch over all processes, whatever the sources hold: equal numbers of iterations for
             a comparison. None: as many as it takes for the first source to come once.
-        seed: of order and augmentation.
+        seed: seed of order and augmentation.
         shuffle: False keeps the order of the entries.
         group: draws per process are a multiple of this (the batch size).
 

@@ -18,8 +18,8 @@ class Cosine(CosineAnnealingLR):
     """``torch.optim.lr_scheduler.CosineAnnealingLR`` over all rounds, one step per epoch.
 
     Args:
-        optimizer: whose rates.
-        epochs: of one round.
+        optimizer: optimizer whose rates are set.
+        epochs: number of epochs of one round.
         rounds: how often the training is run for so many epochs (1: it is run once).
         kwargs: all else that ``CosineAnnealingLR`` takes.
 
@@ -46,9 +46,9 @@ class OneCycle(OneCycleLR):
     """``torch.optim.lr_scheduler.OneCycleLR`` over all rounds, one step per iteration.
 
     Args:
-        optimizer: whose rates.
+        optimizer: optimizer whose rates are set.
         max_lr: highest rate.
-        epochs: of one round.
+        epochs: number of epochs of one round.
         steps_per_epoch: iterations of an epoch.
         rounds: how often the training is run for so many epochs (1: it is run once).
         kwargs: all else that ``OneCycleLR`` takes.

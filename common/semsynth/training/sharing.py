@@ -19,7 +19,7 @@ class ValidationShare(DistributedSampler):
     other one, so that means are the same, and no process is left without one.
 
     Args:
-        dataset: of the validation.
+        dataset: dataset of the validation.
     """
 
     def __init__(self, dataset: Any) -> None:

@@ -121,7 +121,7 @@ def write_weights(
         path: where; see :func:`semsynth.provenance.replacing.check_replaced_weights`, which is asked again.
         compressed: see :func:`semsynth.training.checkpoints.save_atomically`.
         card: finished file of weights → text of its card; None makes one of ``facts``.
-        facts: of :func:`semsynth.provenance.cards.write_model_card`.
+        facts: arguments of :func:`semsynth.provenance.cards.write_model_card`.
 
     Raises:
         InputError: for a file that is not ours, or that cannot be written.

@@ -19,7 +19,7 @@ def check_code(contents: Contents, *, signed: bool) -> Checked:
     """Every file of Python, and all that stands in ``scripts``, against the package that is installed here.
 
     Args:
-        contents: of the bundle.
+        contents: contents of the bundle.
         signed: whether somebody whose key is trusted has signed all files, and with them code that is not known here.
     """
     files = {name: path for name, path in contents.files.items()

@@ -58,7 +58,7 @@ def problems_in(content: Any, *, packed: bool = False, joined: frozenset[str] | 
     """What is not allowed in a config, or in several merged ones, each with its id.
 
     Args:
-        content: of the config.
+        content: content of the config.
         packed: as of :func:`check_configs`.
         joined: names of what is joined to paths, in all configs; None takes those of this one.
     """

@@ -81,7 +81,7 @@ def of_card(name: str, files: Mapping[str, Path], found: str) -> list[Finding]:
     """Whether weights are those that the card beside them describes.
 
     Args:
-        name: of the weights.
+        name: name of the weights.
         files: name → file, of the card too.
         found: SHA-256 of the weights.
     """

@@ -33,7 +33,7 @@ def sign_statement(message: bytes, key: str | Path, output: str | Path) -> Path:
     """Write a signature.
 
     Args:
-        message: of :func:`statement`.
+        message: result of :func:`statement`.
         key: file of a private Ed25519 key (PEM, without a password).
         output: the file to write.
 
@@ -57,7 +57,7 @@ def check_signature(message: bytes, signature: str | Path | None, key: str | Pat
     """Whether somebody with the private part of a key has signed these very files.
 
     Args:
-        message: of :func:`statement`.
+        message: result of :func:`statement`.
         signature: file of the signature; None: there is none.
         key: file of the public key (PEM), from whom one trusts, and not from where the bundle comes from.
 

@@ -31,7 +31,7 @@ class Verdict:
     """What a verification says.
 
     Attributes:
-        path: of the bundle.
+        path: path of the bundle.
         checks: the lines of its table.
     """
 

@@ -46,13 +46,13 @@ class Instance:
     """One DICOM file: what of its header is needed.
 
     Attributes:
-        path: of the file.
+        path: path of the file.
         kind: its SOP class.
         uid: its own UID.
         shape: columns and rows; None without them.
         spacing: mm between columns and between rows.
-        position: of the first voxel, mm, LPS+.
-        directions: of the columns' and of the rows' axis, six numbers, LPS+.
+        position: position of the first voxel, mm, LPS+.
+        directions: directions of the columns' and of the rows' axis, six numbers, LPS+.
         slope, intercept: stored values → values.
         frames: how many images it holds.
         samples: per pixel; 3 for colours.
@@ -60,7 +60,7 @@ class Instance:
         table: whether a look-up table stands in the place of slope and intercept.
         pixels: whether it has pixel data.
         varying: what may tell it from other images of its position.
-        names: of segments or ROIs.
+        names: names of segments or ROIs.
         refers_to: UID of the series that segments or ROIs were drawn on.
     """
 

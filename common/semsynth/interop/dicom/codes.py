@@ -39,7 +39,7 @@ class Coded:
     """A class in codes.
 
     Attributes:
-        category: of the segmented property.
+        category: category of the segmented property.
         kind: the segmented property's type.
         side: left or right; None where the type says it, or where there is none.
         region: what it is a part of; None: not said.

@@ -47,7 +47,7 @@ def segmentation_of(
     """A binary SEG of the classes of a label map.
 
     Args:
-        images: of the series, in the order of slices.
+        images: images of the series, in the order of slices.
         data: class indices ``(columns, rows, slices)`` on their grid.
         source: what is known of the map.
         study: what all files of the volume share.

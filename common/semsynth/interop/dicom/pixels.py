@@ -41,7 +41,7 @@ def pixels_of(path: Path, image: NDArray[Any], modality: str, held: Intensity) -
     """Intensities of a file → stored values.
 
     Args:
-        path: of the file, for messages.
+        path: path of the file, for messages.
         image: ``(H, W, D)``.
         modality: CT becomes Hounsfield units, everything else whole numbers of no unit.
         held: what the file's values are.

@@ -49,7 +49,7 @@ def stacked(path: Path, volume: Volume, axes: tuple[str, str, str] | None = None
     """The same voxels as a stack of slices, without resampling.
 
     Args:
-        path: of the volume, for messages.
+        path: path of the volume, for messages.
         volume: any order and direction of axes.
         axes: where columns, rows and slices go, as :data:`PLANES`; None: the plane across the clearly largest voxel
             size, else the axial one.

@@ -73,7 +73,7 @@ class Written:
 
     Attributes:
         case: its name in its record; it stands in no DICOM file.
-        folder: that holds the series and the SEG.
+        folder: folder that holds the series and the SEG.
         slices: number of images.
         modality: MR or CT.
         segments: number of segments; None: no SEG.

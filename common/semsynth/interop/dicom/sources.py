@@ -35,7 +35,7 @@ class Source:
     Attributes:
         case: its name, for messages; it goes into no DICOM file.
         image: its file.
-        label: that of the label map it was made from; None: no SEG is wanted.
+        label: file of the label map that it was made from; None: no SEG is wanted.
         names: classes of the map, index → name.
         record: what its inference wrote beside it; empty where the user says that it is synthetic.
         held: what its values are.
@@ -58,7 +58,7 @@ def find_sources(volume: str, settings: DicomSettings) -> list[Source]:
 
     Args:
         volume: one file; a datalist or its folder, of which the synthetic entries are taken.
-        settings: of the export.
+        settings: settings of the export.
 
     Raises:
         InputError: for nothing that is synthetic, volumes without a record that says so, ones that were changed since,

@@ -27,7 +27,7 @@ class Quantized(NamedTuple):
             ("straight-through").
         commitment: mean squared distance of the latents from their codes, a scalar; a gradient reaches the latents
             alone (van den Oord et al. 2017, eq. 3, third term, without its weight).
-        indices: of the codes, ``(B, h, w, d)``.
+        indices: indices of the codes, ``(B, h, w, d)``.
     """
 
     codes: torch.Tensor
@@ -45,7 +45,7 @@ class Codebook(nn.Module):
     Args:
         codes: K.
         channels: Z.
-        decay: of the moving averages, per batch.
+        decay: decay of the moving averages, per batch.
         restart_below: a code is dead when its share of the latents is below this part of 1 / K, and becomes a latent
             of the current batch then; 0 leaves codes dead.
         restart_interval: batches from one look for dead codes to the next.

@@ -25,7 +25,7 @@ class LabelEncoder(nn.Module):
     Args:
         num_classes: C.
         stride: voxels of the map per cell of the latent, along each axis.
-        channels: of the features at each level.
+        channels: number of channels of the features at each level.
         vector: length of a class's vector.
     """
 

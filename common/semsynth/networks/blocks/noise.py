@@ -108,7 +108,7 @@ class VolumeNoise:
         """The noise of some of the volumes in one part of them, float32.
 
         Args:
-            rows: of the volumes.
+            rows: rows of the volumes.
             size: H, W, D of the part.
             origin: where along H, W, D it begins.
             device: where it is made.

@@ -50,7 +50,8 @@ def affine_free_norm(x: torch.Tensor, groups: int, eps: float, *, offset: torch.
 
     Args:
         x: ``(B, C, h, w, d)``.
-        groups: of the channels; C gives instance normalisation, 0 :func:`voxel_norm`. A group of one value becomes 0.
+        groups: number of groups of the channels; C gives instance normalisation, 0 :func:`voxel_norm`. A group of one
+            value becomes 0.
         eps: added to the variance.
         offset: ``(C,)``, added to the result; not with :func:`voxel_norm`.
 

@@ -26,7 +26,7 @@ class Norm(nn.Module):
     labels.
 
     Args:
-        channels: of the features.
+        channels: number of channels of the features.
         options: their ``norm``, ``groups`` and ``eps``.
     """
 
@@ -46,16 +46,16 @@ class ResBlock(nn.Module):
     """Two convolutions, each after a norm and SiLU, and a shortcut.
 
     Args:
-        channels: of the input.
-        out_channels: of the output; where they differ the shortcut is a 1³ convolution.
-        options: of the norms.
+        channels: number of channels of the input.
+        out_channels: number of channels of the output; where they differ the shortcut is a 1³ convolution.
+        options: options of the norms.
         label_channels: L, of the label encoding that SPADE norms are given; 0 for plain norms.
         embedding_channels: length of a vector (time step, style) that every block gets; 0 for none.
         embedding: where it goes: ``"add"`` to the features after the first convolution (Ho et al. 2020), or
             ``"scale_shift"``, scale and shift after the second norm (Dhariwal & Nichol 2021, section 3).
         dropout: share of the features that is set to zero before the second convolution, in training.
         zero_last: the second convolution starts at zero, so that the block starts as its shortcut.
-        kernel: of both convolutions, odd, along H, W, D; ``(3, 3, 1)`` stays within axial slices.
+        kernel: kernel of both convolutions, odd, along H, W, D; ``(3, 3, 1)`` stays within axial slices.
     """
 
     def __init__(
@@ -154,9 +154,9 @@ class Attention(nn.Module):
     Computed by PyTorch's ``scaled_dot_product_attention``: memory grows with the number of voxels, not with its square.
 
     Args:
-        channels: of the features.
-        options: of the norm, which is never SPADE.
-        head_channels: of each head; None for one head.
+        channels: number of channels of the features.
+        options: options of the norm, which is never SPADE.
+        head_channels: number of channels of each head; None for one head.
 
     Raises:
         InputError: for heads that do not divide the channels.
@@ -187,7 +187,7 @@ class Downsample(nn.Module):
     """Half the resolution, sizes rounded up.
 
     Args:
-        channels, out_channels: of input and output.
+        channels, out_channels: numbers of channels of input and output.
         resampling: ``"aligned"``: a 2³ convolution of stride 2, whose voxels are where the blocks of 2³ voxels are that
             label fractions are counted in. ``"strided"``, ``"smooth"``: a 3³ convolution of stride 2 as MONAI's.
             ``"overlapping"``: a 4³ convolution of stride 2, centred on those blocks (Ge et al. 2022; Khader et al.
@@ -219,7 +219,7 @@ class Upsample(nn.Module):
     """Twice the resolution.
 
     Args:
-        channels, out_channels: of input and output.
+        channels, out_channels: numbers of channels of input and output.
         resampling: ``"aligned"``: a 1³ convolution, then trilinear, which is the same as the other way round at an
             eighth of the cost. ``"strided"``: nearest neighbour, then a 3³ convolution, as MONAI's. ``"smooth"``:
             trilinear, then a 3³ convolution, as MONAI's MAISI autoencoder. ``"overlapping"``: a transposed 4³
@@ -255,7 +255,7 @@ def per_level(**given: Any) -> list[list[Any]]:
     """Settings of a network's levels as lists of one length: one entry per level, or the same in all.
 
     Args:
-        given: by name, in the order of the result; the first is a list and says how many levels there are.
+        given: arguments by name, in the order of the result; the first is a list and says how many levels there are.
 
     Raises:
         InputError: naming the lists, where their lengths differ or there is no level.

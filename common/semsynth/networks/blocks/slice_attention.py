@@ -23,7 +23,7 @@ class SliceAttention(nn.Module):
     """Self-attention around a norm of each voxel and a shortcut.
 
     Args:
-        channels: of the features.
+        channels: number of channels of the features.
         over: ``"depth"``: each voxel of a slice attends to the voxels at its place in the other slices, with rotary
             positions (Su et al. 2021), so that only how far slices are apart counts. ``"slice"``: to all voxels of its
             slice. ``"slice_linear"``: the same with softmaxes over queries and keys apart (Shen et al. 2021), which

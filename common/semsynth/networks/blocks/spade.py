@@ -47,11 +47,11 @@ class SPADEOptions:
 
     Attributes:
         hidden: width of the label branch between label map and γ, β (128 in the paper).
-        kernel_size: of the label branch's two convolutions, odd.
+        kernel_size: kernel size of the label branch's two convolutions, odd.
         norm: ``"group"``, ``"instance"`` or ``"voxel"``, parameter-free. The last one normalises each voxel over its
             channels (:func:`~semsynth.networks.blocks.normalization.voxel_norm`): it knows nothing of the rest of the
             volume.
-        groups: of the group norm; fewer where the channels cannot be divided by it.
+        groups: number of groups of the group norm; fewer where the channels cannot be divided by it.
         eps: added to the variance.
         label_slope: negative slope of the label branch's activation (0: ReLU, as in the paper; 0.01: MONAI's).
         normalized_modulation: γ and β each go through an instance norm, as in MONAI's and monai-generative's ``SPADE``,
@@ -197,10 +197,10 @@ class SPADEResBlock(nn.Module):
     Where the number of channels changes, the shortcut is a SPADE normalisation and a 1×1×1 convolution, as there.
 
     Args:
-        channels: of the input.
-        out_channels: of the output.
+        channels: number of channels of the input.
+        out_channels: number of channels of the output.
         label_channels: L, of the label encoding.
-        options: of the three normalisations.
+        options: options of the three normalisations.
         embedding_channels: length of a vector (style, time step) that scales and shifts the features after the second
             normalisation (Dhariwal & Nichol 2021, section 3, AdaGN); after it, because a normalisation would take away
             what is the same in all voxels. 0 for none.
@@ -290,7 +290,7 @@ class NoiseInjection(nn.Module):
     """Adds white noise, with a learned strength per channel (Karras et al. 2019, section 3.2).
 
     Args:
-        channels: of the features.
+        channels: number of channels of the features.
         strength: at the start.
     """
 
@@ -319,7 +319,7 @@ def label_pyramid(
         strides: voxels of the map per voxel of each level, along each axis.
         mode: ``"fractions"``: the share of each class in each block of stride³ voxels (at the far border of what there
             is of it): thin structures stay. ``"nearest"``: the class of one of the voxels, as ``F.interpolate`` picks.
-        dtype: of the result.
+        dtype: dtype of the result.
 
     Returns:
         Stride → ``(B, C, ⌈H/s⌉, ⌈W/s⌉, ⌈D/s⌉)``, values in [0, 1].

@@ -48,7 +48,7 @@ class FeatureExtractor(nn.Module):
     Args:
         network: the network itself, on intensities that the subclass has brought to ``intensity``.
         name: what the numbers made with it are called by.
-        sha256: of the file that its weights came from.
+        sha256: SHA-256 of the file that its weights came from.
         dimension: F, the length of a volume's feature vector.
         intensity: the rule that brings intensities in [0, 1] to what the network was trained on, in words.
         spacing: mm per voxel that it sees volumes at.

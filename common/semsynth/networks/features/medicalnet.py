@@ -27,8 +27,8 @@ class HubFile:
     Attributes:
         repository, file, revision: on the Hugging Face hub. No commit of these repositories is on record, so the
             revision is a branch's name; the SHA-256 is what pins the content.
-        sha256: of the file.
-        dimension: of the deepest feature map.
+        sha256: SHA-256 of the file.
+        dimension: dimension of the deepest feature map.
     """
 
     repository: str

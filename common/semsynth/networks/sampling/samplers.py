@@ -119,7 +119,7 @@ class Step:
 
     Attributes:
         number: 0, 1, …
-        timestep: whose noise level the latent has.
+        timestep: timestep whose noise level the latent has.
         square, next_square: signal² now and after it; 1 after the last one.
     """
 
@@ -152,7 +152,7 @@ def ddpm_step(step: Step, noisy: torch.Tensor, clean: torch.Tensor, noise: torch
     """Draw from q(next | noisy, clean) (Ho et al. 2020, eq. 6 and 7; respaced: Nichol & Dhariwal 2021, eq. 19).
 
     Args:
-        step: from which level to which.
+        step: levels that it goes from and to.
         noisy: ``(B, Z, h, w, d)``.
         clean: the estimate of the latent without noise.
         noise: white, of variance 1; not used in the last step.
@@ -171,7 +171,7 @@ def ddim_step(
     """One step of Song et al. 2021 (DDIM), eq. 12 with σ of eq. 16.
 
     Args:
-        step: from which level to which.
+        step: levels that it goes from and to.
         clean, predicted_noise: the estimates, ``(B, Z, h, w, d)``.
         noise: white, of variance 1; not used where ``eta`` is 0.
         eta: η; 0 is deterministic.
@@ -199,10 +199,10 @@ def dpm_solver_step(
     before. Of first order, which is DDIM, in the first step, and in the last, where λ becomes infinite.
 
     Args:
-        step: from which level to which.
+        step: levels that it goes from and to.
         noisy: ``(B, Z, h, w, d)``.
         clean: the estimate of the latent without noise.
-        before: of the step before; None in the first.
+        before: estimate of the step before; None in the first.
     """
     now, then = step.level, step.next_level
     if then.noise == 0.0:
@@ -266,13 +266,13 @@ def sample(
     """From noise to a latent.
 
     Args:
-        schedule: that the network was trained with.
+        schedule: schedule that the network was trained with.
         noisy: white noise of variance 1, ``(B, Z, h, w, d)``.
         predict: (noisy latent, step) → the network's output, guided or not.
         noise: number of a step → white noise of variance 1 for it.
         sampler: ``"ddpm"``, ``"ddim"``, or of second order ``"dpm_solver"`` or ``"angle"``.
         steps: how many.
-        eta: of DDIM.
+        eta: eta of DDIM.
         clip: largest absolute value of the estimated latent, or None. At the first steps, where there is hardly any
             signal, the estimate by ε is a small difference of large numbers.
         watch: wraps the steps, for a progress bar.

@@ -33,7 +33,7 @@ def tiles(size: Sequence[int], tile: Sequence[int], halo: int, stride: int) -> I
     """The tiles of a volume, the same number of cells in each as far as that goes.
 
     Args:
-        size: of the volume.
+        size: size of the volume.
         tile: the largest inner part, 0 for a whole axis; rounded down to multiples of ``stride``, at least one.
         halo: voxels around the inner part, a multiple of ``stride``; none beyond the volume.
         stride: voxels per cell of the latent; tiles begin and, but for the last, end between cells.
@@ -77,7 +77,7 @@ def decode_in_tiles(
         label: class indices ``(1, 1, H, W, D)``.
         tile: voxels along H, W, D of a part, without what lies around it; 0 for the whole axis.
         batch_size: latents that are decoded at once.
-        noise: that the decoder adds, of as many volumes as there are latents; None adds none.
+        noise: noise that the decoder adds, of as many volumes as there are latents; None adds none.
 
     Returns:
         Intensities, about in [0, 1], ``(B, 1, H, W, D)``, float32.

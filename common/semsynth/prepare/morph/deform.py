@@ -78,7 +78,7 @@ def morph(source: Source, limits: ShapeLimits, seed: int, *, tries: int = 20) ->
     Args:
         source: the map.
         limits: those of :class:`ShapeLimits`; the map itself is always within them.
-        seed: of all that is drawn.
+        seed: seed of all that is drawn.
         tries: how often, at most.
 
     Raises:
@@ -219,7 +219,7 @@ def _warped(source: Source, places: torch.Tensor, reach: Sequence[int]) -> NDArr
 
     Args:
         source: the map.
-        places: of each voxel, see :meth:`~semsynth.fields.ControlGrid.places`.
+        places: places of each voxel, see :meth:`~semsynth.fields.ControlGrid.places`.
         reach: how far these are from the voxels, in voxels along each axis.
     """
     whole = sampled(torch.from_numpy(source.label)[None], places, nearest=True)[0]

@@ -81,7 +81,7 @@ class MorphLabel(Randomizable, Transform):
 
         Args:
             label: class indices ``(H, W, D)`` or ``(1, H, W, D)``.
-            seed: of all that is drawn.
+            seed: seed of all that is drawn.
             spacing: mm per voxel; None: of the affine of a MetaTensor.
 
         Raises:
@@ -102,7 +102,7 @@ class MorphLabeld(RandomizableTransform, MapTransform):
     """Dictionary form of :class:`MorphLabel`. An image beside the map is not moved: it is to be synthesised anew.
 
     Args:
-        keys: of label maps, each of which is morphed on its own.
+        keys: keys of label maps, each of which is morphed on its own.
         classes, rules, limits, tries: as of :class:`MorphLabel`.
         prob: how often a map is morphed, 0…1.
         record_key: key under which the record of the last map is put (None: nowhere).

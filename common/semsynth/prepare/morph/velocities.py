@@ -33,7 +33,7 @@ def random_field(grid: ControlGrid, wavelength: float, generator: torch.Generato
     Args:
         grid: the control points.
         wavelength: mm over which the values turn to their opposite and back, about.
-        generator: of the noise.
+        generator: generator of the noise.
         channels: independent fields.
 
     Returns:
@@ -97,7 +97,7 @@ def along(grid: ControlGrid, root: Sequence[float], tip: Sequence[float], radius
     Args:
         grid: the control points.
         root, tip: ``(3,)``, mm from the first voxel.
-        radius: of the vein, mm; what lies within 1.5 of it moves along.
+        radius: radius of the vein, mm; what lies within 1.5 of it moves along.
 
     Returns:
         ``(3, h, w, d)``, mm.

@@ -47,7 +47,7 @@ class Group:
     Attributes:
         patient: the name: what the data set states, or ``patient_of_`` and the first case.
         cases: their names.
-        links: by which they were brought together.
+        links: links by which they were brought together.
     """
 
     patient: str
@@ -143,7 +143,7 @@ def check_patients(
     """Search a data set for scans of one patient, write what was found, and say it as findings.
 
     Args:
-        cases: of the data set; those without an image are passed over.
+        cases: cases of the data set; those without an image are passed over.
         patient_regex: pattern whose first group in a case's name is the patient.
         output: folder for ``pairs.csv``, ``pairs.png`` and ``same_patient.json``.
 

@@ -75,7 +75,7 @@ def similarities(
 
     Args:
         first, second: the scans of each pair, from 0 on.
-        correlations: of each pair.
+        correlations: correlations of each pair.
         cases: number of scans.
     """
     z = np.arctanh(np.clip(correlations, -0.99, 0.999))
@@ -94,7 +94,7 @@ def fit_null(similarity: NDArray[np.float64], weights: NDArray[np.float64], pair
     are made rather than too many). Pairs that are linked by one fit are left out of the next.
 
     Args:
-        similarity: of the compared pairs.
+        similarity: similarity of the compared pairs.
         weights: how many pairs each of them stands for.
         pairs: how many there are in the data set.
         cases: how many scans; their pairs are not independent, so that no more values than that are counted.

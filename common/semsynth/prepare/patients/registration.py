@@ -25,7 +25,7 @@ class Pose:
     Attributes:
         rotation: ``(3, 3)``.
         shift: ``(3,)`` mm.
-        correlation: of the normalised images where both are, -1 to 1.
+        correlation: correlation of the normalised images where both are, -1 to 1.
         inside: share of the fixed scan's points that lie within the moving scan.
     """
 

@@ -32,7 +32,7 @@ class Scan:
     """One scan on the common grid.
 
     Attributes:
-        name: of the case.
+        name: name of the case.
         image: ``(H, W, D)`` float32, grey levels scaled to [0, 1] between their 1st and 99th percentile.
         normal: ``(H, W, D)`` float32, the image less its local mean, over its local standard deviation.
         mask: ``(H, W, D)`` bool: the cavity, a label map's classes, or without either what is not dark.

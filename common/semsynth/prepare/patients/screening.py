@@ -39,9 +39,9 @@ class Link:
         expected: false links expected in the whole data set among pairs at least so similar; NaN where stated
             correlations were taken.
         similarity: what that is read from.
-        correlation: of the locally normalised images after registration.
-        intensity: of the grey levels after registration.
-        dice: of the masks after registration, where both scans reach.
+        correlation: correlation of the locally normalised images after registration.
+        intensity: correlation of the grey levels after registration.
+        dice: Dice of the masks after registration, where both scans reach.
         orientation: how the second scan has to be stored to match, as :mod:`nibabel.orientations` has it.
         pose: where the first lies in the second.
     """
@@ -74,7 +74,7 @@ class Screening:
         scans: name → scan, of all that were compared.
         spacing: mm per voxel of the comparison.
         compared: pairs that were registered.
-        seconds: of processor time.
+        seconds: seconds of processor time.
     """
 
     links: tuple[Link, ...]

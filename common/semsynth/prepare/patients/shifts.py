@@ -84,7 +84,7 @@ def best_shift(
 
     Args:
         one, other: :func:`spectra_of` the fixed and of the moving array.
-        size: of the transforms, at least the sum of the arrays' sizes.
+        size: size of the transforms, at least the sum of the arrays' sizes.
         fixed, moving: shapes of the arrays.
         spacing: mm per voxel.
     """

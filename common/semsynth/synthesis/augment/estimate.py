@@ -22,8 +22,8 @@ def estimate(draws: Sequence[Draw], rounds: Rounds, formats: Sequence[str]) -> s
 
     Args:
         draws: all volumes.
-        rounds: that make them.
-        formats: of the training set; folders of other programs hold copies.
+        rounds: rounds that make them.
+        formats: formats of the training set; folders of other programs hold copies.
     """
     cases = rounds.maps.entries
     voxels = {case: math.prod(read_header(str(entry["label"])).shape) for case, entry in cases.items()}

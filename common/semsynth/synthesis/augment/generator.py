@@ -23,7 +23,7 @@ class MapGenerator:
     Attributes:
         bundle: its folder.
         weights: the file that it draws with.
-        sha256: of that file.
+        sha256: SHA-256 of that file.
         spacing: mm per voxel of the maps; None: those that the weights draw on.
         device: where it draws; None: as its config says.
         inference: further settings of the bundle's inference in place of its own.
@@ -52,7 +52,7 @@ class MapGenerator:
         Args:
             bundle: its folder.
             weights: in place of its own; None takes those.
-            classes: of the maps that its maps stand beside, index → name.
+            classes: classes of the maps that its maps stand beside, index → name.
             spacing, device, inference: see the class.
 
         Raises:
@@ -75,9 +75,9 @@ class MapGenerator:
         """Draw a map of each name, where it is not there yet; the same whenever and by whichever process.
 
         Args:
-            names: of the maps.
+            names: names of the maps.
             folder: where they go.
-            seed: of all.
+            seed: seed of all.
         """
         own: dict[str, Any] = {"names": list(names), "seed": seed, "weights": str(self.weights), "tries": TRIES}
         own |= {} if self.spacing is None else {"voxel_size": [float(s) for s in self.spacing]}

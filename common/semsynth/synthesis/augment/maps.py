@@ -39,10 +39,10 @@ class Maps:
 
     Args:
         prepared: the cases.
-        settings: of the augmentation.
-        folder: of the augmentation; maps stand in its folder ``maps``.
+        settings: settings of the augmentation.
+        folder: folder of the augmentation; maps stand in its folder ``maps``.
         styles: scans whose styles volumes take, each that of one which is drawn; None: as the settings say.
-        generator: of label maps, where there are generated ones.
+        generator: generator of label maps, where there are generated ones.
     """
 
     def __init__(
@@ -131,7 +131,7 @@ class Maps:
 
         Args:
             draw: the volume.
-            folder: of that datalist.
+            folder: folder of that datalist.
             attempt: how often it was refused before.
         """
         return {

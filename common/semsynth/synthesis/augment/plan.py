@@ -37,8 +37,8 @@ class AugmentSettings:
             cases' maps as they are.
         style: ``drawn`` by the network, ``own`` (of the case's own image), or a datalist of prepared images, of which
             each volume takes one.
-        rules: of morphing, a YAML file; None: see :func:`semsynth.anatomy.rules.rules_for`.
-        seed: of morphs, styles and volumes.
+        rules: rules of morphing, a YAML file; None: see :func:`semsynth.anatomy.rules.rules_for`.
+        seed: seed of morphs, styles and volumes.
         resample: whether maps are brought to the voxel size that the weights were trained at.
     """
 
@@ -102,8 +102,8 @@ class Draw:
     """One volume that is to be made.
 
     Attributes:
-        case: whose map it is made of; of a generated one, in whose place it stands.
-        number: of the volume among those of the case.
+        case: case whose map it is made of; of a generated one, in whose place it stands.
+        number: number of the volume among those of the case.
         morphed: whether that map is morphed before.
         generated: whether its map is drawn by a generator of label maps.
     """
@@ -153,7 +153,7 @@ class Prepared:
 
     Attributes:
         path: its datalist.
-        content: of it.
+        content: content of it.
         entries: the training cases as :func:`semsynth.data.entries.load_datalist` gives them.
         classes: index → name.
         people: case → who belongs together: the patient, and all cases of one label map.
@@ -171,7 +171,7 @@ class Prepared:
 
         Args:
             source: its datalist, or its folder.
-            option: that named it, for messages.
+            option: option that named it, for messages.
             needs: files that each case must have.
 
         Raises:

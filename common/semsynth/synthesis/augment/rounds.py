@@ -64,11 +64,11 @@ class Rounds:
     Args:
         bundle: folder of the bundle.
         maps: the label maps.
-        settings: of the augmentation.
-        folder: of the augmentation; round ``i`` stands in its folder ``volumes/round_i``.
+        settings: settings of the augmentation.
+        folder: folder of the augmentation; round ``i`` stands in its folder ``volumes/round_i``.
         own: settings of the inference in place of the bundle's.
         gate: None accepts all.
-        thresholds: of the gate.
+        thresholds: thresholds of the gate.
         tries: how often a volume is drawn, at most.
     """
 

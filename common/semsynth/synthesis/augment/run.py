@@ -60,7 +60,7 @@ class Summary:
         wanted: so many volumes.
         taken: so many are in the training set.
         refused: so many were refused, those drawn again too.
-        thresholds: of the gate; None without one.
+        thresholds: thresholds of the gate; None without one.
         files: what was written, by format.
     """
 

@@ -41,7 +41,7 @@ class Item:
     Attributes:
         case: its name.
         image, label: its files.
-        person: whose anatomy it is.
+        person: person whose anatomy it is.
         synthetic: whether it was made.
         held: what the values of the image's file are.
     """
@@ -155,11 +155,11 @@ def write_folders(items: Sequence[Item], labels: Mapping[str, int], output: Path
     ones alone. Files of an earlier run that are not in the set any more are removed.
 
     Args:
-        items: of the training set.
+        items: items of the training set.
         labels: class name → index in the maps; classes get 1, 2, … in this order.
-        output: of the augmentation.
+        output: output folder of the augmentation.
         formats: which folders.
-        seed: of the folds.
+        seed: seed of the folds.
 
     Returns:
         Format → folder.

@@ -29,7 +29,8 @@ def save_sheet(made: Sequence[Made], path: Path, *, seed: int = 0) -> Path:
     Args:
         made: all volumes.
         path: the PNG.
-        seed: of the choice, where there are more than fit on it; a third of the places at most goes to refused ones.
+        seed: seed of the choice, where there are more than fit on it; a third of the places at most goes to refused
+            ones.
     """
     rng = np.random.default_rng(seed)
     refused, taken = [m for m in made if m.refused], [m for m in made if not m.refused]

@@ -65,10 +65,10 @@ def evaluate_maps(
         drawn: folder of an inference of la_maps.
         real: datalist (or its folder) of prepared cases; all of its lists count.
         output: folder for ``maps.md``, ``maps.json``, ``maps.csv`` (figures of each map) and ``maps.png``.
-        weights: that drew the maps: the card beside them says which real maps they were trained on.
-        rules: of morphing, which say what has a shape of its own; None: the built-in ones.
-        draws: of halves of the patients.
-        seed: of the draws.
+        weights: weights that drew the maps: the card beside them says which real maps they were trained on.
+        rules: rules of morphing, which say what has a shape of its own; None: the built-in ones.
+        draws: number of draws of halves of the patients.
+        seed: seed of the draws.
         pictures: maps of either kind in the picture.
         show: log the tables.
         wait: until another evaluation that writes into ``output`` has ended; else it is an error that it is there.

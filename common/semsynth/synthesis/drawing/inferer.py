@@ -28,7 +28,7 @@ class DrawnMapInferer(SimpleInferer):
         tries: maps that are drawn for one, at most.
 
     Attributes:
-        records: of the last batch, one per map: ``tries``, ``refused`` (reason → how often) and ``figures``.
+        records: records of the last batch, one per map: ``tries``, ``refused`` (reason → how often) and ``figures``.
     """
 
     def __init__(

@@ -48,15 +48,15 @@ def load_requests(
 
     Args:
         count: how many; of each given map, where there are given ones.
-        prefix: of the names, ``<prefix>_0000`` and so on.
-        names: of the maps, in place of ``count`` and ``prefix``: each map follows from its name and the seed.
-        seed: of the maps; another seed gives other names, so that they can stand in one folder.
+        prefix: prefix of the names, ``<prefix>_0000`` and so on.
+        names: names of the maps, in place of ``count`` and ``prefix``: each map follows from its name and the seed.
+        seed: seed of the maps; another seed gives other names, so that they can stand in one folder.
         field_of_view: mm along H, W, D; None leaves it to the network, which takes that of a training map.
         given: a pattern of label maps whose ``known`` classes stay; or ``"datalist"``: those of ``dataset_dir``.
         dataset_dir: folder with a datalist.
         known: names of the classes that stay.
         num_classes, metadata: as of :func:`semsynth.data.entries.load_datalist`.
-        pseudonyms, anonymous_names, output_dir: of the given maps, as of
+        pseudonyms, anonymous_names, output_dir: pseudonyms, anonymous names and output dir of the given maps, as of
             :func:`semsynth.data.entries.load_label_maps`.
 
     Returns:
@@ -153,7 +153,7 @@ class RequestedMapd(Transform):
 
     Args:
         spacing: mm per voxel that the weights draw on.
-        key: of the request.
+        key: key of the request.
         kept: classes that stay of a map that is given in place of a request.
 
     Raises:

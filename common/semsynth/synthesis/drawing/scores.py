@@ -24,10 +24,10 @@ class Portrayed:
     """A map by its figures and its cells.
 
     Attributes:
-        name: of the case.
+        name: name of the case.
         patient: who belongs together.
-        figures: of :func:`semsynth.anatomy.portrait.portrait_of`.
-        cells: of :func:`semsynth.anatomy.portrait.aligned_cells`.
+        figures: result of :func:`semsynth.anatomy.portrait.portrait_of`.
+        cells: result of :func:`semsynth.anatomy.portrait.aligned_cells`.
         training: whether the weights were trained on it.
     """
 
@@ -43,10 +43,10 @@ class FigureScore:
     """One figure: its distribution over drawn and over real maps.
 
     Attributes:
-        name: of the figure.
+        name: name of the figure.
         real, drawn: mean and standard deviation.
         distance: Wasserstein distance of drawn and real maps, in standard deviations of the real ones.
-        floor: that of two halves of the patients, mean and 95th percentile over draws.
+        floor: distance of two halves of the patients, mean and 95th percentile over draws.
     """
 
     name: str
@@ -100,10 +100,10 @@ def score(
     Args:
         drawn: maps.
         real: maps, with patients.
-        classes: whose voxels count for the difference of two maps.
-        draws: of halves.
-        seed: of the draws.
-        refused, tries: of the drawing.
+        classes: classes whose voxels count for the difference of two maps.
+        draws: number of draws of halves.
+        seed: seed of the draws.
+        refused, tries: numbers of refusals and tries of the drawing.
 
     Raises:
         InputError: for too few maps or patients.

@@ -122,7 +122,7 @@ class DenoiserEvaluator(SupervisedEvaluator):
         network: the :class:`~semsynth.networks.latent_diffusion.LatentDiffusion`.
         levels: how many time steps, evenly over all.
         images: how many cases to synthesise.
-        steps: of the sampler, for these.
+        steps: number of steps of the sampler, for these.
         kwargs: all else that ``SupervisedEvaluator`` takes. Batches hold one case, under ``image`` and ``label``.
     """
 

@@ -22,7 +22,7 @@ class SegmentationTrainer(MixedPrecisionTrainer):
     weights halve from level to level (Isensee et al. 2021).
 
     Args:
-        texture_loss: of a ``TextureHead``, added to ``loss_function``; None without one.
+        texture_loss: loss of a ``TextureHead``, added to ``loss_function``; None without one.
         kwargs: all else that :class:`~semsynth.training.engines.base.MixedPrecisionTrainer` takes.
 
     Raises:

@@ -41,10 +41,10 @@ class ShapeModelTrainer(Trainer):
 
     Args:
         network: the model.
-        sigmas: of the Gaussian over the maps, mm, one per epoch: ``max_epochs`` is their number.
-        steps: of a registration.
+        sigmas: standard deviations of the Gaussian over the maps, mm, one per epoch: ``max_epochs`` is their number.
+        steps: number of steps of a registration.
         class_weights: in the registration, one per class; None weighs all alike.
-        stiffness: of the registration.
+        stiffness: stiffness of the registration.
         max_epochs: must be the number of ``sigmas``.
         train_data_loader: batches of one map under ``label``, with its name under ``case``.
         train_handlers: ignite handlers.
@@ -265,7 +265,7 @@ class ExplainedMapInferer(SimpleInferer):
     """A map as a shape model can tell it, for the validation of one.
 
     Args:
-        steps: of the registration.
+        steps: number of steps of the registration.
         finishing: what is done to every drawn map: ``(label, spacing)`` → the map and more, see
             :class:`semsynth.synthesis.drawing.Finishing`; None for nothing.
     """

@@ -17,11 +17,11 @@ class AutoencoderLoss(VariationalGANLoss):
 
     Args:
         adversarial: ``"least_squares"`` (as there), ``"hinge"`` or ``"bce"``.
-        adversarial_weight: of the adversarial term, once it is on (see
+        adversarial_weight: weight of the adversarial term, once it is on (see
             :class:`semsynth.training.engines.adversarial.AutoencoderTrainer`).
-        l1_weight: of voxel-wise L1, on intensities scaled to [-1, 1].
-        perceptual_weight: of the perceptual term.
-        kl_weight: of :func:`latent_kl`. The paper's 1e-6 is for the sum over the whole latent, as in the public
+        l1_weight: weight of voxel-wise L1, on intensities scaled to [-1, 1].
+        perceptual_weight: weight of the perceptual term.
+        kl_weight: weight of :func:`latent_kl`. The paper's 1e-6 is for the sum over the whole latent, as in the public
             tutorials; this is per voxel of the latent and so does not depend on the volume's size. A latent of n voxels
             has the paper's with n · 1e-6: 0.012 for 128 × 96 × 64 voxels at a compression of 4.
         r1_weight: γ of :func:`r1_penalty`.
@@ -80,9 +80,9 @@ class DecoderLoss(AutoencoderLoss):
 
     Args:
         adversarial, adversarial_weight, r1_weight, r1_interval: as of :class:`AutoencoderLoss`.
-        content_weight: of the mean absolute difference of the blocks' means, on intensities scaled to [-1, 1].
-        content_cells: of the latent along each axis of a block; 1 holds every cell's mean, more leaves the mottle of
-            single cells to the discriminator.
+        content_weight: weight of the mean absolute difference of the blocks' means, on intensities scaled to [-1, 1].
+        content_cells: number of cells of the latent along each axis of a block; 1 holds every cell's mean, more leaves
+            the mottle of single cells to the discriminator.
 
     Raises:
         InputError: as :class:`AutoencoderLoss`, and for blocks of less than one cell.

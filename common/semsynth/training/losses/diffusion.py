@@ -28,7 +28,7 @@ class DiffusionLoss(nn.Module):
             that of v, so that 2 makes eq. 1 of a prediction of v.
         segmenter: the frozen network (:func:`semsynth.provenance.frozen.load_segmenter`), whose class 1 is ``target``;
             None leaves the term out.
-        segmentation_weight: of the consistency; 0 switches it off.
+        segmentation_weight: weight of the consistency; 0 switches it off.
         segmentation_below: share of the time steps, from the least noisy, in which it counts.
         segmentation_interval: it is computed in every n-th step, for its cost is the decoder's.
         target: the map's classes that are the segmenter's class 1.
@@ -79,11 +79,11 @@ class DiffusionLoss(nn.Module):
         """Weighted terms; their sum is the loss.
 
         Args:
-            denoised: of :class:`semsynth.networks.latent_diffusion.LatentDiffusion`.
+            denoised: output of :class:`semsynth.networks.latent_diffusion.LatentDiffusion`.
             label: class indices ``(B, 1, H, W, D)``.
             autoencoder: frozen.
             timesteps: T.
-            iteration: of the training, from 1.
+            iteration: iteration of the training, from 1.
         """
         errors = (denoised.pred.float() - denoised.target.float()).square().mean(dim=(1, 2, 3, 4))
         terms = {"denoising": (denoised.signal.flatten() ** self.signal_power * errors).mean()}

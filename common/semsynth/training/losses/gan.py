@@ -81,12 +81,12 @@ class VariationalGANLoss(ConditionalGANLoss):
 
     Args:
         adversarial: ``"hinge"``, ``"least_squares"`` or ``"bce"``.
-        adversarial_weight: of the adversarial term.
-        feature_weight: of :func:`feature_matching`; its mean over layers, where SPADE sums over four: SPADE's 10 is 40
-            here.
-        perceptual_weight: of the perceptual term.
-        kl_weight: of :func:`kl_divergence`, for generators with an encoder.
-        l1_weight: of voxel-wise L1, on intensities scaled to [-1, 1].
+        adversarial_weight: weight of the adversarial term.
+        feature_weight: weight of :func:`feature_matching`; its mean over layers, where SPADE sums over four: SPADE's 10
+            is 40 here.
+        perceptual_weight: weight of the perceptual term.
+        kl_weight: weight of :func:`kl_divergence`, for generators with an encoder.
+        l1_weight: weight of voxel-wise L1, on intensities scaled to [-1, 1].
         perceptual: (fake, real) → scalar, such as :class:`semsynth.networks.features.perceptual.PerceptualLoss`; not
             kept where its weight is 0.
 

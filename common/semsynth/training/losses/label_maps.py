@@ -15,8 +15,8 @@ class LabelAutoencoderLoss(nn.Module):
     """Dice and cross-entropy of the classes, and KL of the latent.
 
     Args:
-        dice_weight, ce_weight: of :class:`~semsynth.training.losses.segmentation.SegmentationLoss`.
-        kl_weight: of :func:`~semsynth.training.losses.autoencoder.latent_kl`.
+        dice_weight, ce_weight: weights of :class:`~semsynth.training.losses.segmentation.SegmentationLoss`.
+        kl_weight: weight of :func:`~semsynth.training.losses.autoencoder.latent_kl`.
 
     Raises:
         InputError: for negative weights.
@@ -32,7 +32,7 @@ class LabelAutoencoderLoss(nn.Module):
         """Weighted terms; their sum is the loss.
 
         Args:
-            made: of the autoencoder.
+            made: output of the autoencoder.
             label: class indices ``(B, 1, H, W, D)``.
         """
         terms: dict[str, torch.Tensor] = self.segmentation(made.logits, label)

@@ -17,7 +17,7 @@ class SegmentationLoss(nn.Module):
 
     Args:
         class_weights: one weight per class for the cross-entropy, as of :func:`class_weights`; None weighs all alike.
-        dice_weight, ce_weight: of the two terms.
+        dice_weight, ce_weight: weights of the two terms.
 
     Raises:
         InputError: for negative weights, or two of 0.

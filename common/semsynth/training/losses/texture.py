@@ -49,7 +49,7 @@ class TextureLoss(nn.Module):
     """Smooth L1 distance between the :func:`texture` that a network says a volume has and the one that it has.
 
     Args:
-        weight: of the term.
+        weight: weight of the term.
 
     Raises:
         InputError: for a weight that is not from 0 to 1000.
@@ -66,7 +66,7 @@ class TextureLoss(nn.Module):
         """The weighted mean over what is there to be said, a scalar; 0 where nothing is.
 
         Args:
-            said: by the network, ``(B, 2·bands)``.
+            said: output of the network, ``(B, 2·bands)``.
             image, target: as of :func:`texture`.
         """
         with torch.autocast(said.device.type, enabled=False):

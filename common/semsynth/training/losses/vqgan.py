@@ -19,13 +19,13 @@ class VQGANLoss(nn.Module):
     """L1, perceptual, commitment, adversarial and feature matching terms; a term of weight 0 is not computed.
 
     Args:
-        l1_weight: of voxel-wise L1, on intensities scaled to [-1, 1] (4 in the public code).
-        perceptual_weight: of the perceptual term (4 in the public code, of a VGG).
-        feature_weight: of feature matching (4 in the public code), see
+        l1_weight: weight of voxel-wise L1, on intensities scaled to [-1, 1] (4 in the public code).
+        perceptual_weight: weight of the perceptual term (4 in the public code, of a VGG).
+        feature_weight: weight of feature matching (4 in the public code), see
             :func:`~semsynth.training.losses.gan.feature_matching`.
-        commitment_weight: of the latents' distance from their codes (0.25).
+        commitment_weight: weight of the latents' distance from their codes (0.25).
         adversarial: ``"hinge"`` (paper), ``"least_squares"`` or ``"bce"``.
-        adversarial_weight: of both discriminators' terms together, before eq. 7's weight.
+        adversarial_weight: weight of both discriminators' terms together, before eq. 7's weight.
         adaptive: multiply the adversarial terms by eq. 7: the size of the reconstruction's gradient (L1 and
             perceptual) at the decoder's last layer over that of the adversarial one. The public code lacks it.
         adaptive_interval: steps from one computation of it to the next: its two extra backward passes.
@@ -102,7 +102,7 @@ class VQGANLoss(nn.Module):
             discriminator: a :class:`~semsynth.networks.discriminators.SliceAndVolumeDiscriminator`; None leaves its
                 terms out.
             fake, real: images in [0, 1], ``(B, 1, H, W, D)``.
-            commitment: of the latents, see :class:`~semsynth.networks.blocks.codebook.Quantized`.
+            commitment: commitment of the latents, see :class:`~semsynth.networks.blocks.codebook.Quantized`.
             last_layer: the decoder's last weight, for eq. 7.
         """
         terms = {"g_l1": self.l1_weight * 2.0 * F.l1_loss(fake.float(), real.float())}  # [0, 1] → [-1, 1]: twice
