@@ -359,13 +359,13 @@ ENEMIES: dict[str, tuple[Callable[[Path, Path], Path], str]] = {
     "YAML with a tag": (_yaml_tag, r"more\.yaml: holds a tag of YAML \(tag:yaml\.org,2002:python/object/apply:os"),
     "YAML that grows": (_yaml_laughs, r"more\.yaml: holds references of YAML"),
     "a key twice": (_twice, r"more\.json: says '_target_' twice"),
-    "code in scripts": (_code("scripts/helper.py"), r"scripts/helper\.py: Python that nobody here knows"),
+    "code in scripts": (_code("scripts/helper.py"), r"scripts/helper\.py: unknown Python"),
     "code in our package's place": (
         _code("scripts/semsynth/files.py"),
         r"scripts/semsynth/files\.py: Python that",
     ),
-    "code that shadows a package": (_code("numpy.py"), r"numpy\.py: Python that nobody here knows"),
-    "compiled Python": (_compiled, r"__pycache__/.*\.pyc: compiled Python, which nobody can read"),
+    "code that shadows a package": (_code("numpy.py"), r"numpy\.py: unknown Python"),
+    "compiled Python": (_compiled, r"__pycache__/.*\.pyc: compiled Python, which cannot be read"),
     "a file that the manifest lacks": (_added, r"docs/more\.md: is not in the manifest: somebody has added it"),
 }
 """What is wrong → how such a bundle is made in a folder, and its named error."""

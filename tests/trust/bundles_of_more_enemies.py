@@ -215,7 +215,7 @@ MORE: dict[str, tuple[Builder, str]] = {
         r"docs/more\.json: run: the expression .* is not allowed",
     ),
     "an excuse in a tensor's name": (_tensor_called("semsynth[trust]"), r"more\.pt: semsynth\[trust\] has \(10000000"),
-    "Python with a capital ending": (_file("numpy.PY", b"x"), r"numpy\.PY: Python that nobody here knows"),
+    "Python with a capital ending": (_file("numpy.PY", b"x"), r"numpy\.PY: unknown Python"),
     "a page that runs scripts": (_file("docs/a.html", b"<script/>"), r"docs/a\.html: a kind of file that may run"),
     "a picture that runs scripts": (_file("docs/a.svg", SVG), r"docs/a\.svg: is a picture with a script in it"),
     "a pickle as a picture": (_file("docs/a.png", pickle.dumps(1)), r"docs/a\.png: is no picture, as its name says"),

@@ -54,7 +54,7 @@ def test_a_packed_bundle_and_its_folder_are_found_good(tmp_path):
     (unpacked / "scripts" / "semsynth" / "seeds.py").write_text("import os\n")
     found = lines(unpacked)
     assert len(found) == 3 and all("scripts/semsynth/seeds.py" in line for line in found[:2]), found
-    assert "is not the file that the manifest lists" in found[0] and "Python that nobody here knows" in found[1]
+    assert "is not the file that the manifest lists" in found[0] and "unknown Python" in found[1]
 
 
 def test_what_a_folder_lacks_of_its_manifest_is_named(tmp_path):
@@ -72,7 +72,7 @@ def test_what_nobody_can_tell_is_said_and_is_no_refusal(tmp_path):
     write_weights(folder / "models" / "other.pt")
     (folder / "models" / "other.pt").unlink()
     verdict = verify(folder)
-    assert not verdict.refused and "and 3 things below that nobody can tell" in verdict.text()
+    assert not verdict.refused and "and 3 things below that cannot be checked" in verdict.text()
     assert "unknown models/model.pt: no card beside it says what it is: unknown weights" in lines(folder)
     assert "unknown models/other.json: is the card of weights that are not here" in lines(folder)
     assert shutil.make_archive(str(tmp_path / "b"), "zip", tmp_path, "bundle")

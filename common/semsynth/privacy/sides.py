@@ -103,5 +103,5 @@ def _card_gaps(file: str, train: Mapping[str, RealCase], heldout: Mapping[str, R
     if known < len(train):
         gaps.append(f"{len(train) - known} of the {len(train)} scans in --train were not seen by {Path(file).name}")
     if not seen.complete:
-        gaps.append(f"nobody knows which cases {', '.join(seen.gaps)} has seen")
+        gaps.append(f"the training cases of {', '.join(seen.gaps)} are unknown")
     return gaps

@@ -36,8 +36,8 @@ def read_weights(path: str | Path, what: str = "weights", *, fix: str = "copy th
     def compare(stream: BufferedReader) -> None:
         found = hashlib.file_digest(stream, "sha256").hexdigest()
         if not is_as_stated(path, found):
-            logger.warning("%s: unknown, no card beside it says what it is, so nobody can tell whether it is as it was "
-                           "written", path)  # fmt: skip
+            logger.warning("%s: unknown, no card beside it says what it is; whether it is as it was written cannot be "
+                           "checked", path)  # fmt: skip
 
     return read_tensors(path, what, fix=fix, check=compare)
 

@@ -31,12 +31,12 @@ def check_code(contents: Contents, *, signed: bool) -> Checked:
     if signed:
         return Checked("code", known + (", the others are signed" if unknown else ""))
     findings = [
-        Finding(name, "Python that nobody here knows, and that runs with the bundle: install the version of semsynth "
+        Finding(name, "unknown Python, which runs with the bundle: install the version of semsynth "
                 "that it was packed with and verify again, read it, or have it signed")
         for name in unknown[:SHOWN]
     ]  # fmt: skip
     if len(unknown) > SHOWN:
-        findings.append(Finding("", f"… and {len(unknown) - SHOWN} more files of Python that nobody here knows"))
+        findings.append(Finding("", f"… and {len(unknown) - SHOWN} more files of unknown Python"))
     return Checked("code", known, findings)
 
 

@@ -75,7 +75,7 @@ def _of_folder(root: Path, *, packed: bool = False) -> Contents:
 
     def unreadable(error: OSError) -> None:
         below = Path(str(error.filename)).relative_to(root).as_posix()
-        findings.append(Finding(below, "a folder that cannot be read, so that nobody knows what is in it"))
+        findings.append(Finding(below, "a folder that cannot be read: what is in it is unknown"))
 
     for place, inner, names in os.walk(root, onerror=unreadable):  # it does not enter links
         here = Path(place)

@@ -35,7 +35,7 @@ def unknown_kind(name: str) -> str | None:
     """Why a file is of no kind that bundles have, or None. LICENSE has no ending."""
     lower = name.lower()
     if lower.endswith((".pyc", ".pyo")) or "__pycache__" in name.split("/"):
-        return "compiled Python, which nobody can read and Python prefers to its source; remove the folder __pycache__"
+        return "compiled Python, which cannot be read and runs in place of its source; remove the folder __pycache__"
     if lower.endswith(OF_CODE) and not name.startswith(CODE):
         return "a kind of file that may run something where it is opened, and that no bundle needs; remove it"
     if lower.endswith((*WEIGHTS, *VOLUMES, *PICTURES, *TEXTS)) or PurePosixPath(name).name in ("LICENSE", "NOTICE"):

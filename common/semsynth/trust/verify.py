@@ -55,7 +55,7 @@ class Verdict:
         open_ = len(self.findings) - wrong
         if wrong:
             return f"DO NOT USE IT: {counted(wrong, 'reason')} below"
-        told = f", and {counted(open_, 'thing')} below that nobody can tell" if open_ else ""
+        told = f", and {counted(open_, 'thing')} below that cannot be checked" if open_ else ""
         return f"nothing wrong was found{told}"
 
     def text(self) -> str:
