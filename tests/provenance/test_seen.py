@@ -220,7 +220,7 @@ def test_a_parent_without_a_card_makes_its_children_unknown(tmp_path, entries, o
     network = torch.nn.Linear(2, 2)
     torch.save(network.state_dict(), bare)
     save_weights(network, child, record=record(entries, tmp_path / "a.json5", builds_on=[bare]))
-    assert "no card beside these weights" in caplog.text
+    assert "no model card next to these weights" in caplog.text
     seen = Seen.of(child)
     assert seen.known and not seen.complete and seen.gaps == ("bare.pt",)
     assert seen.of_entry(entries[0]) and not seen.of_entry(other[0])

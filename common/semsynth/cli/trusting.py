@@ -11,8 +11,8 @@ def verify(*, path: FilePath, signature: FilePath | None = None, public_key: Fil
 
     semsynth verify PATH. Files are compared with their hashes, weights are looked into, configs are read and not
     evaluated, paths, sizes, logging and Python are checked (docs/trust.md). The exit status is 0 where nothing wrong
-    was found, 1 where it must not be used, 2 for wrong usage. What cannot be checked, such as weights without a card, is
-    said.
+    was found, 1 where it must not be used, 2 for wrong usage. What cannot be checked, such as weights without a card,
+    is said.
 
     Args:
         path: a bundle's folder, a packed bundle (zip), or one file of weights.

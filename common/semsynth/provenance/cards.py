@@ -221,7 +221,8 @@ def record_of(weights: Path) -> dict[str, Any]:
     seen = Seen.from_card(content or {}, weights.name)
     if not seen.known:
         logger.warning(
-            "%s: no model card next to these weights: training cases and losses are unknown, so overlap cannot be checked",
+            "%s: no model card next to these weights: training cases and losses are unknown, so overlap cannot be "
+            "checked",
             weights,
         )
         return {UNKNOWN_PARENTS: [*seen.gaps]}
