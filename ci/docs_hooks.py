@@ -25,3 +25,12 @@ def on_post_page(output: str, **_: Any) -> str:
         output: a whole page.
     """
     return _SHIM.sub("", output)
+
+
+def on_post_template(output_content: str, **_: Any) -> str:
+    """The same for pages that are made of no Markdown, such as that of an address that is not there.
+
+    Args:
+        output_content: a whole page.
+    """
+    return _SHIM.sub("", output_content)

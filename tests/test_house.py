@@ -56,6 +56,6 @@ def test_descriptions_of_arguments_begin_with_what_the_argument_is() -> None:
             inside = False
             for line in (ast.get_docstring(node) or "").splitlines():
                 inside = line in ("Args:", "Attributes:") or (inside and not re.match(r"\S", line))
-                found = re.match(r" {4}[\w, *]+: (of|that|whose|by|from)\b", line) if inside else None
+                found = re.match(r" {4}\w[\w, *]*: (of|that|whose|by|from)\b", line) if inside else None
                 bare += [f"{path.name}: {node.name}: {line.strip()}"] if found else []
     assert bare == []

@@ -37,6 +37,7 @@ HELD = {
     "choose-k": NOBODY, "pseudonymise": NOBODY, "evaluate": {CASE}, "picture": {CASE}, "weights": NOBODY,
     "convert": NOBODY, "export": NOBODY, "dicom": NOBODY, "compare": {CASE, PATIENT}, "augment": {CASE, PATIENT},
     "study": {CASE, PATIENT}, "verify": NOBODY, "sign": NOBODY, "reproduce": NOBODY,
+    "audit": {CASE},  # closest_pairs, which show patients and say so
 }  # fmt: skip
 """Command → what may stand in its results where its input has names; of data under pseudonyms nothing may."""
 TAKES_KEY = ("augment", "evaluate", "pseudonymise", "compare", "picture")

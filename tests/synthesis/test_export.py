@@ -24,7 +24,7 @@ BUNDLE = Path(__file__).resolve().parents[2] / "bundles" / "spade_ldm"
 
 def server_loop() -> str:
     """That of the bundle's docs."""
-    text = (BUNDLE / "docs" / "README.md").read_text()
+    text = (BUNDLE / "docs" / "commands.md").read_text()
     (code,) = (block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "torch.export.load" in block)
     return str(code)
 

@@ -362,7 +362,7 @@ ENEMIES: dict[str, tuple[Callable[[Path, Path], Path], str]] = {
     "code in scripts": (_code("scripts/helper.py"), r"scripts/helper\.py: unknown Python"),
     "code in our package's place": (
         _code("scripts/semsynth/files.py"),
-        r"scripts/semsynth/files\.py: Python that",
+        r"scripts/semsynth/files\.py: unknown Python",
     ),
     "code that shadows a package": (_code("numpy.py"), r"numpy\.py: unknown Python"),
     "compiled Python": (_compiled, r"__pycache__/.*\.pyc: compiled Python, which cannot be read"),
