@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -58,3 +60,16 @@ def read_object_or_none(path: str | Path) -> dict[str, Any] | None:
         return read_object(path)
     except InputError:
         return None
+
+
+def finite(value: Any) -> Any:
+    """A value as JSON can hold it: NaN and infinity as null, of which JSON has neither, and tuples as lists.
+
+    Args:
+        value: mappings, lists and tuples of numbers and texts.
+    """
+    if isinstance(value, Mapping):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

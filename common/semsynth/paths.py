@@ -54,8 +54,8 @@ def as_path(path: str | Path, option: str = "a path") -> Path:
         raise InputError(f"{option} must be text, got {path!r} ({type(path).__name__}); write it with ./ in front, or "
                          "between quotes of its own: \"'…'\"")  # fmt: skip
     if option in _TYPED_FOR_BUNDLES and "::" in str(path) and not os.path.lexists(path):
-        raise InputError(f"{option} {path}: MONAI's configs turn '#' into '::', so that nobody knows which folder is "
-                         "meant; give a path with neither of them")  # fmt: skip
+        raise InputError(f"{option} {path}: MONAI's configs turn '#' into '::', and look for another "
+                         "folder; give a path with neither of them")  # fmt: skip
     return Path(expanded(str(path)))
 
 

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from ..json_files import finite
 from ..ownership import Outputs, any_of, beside, is_marked_png, object_with, text_with
 from ..provenance.cards import versions
 from ..provenance.command import run_command
@@ -78,7 +79,7 @@ def write_results(
         "differences": [asdict(difference) for difference in results.differences],
         "cases": [asdict(value) for value in values],
     }
-    output.write_text("evaluation.json", json.dumps(_finite(content), indent=1, allow_nan=False) + "\n")
+    output.write_text("evaluation.json", json.dumps(finite(content), indent=1, allow_nan=False) + "\n")
     output.write_text("evaluation.csv", _score_table(results.scores).csv())
     output.write_text("cases.csv", _case_table(values).csv())
     drawn = {name: png(figure, dpi=DPI) for name, (_, figure) in summary.pictures.items()}
@@ -227,12 +228,3 @@ def _plain(value: Any) -> Cell:
     if isinstance(value, int | float) and not isinstance(value, bool):
         return Cell(str(value), value)
     return Cell("" if value is None else str(value))
-
-
-def _finite(value: Any) -> Any:
-    """NaN and infinity as null: JSON has neither."""
-    if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

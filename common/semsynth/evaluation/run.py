@@ -158,18 +158,9 @@ def evaluate(
     if not 0 < feature_spacing <= 10:
         raise InputError(f"--feature-spacing must be above 0 and at most 10 mm, got {feature_spacing:g}")
     _check_settings(synthetic, weights or {}, in_loss or {}, draws=draws, seed=seed, pictures=pictures)
-    cases = load_real(real, train=train_real, labels=labels)
-    given, names = list(cases), Names()
-    listed = datalist_path(real)
-    if hidden is None and (listed is None or not has_pseudonyms(read_datalist(listed))):
-        warn_of_names()
-    if hidden is not None:
-        cases, names = under_pseudonyms(cases, hidden)
-    images = {name: case.image for name, case in cases.items()}
-    if SLICEWISE in extractors:
-        check_resampling(images, (feature_spacing,) * 3, fix="give a larger --feature-spacing")
-    if judge is not None:
-        check_resampling(images, judge.spacing, fix="give a larger --judge-spacing, that of its training")
+    given = load_real(real, train=train_real, labels=labels)
+    cases, names = _called(given, real, hidden)
+    _check_memory(cases, extractors, feature_spacing, judge)
     systems = [
         renamed(load_system(system, src, in_loss=(in_loss or {}).get(system, ()), known={*cases, *given}), names)
         for system, src in synthetic.items()
@@ -209,6 +200,27 @@ def evaluate(
     if show:
         logger.info("\n%s\n\n%s", results, output / "evaluation.html")
     return results
+
+
+def _called(cases: dict[str, RealCase], real: str | Path, hidden: Hidden | None) -> tuple[dict[str, RealCase], Names]:
+    """The cases by the names that all results have, and these names; a warning where they are the cases' own."""
+    if hidden is not None:
+        return under_pseudonyms(cases, hidden)
+    listed = datalist_path(real)
+    if listed is None or not has_pseudonyms(read_datalist(listed)):
+        warn_of_names()
+    return cases, Names()
+
+
+def _check_memory(
+    cases: Mapping[str, RealCase], extractors: Sequence[str], feature_spacing: float, judge: FrozenSegmenter | None
+) -> None:
+    """Refuse voxel sizes of networks at which a case would not fit into memory."""
+    images = {name: case.image for name, case in cases.items()}
+    if SLICEWISE in extractors:
+        check_resampling(images, (feature_spacing,) * 3, fix="give a larger --feature-spacing")
+    if judge is not None:
+        check_resampling(images, judge.spacing, fix="give a larger --judge-spacing, that of its training")
 
 
 def _check_settings(

@@ -17,6 +17,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from ..json_files import finite
 from ..ownership import Outputs, any_of, beside, is_marked_png, is_plotted_png, object_with, text_with
 from ..prepare.patients.scans import Scan
 from ..prepare.patients.screening import registered
@@ -109,7 +110,7 @@ def headline(found: Findings) -> str:
 
 def content(found: Findings, command: str) -> dict[str, Any]:
     """Of ``audit.json``."""
-    plain: dict[str, Any] = _finite({
+    plain: dict[str, Any] = finite({
         "verdict": found.verdict.word,
         "reasons": list(found.verdict.reasons),
         "thresholds": rules(found.calibration.rate) | {"margin": found.calibration.threshold},
@@ -126,15 +127,6 @@ def content(found: Findings, command: str) -> dict[str, Any]:
         "versions": versions(),
     })  # fmt: skip
     return plain
-
-
-def _finite(value: Any) -> Any:
-    """NaN and infinity as null, tuples as lists."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def closest(found: Findings) -> list[tuple[int, Pair]]:

@@ -59,7 +59,7 @@ def paint(label: NDArray[np.integer], styles: NDArray[np.floating], seed: int) -
     unknown = [int(c) for c in there if c >= len(known) or not np.isfinite(known[c]).all()]
     if unknown:
         raise InputError(f"class {', '.join(map(str, unknown))} is in the label map, and in none of the real scans, so "
-                         "that nobody knows how bright it is; paint maps of the scans' classes")  # fmt: skip
+                         "that its brightness is unknown; paint maps of the scans' classes")  # fmt: skip
     style = styles[random.integers(len(styles))]
     style = np.where(np.isfinite(style), style, known)
     mean = style[:, 0] + JITTER * random.standard_normal(len(style))

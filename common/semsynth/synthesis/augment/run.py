@@ -179,8 +179,8 @@ def _place(path: str | Path, option: str) -> Path:
     found = as_path(path, f"--{option}").absolute()
     if "#" in str(found) or "::" in str(found):
         raise InputError(
-            f"--{option} {found}: MONAI's configs turn '#' into '::', so that nobody knows which folder is meant; give "
-            "a path with neither of them"
+            f"--{option} {found}: MONAI's configs turn '#' into '::', and look for another folder; give a path with "
+            "neither of them"
         )
     return found
 
