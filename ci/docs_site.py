@@ -107,16 +107,17 @@ def _filled(entry: Any) -> Any:
 
 
 def build(output: Path, work: Path) -> subprocess.CompletedProcess[str]:
-    """Stage the pages and let MkDocs build the site.
+    """Let MkDocs build the site of the pages that :func:`stage` has written into ``<work>/pages``.
+
+    Without ``--quiet``, under which MkDocs counts no warning as an error.
 
     Args:
         output: folder for the site; it is replaced.
-        work: folder for the staged pages.
+        work: folder with the staged pages.
     """
-    stage(work / "pages")
     written = work / "mkdocs.yml"
     written.write_text(yaml.safe_dump(config(work / "pages", output), sort_keys=False), encoding="utf-8")
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--config-file", str(written)]
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--config-file", str(written)]
     known = os.environ | {"NO_MKDOCS_2_WARNING": "1"}
     return subprocess.run(command, cwd=ROOT, env=known, capture_output=True, text=True, check=False)
 
@@ -129,6 +130,7 @@ def main() -> int:
     )
     options = parser.parse_args()
     output = options.output.resolve()
+    stage(ROOT / "dist" / "pages")
     done = build(output, ROOT / "dist")
     print(done.stderr + done.stdout if done.returncode else output / "index.html")
     return done.returncode

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from docs_site import build
+from docs_site import build, stage
 from markdown_links import headings, links
 from semsynth.cli.main import COMMANDS
 
@@ -41,6 +41,7 @@ def test_every_command_has_a_row_and_no_page_names_one_that_is_not_there() -> No
 
 def test_the_site_has_every_page_and_takes_nothing_from_another_server(tmp_path: Path) -> None:
     site = tmp_path / "site"
+    stage(tmp_path / "pages")
     done = build(site, tmp_path)
     assert done.returncode == 0, done.stderr + done.stdout
     for page in PAGES:
@@ -50,3 +51,18 @@ def test_the_site_has_every_page_and_takes_nothing_from_another_server(tmp_path:
     written = [path.read_text(encoding="utf-8") for path in site.rglob("*.html")]
     assert not [match for text in written for match in loaded.findall(text)]
     assert "psnr" in (site / "docs" / "api" / "metrics.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("docs/stray.md", "# Stray", 'not included in the "nav"'),
+        ("docs/gallery.md", "[a](absent.md)", "absent.md"),
+        ("docs/gallery.md", "[a](morphing.md#absent)", "does not contain an anchor"),
+    ],
+)
+def test_a_page_without_a_place_or_a_dead_link_ends_the_build(name: str, text: str, said: str, tmp_path: Path) -> None:
+    stage(tmp_path / "pages")
+    (tmp_path / "pages" / name).write_text(text)
+    done = build(tmp_path / "site", tmp_path)
+    assert done.returncode != 0 and said in done.stderr + done.stdout
