@@ -25,21 +25,69 @@ PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/*.md", "bundles/*
 PICTURES = ("docs/*.png", "bundles/*/docs/*.png")
 FILES = ("docs/*.txt", "bundles/*/docs/*.txt")
 BUNDLE_PAGES = {"README.md": "in short", "commands.md": "commands and settings", "experiments.md": "experiments"}
-API = {
-    "metrics": "Metrics on tensors",
-    "convert": "Weights from elsewhere",
-    "networks.blocks.spade": "SPADE blocks",
-    "networks.autoencoder": "Autoencoder",
-    "networks.latent_diffusion": "Latent diffusion",
-    "networks.spade_gan": "SPADE generator",
-    "networks.pix2pix": "pix2pix generator",
-    "networks.vqgan": "VQ-GAN",
-    "networks.slice_unet": "Denoiser over slices",
-    "handlers": "Handlers of MONAI's engines",
-    "prepare.phantom": "Phantom cases",
-    "study.compare": "Two segmenters compared",
+API: dict[str, tuple[str, tuple[str, ...]]] = {
+    "metrics": ("Metrics on tensors", ()),
+    "evaluation": ("Synthetic against real volumes", ()),
+    "prepare.composite": (
+        "Composite label maps",
+        ("CompositeLabel", "CompositeLabeld", "IntensityHistogram", "fit_histogram", "fit_centers", "kmeans_1d"),
+    ),
+    "prepare.morph": ("Morphed label maps", ()),
+    "prepare.phantom": ("Phantom cases", ("write_phantom_cases", "make_phantom", "Phantom")),
+    "data.datalists": ("Datalists", ("read_datalist",)),
+    "data.entries": (
+        "Cases of a datalist",
+        ("load_datalist", "load_training_images", "load_label_maps", "load_images"),
+    ),
+    "data.check": ("The check of cases", ("check_cases", "Entry", "Rules")),
+    "data.classes": ("Classes of maps and of weights", ("compare_classes",)),
+    "data.headers": ("Headers", ("read_header", "Header")),
+    "data.volumes": ("Volumes", ("read_volume", "read_label", "write_image", "write_label", "Volume")),
+    "data.label_files": (
+        "Label files for viewers",
+        ("write_labels", "write_segmentation", "write_label_tables", "colour_of"),
+    ),
+    "data.transforms": ("Transforms", ()),
+    "networks.blocks.spade": (
+        "SPADE blocks",
+        ("SPADE", "SPADEResBlock", "SPADEOptions", "Modulation", "NoiseInjection", "label_pyramid"),
+    ),
+    "networks.blocks.label_encoder": ("Encoder of label maps", ("LabelEncoder",)),
+    "networks.blocks.codebook": ("Codebook", ("Codebook", "Quantized")),
+    "networks.autoencoder": ("Autoencoder", ("SPADEAutoencoder", "DecoderModulation")),
+    "networks.denoiser": ("Denoiser", ("SPADEUNet", "DenoiserModulation")),
+    "networks.slice_unet": ("Denoiser over slices", ("SliceUNet",)),
+    "networks.latent_diffusion": ("Latent diffusion", ("LatentDiffusion", "Denoised", "intensity_style")),
+    "networks.sampling.samplers": ("Schedules and samplers", ()),
+    "networks.sampling.guided": ("Options of sampling", ("SamplingOptions",)),
+    "networks.spade_gan": ("SPADE generator", ("SPADEGenerator", "LabelModulation", "Reconstruction")),
+    "networks.pix2pix": ("pix2pix generator", ("Pix2PixGenerator",)),
+    "networks.vqgan": ("VQ-GAN", ("VQGAN", "QuantizedReconstruction")),
+    "networks.discriminators": (
+        "Discriminators",
+        ("ConditionalPatchDiscriminator", "MultiScaleDiscriminator", "SliceAndVolumeDiscriminator"),
+    ),
+    "networks.segmentation": (
+        "Segmentation networks",
+        ("residual_unet", "subvoxel_swin", "StandardizedSegmenter"),
+    ),
+    "handlers": ("Handlers of MONAI's engines", ()),
+    "convert": ("Weights from elsewhere", ()),
+    "study": ("Two segmenters compared", ()),
+    "study.statistics": ("Arms of a study compared", ("contrast", "Trained", "Contrast")),
+    "provenance.cards": (
+        "Cards of weights",
+        ("write_model_card", "record_of", "weights_hash", "datalist_hash", "versions", "TrainingRecord"),
+    ),
+    "provenance.audits": ("Audits", ("read_audit", "Audit", "passed")),
+    "provenance.pseudonyms": ("Pseudonyms in cards", ("pseudonym", "pseudonym_key", "key_id")),
+    "privacy.copies": (
+        "Copies among volumes",
+        ("Calibration", "Sides", "judge", "Judged", "count_copies", "Counts", "Count"),
+    ),
+    "trust.verify": ("Bundles, before they are used", ("verify", "sign", "Verdict")),
 }
-"""Modules that are used from Python, and what their page is called."""
+"""Modules that are used from Python: title of their page, and the names on it (none: all public ones)."""
 STYLE = ".md-grid { max-width: 80rem; }\n.md-typeset table:not([class]) { font-size: .6rem; }\n"
 
 
@@ -59,10 +107,11 @@ def stage(folder: Path) -> None:
             target.write_text(relink(text, lambda link, page=path: _elsewhere(link, page, known)), encoding="utf-8")
         else:
             shutil.copyfile(ROOT / path, target)
-    for module, title in API.items():
+    for module, (title, names) in API.items():
         page = folder / _api_page(module)
         page.parent.mkdir(parents=True, exist_ok=True)
-        page.write_text(f"# {title}\n\n::: semsynth.{module}\n", encoding="utf-8")
+        chosen = f"    options:\n      members: [{', '.join(names)}]\n" if names else ""
+        page.write_text(f"# {title}\n\n::: semsynth.{module}\n{chosen}", encoding="utf-8")
     (folder / "site.css").write_text(STYLE, encoding="utf-8")
 
 
@@ -99,7 +148,7 @@ def _filled(entry: Any) -> Any:
         return entry
     ((title, content),) = entry.items()
     if content == "docs/api":
-        return {title: [{name: str(_api_page(module))} for module, name in API.items()]}
+        return {title: [{name: str(_api_page(module))} for module, (name, _) in API.items()]}
     if isinstance(content, str) and content.startswith("bundles/"):
         pages = [{said: f"{content}/{name}"} for name, said in BUNDLE_PAGES.items()]
         return {title.removeprefix("bundles/"): pages}

@@ -33,6 +33,14 @@ class MapFigures:
 
     Raises:
         InputError: for a name of a class that there is not, or has no rule.
+
+    Examples:
+        >>> import numpy as np
+        >>> figures = MapFigures(["background", "endo"], ["endo.volume_ml", "endo.parts"], {"classes": {"endo": {}}})
+        >>> label = np.zeros((24, 24, 24), np.uint8)
+        >>> label[7:17, 7:17, 7:17] = 1  # 20 mm along each axis
+        >>> figures(label, (2.0, 2.0, 2.0))
+        [8.0, 1.0]
     """
 
     def __init__(

@@ -43,6 +43,14 @@ def anatomy_of(
         spacing: mm per voxel.
         index: name → class, of those that have a rule.
         rules: rules whose classes are measured.
+
+    Examples:
+        >>> from semsynth.anatomy import MorphRules
+        >>> label = np.zeros((24, 24, 24), np.uint8)
+        >>> label[7:17, 7:17, 7:17] = 1
+        >>> anatomy = anatomy_of(label, (2.0, 2.0, 2.0), {"organ": 1}, MorphRules.of({"classes": {"organ": {}}}))
+        >>> anatomy.figures["organ"]["volume_ml"]
+        8.0
     """
     figures: dict[str, Mapping[str, float]] = {}
     branches: dict[str, list[Branch]] = {}
@@ -77,6 +85,17 @@ class ShapeLimits:
 
     Args:
         ranges: name of the class → figure → lowest and highest value.
+
+    Examples:
+        >>> from semsynth.anatomy import MorphRules
+        >>> rules, anatomies = MorphRules.of({"classes": {"organ": {}}}), []
+        >>> for size in (8, 10, 12):
+        ...     label = np.zeros((24, 24, 24), np.uint8)
+        ...     label[4 : 4 + size, 4 : 4 + size, 4 : 4 + size] = 1
+        ...     anatomies.append(anatomy_of(label, (2.0, 2.0, 2.0), {"organ": 1}, rules))
+        >>> low, high = ShapeLimits.learn(anatomies, widen=0.1).range_of("organ", "volume_ml")
+        >>> low < 4.1 and high > 13.8  # somewhat beyond 8³ and 12³ voxels of 8 mm³
+        True
     """
 
     ranges: Mapping[str, Mapping[str, tuple[float, float]]]

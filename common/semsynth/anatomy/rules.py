@@ -34,6 +34,12 @@ class ClassRule:
         patches_on: the class on which it lies in patches, such as scar on the wall.
         share: change of the share that the patches have of both classes, at most.
         patch: mm across a patch, about.
+
+    Examples:
+        >>> wall = ClassRule(wall_of="endo", thickness=1.0)
+        >>> rules = MorphRules(classes={"endo": ClassRule(volume=0.3), "wall": wall})
+        >>> rules.scaled(0.5).classes["wall"].thickness
+        0.5
     """
 
     volume: float = 0.0
@@ -58,6 +64,11 @@ class MorphRules:
         shear: change of an angle, in radians, at most.
         widen: share of their range by which limits that are learned from maps are widened at either end.
         classes: name → what may change of it. All other classes move along.
+
+    Examples:
+        >>> rules = MorphRules.of({"amplitude": 2.0, "classes": {"liver": {"volume": 0.2}}})
+        >>> rules.amplitude, rules.classes["liver"].volume, rules.rotation
+        (2.0, 0.2, 6.0)
     """
 
     amplitude: float = 1.5
@@ -132,6 +143,10 @@ def rules_for(names: Mapping[int, str], rules: str | Path | Mapping[str, Any] | 
 
     Raises:
         InputError: for rules of classes of which the maps have none.
+
+    Examples:
+        >>> rules_for({0: "background", 1: "liver"}, None).classes  # deformation alone
+        {}
     """
     known = {plain_name(name) for name in names.values()}
     if rules is None:

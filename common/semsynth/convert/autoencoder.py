@@ -77,6 +77,17 @@ def convert_autoencoder(
         InputError: for weights in 2D; for an image or reconstruction of several channels; for non-local attention in
             the encoder only or in the decoder only; for one label channel; for groups that do not divide the widths;
             for anything but a ``SPADEAutoencoderKL``.
+
+    Examples:
+        >>> from monai.networks.nets import SPADEAutoencoderKL
+        >>> theirs = SPADEAutoencoderKL(
+        ...     3, 4, channels=(8, 8), attention_levels=(False, False), num_res_blocks=(1, 1), norm_num_groups=4,
+        ...     latent_channels=2, spade_intermediate_channels=4,
+        ... )
+        >>> ours = convert_autoencoder(theirs.state_dict(), groups=4).module()
+        >>> x = torch.rand(1, 1, 8, 8, 8) * 2 - 1
+        >>> bool(torch.allclose(ours.encode((x + 1) / 2)[0], theirs.eval().encode(x)[0], atol=1e-4))
+        True
     """
     refuse_flat(weights)
     layout = layout_of(weights)

@@ -34,6 +34,13 @@ class Conversion(Generic[_Module]):
         build: makes that module of them.
         skipped: layers that were left out, and why.
         initial: layers that the weights say nothing about, and what they are now.
+
+    Examples:
+        >>> from monai.networks.blocks.spade_norm import SPADE as MonaiSPADE
+        >>> from semsynth.convert import convert
+        >>> conversion = convert(MonaiSPADE(label_nc=4, norm_nc=8, spatial_dims=3).state_dict())
+        >>> conversion.kind, conversion.arguments["label_channels"], type(conversion.module()).__name__
+        ('spade', 4, 'SPADE')
     """
 
     kind: str

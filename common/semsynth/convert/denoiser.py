@@ -52,6 +52,16 @@ def convert_denoiser(
         InputError: for weights in 2D, cross-attention, class embeddings or residual blocks that change the resolution;
             for other channels out than in; for one label channel; for groups or head_channels that do not divide the
             widths; for anything but a ``SPADEDiffusionModelUNet``.
+
+    Examples:
+        >>> from monai.networks.nets import SPADEDiffusionModelUNet
+        >>> theirs = SPADEDiffusionModelUNet(
+        ...     3, 2, 2, 4, channels=(8, 16), attention_levels=(False, True), num_res_blocks=1, norm_num_groups=4,
+        ...     spade_intermediate_channels=4,
+        ... )
+        >>> ours = convert_denoiser(theirs.state_dict(), groups=4, stride=2).module()
+        >>> ours(torch.randn(1, 2, 4, 4, 4), torch.tensor([9]), ours.encode(torch.zeros(1, 1, 8, 8, 8))).shape
+        torch.Size([1, 2, 4, 4, 4])
     """
     refuse_flat(weights)
     refuse_missing_parts(weights, WHAT)

@@ -95,6 +95,13 @@ def convert(content: Any, *, name: str | None = None, **settings: Any) -> Conver
 
     Raises:
         InputError: for weights of no known kind, or that cannot be converted; for a setting that is none of that kind.
+
+    Examples:
+        >>> from monai.networks.blocks.spade_norm import SPADE as MonaiSPADE
+        >>> theirs = MonaiSPADE(label_nc=4, norm_nc=8, spatial_dims=3)
+        >>> conversion = convert({"state_dict": theirs.state_dict(prefix="module.")})
+        >>> conversion.kind, conversion.arguments["channels"]
+        ('spade', 8)
     """
     weights = bare_weights(content, name=name)
     found = next((kind for kind in KINDS.values() if kind.recognises(weights)), None)
@@ -120,6 +127,11 @@ def bare_weights(content: Any, *, name: str | None = None) -> dict[str, torch.Te
 
     Raises:
         InputError: when there are no tensors, or none of that name.
+
+    Examples:
+        >>> checkpoint = {"epoch": 7, "state_dict": {"module.conv.weight": torch.zeros(8, 1, 3, 3, 3)}}
+        >>> list(bare_weights(checkpoint))
+        ['conv.weight']
     """
     weights = _tensors(content)
     if not weights:
@@ -161,6 +173,15 @@ def convert_file(
     Raises:
         InputError: as of :func:`convert`; a file that is missing, cannot be read, or would be overwritten; weights that
             are NaN or infinite.
+
+    Examples:
+        >>> from tempfile import TemporaryDirectory
+        >>> from monai.networks.blocks.spade_norm import SPADE as MonaiSPADE
+        >>> with TemporaryDirectory() as folder:
+        ...     torch.save(MonaiSPADE(label_nc=4, norm_nc=8, spatial_dims=3).state_dict(), f"{folder}/theirs.pt")
+        ...     written = convert_file(f"{folder}/theirs.pt", f"{folder}/model.pt")
+        ...     sorted(path.name for path in Path(folder).iterdir())
+        ['model.json', 'model.pt', 'theirs.pt']
     """
     source, output = Path(weights), Path(output)
     check_paths(source, output, overwrite=overwrite)

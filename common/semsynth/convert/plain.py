@@ -63,6 +63,17 @@ def convert_plain_autoencoder(
         InputError: without ``num_classes``; for weights in 2D; for an image or reconstruction of several channels; for
             transposed convolutions; for non-local attention in one half only; for groups that do not divide the widths;
             for anything but such an autoencoder.
+
+    Examples:
+        >>> from monai.networks.nets import AutoencoderKL
+        >>> theirs = AutoencoderKL(
+        ...     3, channels=(8, 8), attention_levels=(False, False), num_res_blocks=1, norm_num_groups=4,
+        ...     latent_channels=2, with_encoder_nonlocal_attn=False, with_decoder_nonlocal_attn=False,
+        ... )
+        >>> ours = convert_plain_autoencoder(theirs.state_dict(), num_classes=4, groups=4).module()
+        >>> z, label = torch.randn(1, 2, 4, 4, 4), torch.randint(0, 4, (1, 1, 8, 8, 8))
+        >>> bool(torch.allclose(ours.decode(z, label), theirs.eval().decode(z), atol=1e-4))
+        True
     """
     refuse_flat(weights)
     maisi = "encoder.blocks.0.conv.conv.weight" in weights
@@ -105,6 +116,17 @@ def convert_plain_denoiser(
     Raises:
         InputError: without ``num_classes``; for parts that have no counterpart, with all that have one and all that
             have none; as of :func:`~semsynth.convert.convert_denoiser`.
+
+    Examples:
+        >>> from monai.networks.nets import DiffusionModelUNet
+        >>> theirs = DiffusionModelUNet(
+        ...     3, 2, 2, channels=(8, 16), attention_levels=(False, True), num_res_blocks=1, norm_num_groups=4,
+        ...     num_head_channels=8,
+        ... ).eval()
+        >>> ours = convert_plain_denoiser(theirs.state_dict(), num_classes=4, groups=4, stride=2).module()
+        >>> x, timestep, label = torch.randn(1, 2, 4, 4, 4), torch.tensor([9]), torch.randint(0, 4, (1, 1, 8, 8, 8))
+        >>> bool(torch.allclose(ours(x, timestep, ours.encode(label)), theirs(x, timestep), atol=1e-4))
+        True
     """
     refuse_flat(weights)
     refuse_missing_parts(weights, _UNET)

@@ -45,7 +45,7 @@ def convert_spade(weights: Weights, *, groups: int | None = None, eps: float = 1
         InputError: for weights in 2D, of a norm with parameters or running statistics, with a kernel that ours cannot
             have, or of anything but a ``SPADE``; for groups that do not divide the channels.
 
-    Example:
+    Examples:
         >>> from monai.networks.blocks.spade_norm import SPADE as MonaiSPADE
         >>> theirs = MonaiSPADE(label_nc=4, norm_nc=8, spatial_dims=3)
         >>> ours = convert_spade(theirs.state_dict()).module()
@@ -76,6 +76,13 @@ def convert_spade_block(
 
     Raises:
         InputError: as of :func:`convert_spade`; for a negative slope.
+
+    Examples:
+        >>> from monai.networks.nets.spade_network import SPADENetResBlock
+        >>> theirs = SPADENetResBlock(3, 8, 16, label_nc=4, spade_intermediate_channels=8)
+        >>> ours = convert_spade_block(theirs.state_dict()).module()
+        >>> ours(torch.randn(1, 8, 8, 8, 8), torch.rand(1, 4, 8, 8, 8)).shape
+        torch.Size([1, 16, 8, 8, 8])
     """
     if not (math.isfinite(slope) and slope >= 0):
         raise InputError(f"slope must be 0 or more, got {slope}")
@@ -121,6 +128,12 @@ def convert_spade_net(
 
     Raises:
         InputError: as of :func:`convert_spade_block`; naming the layers that have no counterpart, and why.
+
+    Examples:
+        >>> from monai.networks.nets import SPADENet
+        >>> theirs = SPADENet(3, 1, 1, 4, [8, 8, 8], [4, 6], z_dim=5, spade_intermediate_channels=7)
+        >>> list(convert_spade_net(theirs.state_dict(), blocks_only=True).module())
+        ['blocks']
     """
     blocks, skipped = _split_net(weights)
     parts = []

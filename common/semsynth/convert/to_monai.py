@@ -43,6 +43,18 @@ def to_monai_autoencoder(
 
     Raises:
         InputError: with all parts that MONAI's has no counterpart for; for weights that do not belong to the arguments.
+
+    Examples:
+        >>> from monai.networks.nets import SPADEAutoencoderKL
+        >>> from semsynth.convert import convert_autoencoder
+        >>> theirs = SPADEAutoencoderKL(
+        ...     3, 4, channels=(8, 8), attention_levels=(False, False), num_res_blocks=(1, 1), norm_num_groups=4,
+        ...     latent_channels=2, spade_intermediate_channels=4,
+        ... )
+        >>> ours = convert_autoencoder(theirs.state_dict(), groups=4)
+        >>> back = to_monai_autoencoder(ours.weights, ours.arguments)
+        >>> back.kind, back.weights.keys() == theirs.state_dict().keys()
+        ('SPADEAutoencoderKL', True)
     """
     given = complete(SPADEAutoencoder, arguments)
     widths, strides, blocks, attention = per_level(
@@ -85,6 +97,18 @@ def to_monai_denoiser(weights: Weights, arguments: Mapping[str, Any]) -> Convers
 
     Raises:
         InputError: with all parts that MONAI's has no counterpart for; for weights that do not belong to the arguments.
+
+    Examples:
+        >>> from monai.networks.nets import SPADEDiffusionModelUNet
+        >>> from semsynth.convert import convert_denoiser
+        >>> theirs = SPADEDiffusionModelUNet(
+        ...     3, 2, 2, 4, channels=(8, 16), attention_levels=(False, True), num_res_blocks=1, norm_num_groups=4,
+        ...     spade_intermediate_channels=4,
+        ... )
+        >>> ours = convert_denoiser(theirs.state_dict(), groups=4, stride=2)
+        >>> back = to_monai_denoiser(ours.weights, ours.arguments)
+        >>> back.kind, back.weights.keys() == theirs.state_dict().keys()
+        ('SPADEDiffusionModelUNet', True)
     """
     given = complete(SPADEUNet, arguments)
     widths, blocks, attention, heads = per_level(

@@ -55,6 +55,14 @@ def to_monai(kind: str, weights: Weights, arguments: Mapping[str, Any], *, mean_
 
     Raises:
         InputError: for another kind; for a network that MONAI has no equal of, with all parts that have no counterpart.
+
+    Examples:
+        >>> from semsynth.networks.blocks.spade import SPADE, SPADEOptions
+        >>> options = {"norm": "instance", "label_slope": 0.01, "normalized_modulation": True}  # as MONAI's
+        >>> ours = SPADE(4, 8, SPADEOptions(**options))
+        >>> conversion = to_monai("spade", ours.state_dict(), {"label_channels": 4, "channels": 8, "options": options})
+        >>> conversion.kind, type(conversion.module()).__module__
+        ('SPADE', 'monai.networks.blocks.spade_norm')
     """
     if kind not in _KINDS:
         raise InputError(f"weights of kind {kind!r} cannot go to MONAI; those of {', '.join(_KINDS)} can")
@@ -99,6 +107,17 @@ def convert_file_to_monai(
     Raises:
         InputError: as of :func:`to_monai`; where nothing says how the network is built; a file that is missing, cannot
             be read, or would be overwritten; weights that are NaN or infinite.
+
+    Examples:
+        >>> from tempfile import TemporaryDirectory
+        >>> import torch
+        >>> from monai.networks.blocks.spade_norm import SPADE
+        >>> from semsynth.convert import convert_file
+        >>> with TemporaryDirectory() as folder:
+        ...     torch.save(SPADE(label_nc=4, norm_nc=8, spatial_dims=3).state_dict(), f"{folder}/theirs.pt")
+        ...     ours = convert_file(f"{folder}/theirs.pt", f"{folder}/ours.pt")  # its card says what network it is of
+        ...     convert_file_to_monai(ours, f"{folder}/back.pt").name
+        'back.pt'
     """
     source, output = Path(weights), Path(output)
     check_paths(source, output, overwrite=overwrite)

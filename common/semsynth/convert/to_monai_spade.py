@@ -28,6 +28,15 @@ def to_monai_spade(weights: Weights, arguments: Mapping[str, Any]) -> Conversion
     Raises:
         InputError: with all options that MONAI's has no counterpart for; for weights that do not belong to the
             arguments.
+
+    Examples:
+        >>> options = {"norm": "instance", "label_slope": 0.01, "normalized_modulation": True}  # as MONAI's
+        >>> ours = SPADE(4, 8, SPADEOptions(**options))
+        >>> given = {"label_channels": 4, "channels": 8, "options": options}
+        >>> theirs = to_monai_spade(ours.state_dict(), given).module()
+        >>> x, label = torch.randn(1, 8, 8, 8, 8), torch.rand(1, 4, 8, 8, 8)
+        >>> bool(torch.allclose(theirs(x, label), ours(x, label), atol=1e-4))
+        True
     """
     given = complete(SPADE, arguments)
     options = _options(given, "SPADE")
@@ -56,6 +65,15 @@ def to_monai_spade_block(weights: Weights, arguments: Mapping[str, Any]) -> Conv
 
     Raises:
         InputError: as of :func:`to_monai_spade`; for a block that is given a style or noise.
+
+    Examples:
+        >>> options = {"norm": "instance", "label_slope": 0.01, "normalized_modulation": True}  # as MONAI's
+        >>> ours = SPADEResBlock(8, 16, 4, SPADEOptions(**options))
+        >>> given = {"channels": 8, "out_channels": 16, "label_channels": 4, "options": options}
+        >>> theirs = to_monai_spade_block(ours.state_dict(), given).module()
+        >>> x, label = torch.randn(1, 8, 8, 8, 8), torch.rand(1, 4, 8, 8, 8)
+        >>> bool(torch.allclose(theirs(x, label), ours(x, label), atol=1e-4))
+        True
     """
     given = complete(SPADEResBlock, arguments)
     extra = [
@@ -107,6 +125,15 @@ def to_monai_spade_net(weights: Weights, arguments: Mapping[str, Any]) -> Conver
 
     Raises:
         InputError: as of :func:`to_monai_spade_block`.
+
+    Examples:
+        >>> from monai.networks.nets import SPADENet
+        >>> from semsynth.convert import convert_spade_net
+        >>> theirs = SPADENet(3, 1, 1, 4, [8, 8, 8], [4, 6], z_dim=5, spade_intermediate_channels=7)
+        >>> ours = convert_spade_net(theirs.state_dict(), blocks_only=True)
+        >>> back = to_monai_spade_net(ours.weights, ours.arguments)
+        >>> all(torch.equal(tensor, theirs.decoder.state_dict()[key]) for key, tensor in back.weights.items())
+        True
     """
     shared = {key: value for key, value in arguments.items() if key != "blocks"}
     parts = []

@@ -163,6 +163,16 @@ def check_cases(
     Raises:
         InputError: for a ``patient_regex`` that is not valid or does not match a name, or ``jobs`` below 1. Everything
             else is a finding.
+
+    Examples:
+        >>> import numpy as np
+        >>> from tempfile import TemporaryDirectory
+        >>> from semsynth.data.volumes import write_label
+        >>> with TemporaryDirectory() as folder:
+        ...     path = write_label(f"{folder}/label.nii.gz", np.full((8, 8, 8), 5, np.uint8), np.eye(4))
+        ...     report = check_cases([Entry("P1", {"label": path})], Rules(num_classes=4))
+        >>> [(finding.case, finding.finding) for finding in report.findings if finding.severity == "error"]
+        [('P1', 'label values out of range')]
     """
     if jobs is not None:
         check_jobs(jobs)

@@ -100,6 +100,11 @@ def compare_classes(
         One error that lists the classes that the weights never saw, one with the remap for those that they know under
         another index; a warning for classes that the maps lack, one for those that are stated and that no map holds,
         and one where names are not known.
+
+    Examples:
+        >>> findings = compare_classes({1: "endo", 2: "scar"}, {1: "endo", 2: "wall"}, source="datalist.json")
+        >>> [(finding.severity, finding.finding) for finding in findings]
+        [('error', 'classes that the weights never saw'), ('warning', 'classes that the maps lack')]
     """
     index_of = {plain_name(name): index for index, name in weights.items()}
     used = {i: name for i, name in maps.items() if counts is None or counts.get(i)}

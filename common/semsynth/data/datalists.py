@@ -28,6 +28,14 @@ def read_datalist(path: str | Path) -> dict[str, Any]:
     Raises:
         InputError: missing file, not JSON, or no list of entries under training, validation or testing; entries whose
             files or names are something else than text, all listed; a ``num_classes`` that is no number of classes.
+
+    Examples:
+        >>> from tempfile import TemporaryDirectory
+        >>> from semsynth.prepare.phantom import write_phantom_cases
+        >>> with TemporaryDirectory() as folder:
+        ...     content = read_datalist(write_phantom_cases(folder, 3, size=(32, 32, 32), progress=False))
+        >>> content["training"][0]["case"], content["num_classes"]
+        ('phantom_000', 4)
     """
     path = as_path(path, "the datalist's path")
     content = read_json(path, missing="make it with 'semsynth prepare' or 'semsynth phantom'",

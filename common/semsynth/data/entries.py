@@ -86,6 +86,15 @@ def load_datalist(
         InputError: no entries, a missing key, two cases of one name, another number of classes, or cases that cannot
             be used (see :func:`semsynth.data.check.check_cases`), all listed; a patient, a scan or a label map that
             stands in two splits.
+
+    Examples:
+        >>> from tempfile import TemporaryDirectory
+        >>> from semsynth.prepare.phantom import write_phantom_cases
+        >>> with TemporaryDirectory() as folder:
+        ...     datalist = write_phantom_cases(folder, 3, size=(32, 32, 32), progress=False)
+        ...     entries = load_datalist(datalist, num_classes=4)
+        >>> [entry["case"] for entry in entries]
+        ['phantom_000']
     """
     path = as_path(path, "the datalist's path")
     content = read_datalist(path)
@@ -161,6 +170,15 @@ def load_training_images(
     Raises:
         InputError: as :func:`load_datalist`; also for an unlabelled image whose patient is held out for validation or
             testing, by ``patient`` or ``patient_regex``.
+
+    Examples:
+        >>> from tempfile import TemporaryDirectory
+        >>> from semsynth.prepare.phantom import write_phantom_cases
+        >>> with TemporaryDirectory() as folder:
+        ...     datalist = write_phantom_cases(folder, 3, size=(32, 32, 32), progress=False)
+        ...     entries = load_training_images(datalist)
+        >>> [(entry["case"], "label" in entry) for entry in entries]
+        [('phantom_000', False)]
     """
     path = as_path(path, "the datalist's path")
     content = read_datalist(path)
@@ -314,6 +332,15 @@ def load_label_maps(
     Raises:
         InputError: no label maps, two cases of one name, or maps that cannot be used, all listed; with ``"own"``, a
             pattern or an entry without an image; as :class:`semsynth.data.hidden.Hidden`.
+
+    Examples:
+        >>> from tempfile import TemporaryDirectory
+        >>> from semsynth.prepare.phantom import write_phantom_cases
+        >>> with TemporaryDirectory() as folder:
+        ...     _ = write_phantom_cases(folder, 3, size=(32, 32, 32), progress=False)
+        ...     maps = load_label_maps(folder, num_classes=4, num_samples=2)
+        >>> [entry["case"] for entry in maps], Path(maps[0]["image"]).name
+        (['phantom_002_s0', 'phantom_002_s1'], 'label.nii.gz')
     """
     hidden = Hidden.of(pseudonyms, anonymous_names, output_dir)
     if num_samples < 1:
@@ -413,6 +440,15 @@ def load_images(
 
     Raises:
         InputError: no images, a missing or unusable file, or two cases of one name; as of :func:`load_label_maps`.
+
+    Examples:
+        >>> from tempfile import TemporaryDirectory
+        >>> from semsynth.prepare.phantom import write_phantom_cases
+        >>> with TemporaryDirectory() as folder:
+        ...     _ = write_phantom_cases(folder, 3, size=(32, 32, 32), progress=False)
+        ...     images = load_images(folder)
+        >>> images[0]["case"], Path(images[0]["image"]).name
+        ('phantom_002', 'image.nii.gz')
     """
     hidden = Hidden.of(pseudonyms, anonymous_names, output_dir)
     if pattern is None:

@@ -126,6 +126,16 @@ def read_header(path: str | Path, selection: Selection = EVERYTHING) -> Header:
     Raises:
         FindingError: missing, empty, truncated, of another format; not one 3D volume; colour, structured or complex
             voxels; a voxel size of 0; a transform that is singular or not finite; segments that are wanted and missing.
+
+    Examples:
+        >>> from tempfile import TemporaryDirectory
+        >>> from semsynth.data.volumes import write_label
+        >>> with TemporaryDirectory() as folder:
+        ...     affine = np.diag([2.0, 2.0, 3.0, 1.0])
+        ...     path = write_label(f"{folder}/label.nii.gz", np.ones((4, 4, 2), np.uint8), affine)
+        ...     header = read_header(path)
+        >>> header.shape, header.spacing, header.axes
+        ((4, 4, 2), (2.0, 2.0, 3.0), 'RAS')
     """
     from .dicom import is_dicom, read_dicom_header  # which builds on this module
 

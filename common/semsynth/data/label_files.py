@@ -28,7 +28,12 @@ _GOLDEN = 0.618034
 
 
 def colour_of(index: int) -> tuple[int, int, int]:
-    """Red, green and blue (0…255) of a class; beyond :data:`LABEL_COLOURS`, hues that are far from each other."""
+    """Red, green and blue (0…255) of a class; beyond :data:`LABEL_COLOURS`, hues that are far from each other.
+
+    Examples:
+        >>> len({colour_of(index) for index in range(1, 40)})  # all of them differ
+        39
+    """
     if index < len(LABEL_COLOURS):
         text = LABEL_COLOURS[index]
         return int(text[1:3], 16), int(text[3:5], 16), int(text[5:7], 16)
@@ -57,6 +62,13 @@ def write_labels(
 
     Raises:
         InputError: for another format.
+
+    Examples:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     label = np.ones((4, 4, 2), np.uint8)
+        ...     write_labels(f"{folder}/heart", label, np.eye(4), {1: "left atrium"}, "seg.nrrd").name
+        'heart.seg.nrrd'
     """
     check_format(label_format)
     path = Path(path)
@@ -88,6 +100,16 @@ def write_segmentation(
         data: 0…255.
         affine: ``(4, 4)`` voxel indices → mm, RAS+.
         names: class → name; that of class 0 is passed over.
+
+    Examples:
+        >>> from tempfile import TemporaryDirectory
+        >>> from semsynth.data.headers import read_header
+        >>> with TemporaryDirectory() as folder:
+        ...     path = f"{folder}/heart.seg.nrrd"
+        ...     _ = write_segmentation(path, np.ones((4, 4, 2), np.uint8), np.eye(4), {1: "left atrium"})
+        ...     header = read_header(path)
+        >>> [segment.name for segment in header.segments.segments]
+        ['left atrium']
     """
     label = np.ascontiguousarray(data, dtype=np.uint8)
     there = np.flatnonzero(np.bincount(label.ravel())).tolist()
@@ -134,6 +156,13 @@ def write_label_tables(folder: str | Path, names: Mapping[int, str]) -> None:
 
     Raises:
         InputError: for files of these names that are not ours, or were changed.
+
+    Examples:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     write_label_tables(folder, {0: "background", 1: "left atrium"})
+        ...     sorted(path.name for path in Path(folder).glob("labels.*"))
+        ['labels.ctbl', 'labels.label.txt']
     """
     files = table_files(folder)
     files.check()

@@ -31,6 +31,12 @@ class Chain(Compose):
     Args:
         transforms: transforms, and lists of transforms.
         kwargs: all else that ``monai.transforms.Compose`` takes.
+
+    Examples:
+        >>> from monai.transforms import Flip, Rotate90
+        >>> begin = [Flip(0), Rotate90()]  # what several chains begin with
+        >>> len(Chain([begin, Flip(1)]).transforms)
+        3
     """
 
     def __init__(self, transforms: Sequence[Any] = (), **kwargs: Any) -> None:
@@ -54,6 +60,12 @@ class LoadIntensityd(MapTransform):
     Raises:
         InputError: for a file or array that cannot be used (see :func:`semsynth.data.in_memory.volume_of`), NaN, or a
             constant image.
+
+    Examples:
+        >>> import numpy as np
+        >>> image = LoadIntensityd("image")({"image": np.arange(64.0).reshape(4, 4, 4)})["image"]
+        >>> image.shape, float(image.min()), float(image.max())
+        (torch.Size([1, 4, 4, 4]), 0.0, 1.0)
     """
 
     def __init__(
@@ -113,6 +125,12 @@ class LoadLabelMapd(MapTransform):
 
     Raises:
         InputError: for a file or array that cannot be used, or class indices outside 0…num_classes−1.
+
+    Examples:
+        >>> import numpy as np
+        >>> label = LoadLabelMapd("label", num_classes=4)({"label": np.full((4, 4, 4), 3)})["label"]
+        >>> label.shape, label.dtype
+        (torch.Size([1, 4, 4, 4]), torch.uint8)
     """
 
     def __init__(self, keys: KeysCollection, num_classes: int, allow_missing_keys: bool = False) -> None:
@@ -141,6 +159,15 @@ class LoadTargetd(Transform):
     Raises:
         InputError: for a file that cannot be used, values that are no class indices, or masks that ``classes`` needs
             and the entry has not.
+
+    Examples:
+        >>> import numpy as np
+        >>> from tempfile import TemporaryDirectory
+        >>> from semsynth.data.volumes import write_label
+        >>> with TemporaryDirectory() as folder:
+        ...     path = write_label(f"{folder}/label.nii.gz", np.array([[[0, 1, 2]]], np.uint8), np.eye(4))
+        ...     LoadTargetd(classes=[2])({"label": path})["label"].flatten().tolist()  # the wall alone
+        [0, 0, 1]
     """
 
     def __init__(self, classes: Sequence[int] = (1,)) -> None:
@@ -195,6 +222,17 @@ class SameGridd(MapTransform):
 
     Raises:
         InputError: naming both files, with what to do.
+
+    Examples:
+        >>> from monai.data import MetaTensor
+        >>> def volume(name, x, affine):
+        ...     return MetaTensor(x, affine=affine, meta={"filename_or_obj": name})
+        >>> label = torch.tensor([1.0, 0, 0, 0]).reshape(1, 4, 1, 1)
+        >>> turned = torch.tensor([[-1.0, 0, 0, 3], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])  # first axis reversed
+        >>> image = torch.rand(1, 4, 1, 1)
+        >>> data = {"image": volume("image", image, torch.eye(4)), "label": volume("label", label, turned)}
+        >>> SameGridd(["image", "label"])(data)["label"][0, :, 0, 0].tolist()
+        [0.0, 0.0, 0.0, 1.0]
     """
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:  # noqa: D102
@@ -232,6 +270,11 @@ class RandSlicesd(RandomizableTransform, MapTransform):
 
     Raises:
         InputError: for a count below 1.
+
+    Examples:
+        >>> data = RandSlicesd("image", count=2).set_random_state(seed=0)({"image": torch.rand(1, 8, 8, 6)})
+        >>> data["image"].shape, data["position"].shape
+        (torch.Size([1, 8, 8, 2]), torch.Size([2]))
     """
 
     def __init__(self, keys: KeysCollection, count: int = 8, *, position: str = "position") -> None:
@@ -263,6 +306,12 @@ class RandIntensityCurved(RandomizableTransform, MapTransform):
         prob: how often.
         points: how many points the curve goes through.
         share: range of the curve's share against the identity.
+
+    Examples:
+        >>> image = MetaTensor(torch.rand(1, 8, 8, 8))
+        >>> changed = RandIntensityCurved("image", prob=1.0).set_random_state(seed=0)({"image": image})["image"]
+        >>> changed.shape, bool((changed != image).any()), bool((changed >= 0).all() and (changed <= 1).all())
+        (torch.Size([1, 8, 8, 8]), True, True)
     """
 
     def __init__(
@@ -295,6 +344,12 @@ class TissueMapd(MapTransform):
             ones, then the target's own classes.
         k: number of parts outside the target, by the quantiles of the smoothed image.
         sigma: standard deviation of that Gaussian smoothing, in voxels.
+
+    Examples:
+        >>> data = {"image": MetaTensor(torch.rand(1, 8, 8, 8)), "label": torch.zeros(1, 8, 8, 8)}
+        >>> data["label"][:, :4] = 1
+        >>> TissueMapd(["image", "label"], k=3)(data)["tissue"].unique().tolist()  # three parts, and the target
+        [0, 1, 2, 3]
     """
 
     def __init__(self, keys: KeysCollection, output: str = "tissue", *, k: int = 3, sigma: float = 1.0) -> None:
@@ -321,6 +376,12 @@ class RandTissueContrastd(RandomizableTransform, MapTransform):
         prob: how often.
         shift: largest change of a class, in intensity.
         sigma: standard deviation of the borders, in voxels.
+
+    Examples:
+        >>> data = {"image": MetaTensor(torch.full((1, 8, 8, 8), 0.5)), "tissue": torch.zeros(1, 8, 8, 8)}
+        >>> found = RandTissueContrastd("image", prob=1.0).set_random_state(seed=0)(data)
+        >>> sorted(found), bool((found["image"] != 0.5).all())
+        (['image'], True)
     """
 
     def __init__(
@@ -350,6 +411,11 @@ class CropContentd(MapTransform):
     The datalist's entry says under ``content`` where the case stands in its files (``start`` and ``shape`` in voxels);
     entries without it are left as they are. Padding would make losses and metrics look better than they are. What an
     entry says of whose scan it is goes as well: it is no input of a network.
+
+    Examples:
+        >>> data = {"image": torch.zeros(1, 8, 8, 8), "content": {"start": [1, 0, 0], "shape": [6, 8, 8]}}
+        >>> CropContentd("image")(data)["image"].shape
+        torch.Size([1, 6, 8, 8])
     """
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:  # noqa: D102

@@ -93,6 +93,15 @@ def read_volume(path: str | Path, header: Header | None = None) -> Volume:
         InputError: missing, empty, truncated or of another format; not one 3D volume of real numbers; no usable
             voxel-to-mm transform (a voxel size of 0, a singular or non-finite matrix); segments that are missing; more
             voxels than the file, or the memory that is free, can hold.
+
+    Examples:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     affine = np.diag([2.0, 2.0, 3.0, 1.0])
+        ...     path = write_image(f"{folder}/scan.nii.gz", np.full((4, 4, 2), 0.5), affine, "float32")
+        ...     volume = read_volume(path)
+        >>> volume.data.shape, volume.spacing
+        ((4, 4, 2), (2.0, 2.0, 3.0))
     """
     header = header or read_header(path)
     notes: tuple[Finding, ...] = ()
@@ -121,6 +130,14 @@ def read_label(path: str | Path, header: Header | None = None) -> Volume:
     """As :func:`read_volume`, for a label map or mask: values within 1e-3 of whole numbers become whole numbers.
 
     :func:`semsynth.data.check.check_cases` warns of them.
+
+    Examples:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     path = write_label(f"{folder}/label.nii.gz", np.ones((4, 4, 2), np.uint8), np.eye(4))
+        ...     volume = read_label(path)
+        >>> np.unique(volume.data).tolist()
+        [1]
     """
     volume = read_volume(path, header)
     return Volume(rounded(volume.data), volume.affine)
@@ -242,6 +259,15 @@ def write_image(
 
     Raises:
         InputError: another type, or a window that the type cannot hold.
+
+    Examples:
+        >>> from tempfile import TemporaryDirectory
+        >>> image = np.linspace(0, 1, 32).reshape(4, 4, 2)
+        >>> with TemporaryDirectory() as folder:
+        ...     path = write_image(f"{folder}/ct.nii.gz", image, np.eye(4), "int16", window=(-1000, 1000))
+        ...     volume = read_volume(path)
+        >>> int(volume.data.min()), int(volume.data.max())
+        (-1000, 1000)
     """
     check_storage(dtype, window)
     if window is not None:
@@ -279,5 +305,12 @@ def check_storage(dtype: str, window: tuple[float, float] | None = None) -> None
 
 
 def write_label(path: str | Path, data: NDArray[np.integer], affine: NDArray[np.float64]) -> Path:
-    """Write class indices (0…255) as uint8 NIfTI, whole or not at all."""
+    """Write class indices (0…255) as uint8 NIfTI, whole or not at all.
+
+    Examples:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     write_label(f"{folder}/label.nii.gz", np.ones((4, 4, 2), np.int64), np.eye(4)).name
+        'label.nii.gz'
+    """
     return _write(path, nib.Nifti1Image(np.asarray(data, dtype=np.uint8), affine))

@@ -61,6 +61,11 @@ def open_extractors(
         spacing: see :func:`~semsynth.provenance.frozen.load_features`.
         judge: la_unet_judge, whose encoder is a feature network as well, where no file is given for that.
         download: ask the hub for weights that are not here; without it no network is ever asked.
+
+    Examples:
+        >>> found, missing = open_extractors(["la_unet_judge"])  # no file of weights was given for it
+        >>> found, list(missing)
+        ([], ['la_unet_judge'])
     """
     there: list[FeatureExtractor] = []
     absent: dict[str, str] = {}
@@ -147,6 +152,22 @@ def evaluate(
     Raises:
         InputError: nothing to compare, files that cannot be used, volumes on different grids, too few cases; files in
             ``output`` that would be replaced and are not ours.
+
+    Examples:
+        >>> from tempfile import TemporaryDirectory
+        >>> from semsynth.data.volumes import read_volume, scale_intensity, write_image
+        >>> from semsynth.prepare.phantom import write_phantom_cases
+        >>> with TemporaryDirectory() as folder:
+        ...     real = write_phantom_cases(f"{folder}/real", 4, size=(32, 32, 32), progress=False).parent
+        ...     synthetic = Path(folder, "synthetic")
+        ...     synthetic.mkdir()
+        ...     for case in real.glob("phantom_*"):  # in place of a generator
+        ...         scan = read_volume(case / "image.nii.gz")
+        ...         image = scale_intensity(scan.data)
+        ...         _ = write_image(synthetic / f"{case.name}.nii.gz", image, scan.affine, "float32")
+        ...     results = evaluate(synthetic, real, f"{folder}/report", extractors=[], draws=20, pictures=0)
+        >>> results.tables[0].title
+        'Table 1, unseen label maps (n = 2)'
     """
     output = as_path(output, "output")
     hidden = Hidden.of(pseudonyms, anonymous_names, output)

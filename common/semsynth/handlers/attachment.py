@@ -102,6 +102,11 @@ class Attach:
 
     Args:
         handler: what is attached.
+
+    Examples:
+        >>> from semsynth.handlers import ProgressHandler
+        >>> bar = ProgressHandler("training")  # to which other parts of a config refer
+        >>> Attach(bar).attach(Engine(lambda engine, batch: None))
     """
 
     def __init__(self, handler: Any) -> None:

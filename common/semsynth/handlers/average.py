@@ -24,6 +24,19 @@ class MovingAverage(EMAHandler):
     Args:
         args, kwargs: as ``ignite.handlers.EMAHandler``: model, momentum (one minus the decay), momentum_warmup and
             warmup_iters, handle_buffers.
+
+    Examples:
+        >>> import torch
+        >>> network = torch.nn.Linear(1, 1, bias=False)
+        >>> average = MovingAverage(network, momentum=0.5)
+        >>> def step(engine, batch):
+        ...     network.weight.data.fill_(batch)
+        >>> trainer = Engine(step)
+        >>> average.attach(trainer)
+        >>> _ = network.weight.data.zero_()
+        >>> _ = trainer.run([4.0, 4.0])
+        >>> average.ema_model.weight.item()  # from 0 over 2 to 3
+        3.0
     """
 
     def attach(self, engine: Engine, *args: Any, **kwargs: Any) -> None:

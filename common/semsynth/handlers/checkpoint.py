@@ -55,6 +55,16 @@ class TrainingCheckpoint:
         InputError: (at the start) another training in the run folder, which is the parent of ``folder``; no good
             checkpoint among those there, or one that lacks an object or has another shape; (at a save) NaN or infinite
             weights, which are never saved, or a disk that cannot be written.
+
+    Examples:
+        >>> from tempfile import TemporaryDirectory
+        >>> network = torch.nn.Linear(1, 1)
+        >>> trainer = Engine(lambda engine, batch: None)
+        >>> with TemporaryDirectory() as run:
+        ...     TrainingCheckpoint(f"{run}/checkpoints", {"network": network}).attach(trainer)
+        ...     _ = trainer.run([0, 1], max_epochs=2)
+        ...     sorted(path.name for path in Path(run, "checkpoints").iterdir())
+        ['checkpoint_e0001_i0000002.pt', 'checkpoint_e0002_i0000004.pt', 'manifest.json']
     """
 
     def __init__(

@@ -34,6 +34,18 @@ class InitWeights:
 
     Raises:
         InputError: (at the start) no such file, no weights in it, or less than half of the parameters fit.
+
+    Examples:
+        >>> import torch
+        >>> from tempfile import TemporaryDirectory
+        >>> there, network = nn.Linear(2, 1), nn.Linear(2, 1)
+        >>> trainer = Engine(lambda engine, batch: None)
+        >>> with TemporaryDirectory() as folder:
+        ...     torch.save(there.state_dict(), f"{folder}/model.pt")
+        ...     InitWeights(network, f"{folder}/model.pt").attach(trainer)
+        ...     _ = trainer.run([0])
+        >>> bool(torch.equal(network.weight, there.weight))
+        True
     """
 
     def __init__(

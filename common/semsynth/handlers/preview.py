@@ -26,6 +26,20 @@ class PreviewHandler:
         output_dir: folder of the pictures, ``epoch_0010.png`` and so on.
         cases: how many of the validation cases (always the first ones, so that the pictures can be compared).
         label_maps: whether the network's input is a label map; else it is the image itself, to be reconstructed.
+
+    Examples:
+        >>> import torch
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> from monai.data import MetaTensor
+        >>> volume = MetaTensor(torch.rand(1, 16, 16, 16), affine=torch.eye(4))
+        >>> label = MetaTensor(torch.zeros(1, 16, 16, 16), affine=torch.eye(4))
+        >>> validation = Engine(lambda engine, batch: [{"image": label, "pred": volume, "label": volume}])
+        >>> with TemporaryDirectory() as folder:
+        ...     PreviewHandler(folder).attach(validation)
+        ...     _ = validation.run([0])
+        ...     [path.name for path in Path(folder).glob("*.png")]
+        ['epoch_0001.png']
     """
 
     def __init__(self, output_dir: str | Path, cases: int = 2, *, label_maps: bool = True) -> None:

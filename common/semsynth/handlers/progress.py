@@ -22,6 +22,11 @@ class ProgressHandler:
         title: in front of the bar.
         output_transform: engine output → name → number (for example :class:`semsynth.training.engines.base.LossTerms`),
             or None.
+
+    Examples:
+        >>> trainer = Engine(lambda engine, batch: {"loss": 0.5})
+        >>> ProgressHandler("training", lambda output: output).attach(trainer)
+        >>> _ = trainer.run([0, 1], max_epochs=2)  # with a bar on the terminal
     """
 
     def __init__(

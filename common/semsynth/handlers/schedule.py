@@ -21,6 +21,16 @@ class LearningRate(LrScheduleHandler):
         lr_scheduler: a :class:`semsynth.training.schedules.Cosine` or
             :class:`~semsynth.training.schedules.OneCycle`, or one of torch's that has no end.
         kwargs: all else that ``monai.handlers.LrScheduleHandler`` takes.
+
+    Examples:
+        >>> import torch
+        >>> from semsynth.training.schedules import Cosine
+        >>> optimizer = torch.optim.SGD(torch.nn.Linear(1, 1).parameters(), lr=0.1)
+        >>> trainer = Engine(lambda engine, batch: None)
+        >>> LearningRate(Cosine(optimizer, epochs=4), print_lr=False).attach(trainer)
+        >>> _ = trainer.run([0], max_epochs=2)
+        >>> round(optimizer.param_groups[0]["lr"], 3)  # halfway
+        0.05
     """
 
     def __init__(self, lr_scheduler: LRScheduler, **kwargs: Any) -> None:

@@ -70,6 +70,16 @@ class MetricsSummary:
 
     Raises:
         InputError: (when it is attached) for files in the folder that are not ours.
+
+    Examples:
+        >>> from tempfile import TemporaryDirectory
+        >>> evaluator = Engine(lambda engine, batch: None)
+        >>> with TemporaryDirectory() as folder:
+        ...     MetricsSummary(folder, ["dice"]).attach(evaluator)
+        ...     evaluator.state.metric_details = {"dice": torch.tensor([[0.9], [0.7], [0.8]])}  # a row per case
+        ...     _ = evaluator.run([0])
+        ...     Path(folder, "dice_summary.csv").read_text().splitlines()[1]
+        'class0,3,0.8000,0.1000,0.8000,0.7000,0.9000'
     """
 
     def __init__(self, save_dir: str | Path, metrics: Sequence[str]) -> None:

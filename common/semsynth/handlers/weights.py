@@ -56,6 +56,17 @@ class LoadWeights(CheckpointLoader):
     Raises:
         InputError: for a path that is no text; (when it loads) for a file that cannot be read as weights of the
             network, or whose weights hold NaN or infinite values.
+
+    Examples:
+        >>> from tempfile import TemporaryDirectory
+        >>> there, network = torch.nn.Linear(2, 1), torch.nn.Linear(2, 1)
+        >>> engine = Engine(lambda engine, batch: None)
+        >>> with TemporaryDirectory() as folder:
+        ...     torch.save(there.state_dict(), f"{folder}/model.pt")
+        ...     LoadWeights(f"{folder}/model.pt", load_dict={"network": network}).attach(engine)
+        ...     _ = engine.run([0])
+        >>> bool(torch.equal(network.weight, there.weight))
+        True
     """
 
     def __init__(self, load_path: str | Path, **kwargs: Any) -> None:
@@ -108,6 +119,20 @@ class SaveBestWeights:
 
     Raises:
         InputError: (when it is attached) where the file, or a card of that name, is there and is none of ours.
+
+    Examples:
+        >>> from tempfile import TemporaryDirectory
+        >>> network = torch.nn.Linear(1, 1, bias=False)
+        >>> def validate(engine, batch):  # in place of MONAI's evaluator
+        ...     network.weight.data.fill_(batch)
+        ...     engine.state.metrics, engine.state.key_metric_name = {"dice": batch}, "dice"
+        >>> with TemporaryDirectory() as run:
+        ...     validation = Engine(validate)
+        ...     SaveBestWeights(network, f"{run}/model.pt", lower_is_better=False).attach(validation)
+        ...     for dice in (0.5, 0.875, 0.75):
+        ...         _ = validation.run([dice])
+        ...     torch.load(f"{run}/model.pt", weights_only=True)["weight"].item()
+        0.875
     """
 
     def __init__(
@@ -163,6 +188,15 @@ class SaveFinalWeights:
 
     Raises:
         InputError: as :class:`SaveBestWeights`.
+
+    Examples:
+        >>> from tempfile import TemporaryDirectory
+        >>> trainer = Engine(lambda engine, batch: None)
+        >>> with TemporaryDirectory() as run:
+        ...     SaveFinalWeights(torch.nn.Linear(2, 1), f"{run}/model.pt").attach(trainer)
+        ...     _ = trainer.run([0])
+        ...     sorted(path.name for path in Path(run).iterdir())
+        ['model.json', 'model.pt']
     """
 
     def __init__(

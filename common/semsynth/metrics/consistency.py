@@ -42,7 +42,7 @@ def slice_statistics(y: torch.Tensor, spacing: Sequence[float] | None = None) ->
         InputError: for another number of dimensions, fewer than two slices along an axis, NaN or infinite voxels, or a
             voxel size that is not three numbers above 0.
 
-    Example:
+    Examples:
         >>> slice_statistics(torch.zeros(2, 1, 16, 16, 16)).difference
         tensor([[0., 0., 0.],
                 [0., 0., 0.]])
@@ -78,7 +78,7 @@ def inter_slice_consistency(y_pred: torch.Tensor, y: torch.Tensor) -> torch.Tens
     Raises:
         InputError: for shapes that differ, and as of :func:`slice_statistics`.
 
-    Example:
+    Examples:
         >>> y = torch.rand(1, 1, 16, 16, 16)
         >>> inter_slice_consistency(y / 2, y)
         tensor([[0.5000, 0.5000, 0.5000]])

@@ -36,7 +36,7 @@ def fid(y_pred: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     Raises:
         InputError: for fewer than two rows, another number of dimensions, different F, or values that are not finite.
 
-    Example:
+    Examples:
         >>> features = torch.randn(50, 8, generator=torch.Generator().manual_seed(0))
         >>> round(float(fid(features + 1, features)), 3)
         8.0
@@ -131,7 +131,15 @@ class FeatureMetric(Cumulative):
 
 
 class FrechetDistance(FeatureMetric):
-    """:func:`fid` of all the features that an engine's run collects (arguments as of :class:`FeatureMetric`)."""
+    """:func:`fid` of all the features that an engine's run collects (arguments as of :class:`FeatureMetric`).
+
+    Examples:
+        >>> metric = FrechetDistance()
+        >>> features = torch.randn(50, 8, generator=torch.Generator().manual_seed(0))
+        >>> metric(features + 1, features)
+        >>> round(metric.aggregate(), 3)
+        8.0
+    """
 
     def aggregate(self) -> float:
         """The distance of the two sets seen since ``reset``; errors as of :func:`fid`."""

@@ -31,7 +31,7 @@ def mmd2(y_pred: torch.Tensor, y: torch.Tensor, *, kernel: Kernel = "dot") -> to
     Raises:
         InputError: for a kernel that is none of the two, and as of :func:`semsynth.metrics.fid`.
 
-    Example:
+    Examples:
         >>> features = torch.randn(50, 8, generator=torch.Generator().manual_seed(0))
         >>> bool(mmd2(features + 1, features) > mmd2(features, features))
         True
@@ -61,7 +61,7 @@ def kid(y_pred: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     bias that depends on the number of images. Can be negative. Unlike FID it changes when both sets
     are shifted alike. Arguments, result and errors as of :func:`mmd2`.
 
-    Example:
+    Examples:
         >>> features = torch.randn(50, 8, generator=torch.Generator().manual_seed(0))
         >>> bool(kid(features + 1, features) > kid(features, features))
         True
@@ -86,6 +86,13 @@ class MaximumMeanDiscrepancy(FeatureMetric):
 
     Raises:
         InputError: for a kernel that is none of the two.
+
+    Examples:
+        >>> metric = MaximumMeanDiscrepancy(kernel="cubic")
+        >>> features = torch.randn(50, 8, generator=torch.Generator().manual_seed(0))
+        >>> metric(features + 1, features)
+        >>> metric.aggregate() > 0
+        True
     """
 
     def __init__(self, extractor: Extractor | None = None, *, kernel: Kernel = "dot") -> None:

@@ -30,6 +30,16 @@ class HausdorffDistanceMm(HausdorffDistanceMetric):
     Args:
         percentile: 95 for HD95; 100 is the maximum.
         kwargs: all else that ``monai.metrics.HausdorffDistanceMetric`` takes.
+
+    Examples:
+        >>> from monai.data import MetaTensor
+        >>> cube = torch.zeros(1, 1, 16, 16, 16)
+        >>> cube[:, :, 4:12, 4:12, 4:12] = 1
+        >>> y = MetaTensor(torch.cat([1 - cube, cube], dim=1), affine=torch.diag(torch.tensor([2.0, 2.0, 2.0, 1.0])))
+        >>> metric = HausdorffDistanceMm(percentile=100)
+        >>> _ = metric(y.roll(1, dims=2), y)  # one voxel of 2 mm
+        >>> float(metric.aggregate())
+        2.0
     """
 
     def __init__(self, *, percentile: float = 95, **kwargs: Any) -> None:
@@ -44,6 +54,16 @@ class AverageSurfaceDistanceMm(SurfaceDistanceMetric):
 
     Args:
         kwargs: what ``monai.metrics.SurfaceDistanceMetric`` takes; ``symmetric`` is true unless said otherwise.
+
+    Examples:
+        >>> from monai.data import MetaTensor
+        >>> cube = torch.zeros(1, 1, 16, 16, 16)
+        >>> cube[:, :, 4:12, 4:12, 4:12] = 1
+        >>> y = MetaTensor(torch.cat([1 - cube, cube], dim=1), affine=torch.eye(4))
+        >>> metric = AverageSurfaceDistanceMm()
+        >>> _ = metric(y, y)
+        >>> float(metric.aggregate())
+        0.0
     """
 
     def __init__(self, **kwargs: Any) -> None:
@@ -74,7 +94,7 @@ def segmentation_scores(
         InputError: for shapes that differ or are not ``(B, 1, H, W, D)``, values other than 0 and 1, a voxel size that
             is not three numbers above 0, or none where ``y`` has no affine.
 
-    Example:
+    Examples:
         >>> y = torch.zeros(1, 1, 16, 16, 16)
         >>> y[..., 4:12, 4:12, 4:12] = 1
         >>> segmentation_scores(y, y, spacing=(1.0, 1.0, 1.0))["dice"]

@@ -43,7 +43,7 @@ def mae(
 ) -> torch.Tensor:
     """Mean absolute error, ``(B,)``, in the images' units; arguments and errors as of :func:`similarity`.
 
-    Example:
+    Examples:
         >>> y = torch.zeros(1, 1, 16, 16, 16)
         >>> mae(y + 0.25, y)
         tensor([0.2500])
@@ -57,7 +57,7 @@ def rmse(
 ) -> torch.Tensor:
     """Root of the mean squared error, ``(B,)``, in the images' units; arguments and errors as of :func:`similarity`.
 
-    Example:
+    Examples:
         >>> y = torch.zeros(1, 1, 16, 16, 16)
         >>> rmse(y + 0.25, y)
         tensor([0.2500])
@@ -73,7 +73,7 @@ def psnr(
 
     L is ``max_val``. Infinite where two images are identical. Arguments and errors as of :func:`similarity`.
 
-    Example:
+    Examples:
         >>> y = torch.zeros(1, 1, 16, 16, 16)
         >>> psnr(y + 0.1, y)
         tensor([20.])
@@ -90,7 +90,7 @@ def ssim(
     The mean over all windows that lie wholly inside the image, over channels too; with a mask, over those of them whose
     centre is inside it. Two images that are constant and equal have 1. Arguments and errors as of :func:`similarity`.
 
-    Example:
+    Examples:
         >>> y = torch.rand(1, 1, 16, 16, 16)
         >>> ssim(y, y)
         tensor([1.])
@@ -121,7 +121,7 @@ def ms_ssim(
     Raises:
         InputError: as of :func:`similarity`, and for weights that are negative or sum to 0.
 
-    Example:
+    Examples:
         >>> y = torch.rand(1, 1, 48, 48, 48)
         >>> ms_ssim(y, y)
         tensor([1.])
@@ -154,7 +154,7 @@ def similarity(
             a thousandth of it, NaN, a mask of another shape or that leaves nothing, and images too small: 11 voxels per
             axis for SSIM, 44 for MS-SSIM.
 
-    Example:
+    Examples:
         >>> y = torch.rand(1, 1, 48, 48, 48)
         >>> sorted(similarity(y, y))
         ['mae', 'ms_ssim', 'ms_ssim_normalised', 'psnr', 'rmse', 'ssim']
@@ -182,7 +182,7 @@ def ms_ssim_terms(
 ) -> ScaleTerms:
     """What SSIM and every MS-SSIM of an image are made from; arguments and errors as of :func:`similarity`.
 
-    Example:
+    Examples:
         >>> y = torch.rand(2, 1, 48, 48, 48)
         >>> ms_ssim_terms(y, y).ssim.shape
         torch.Size([3, 2])
@@ -391,25 +391,53 @@ class _ImageMetric(RegressionMetric):
 
 
 class PSNR(_ImageMetric):
-    """:func:`psnr` in dB for engines; one identical pair makes the mean infinite."""
+    """:func:`psnr` in dB for engines; one identical pair makes the mean infinite.
+
+    Examples:
+        >>> metric, y = PSNR(), torch.zeros(2, 1, 16, 16, 16)
+        >>> _ = metric(y + 0.1, y)
+        >>> round(float(metric.aggregate()), 3)
+        20.0
+    """
 
     measure = staticmethod(psnr)
 
 
 class RMSE(_ImageMetric):
-    """:func:`rmse` for engines."""
+    """:func:`rmse` for engines.
+
+    Examples:
+        >>> metric, y = RMSE(), torch.zeros(2, 1, 16, 16, 16)
+        >>> _ = metric(y + 0.25, y)
+        >>> float(metric.aggregate())
+        0.25
+    """
 
     measure = staticmethod(rmse)
 
 
 class MAE(_ImageMetric):
-    """:func:`mae` for engines."""
+    """:func:`mae` for engines.
+
+    Examples:
+        >>> metric, y = MAE(), torch.zeros(2, 1, 16, 16, 16)
+        >>> _ = metric(y + 0.25, y)
+        >>> float(metric.aggregate())
+        0.25
+    """
 
     measure = staticmethod(mae)
 
 
 class SSIM(_ImageMetric):
-    """:func:`ssim` for engines."""
+    """:func:`ssim` for engines.
+
+    Examples:
+        >>> metric, y = SSIM(), torch.rand(2, 1, 16, 16, 16)
+        >>> _ = metric(y, y)
+        >>> round(float(metric.aggregate()), 3)
+        1.0
+    """
 
     measure = staticmethod(ssim)
 
@@ -420,6 +448,12 @@ class MultiScaleSSIM(_ImageMetric):
     Args:
         weights, normalize: as of :func:`ms_ssim`.
         kwargs: ``max_val``, ``reduction``, ``get_not_nans``.
+
+    Examples:
+        >>> metric, y = MultiScaleSSIM(normalize=True), torch.rand(2, 1, 48, 48, 48)
+        >>> _ = metric(y, y)
+        >>> round(float(metric.aggregate()), 3)
+        1.0
     """
 
     measure = staticmethod(ms_ssim)

@@ -74,7 +74,7 @@ class SPADEAutoencoder(nn.Module):
     Raises:
         InputError: for numbers of levels that differ, or strides that are neither 1 nor 2.
 
-    Example:
+    Examples:
         >>> network = SPADEAutoencoder(4, channels=(8, 8), strides=(2, 2), latent_channels=2)
         >>> image, label = torch.rand(1, 1, 16, 16, 8), torch.zeros(1, 1, 16, 16, 8)
         >>> mean, log_variance = network.encode(image)

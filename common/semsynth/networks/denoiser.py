@@ -237,6 +237,13 @@ class SPADEUNet(LatentDenoiser):
 
     Raises:
         InputError: for numbers of levels that differ, or names that are unknown.
+
+    Examples:
+        >>> network = SPADEUNet(4, latent_channels=2, channels=(8, 8), stride=4, spade={"hidden": 4}).eval()
+        >>> label = torch.zeros(1, 1, 16, 16, 8)
+        >>> condition = network.modulation(network.encode(label))  # once per label map
+        >>> network(torch.randn(1, 2, 4, 4, 2), torch.tensor([500]), condition).shape
+        torch.Size([1, 2, 4, 4, 2])
     """
 
     def __init__(

@@ -34,6 +34,11 @@ class ConditionalPatchDiscriminator(nn.Module):
 
     Raises:
         InputError: for another label encoding, or fewer than 2 classes.
+
+    Examples:
+        >>> network = ConditionalPatchDiscriminator(4, channels=4, num_layers=2)
+        >>> network(torch.zeros(1, 1, 32, 32, 32), torch.rand(1, 1, 32, 32, 32))[-1].shape  # a logit per patch
+        torch.Size([1, 1, 6, 6, 6])
     """
 
     def __init__(
@@ -108,6 +113,12 @@ class MultiScaleDiscriminator(nn.Module):
 
     Raises:
         InputError: for fewer than one scale, and as :class:`ConditionalPatchDiscriminator`.
+
+    Examples:
+        >>> network = MultiScaleDiscriminator(4, scales=2, channels=4, num_layers=2)
+        >>> fine, coarse = network(torch.zeros(1, 1, 32, 32, 32), torch.rand(1, 1, 32, 32, 32))
+        >>> fine[-1].shape, coarse[-1].shape
+        (torch.Size([1, 1, 6, 6, 6]), torch.Size([1, 1, 2, 2, 2]))
     """
 
     def __init__(
@@ -161,6 +172,12 @@ class SliceAndVolumeDiscriminator(nn.Module):
         channels, num_layers, norm, spectral: settings of each, see :class:`ConditionalPatchDiscriminator`; the norm is
             MONAI's, ``"BATCH"`` in the paper. ``"volume_instance"`` holds for the volume's, and is instance norm for
             slices'.
+
+    Examples:
+        >>> network = SliceAndVolumeDiscriminator(channels=4, num_layers=2)
+        >>> slices, volume = network(torch.rand(1, 1, 32, 32, 32), torch.tensor([3, 17]))
+        >>> slices[-1].shape, volume[-1].shape
+        (torch.Size([2, 1, 6, 6]), torch.Size([1, 1, 6, 6, 6]))
     """
 
     def __init__(

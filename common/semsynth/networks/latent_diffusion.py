@@ -81,6 +81,17 @@ class LatentDiffusion(StyleDistribution):
 
     Raises:
         InputError: for a denoiser that does not fit the autoencoder, or values out of range.
+
+    Examples:
+        >>> from semsynth.networks.autoencoder import SPADEAutoencoder
+        >>> from semsynth.networks.denoiser import SPADEUNet
+        >>> network = LatentDiffusion(
+        ...     SPADEAutoencoder(4, channels=(8, 8), strides=(2, 2), latent_channels=2),
+        ...     SPADEUNet(4, latent_channels=2, channels=(8, 8), stride=4, spade={"hidden": 4}),
+        ...     sampling={"steps": 2},
+        ... ).eval()
+        >>> network.synthesize(torch.zeros(1, 1, 16, 16, 8), seeds=[0, 1]).shape
+        torch.Size([2, 1, 16, 16, 8])
     """
 
     latent_scale: torch.Tensor
@@ -434,6 +445,11 @@ def intensity_style(image: torch.Tensor, label: torch.Tensor, num_classes: int) 
 
     Returns:
         ``(B, 2·C)``, means first, float32; NaN for classes that are not there.
+
+    Examples:
+        >>> image, label = torch.full((1, 1, 8, 8, 8), 0.25), torch.zeros(1, 1, 8, 8, 8)
+        >>> intensity_style(image, label, num_classes=2)  # mean and standard deviation of class 0; class 1 is not there
+        tensor([[0.2500,    nan, 0.0000,    nan]])
     """
     image, label = plain(image).float(), plain(label)
     rows = []

@@ -43,7 +43,7 @@ class Pix2PixGenerator(nn.Module):
             voxel's position alone, so that one map and one seed always give one volume.
         noise_seed: which field, any whole number.
 
-    Example:
+    Examples:
         >>> network = Pix2PixGenerator(num_classes=4, channels=(4, 8, 8))
         >>> network(torch.zeros(1, 1, 20, 18, 10)).shape
         torch.Size([1, 1, 20, 18, 10])

@@ -24,6 +24,12 @@ class StandardizedSegmenter(nn.Module):
     Args:
         network: ``(B, 1, H, W, D)`` → logits ``(B, C, H, W, D)``, H, W, D multiples of ``multiple``.
         multiple: what the network's down- and upsampling divide by, 16 for five levels.
+
+    Examples:
+        >>> network = StandardizedSegmenter(torch.nn.Conv3d(1, 2, 3, padding=1), multiple=4)
+        >>> image = torch.rand(1, 1, 9, 8, 7)
+        >>> bool(torch.allclose(network(image), network(100 * image + 7), atol=1e-3))  # whatever the intensity scale
+        True
     """
 
     def __init__(self, network: nn.Module, *, multiple: int = 16) -> None:
@@ -95,6 +101,11 @@ def residual_unet(
         num_classes: background and what is to be segmented.
         channels: widths of the levels, five in the paper (which gives no widths).
         dropout: rate within the units.
+
+    Examples:
+        >>> network = residual_unet(channels=(4, 8, 8, 8, 8)).eval()
+        >>> network(torch.rand(1, 1, 30, 22, 18)).shape  # any size
+        torch.Size([1, 2, 30, 22, 18])
     """
     check_classes(num_classes)
     network = UNet(
@@ -117,6 +128,11 @@ def subvoxel_swin(
         features: width of the first level, doubled at each of the five; a multiple of 12.
         window: edge of the windows of attention, in positions of a level.
         depths: transformer blocks per stage.
+
+    Examples:
+        >>> network = subvoxel_swin(window=2, depths=(1, 1, 1, 1)).eval()
+        >>> network(torch.rand(1, 1, 32, 32, 32)).shape
+        torch.Size([1, 2, 32, 32, 32])
     """
     check_classes(num_classes)
     network = SwinUNETR(

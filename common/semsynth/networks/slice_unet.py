@@ -54,6 +54,12 @@ class SliceUNet(LatentDenoiser):
 
     Raises:
         InputError: for values out of range.
+
+    Examples:
+        >>> network = SliceUNet(4, latent_channels=2, channels=(8, 8), heads=2, head_channels=4).eval()
+        >>> condition = network.modulation(network.encode(torch.zeros(1, 1, 16, 16, 8)))  # once per label map
+        >>> network(torch.randn(1, 2, 4, 4, 2), torch.tensor([500]), condition).shape
+        torch.Size([1, 2, 4, 4, 2])
     """
 
     windowed = True

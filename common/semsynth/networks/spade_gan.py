@@ -129,7 +129,7 @@ class SPADEGenerator(StyleDistribution):
         style_scale: 1 draws styles as they are in the training set, less draws them nearer to the typical one, which 0
             gives.
 
-    Example:
+    Examples:
         >>> network = SPADEGenerator(4, channels=(8, 8), style_channels=4, encoder_channels=(4,)).eval()
         >>> label = torch.zeros(1, 1, 16, 16, 8)
         >>> network(label, style=torch.zeros(1, 4)).shape

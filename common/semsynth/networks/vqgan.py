@@ -63,7 +63,7 @@ class VQGAN(nn.Module):
     Raises:
         InputError: for numbers of levels that do not fit, or values out of range.
 
-    Example:
+    Examples:
         >>> network = VQGAN(channels=(8, 8, 8), decoder_channels=(8, 8), latent_channels=2, codes=16, groups=4).eval()
         >>> image = torch.rand(1, 1, 16, 16, 8)
         >>> latent, _ = network.encode(image)

@@ -44,6 +44,11 @@ class IntensityHistogram:
 
     Args:
         low, high: range of the values, in the units of the image.
+
+    Examples:
+        >>> values, weights = IntensityHistogram(0.0, 1.0).add(np.full((8, 8, 8), 0.25)).atoms()
+        >>> values.round(2).tolist(), weights.tolist()
+        ([0.25], [512.0])
     """
 
     def __init__(self, low: float, high: float) -> None:
@@ -85,6 +90,10 @@ def kmeans_1d(values: NDArray[np.float64], weights: NDArray[np.float64], k: int)
 
     Returns:
         ``(k,)`` centres in rising order.
+
+    Examples:
+        >>> kmeans_1d(np.array([0.0, 1.0, 9.0]), np.ones(3), 2).tolist()
+        [0.5, 9.0]
     """
     n = len(values)
     shifted = values - np.average(values, weights=weights)  # sums of squares lose less when centred
@@ -118,6 +127,12 @@ def fit_centers(image: NDArray[np.floating], k: int, *, sigma: float = 1.0) -> N
 
     Raises:
         InputError: when the volume has fewer than ``k`` distinct intensities.
+
+    Examples:
+        >>> image = np.full((8, 8, 8), 0.2)
+        >>> image[4:] = 0.8
+        >>> fit_centers(image, 2, sigma=0).round(2).tolist()
+        [0.2, 0.8]
     """
     _check_distinct(image, k)
     return _fit(smooth(image, sigma), k)
@@ -132,6 +147,13 @@ def fit_histogram(histogram: IntensityHistogram, k: int) -> NDArray[np.float64]:
 
     Raises:
         InputError: when fewer than ``k`` distinct values were counted.
+
+    Examples:
+        >>> histogram = IntensityHistogram(0.0, 1.0)
+        >>> for value in (0.2, 0.8):  # volumes of a data set
+        ...     _ = histogram.add(np.full((8, 8, 8), value))
+        >>> fit_histogram(histogram, 2).round(2).tolist()
+        [0.2, 0.8]
     """
     values, weights = histogram.atoms()
     if len(values) < k:
@@ -200,6 +222,13 @@ class CompositeLabel:
 
     Raises:
         InputError: for ``k``, ``background`` or ``centers`` out of range.
+
+    Examples:
+        >>> from semsynth.prepare.phantom import make_phantom
+        >>> phantom = make_phantom(0, size=(32, 32, 32), spacing=(3.0, 3.0, 3.0))
+        >>> label = CompositeLabel(k=2)(phantom.image, phantom.endo, phantom.wall)
+        >>> np.unique(label).tolist(), bool((label[phantom.endo == 1] == 1).all())
+        ([0, 1, 2, 3], True)
     """
 
     def __init__(
@@ -323,6 +352,13 @@ class CompositeLabeld(MapTransform):
             from the data.
         k, sigma, background, centers: as in :class:`CompositeLabel`.
         allow_missing_keys: as in every MONAI dictionary transform; has no effect here.
+
+    Examples:
+        >>> from semsynth.prepare.phantom import make_phantom
+        >>> phantom = make_phantom(0, size=(32, 32, 32), spacing=(3.0, 3.0, 3.0))
+        >>> data = {"image": phantom.image, "endo": phantom.endo, "wall": phantom.wall}
+        >>> np.unique(CompositeLabeld(k=2)(data)["label"]).tolist()
+        [0, 1, 2, 3]
     """
 
     def __init__(

@@ -331,6 +331,11 @@ def make_phantom(
 
     Raises:
         InputError: negative seed, an axis below 16 voxels, or a spacing that is not positive.
+
+    Examples:
+        >>> phantom = make_phantom(0, size=(32, 32, 32), spacing=(3.0, 3.0, 3.0))
+        >>> phantom.image.shape, bool(phantom.endo.any())
+        ((32, 32, 32), True)
     """
     voxels, edges = _check(seed, size, spacing)
     # Two streams: what the noise draws depends on the grid, what the anatomy draws must not.
@@ -407,7 +412,7 @@ def write_phantom_cases(
         InputError: ``output`` is a file or holds files that would be replaced and are no phantoms of ours, fewer than 3
             cases, ``k`` outside 0 to 10, or as in :func:`make_phantom`.
 
-    Example:
+    Examples:
         >>> from tempfile import TemporaryDirectory
         >>> with TemporaryDirectory() as folder:
         ...     datalist = write_phantom_cases(folder, 3, size=(32, 32, 32), progress=False)

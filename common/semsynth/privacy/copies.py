@@ -92,6 +92,14 @@ class Calibration:
         spread: level → their robust standard deviations.
         null: margins of the real scans, in their order.
         threshold: margin from which a volume is flagged.
+
+    Examples:
+        >>> def found(train, heldout):  # likeness to the nearest training scan and to the nearest held-out scan
+        ...     return {"image": Sides(train, heldout, 0, 1)}
+        >>> random = np.random.default_rng(0)
+        >>> calibration = Calibration.of([found(*random.normal(0.3, 0.05, 2)) for _ in range(40)], 0.05, ["image"])
+        >>> [calibration.margin(found(train, 0.3)) > calibration.threshold for train in (0.9, 0.3)]
+        [True, False]
     """
 
     rate: float
@@ -157,6 +165,9 @@ def check_rate(count: int, rate: float) -> None:
 
     Raises:
         InputError: below 1 / ``count``, or no rate.
+
+    Examples:
+        >>> check_rate(40, 0.05)  # 40 real scans can carry a rate of one in twenty
     """
     if not 0 < rate <= 0.5:
         raise InputError(f"--false-positives must be above 0 and at most 0.5, got {rate:g}")
@@ -207,6 +218,14 @@ def judge(calibration: Calibration, found: Levels, count: int, source: Pair | No
         found: the volume's likeness, without the scan of its own map.
         count: number of volumes in the set.
         source: the pair with the scan of its own map, where it was drawn of one.
+
+    Examples:
+        >>> def found(train, heldout):  # likeness to the nearest training scan and to the nearest held-out scan
+        ...     return {"image": Sides(train, heldout, 0, 1)}
+        >>> random = np.random.default_rng(0)
+        >>> calibration = Calibration.of([found(*random.normal(0.3, 0.05, 2)) for _ in range(40)], 0.05, ["image"])
+        >>> judge(calibration, found(0.95, 0.3), count=10).copy, judge(calibration, found(0.7, 0.7), count=10).copy
+        (True, False)
     """
     margin = calibration.margin(found)
     levels = [level for level in calibration.centre if level in found]
@@ -263,6 +282,16 @@ def count_copies(
         calibration: calibration of the real scans.
         people: patient of each real scan of the calibration.
         seed: seed of the bootstrap.
+
+    Examples:
+        >>> def found(train, heldout):  # likeness to the nearest training scan and to the nearest held-out scan
+        ...     return {"image": Sides(train, heldout, 0, 1)}
+        >>> random = np.random.default_rng(0)
+        >>> calibration = Calibration.of([found(*random.normal(0.3, 0.05, 2)) for _ in range(40)], 0.05, ["image"])
+        >>> copied, other = (judge(calibration, found(train, 0.3), count=10) for train in (0.95, 0.3))
+        >>> judged = [copied] * 3 + [other] * 7
+        >>> count_copies(judged, [str(i) for i in range(10)], calibration, [str(i) for i in range(40)]).flagged
+        3
     """
     rate, n = calibration.rate, len(judged)
     margins = np.array([one.margin for one in judged])

@@ -56,6 +56,16 @@ def read_audit(source: str | Path) -> Audit:
 
     Raises:
         InputError: for a file that is missing or no audit.
+
+    Examples:
+        >>> import json
+        >>> from tempfile import TemporaryDirectory
+        >>> said = {"verdict": NO_SIGN_FOUND, "reasons": [], "volumes_sha256": ["0" * 64], "weights_sha256": []}
+        >>> with TemporaryDirectory() as folder:
+        ...     _ = Path(folder, AUDIT).write_text(json.dumps(said))  # as semsynth audit writes it
+        ...     audit = read_audit(folder)
+        >>> audit.verdict, audit.missing({"P1": "0" * 64, "P2": "1" * 64})
+        ('no sign found', ['P2'])
     """
     path = as_path(source, "audit")
     path = path / AUDIT if path.is_dir() else path
@@ -82,6 +92,10 @@ def passed(
 
     Raises:
         InputError: for an audit that does not cover all volumes, or that found copies, unless ``despite``.
+
+    Examples:
+        >>> passed(None, {"P1": "0" * 64})  # no audit: recorded, and warned of
+        {'verdict': 'not audited'}
     """
     if source is None:
         logger.warning("these volumes were not audited; run 'semsynth audit' on them before they are shared")

@@ -35,7 +35,13 @@ logger = logging.getLogger(__name__)
 
 
 def weights_hash(state: Mapping[str, torch.Tensor]) -> str:
-    """SHA-256 of a state dict's names and values."""
+    """SHA-256 of a state dict's names and values.
+
+    Examples:
+        >>> state = {"weight": torch.ones(2, 2)}
+        >>> len(weights_hash(state)), weights_hash(state) == weights_hash({"weight": torch.zeros(2, 2)})
+        (64, False)
+    """
     digest = hashlib.sha256()
     for name in sorted(state):
         digest.update(name.encode())
@@ -48,13 +54,27 @@ def datalist_hash(paths: str | Path | Iterable[str | Path]) -> str:
 
     Raises:
         InputError: for a file that is missing or no datalist.
+
+    Examples:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     one, other = Path(folder, "one.json"), Path(folder, "other.json")
+        ...     _ = one.write_text('{"training": [{"image": "a.nii.gz"}]}')
+        ...     _ = other.write_text('{ "training":  [ {"image":  "a.nii.gz"} ] }')
+        ...     datalist_hash(one) == datalist_hash(other)  # the layout does not count
+        True
     """
     listed = [paths] if isinstance(paths, str | Path) else list(paths)
     return hashlib.sha256(canonical([read_datalist(path) for path in listed]).encode()).hexdigest()
 
 
 def versions() -> dict[str, str]:
-    """Versions of what computes the weights."""
+    """Versions of what computes the weights.
+
+    Examples:
+        >>> {"torch", "monai"} <= set(versions())
+        True
+    """
     return {
         "python": platform.python_version(),
         "torch": str(torch.__version__),
@@ -87,6 +107,15 @@ def write_model_card(
     Raises:
         InputError: when there is no file of weights.
         ValueError: for a fact under a name that the card fills itself.
+
+    Examples:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     weights = Path(folder, "model.pt")
+        ...     torch.save({"weight": torch.ones(2, 2)}, weights)
+        ...     card = write_model_card(weights, epoch=7)
+        ...     card.name, json.loads(card.read_text())["epoch"]
+        ('model.json', 7)
     """
     path = Path(weights_path)
     if not (written or path).is_file():
@@ -215,6 +244,15 @@ def record_of(weights: Path) -> dict[str, Any]:
 
     Returns:
         ``training_cases``, ``in_loss`` and ``unknown_parents``; the last names the file where nothing is known of it.
+
+    Examples:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     weights = Path(folder, "model.pt")
+        ...     torch.save({"weight": torch.ones(2, 2)}, weights)
+        ...     _ = write_model_card(weights, training_cases=[{"voxels": {"image": "0" * 64}}])
+        ...     len(record_of(weights)["training_cases"])
+        1
     """
     content = card_of(weights)
     content = _record_inside(weights) if content is None else content

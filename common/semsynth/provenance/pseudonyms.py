@@ -45,10 +45,21 @@ def pseudonym_key() -> bytes | None:
 
 
 def pseudonym(name: str, key: bytes) -> str:
-    """A case's name under a key: 32 hexadecimal digits."""
+    """A case's name under a key: 32 hexadecimal digits.
+
+    Examples:
+        >>> key = b"sixteen bytes or more"
+        >>> len(pseudonym("pt_1", key)), pseudonym("pt_1", key) == pseudonym("pt_2", key)
+        (32, False)
+    """
     return hmac.new(key, f"semsynth case:{name}".encode(), hashlib.sha256).hexdigest()[:32]
 
 
 def key_id(key: bytes) -> str:
-    """What tells one key from another without telling the key: 8 hexadecimal digits."""
+    """What tells one key from another without telling the key: 8 hexadecimal digits.
+
+    Examples:
+        >>> len(key_id(b"sixteen bytes or more"))
+        8
+    """
     return hmac.new(key, b"semsynth key", hashlib.sha256).hexdigest()[:8]

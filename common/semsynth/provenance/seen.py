@@ -171,6 +171,14 @@ def read_card(path: str | Path) -> dict[str, Any]:
 
     Raises:
         InputError: for a file that is missing or no card.
+
+    Examples:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     card = Path(folder, "model.json")
+        ...     _ = card.write_text('{"training_cases": [], "epoch": 7}')
+        ...     read_card(card)["epoch"]
+        7
     """
     if not os.path.exists(path):  # noqa: PTH110 - False for links in a circle
         raise InputError(f"{path}: no such model card; it is written beside the weights by a training")

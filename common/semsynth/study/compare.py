@@ -167,6 +167,15 @@ def compare(
 
     Raises:
         InputError: where they share no metric, no case, or no case with values; for patients of other cases.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> old = {f"P{i}": 0.70 + 0.010 * i for i in range(12)}
+        >>> new = {f"P{i}": 0.74 + 0.012 * i for i in range(12)}
+        >>> sides = [Scores(Path(f"{name}.csv"), {"dice": side}, {}) for name, side in (("new", new), ("old", old))]
+        >>> dice = compare(*sides).metrics[0]
+        >>> round(dice.difference, 3), dice.gained(), dice.verdict
+        (0.051, (12, 0), 'better')
     """
     check_number("draws", draws, 1000, 10_000_000)
     checked_seed(seed, "seed")
@@ -280,6 +289,11 @@ def interval(delta: Values, *, draws: int = 10_000, seed: int = 0) -> tuple[floa
 
     Returns:
         Both ends; None for fewer than :data:`LEAST` values, and for values that are all the same.
+
+    Examples:
+        >>> low, high = interval(np.linspace(0.01, 0.05, 12))
+        >>> bool(0.01 < low < 0.03 < high < 0.05)
+        True
     """
     n = len(delta)
     if n < LEAST or np.ptp(delta) == 0:
@@ -303,6 +317,11 @@ def p_values(delta: Values, good: Better = "") -> tuple[float | None, float | No
 
     Returns:
         Both p-values; None for fewer than two values, and the second one without ``good``.
+
+    Examples:
+        >>> two_sided, one_sided = p_values(np.linspace(0.01, 0.05, 12), "higher")
+        >>> two_sided < 0.001, one_sided < two_sided
+        (True, True)
     """
     if len(delta) < 2:
         return None, None

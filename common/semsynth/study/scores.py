@@ -46,6 +46,11 @@ class Scores:
         values: metric → case → value; NaN or infinity where there is none. Metrics are in lower case: ``dice``,
             ``jaccard``, ``hd95_mm``.
         classes: metric → class → case → value, of a segmenter of several classes; ``values`` has their mean.
+
+    Examples:
+        >>> scores = Scores(Path("scores.csv"), {"dice": {"P1": 0.8, "P2": 0.9}}, {})
+        >>> scores.values["dice"]["P2"]
+        0.9
     """
 
     source: Path
@@ -107,6 +112,13 @@ def read_scores(source: str | Path) -> Scores:
 
     Raises:
         InputError: for anything else, a case twice, a value that is no number, or an overlap above 1.
+
+    Examples:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     _ = Path(folder, "scores.csv").write_text("case,Dice\\nP1,0.8\\nP2,0.9")
+        ...     read_scores(f"{folder}/scores.csv").values
+        {'dice': {'P1': 0.8, 'P2': 0.9}}
     """
     path = as_path(source, "the scores' path")
     raw = sorted(path.glob(f"*{RAW}")) if path.is_dir() else []
@@ -128,6 +140,15 @@ def read_patients(source: str | Path) -> dict[str, str]:
 
     Raises:
         InputError: where there is no datalist, or it cannot be used.
+
+    Examples:
+        >>> import json
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     entries = [{"case": "P1_a", "image": "a.nii.gz", "patient": "P1"}]
+        ...     _ = Path(folder, "datalist.json").write_text(json.dumps({"testing": entries}))
+        ...     read_patients(folder)
+        {'P1_a': 'P1'}
     """
     path = datalist_path(source)
     if path is None:

@@ -135,6 +135,15 @@ def contrast(
         metric: such as ``dice``.
         people: case → patient.
         draws, seed: number of draws, and seed, of the bootstrap.
+
+    Examples:
+        >>> cases = [f"P{i}" for i in range(12)]
+        >>> def trained(arm, gain):  # two seeds of an arm, each tested on the same scans
+        ...     scores = {"dice": {case: 0.7 + gain + 0.01 * i for i, case in enumerate(cases)}}
+        ...     return Trained("16", arm, {0: scores, 1: scores})
+        >>> found = contrast(trained("M", 0.05), trained("R", 0.0), "dice", {case: case for case in cases})
+        >>> round(found.difference, 3), found.gained()
+        (0.05, (12, 0))
     """
     every = sorted(arm.tested(metric) | against.tested(metric))
     both = sorted(arm.cases_of(metric) & against.cases_of(metric))

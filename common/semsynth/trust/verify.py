@@ -76,6 +76,16 @@ def verify(path: str | Path, *, signature: str | Path | None = None, public_key:
 
     Raises:
         InputError: for a path that is none of these; for a signature without a key; for a file that is no key.
+
+    Examples:
+        >>> import torch
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     weights = Path(folder, "model.pt")
+        ...     torch.save({"weight": torch.ones(2, 2)}, weights)
+        ...     verdict = verify(weights)
+        >>> verdict.refused, [checked.what for checked in verdict.checks]
+        (False, ['card', 'weights', 'signature'])
     """
     place = _place(path)
     if _is_weights(place):

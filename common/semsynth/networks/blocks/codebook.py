@@ -52,6 +52,12 @@ class Codebook(nn.Module):
 
     Raises:
         InputError: for values out of range.
+
+    Examples:
+        >>> codebook = Codebook(codes=16, channels=2)
+        >>> found = codebook(torch.randn(1, 2, 4, 4, 4))  # in training mode, the codes begin as latents of this batch
+        >>> found.codes.shape, found.indices.shape
+        (torch.Size([1, 2, 4, 4, 4]), torch.Size([1, 4, 4, 4]))
     """
 
     table: torch.Tensor

@@ -27,6 +27,11 @@ class LabelEncoder(nn.Module):
         stride: voxels of the map per cell of the latent, along each axis.
         channels: number of channels of the features at each level.
         vector: length of a class's vector.
+
+    Examples:
+        >>> network = LabelEncoder(4, stride=4, channels=(8, 16))
+        >>> [features.shape for features in network(torch.zeros(1, 1, 16, 16, 8))]
+        [torch.Size([1, 8, 4, 4, 2]), torch.Size([1, 16, 2, 2, 2])]
     """
 
     def __init__(self, num_classes: int, stride: int, channels: Sequence[int], *, vector: int = 8) -> None:

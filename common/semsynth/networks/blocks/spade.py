@@ -65,6 +65,12 @@ class SPADEOptions:
 
     Raises:
         InputError: for a value that is none of these.
+
+    Examples:
+        >>> options = SPADEOptions(hidden=8, norm="voxel")
+        >>> spade = SPADE(label_channels=4, channels=8, options=options)
+        >>> spade(torch.randn(1, 8, 6, 6, 6), torch.rand(1, 4, 6, 6, 6)).shape
+        torch.Size([1, 8, 6, 6, 6])
     """
 
     hidden: int = 16
@@ -102,7 +108,7 @@ class SPADE(nn.Module):
         channels: C, of the features.
         options: all else.
 
-    Example:
+    Examples:
         >>> spade = SPADE(label_channels=4, channels=8)
         >>> x, label = torch.randn(2, 8, 8, 8, 8), torch.rand(2, 4, 8, 8, 8)
         >>> modulation = spade.modulation(label)  # once per label map
@@ -208,7 +214,7 @@ class SPADEResBlock(nn.Module):
             section 3.2): what texture is made from.
         slope: negative slope of the activations.
 
-    Example:
+    Examples:
         >>> block = SPADEResBlock(8, 16, label_channels=4)
         >>> block(torch.randn(1, 8, 8, 8, 8), torch.rand(1, 4, 8, 8, 8)).shape
         torch.Size([1, 16, 8, 8, 8])
@@ -292,6 +298,11 @@ class NoiseInjection(nn.Module):
     Args:
         channels: number of channels of the features.
         strength: at the start.
+
+    Examples:
+        >>> x = torch.zeros(1, 8, 6, 6, 6)
+        >>> NoiseInjection(8, strength=0.5)(x, torch.ones(1, 1, 6, 6, 6)).mean().item()
+        0.5
     """
 
     def __init__(self, channels: int, strength: float = 0.1) -> None:
@@ -326,6 +337,13 @@ def label_pyramid(
 
     Raises:
         InputError: for an unknown mode or a stride below 1.
+
+    Examples:
+        >>> label = torch.zeros(1, 1, 4, 4, 4)
+        >>> label[..., 3] = 1  # one slice of four
+        >>> levels = label_pyramid(label, num_classes=2, strides=(1, 4))
+        >>> levels[1].shape, levels[4].flatten()
+        (torch.Size([1, 2, 4, 4, 4]), tensor([0.7500, 0.2500]))
     """
     if mode not in ("fractions", "nearest"):
         raise InputError(f"labels are downsampled by fractions or nearest, got {mode!r}")

@@ -47,6 +47,11 @@ class SamplingOptions:
 
     Raises:
         InputError: for a sampler that is unknown, or values out of range.
+
+    Examples:
+        >>> options = SamplingOptions(sampler="ddim", steps=20, guidance=2.0)
+        >>> options.sampler, options.steps, options.window
+        ('ddim', 20, None)
     """
 
     sampler: Sampler = "angle"

@@ -50,6 +50,14 @@ class Schedule:
 
     Raises:
         InputError: for names that are unknown, or fewer than 2 time steps.
+
+    Examples:
+        >>> schedule = Schedule(timesteps=1000, kind="cosine", prediction="v")
+        >>> schedule.steps(4)
+        [999, 696, 393, 90]
+        >>> level = schedule.level(torch.tensor([0, 999]))
+        >>> [round(float(signal), 2) for signal in level.signal.flatten()]
+        [1.0, 0.0]
     """
 
     timesteps: int = 1000
@@ -140,7 +148,12 @@ class Step:
 
 
 def ladder(schedule: Schedule, count: int) -> Iterator[Step]:
-    """The steps from pure noise to a latent without noise."""
+    """The steps from pure noise to a latent without noise.
+
+    Examples:
+        >>> [step.timestep for step in ladder(Schedule(), 4)]
+        [999, 696, 393, 90]
+    """
     squares = schedule.alphas_cumprod().tolist()
     ends = [*schedule.steps(count), None]
     for number, (now, then) in enumerate(pairwise(ends)):
@@ -156,6 +169,12 @@ def ddpm_step(step: Step, noisy: torch.Tensor, clean: torch.Tensor, noise: torch
         noisy: ``(B, Z, h, w, d)``.
         clean: the estimate of the latent without noise.
         noise: white, of variance 1; not used in the last step.
+
+    Examples:
+        >>> first, last = ladder(Schedule(), 2)
+        >>> noisy, clean, noise = torch.randn(3, 1, 2, 4, 4, 4)
+        >>> bool(torch.equal(ddpm_step(last, noisy, clean, noise), clean))  # the last step ends without noise
+        True
     """
     alpha = step.square / step.next_square
     remaining = 1.0 - step.square
@@ -175,6 +194,12 @@ def ddim_step(
         clean, predicted_noise: the estimates, ``(B, Z, h, w, d)``.
         noise: white, of variance 1; not used where ``eta`` is 0.
         eta: η; 0 is deterministic.
+
+    Examples:
+        >>> first, last = ladder(Schedule(), 2)
+        >>> clean, predicted, noise = torch.randn(3, 1, 2, 4, 4, 4)
+        >>> bool(torch.equal(ddim_step(last, clean, predicted, noise), clean))  # the last step ends without noise
+        True
     """
     spread = (1.0 - step.next_square) / (1.0 - step.square) * (1.0 - step.square / step.next_square)
     sigma = eta * sqrt(spread)
@@ -203,6 +228,13 @@ def dpm_solver_step(
         noisy: ``(B, Z, h, w, d)``.
         clean: the estimate of the latent without noise.
         before: estimate of the step before; None in the first.
+
+    Examples:
+        >>> first, last = ladder(Schedule(), 2)
+        >>> noisy, clean = torch.randn(2, 1, 2, 4, 4, 4)
+        >>> noisy = dpm_solver_step(first, noisy, clean)
+        >>> bool(torch.allclose(dpm_solver_step(last, noisy, clean, Estimate(first.level, clean)), clean))
+        True
     """
     now, then = step.level, step.next_level
     if then.noise == 0.0:
@@ -224,6 +256,13 @@ def angle_step(step: Step, noisy: torch.Tensor, clean: torch.Tensor, before: Est
 
     Args:
         step, noisy, clean, before: as of :func:`dpm_solver_step`.
+
+    Examples:
+        >>> first, last = ladder(Schedule(), 2)
+        >>> noisy, clean = torch.randn(2, 1, 2, 4, 4, 4)
+        >>> noisy = angle_step(first, noisy, clean)
+        >>> bool(torch.allclose(angle_step(last, noisy, clean, Estimate(first.level, clean)), clean, atol=1e-4))
+        True
     """
     now, then = step.level, step.next_level
     if then.noise == 0.0:
@@ -282,6 +321,14 @@ def sample(
 
     Raises:
         InputError: for an unknown sampler, or a number of steps that the schedule does not have.
+
+    Examples:
+        >>> schedule, clean = Schedule(), torch.full((1, 2, 4, 4, 4), 0.5)
+        >>> def predict(noisy, step):  # in place of a network: the noise that leaves 0.5
+        ...     return (noisy - step.level.signal * clean) / step.level.noise
+        >>> found = sample(schedule, torch.randn(1, 2, 4, 4, 4), predict, lambda step: torch.zeros_like(clean), steps=5)
+        >>> bool(torch.allclose(found, clean, atol=1e-3))
+        True
     """
     if sampler not in SAMPLERS:
         raise InputError(f"sampler must be one of {', '.join(SAMPLERS)}, got {sampler!r}")

@@ -39,6 +39,14 @@ class MorphLabel(Randomizable, Transform):
 
     Raises:
         InputError: for rules or limits that cannot be used.
+
+    Examples:
+        >>> import numpy as np
+        >>> label = np.zeros((24, 24, 24), np.uint8)
+        >>> label[8:16, 8:16, 8:16] = 1
+        >>> morphed, record = MorphLabel(["background", "organ"]).morphed(label, seed=0, spacing=(2.0, 2.0, 2.0))
+        >>> morphed.shape, bool((morphed == label).all())
+        ((24, 24, 24), False)
     """
 
     def __init__(
@@ -107,6 +115,17 @@ class MorphLabeld(RandomizableTransform, MapTransform):
         prob: how often a map is morphed, 0…1.
         record_key: key under which the record of the last map is put (None: nowhere).
         allow_missing_keys: whether keys that are not there are passed over.
+
+    Examples:
+        >>> import numpy as np
+        >>> import torch
+        >>> from monai.data import MetaTensor
+        >>> label = torch.zeros(1, 24, 24, 24)
+        >>> label[:, 8:16, 8:16, 8:16] = 1
+        >>> transform = MorphLabeld(classes=["background", "organ"], record_key="morph").set_random_state(seed=0)
+        >>> data = transform({"label": MetaTensor(label, affine=torch.eye(4))})
+        >>> data["label"].shape, "morph" in data
+        (torch.Size([1, 24, 24, 24]), True)
     """
 
     def __init__(
