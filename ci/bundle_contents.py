@@ -158,7 +158,7 @@ def of_this_bundle(folder: Path, name: str, extra: Collection[str] = ()) -> None
     """Raise unless a folder may be replaced by the packed bundle: nothing is there, or what was packed there before.
 
     Args:
-        folder: where it goes.
+        folder: folder for it.
         name: name of the bundle.
         extra: paths that a packed bundle may have besides what belongs into it.
 

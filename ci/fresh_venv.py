@@ -30,7 +30,7 @@ def check_fresh(bundle: Path, folder: Path) -> list[str]:
 
     Args:
         bundle: its folder.
-        folder: where environments, data and runs go; an environment that is there is used again.
+        folder: folder of environments, data and runs; an environment that is there is used again.
     """
     about = json.loads(config_path(bundle, "metadata").read_text(encoding="utf-8"))
     try:

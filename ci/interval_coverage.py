@@ -18,7 +18,7 @@ def coverage(patients: int, seeds: int, spread: tuple[float, float, float]) -> f
     """Share of the intervals that hold 0.
 
     Args:
-        patients, seeds: how many there are.
+        patients, seeds: numbers of them.
         spread: standard deviation of a patient's true difference, of a seed, and of a seed in one patient.
     """
     random, held = np.random.default_rng(0), 0

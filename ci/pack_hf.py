@@ -48,7 +48,7 @@ def write_hf(bundle: Path, folder: Path, further: Mapping[str, bytes] | None = N
 
     Args:
         bundle: its folder.
-        folder: where the trees of repositories are.
+        folder: folder of the repositories' trees.
         further: files of the bundle that are added, path → content.
 
     Raises:
@@ -128,7 +128,7 @@ def model_index(about: Mapping[str, Any], task: str) -> list[dict[str, Any]]:
 
     Args:
         about: the content of ``metadata.json``.
-        task: what the hub calls it.
+        task: the hub's name of it.
     """
     found: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for key, value in about.get("eval_metrics", {}).items():

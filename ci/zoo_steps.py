@@ -42,7 +42,7 @@ def main(name: str, exempt: bool) -> None:
 
     Args:
         name: name of the bundle.
-        exempt: whether it is in the zoo's list of bundles without TorchScript.
+        exempt: True where it is in the zoo's list of bundles without TorchScript.
     """
     bundle = Path("models") / name
     sys.path.insert(0, str(bundle))

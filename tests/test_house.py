@@ -13,6 +13,10 @@ PACKAGE = ROOT / "common" / "semsynth"
 BUNDLES = {path.name for path in (ROOT / "bundles").iterdir() if path.is_dir()}
 
 
+REFUSED = "of|that|whose|by|from|what|how|whether|where|which|when|why|if|who|until"
+"""Words with which no description of an argument begins."""
+
+
 def test_imports_go_one_way() -> None:
     """The contract is in pyproject.toml; a room that it does not name breaks it too.
 
@@ -47,7 +51,7 @@ def test_options_have_hyphens_in_semsynth_and_underscores_in_bundles() -> None:
 
 
 def test_descriptions_of_arguments_begin_with_what_the_argument_is() -> None:
-    """``seed: seed of the draws``, not ``seed: of the draws``: a reader may see the description alone."""
+    """``seed: seed of the draws``, not ``seed: of the draws`` or ``seed: what …``: a reader may see it alone."""
     bare = []
     for path in sorted([*PACKAGE.rglob("*.py"), *(ROOT / "ci").rglob("*.py")]):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -56,6 +60,6 @@ def test_descriptions_of_arguments_begin_with_what_the_argument_is() -> None:
             inside = False
             for line in (ast.get_docstring(node) or "").splitlines():
                 inside = line in ("Args:", "Attributes:") or (inside and not re.match(r"\S", line))
-                found = re.match(r" {4}\w[\w, *]*: (of|that|whose|by|from)\b", line) if inside else None
+                found = re.match(rf" {{4}}\w[\w, *]*: ({REFUSED})\b", line) if inside else None
                 bare += [f"{path.name}: {node.name}: {line.strip()}"] if found else []
     assert bare == []

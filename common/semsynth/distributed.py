@@ -56,8 +56,8 @@ def together(work: Callable[[], T], *, first: bool = False) -> T | None:
     """Do a part of the work in every process, and go on when all have done theirs; an error of one is one of all.
 
     Args:
-        work: what each process does.
-        first: whether the first process alone does it; the others get None.
+        work: function that each process calls.
+        first: True where the first process alone calls it; the others get None.
 
     Raises:
         InputError: of any process, in all of them.

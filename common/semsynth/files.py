@@ -53,11 +53,11 @@ def walk(folder: str | Path, unreadable: list[Path] | None = None) -> Iterator[P
     """All files below a folder by path; linked folders are entered, each real folder once.
 
     Args:
-        folder: where to look.
+        folder: folder to look through.
         unreadable: takes the folders that cannot be read.
 
     Raises:
-        OSError: for a folder that cannot be read, where nobody takes it.
+        OSError: for a folder that cannot be read, unless a function takes the error.
     """
     entered: set[str] = set()
 

@@ -17,8 +17,8 @@ def read_json(path: str | Path, *, missing: str = "check the path", damaged: str
 
     Args:
         path: the file.
-        missing: what to do where it is not there, for the message.
-        damaged: what to do where it is no JSON, for the message.
+        missing: remedy where it is not there, for the message.
+        damaged: remedy where it is no JSON, for the message.
 
     Raises:
         InputError: for a file that is missing, cannot be read, is no UTF-8 or no JSON, is nested beyond all measure,

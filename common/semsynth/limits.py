@@ -18,7 +18,7 @@ def check_number(name: str, value: float, least: float, most: float, *, unit: st
 
     Args:
         name: the option, for the message.
-        value: what was given.
+        value: value that was given.
         least, most: the limits, which are allowed.
         unit: such as ``" mm"``.
 
@@ -38,7 +38,7 @@ def check_classes(count: int, source: str = "num_classes") -> None:
 
     Args:
         count: number of the classes, background too.
-        source: where it stands, for the message.
+        source: place where it stands, for the message.
 
     Raises:
         InputError: naming it.

@@ -43,9 +43,9 @@ def locked(folder: str | Path, work: str, *, wait: bool = False, shared: bool = 
 
     Args:
         folder: folder that the block writes into; made if it is not there.
-        work: what the block does, for the message of the other run, for example ``"semsynth prepare"``.
-        wait: until another run has ended; else it is an error that it is there.
-        shared: whether the processes of one torchrun write into it together; each then holds its own lock.
+        work: name of the work, for the message of the other run, for example ``"semsynth prepare"``.
+        wait: wait until another run has ended; without it such a run is an error.
+        shared: True where the processes of one torchrun write into it together; each then holds its own lock.
 
     Raises:
         InputError: naming the process, host, work and start of the run that holds it.

@@ -18,7 +18,7 @@ IMAGE_BYTES = 4
 
 
 def free_memory() -> int | None:
-    """Bytes that this process can still have: of the machine, its container or its own limit; None if nobody says.
+    """Bytes that this process can still have: of the machine, its container or its own limit; None if that is unknown.
 
     Swap counts: what is slow still ends.
     """
@@ -85,7 +85,7 @@ def check_fits(needed: float, what: str, fix: str) -> None:
     Args:
         needed: bytes that it takes at least.
         what: the work, for the message.
-        fix: what to do.
+        fix: remedy.
 
     Raises:
         InputError: naming both figures.
@@ -100,8 +100,8 @@ def check_size(size: Sequence[int], what: str, fix: str, *, voxel: int = IMAGE_B
 
     Args:
         size: its voxels along the three axes.
-        what: what it is, for the message.
-        fix: what to do.
+        what: its name, for the message.
+        fix: remedy.
         voxel: bytes per voxel that work on it takes at least.
 
     Raises:

@@ -35,9 +35,10 @@ class Outputs:
 
     Args:
         folder: folder that the user gave; made when the first file is written.
-        maker: who writes them, such as ``semsynth prepare``; what another one has written is not replaced either.
+        maker: command that writes them, such as ``semsynth prepare``; what another one has written is not replaced
+            either.
         known: name → whether a file that the ledger does not list is, by its content, one of this maker.
-        instead: what the user can give in place of the folder, for the message.
+        instead: option that the user can give in place of the folder, for the message.
     """
 
     def __init__(
@@ -254,7 +255,7 @@ def refuse_picture(path: str | Path, *, also: Recogniser = nobody) -> None:
 
     Args:
         path: the PNG.
-        also: whether a file without our mark is ours all the same.
+        also: function: file → True where a file without our mark is ours all the same.
 
     Raises:
         InputError: naming it.

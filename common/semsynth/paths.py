@@ -43,7 +43,7 @@ def as_path(path: str | Path, option: str = "a path") -> Path:
     """A path that somebody typed: :func:`expanded`, and text.
 
     Args:
-        path: what was typed.
+        path: path as it was typed.
         option: name of the option or argument, for the message.
 
     Raises:

@@ -14,7 +14,7 @@ def checked_seed(value: Any, option: str = "seed") -> int:
     """A seed.
 
     Args:
-        value: what was given.
+        value: value that was given.
         option: its name, for the message.
 
     Raises:

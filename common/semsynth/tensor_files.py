@@ -140,7 +140,7 @@ def read_tensors(
     Args:
         path: the file.
         what: it is to hold, for the message.
-        fix: what to do where it cannot be read, for the message.
+        fix: remedy where it cannot be read, for the message.
         check: called with the open file that is read afterwards, such as to compare its hash: no other file can take
             its place in between.
 

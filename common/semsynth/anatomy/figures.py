@@ -26,7 +26,7 @@ class MapFigures:
 
     Args:
         classes: names of the classes, from class 0 on, or index → name.
-        names: which figures: ``volume_ml``, ``surface_cm2``, ``elongation``, ``flatness``, ``branches``,
+        names: names of the figures: ``volume_ml``, ``surface_cm2``, ``elongation``, ``flatness``, ``branches``,
             ``branches_mm``, ``parts``, ``hollows``, ``tunnels`` of a class with a rule; ``thickness_mm`` and
             ``openness`` of a wall; ``share`` of patches.
         rules: rules that say which class is a wall of which; as of :class:`~semsynth.prepare.morph.MorphLabel`.

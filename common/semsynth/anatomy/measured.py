@@ -168,7 +168,7 @@ def refusal(before: Anatomy, after: Anatomy, rules: MorphRules, limits: ShapeLim
     Args:
         before, after: figures of the map and of what became of it.
         rules: rules of the classes.
-        limits: which must hold the figures after.
+        limits: limits that the figures after must keep.
     """
     for name in rules.classes:
         if (name in before.figures and name not in after.figures) or (

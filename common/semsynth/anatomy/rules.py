@@ -28,7 +28,7 @@ class ClassRule:
     Args:
         volume: change of its volume, as a share of it, at most.
         branches: change of the length of each part that stands out (such as pulmonary veins), mm, at most.
-        topology: whether its parts, hollows and tunnels may not become more.
+        topology: True where the numbers of its parts, hollows and tunnels must not grow.
         wall_of: the class that it is the wall of.
         thickness: change of the wall's mean thickness, mm, at most.
         patches_on: the class on which it lies in patches, such as scar on the wall.
@@ -109,7 +109,7 @@ class MorphRules:
 
         Args:
             content: names → values.
-            source: where it stands, for messages.
+            source: place where it stands, for messages.
 
         Raises:
             InputError: as :meth:`read`.

@@ -82,7 +82,7 @@ def shape_of(mask: Mask, spacing: Sequence[float], branches: int) -> Shape:
     Args:
         mask: ``(H, W, D)``, not empty.
         spacing: mm per voxel.
-        branches: how many :func:`branches_of` found.
+        branches: number that :func:`branches_of` found.
     """
     share, _ = _isotropic(mask, spacing)
     places = np.argwhere(share > 0.5) * MEASURED_AT_MM

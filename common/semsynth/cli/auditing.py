@@ -42,7 +42,7 @@ def audit(
         false_positives: share of real scans of other patients that the threshold flags.
         seed: seed of draws.
         device: device of networks, cuda or cpu.
-        wait: until another audit that writes into --output has ended; else it is an error that it is there.
+        wait: wait until another audit that writes into --output has ended; without it such an audit is an error.
     """
     from ..evaluation.judge import load_judge
     from ..networks.features.registry import JUDGE

@@ -44,7 +44,7 @@ def augment(
     dry_run: bool = False,
     wait: bool = False,
 ) -> str:
-    """Labelled scans to a training set of real and synthetic volumes, some with an anatomy that nobody scanned.
+    """Labelled scans to a training set of real and synthetic volumes, some with an anatomy that was never scanned.
 
     Label maps are taken from the training cases alone; some are morphed (docs/morphing.md), or drawn from nothing
     (docs/generated_maps.md); the bundle's generator makes a volume of each; a judge refuses those that do not show what
@@ -74,7 +74,7 @@ def augment(
         min_dice: Dice that a volume needs; without it the 5th percentile of what real scans reach that their judge did
             not see.
         max_hd95: HD95 in mm that a volume may have; without it the 95th percentile, or any with --min-dice.
-        tries: how often a refused volume is drawn, at most; then it is left out.
+        tries: largest number of draws of a refused volume; after them it is left out.
         format: datalist, nnunet and decathlon, with commas: forms of the training set; a datalist is always written.
         labels: classes that a segmenter is to learn from nnunet and decathlon, with commas; without it endo, or all.
         resample: bring maps to the voxel size that the weights were trained at, and the volumes back.
@@ -88,7 +88,7 @@ def augment(
             and where it found copies of scans, the folders for other programs are not written.
         despite_audit: write them although the audit found copies; augment.json says so.
         dry_run: only say what would be made; raw cases are prepared, and one volume is made, to know how long it takes.
-        wait: until another run that writes into --output has ended; else it is an error that it is there.
+        wait: wait until another run that writes into --output has ended; without it such a run is an error.
     """
     from ..synthesis.augment import AugmentSettings, GateOptions, shares_of
     from ..synthesis.augment import augment as run

@@ -29,12 +29,12 @@ def phantom(
 
     Args:
         output: folder to write; made if it is not there.
-        cases: how many; about 15 % of them each go to validation and testing.
-        seed: same seed, same cases; case i does not depend on how many there are.
+        cases: number of cases; about 15 % of them each go to validation and testing.
+        seed: seed of the cases: the same seed gives the same cases, and case i does not depend on their number.
         size: voxels along right, anterior, superior, for example 128,96,64.
         spacing: mm per voxel, for example 1,1,1.
         k: number of intensity clusters of the composite maps, 0 to 10 (0: expert masks alone).
-        wait: until another run that writes into --output has ended; else it is an error that it is there.
+        wait: wait until another run that writes into --output has ended; without it such a run is an error.
     """
     from ..prepare.phantom import write_phantom_cases
 
@@ -112,7 +112,7 @@ def prepare(
         seed: seed of the draw of splits.
         jobs: cases at the same time.
         overwrite: replace cases that were prepared with other settings or from other files.
-        wait: until another run that writes into --output has ended; else it is an error that it is there.
+        wait: wait until another run that writes into --output has ended; without it such a run is an error.
     """
     from ..prepare.atrium import Settings
     from ..prepare.atrium import prepare as run
@@ -208,7 +208,7 @@ def prepare_maps(
         dtype: uint8, int16 or float32: how intensities are stored.
         like: folder of data prepared before, such as that of trained weights: all settings of its preparation, centres
             too, are taken, but for those that are given.
-        modality: what the datalist says of the images; without it CT for DICOM series that say so, else MRI.
+        modality: modality that the datalist states; without it CT for DICOM series that say so, else MRI.
         fractions: shares of training, validation and (optionally) testing, 0.8,0.2 unless said otherwise; for input
             without splits, or with all its cases in one.
         patient_regex: pattern whose first group in a case's name is the patient; no patient stands in two splits.
@@ -218,7 +218,7 @@ def prepare_maps(
         seed: seed of the draw of splits.
         jobs: cases at the same time.
         overwrite: replace cases that were prepared with other settings or from other files.
-        wait: until another run that writes into --output has ended; else it is an error that it is there.
+        wait: wait until another run that writes into --output has ended; without it such a run is an error.
     """
     from ..data.dicom import same_modality
     from ..prepare.like import modality_of, settings_like
@@ -382,7 +382,7 @@ def pseudonymise(
         pseudonyms: key file, in which each case and patient has a pseudonym; names that are new get one. It is made if
             it is not there, and must lie outside of --output.
         anonymous_names: pseudonyms without a key file, from the hash of each case's voxels.
-        wait: until another run that writes into --output has ended; else it is an error that it is there.
+        wait: wait until another run that writes into --output has ended; without it such a run is an error.
     """
     from ..data.hidden import Hidden
     from ..prepare.pseudonymise import pseudonymise as run

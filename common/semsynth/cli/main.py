@@ -153,8 +153,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit status: 0 done, 1 bad input or errors found, 2 wrong usage, 130 interrupted, 143 told to end (SIGTERM),
-        141 ended because nobody reads what it writes. A command whose work is done keeps its own status, also where
-        nobody reads its result.
+        141 ended because no program reads what it writes. A command whose work is done keeps its own status, also where
+        no program reads its result.
     """
     end_on_sigterm()
     try:
@@ -239,7 +239,7 @@ def _print(text: str) -> None:
 
 
 def _write_nowhere() -> None:
-    """Nobody reads this process's output any more: what Python still flushes at its end must not fail again."""
+    """No program reads this process's output any more: what Python still flushes at its end must not fail again."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in (sys.stdout, sys.stderr):
         try:

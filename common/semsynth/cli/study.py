@@ -35,7 +35,7 @@ def study(
         fold: number of a fold, from 1, or all: a cross-validation inside the training patients in place of the test.
         dry_run: only say which jobs there are, and about how long and how much disk they take.
         trust_unknown_weights: take weights whose training cases are unknown; the report says so in red.
-        wait: until another run of the same study has ended; else it is an error that it is there.
+        wait: wait until another run of the same study has ended; without it such a run is an error.
     """
     from ..study.config import read_study
     from ..study.run import run_folds, run_study

@@ -28,8 +28,8 @@ def picture(
             volumes stand side by side.
         output: the PNG to write.
         real: datalist (or its folder) with the real images of the same case names.
-        cases: how many cases, the first ones by name.
-        samples: how many volumes of each map, where there are several.
+        cases: number of cases, the first ones by name.
+        samples: number of volumes of each map, where there are several.
         planes: with commas, of axial, coronal and sagittal.
         pseudonyms: key file, by whose pseudonyms cases are paired and called; names that are new get one.
     """
@@ -55,7 +55,7 @@ def weights(*, checkpoint: FilePath, output: FilePath, name: str = "network", ma
         checkpoint: a training's run folder (its newest good checkpoint is taken), or one checkpoint_….pt; or a file of
             weights, to be made smaller, or from a server of federated learning.
         output: the file to write.
-        name: which network of the checkpoint.
+        name: name of the network in the checkpoint.
         mantissa_bits: compress the file, with mantissas of so many bits (10 changes nothing, 8 values by up to 0.2 %).
     """
     from ..training.weights import extract_weights
@@ -223,7 +223,7 @@ def dicom(
             the export.
         despite_audit: write volumes although the audit found copies; every file says so.
         overwrite: replace what an earlier run wrote there.
-        wait: until another run that writes into --output has ended; else it is an error that it is there.
+        wait: wait until another run that writes into --output has ended; without it such a run is an error.
     """
     from ..data.totalsegmentator import CLASSES, NAME
     from ..interop.dicom import DicomSettings, write_dicom
@@ -298,12 +298,12 @@ def evaluate(
         seed: seed of the draws.
         pictures: cases per system and group in the HTML report, worst first.
         device: cpu, cuda …; without it a GPU where there is one.
-        wait: until another run that writes into --output has ended; else it is an error that it is there.
+        wait: wait until another run that writes into --output has ended; without it such a run is an error.
         download: ask the Hugging Face hub for feature networks' weights that are not here; without it no network is
             ever asked, and what is missing is left out and named.
         pseudonyms: key file of case and patient names. Volumes under pseudonyms are paired by it with real cases under
             their names, and all that is written has pseudonyms. It must lie outside of --output.
-        anonymous_names: the same for volumes that were made with --anonymous-names, which need no key file.
+        anonymous_names: pair volumes that were made with --anonymous-names, which need no key file.
     """
     from ..evaluation import DEFAULT_EXTRACTORS
     from ..evaluation import evaluate as run

@@ -43,7 +43,7 @@ class Layout(NamedTuple):
     Attributes:
         encoder, decoder: a letter of :data:`_LAYERS` per layer.
         levels: those of each level of the encoder, from fine to coarse, without the middle.
-        middle: whether block, attention, block stand at the coarsest level.
+        middle: True where block, attention, block stand at the coarsest level.
     """
 
     encoder: str

@@ -27,7 +27,8 @@ class Conversion(Generic[_Module]):
     """What weights of another package became, or ours for MONAI.
 
     Attributes:
-        kind: what the weights are of now: one of :data:`~semsynth.convert.KINDS`, or a class of MONAI's.
+        kind: kind of network that the weights are of now: one of :data:`~semsynth.convert.KINDS`, or a class of
+            MONAI's.
         weights: state dict of ours, or of MONAI's network.
         arguments: arguments of the module that it belongs to, as JSON can hold them; ``options`` or ``spade`` are those
             of :class:`~semsynth.networks.blocks.spade.SPADEOptions`.
@@ -72,7 +73,7 @@ def spade_options(
         groups: number of groups of the group norm; None for instance norm.
         eps: epsilon of that norm.
         channels: number of channels that it has to divide.
-        affine: whether that norm has weights.
+        affine: True where that norm has weights.
 
     Raises:
         InputError: for groups that do not divide the channels, or an eps that is not above 0.
@@ -176,7 +177,7 @@ def compare(weights: Weights, shapes: Mapping[str, tuple[int, ...]], what: str, 
     Args:
         weights, shapes: weights and shapes by name.
         what: the network.
-        how: which one of its kind, and what to do, for the message.
+        how: its kind, and the remedy, for the message.
 
     Raises:
         InputError: with all that differs.

@@ -38,7 +38,7 @@ class Kind(NamedTuple):
 
     Attributes:
         title: for messages.
-        recognises: whether a bare state dict is one.
+        recognises: function: bare state dict → True where it is one.
         convert: state dict → :class:`Conversion`; its keyword arguments are what a user can say about the weights.
     """
 
@@ -90,7 +90,7 @@ def convert(content: Any, *, name: str | None = None, **settings: Any) -> Conver
     Args:
         content: a state dict, or a checkpoint that holds one (under "state_dict", "model" …, with prefixes such as
             "module.").
-        name: where else it is: an entry of the checkpoint, or what stands before its keys, "a.b" for b in a.
+        name: another place of it: an entry of the checkpoint, or the prefix of its keys, "a.b" for b in a.
         settings: keyword arguments of that kind's function, such as :func:`convert_spade_net`.
 
     Raises:
@@ -165,7 +165,7 @@ def convert_file(
     Args:
         weights: the file; nothing in it is executed.
         output: the file to write, such as ``model.pt``; its card, ``model.json``, holds kind, SHA-256 of the source,
-            what the source's own card says that it has seen (or that nobody knows), arguments of the module that the
+            what the source has seen by its own card (or that this is unknown), arguments of the module that the
             weights belong to, and the layers that were left out.
         name, settings: as of :func:`convert`.
         overwrite: replace what is there, if it is ours.
@@ -197,7 +197,7 @@ def write_conversion(conversion: Conversion[Any], source: Path, output: Path) ->
     """Write the weights, and the card that says what they are, from what, and what that has seen.
 
     Args:
-        conversion: what to write.
+        conversion: conversion to be written.
         source: the file that it was made of.
         output: the file of weights.
 

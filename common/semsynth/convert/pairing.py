@@ -45,7 +45,7 @@ class Pairing:
         """A :class:`~semsynth.networks.blocks.residual.ResBlock`.
 
         Args:
-            ours, theirs: what stands before the names.
+            ours, theirs: prefixes of the names.
             shortcut: their name of it.
         """
         for number in (0, 1):

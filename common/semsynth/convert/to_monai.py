@@ -146,7 +146,7 @@ def spade_problems(options: SPADEOptions, *, kernel: bool = True) -> list[str]:
 
     Args:
         options: our options.
-        kernel: whether its kernel is always 3³, as in MONAI's autoencoder and U-Net.
+        kernel: True where its kernel is always 3³, as in MONAI's autoencoder and U-Net.
     """
     problems = []
     if not options.normalized_modulation:

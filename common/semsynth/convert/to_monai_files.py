@@ -98,7 +98,7 @@ def convert_file_to_monai(
         weights: the file; nothing in it is executed.
         output: the file to write; its card holds under ``arguments`` MONAI's class (``_target_``) and its arguments, as
             MONAI's ConfigParser builds it, and what the weights have seen.
-        name: which network, where they are of several.
+        name: name of the network, where the file holds several.
         bundle: folder of the bundle whose ``network_def`` (configs/train.json) they are of. None: their card says what
             they are, as that of a conversion does.
         mean_only: see :func:`to_monai`.

@@ -65,7 +65,7 @@ class Checkable(Protocol):
 
     @property
     def patient(self) -> str | None:
-        """Whose scan it is, or None where nobody says."""
+        """The patient of the scan, or None where none is stated."""
 
 
 @dataclass(frozen=True)
@@ -96,10 +96,10 @@ class Rules:
         experts: classes of which a label map needs at least one where it has tissue clusters; empty for other maps.
         patch_size: voxels along right, anterior, superior that training crops.
         spacing: mm per voxel that training resamples to before; None if it does not.
-        intensity: what the datalist says that image files hold; None where it says nothing.
+        intensity: statement of the datalist on its image files; None where there is none.
         names: names of the classes from 1 on, which files that are read in the order of their segments have to have;
             empty compares these files with each other.
-        pad: whether segmentations that 3D Slicer has cropped are put on the image's grid.
+        pad: True where segmentations that 3D Slicer has cropped are put on the image's grid.
     """
 
     num_classes: int | None = None
@@ -155,7 +155,7 @@ def check_cases(
 
     Args:
         cases: raw cases or entries of a datalist.
-        rules: what to check against.
+        rules: rules to check against.
         patient_regex: pattern whose first group in a case's name is the patient; None takes each name for a patient.
         jobs: threads; None takes one per core, up to 8.
         also: a further check of a case that has no error so far, given its volumes by role.

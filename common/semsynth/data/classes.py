@@ -20,7 +20,7 @@ def bundle_classes(bundle: str | Path, *, key: str = "classes") -> dict[int, str
 
     Args:
         bundle: the bundle's folder, or its ``metadata.json``.
-        key: where in the metadata, for a bundle that has other weights beside ``model.pt``.
+        key: key in the metadata, for a bundle that has other weights beside ``model.pt``.
 
     Raises:
         InputError: no metadata, metadata without ``classes``, or classes that its configs contradict.

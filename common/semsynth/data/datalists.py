@@ -100,7 +100,7 @@ def named_files(pattern: str, what: str) -> list[tuple[str, Path]]:
 
     Args:
         pattern: see :func:`semsynth.data.patterns.matches`; names as of :func:`semsynth.data.patterns.names_of`.
-        what: what is looked for, for the message ("label maps").
+        what: name of the files in question, for the message ("label maps").
 
     Raises:
         InputError: nothing found, or two cases of one name.

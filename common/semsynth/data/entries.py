@@ -69,8 +69,8 @@ def load_datalist(
     Args:
         path: the ``datalist.json``.
         key: the split, or several of which the first that has entries is taken.
-        num_classes: what the network was built for; checked against the label maps, and against the datalist where
-            that states its own.
+        num_classes: number of classes that the network was built for; checked against the label maps, and against the
+            datalist where that states its own.
         needs: file keys that every entry must have, and whose files are checked; other keys that name files are made
             absolute as well.
         patch_size: voxels that training crops; cases that are smaller are named.
@@ -79,7 +79,7 @@ def load_datalist(
             or else its masks, and an empty list nothing (an inference that reads images alone).
         metadata: the bundle's ``metadata.json``: refuses classes that its weights never saw. With another
             ``num_classes`` than it states the weights are others, and it says nothing about them.
-        vocabulary: where in the metadata the classes are that the weights saw; None where it says nothing of them.
+        vocabulary: key in the metadata of the classes that the weights saw; None where it says nothing of them.
         check: False only looks whether the files of ``needs`` are there.
 
     Raises:
@@ -143,7 +143,7 @@ def _with_intensity(
 
 
 def _recognisable(entries: Sequence[Mapping[str, Any]], report: Report, pattern: str | None) -> list[dict[str, Any]]:
-    """The entries with the hashes of their voxels, and the patient where somebody says who it is."""
+    """The entries with the hashes of their voxels, and the patient where one is stated."""
     result = []
     for entry in entries:
         case = Entry(entry["case"], {}, patient=patient_in(entry))
@@ -227,7 +227,7 @@ def case_of(
     Args:
         entry: the entry.
         roles: the keys of its files.
-        split: where it stands.
+        split: name of its split.
         names: names of the classes from 1 on, by which the segments of a label map are found; empty takes the file's
             order.
     """
@@ -276,8 +276,8 @@ def check_volumes(
     Args:
         entries: with ``case`` and file names under ``image`` and ``label_key``; absent keys are passed over.
         num_classes: label maps must hold integers in 0…num_classes−1; None allows all up to 254.
-        label_key: where the label map is; with ``image`` the entries hold label maps alone.
-        otherwise: what images hold of which the entries do not say it under ``intensity``.
+        label_key: key of the label map; with ``image`` the entries hold label maps alone.
+        otherwise: intensities of the images whose entries do not state them under ``intensity``.
 
     Raises:
         InputError: listing every file that cannot be used.
@@ -319,15 +319,15 @@ def load_label_maps(
         split: split of the datalist, or several of which the first that has entries is taken; ``"all"`` takes every
             split.
         num_classes, metadata, vocabulary: as in :func:`load_datalist`.
-        num_samples: how many volumes to draw per map. From two on, each map stands in the list as often, as case
+        num_samples: number of volumes to draw per map. From two on, each map stands in the list as often, as case
             ``<case>_s0``, ``<case>_s1`` …, with the map's name under ``source_case`` and the number under ``sample``.
         style_from: ``"own"`` adds each case's own image under ``style_from``, or the image (with its ``style_map``)
             that the datalist states there; anything else is passed over.
         grid: grid that the weights were trained on: maps of another voxel size or field of view, and a data set whose
             images were scaled by another rule, are warned of.
         pseudonyms: key file by which cases and patients get pseudonyms, see :mod:`semsynth.data.hidden`.
-        anonymous_names: the same without a key file.
-        output_dir: where the volumes go, outside of which the key file must lie.
+        anonymous_names: pseudonyms without a key file.
+        output_dir: folder of the volumes, outside of which the key file must lie.
 
     Raises:
         InputError: no label maps, two cases of one name, or maps that cannot be used, all listed; with ``"own"``, a
@@ -393,7 +393,7 @@ def load_label_maps(
 
 
 def _called(maps: list[dict[str, Any]], hidden: Hidden | None, datalist: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The maps under pseudonyms; where nobody asks for them, after a warning that they have names."""
+    """The maps under pseudonyms; without a request for them as they are, after a warning that they have names."""
     if hidden is not None:
         return under_pseudonyms(maps, hidden)
     if not has_pseudonyms(datalist):

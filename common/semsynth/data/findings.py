@@ -26,9 +26,9 @@ class Finding:
         case: name of the case; empty for what concerns the whole input.
         file: path of the file.
         finding: the kind of problem, the same words for every file that has it.
-        found: what is in the file.
-        expected: what is needed.
-        fix: what to do.
+        found: content of the file that is wrong.
+        expected: content that is needed.
+        fix: remedy.
         severity: an ``error`` cannot be used; a ``warning`` is used in the way that ``expected`` or ``fix`` says.
     """
 
@@ -74,10 +74,10 @@ class Report:
 
     Attributes:
         findings: in the order of the cases.
-        cases: how many were checked.
+        cases: number of cases that were checked.
         classes: class index → number of label maps that hold it (empty where there are no label maps).
         sound: case without an error → file → its size and time of change just before it was read.
-        rules: what the cases were checked against.
+        rules: rules that the cases were checked against.
         voxels: case → role → hash of the voxels, see :func:`semsynth.data.voxels.voxel_hash`.
         names: index → name of the classes, where all label maps name their segments, and in one order.
     """

@@ -49,10 +49,10 @@ class Geometry:
         field_of_view: mm, the median.
         field_of_view_range: smallest and largest.
         shape_range: fewest and most voxels.
-        intensity: how intensities were scaled, in words.
-        axes: where the axes point that the network sees.
+        intensity: rule by which intensities were scaled, in words.
+        axes: directions of the axes that the network sees.
         field_of_view_limit: mm up to which volumes were seen to come out well, where that was tried; None: it was not.
-        trained: the rule by which intensities became [0, 1], and their unit; None: nobody says.
+        trained: the rule by which intensities became [0, 1], and their unit; None: unknown.
     """
 
     spacing: Triple
@@ -103,7 +103,7 @@ class Geometry:
 
         Args:
             entries: with the files' paths under ``key``.
-            key: where.
+            key: key of the images.
             spacing, trained: as of :meth:`of_grids`.
 
         Returns:
@@ -195,7 +195,7 @@ class TrainedGrid:
         weights: their file. Where the card beside it has no ``geometry`` and the file is one of the bundle's own
             (``models/``), ``trained_on`` of its metadata is taken.
         metadata: the bundle's ``metadata.json``.
-        resample: whether maps of another voxel size are resampled, and the volumes back.
+        resample: True where maps of another voxel size are resampled, and the volumes back.
 
     Raises:
         InputError: when it is first used: ``resample`` with weights of which the voxel size is not known.
@@ -208,7 +208,7 @@ class TrainedGrid:
 
     @cached_property
     def geometry(self) -> Geometry | None:
-        """None where nobody says."""
+        """None where it is unknown."""
         found = geometry_of(self.weights, self.metadata)
         if found is None and self.resample:
             raise InputError(
@@ -219,12 +219,12 @@ class TrainedGrid:
 
     @property
     def trained(self) -> Intensity | None:
-        """The rule of intensities that the weights were trained with, and the unit; None where nobody says."""
+        """The rule of intensities that the weights were trained with, and the unit; None where it is unknown."""
         return None if self.geometry is None else self.geometry.trained
 
     @property
     def scaling(self) -> Scaling:
-        """The rule for images of which nothing is stated: the weights' own; minimum to maximum where nobody says.
+        """The rule for images of which nothing is stated: the weights' own; minimum to maximum where that is unknown.
 
         Where the weights know a unit, the images have to be in it.
 
@@ -246,7 +246,7 @@ class TrainedGrid:
         """Log where a data set's images were scaled by another rule than those that the weights were trained on.
 
         Args:
-            stated: what the data set's datalist says.
+            stated: statement of the data set's datalist.
             source: the datalist.
         """
         trained = self.trained
@@ -303,7 +303,7 @@ class TrainedGrid:
 
         Args:
             maps: the files by case.
-            voxel_size: whether the voxel size counts; not for images that the bundle resamples by itself.
+            voxel_size: True where the voxel size counts; False for images that the bundle's own inference resamples.
         """
         found = [finding for finding in self.check(maps) if voxel_size or finding.finding != VOXEL_SIZE]
         Report(tuple(found), len(maps)).log_warnings(logger)
@@ -358,7 +358,7 @@ def training_geometry(
 
     Args:
         entries: entries that it was trained on.
-        datalists: where they come from; the first that states a rule of intensities tells it.
+        datalists: datalists that they come from; the first that states a rule of intensities tells it.
         spacing: voxel size that training resamples to; None: it does not.
     """
     paths = [datalists] if isinstance(datalists, str | Path) else datalists

@@ -23,9 +23,9 @@ class Placement:
         change: ``(3, 2)`` as nibabel's orientations: axis of the other volume, and 1 or −1 for its direction, per axis.
         shape: shape of the reordered array.
         affine: ``(4, 4)`` of the reordered array, voxel indices → mm.
-        voxels: how far the corners of the two grids are apart at most, as a share of the other's voxel along one of its
-            axes; infinite where the shapes differ.
-        mm: how far they are apart at most, in mm.
+        voxels: largest distance of corresponding corners of the two grids, as a share of the other's voxel along one of
+            its axes; infinite where the shapes differ.
+        mm: the same distance, in mm.
     """
 
     change: NDArray[np.float64]

@@ -23,7 +23,7 @@ def in_half(entries: Iterable[Mapping[str, Any]], half: int | None) -> list[dict
         half: 0 or 1; None takes all.
 
     Raises:
-        InputError: for another half, or one that nobody is in.
+        InputError: for another half, or one without a patient.
     """
     found = [dict(entry) for entry in entries]
     if half is None:

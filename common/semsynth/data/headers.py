@@ -46,9 +46,9 @@ class Header:
         notes: warnings on what had to be decided to read it.
         segments: segments of a file that names them (``.seg.nrrd``, SEG, RTSTRUCT); its voxels are read as classes
             then.
-        selection: what is taken of a file of labels.
-        placement: where the file's own grid lies in this one, where they are not the same.
-        oriented: whether the file says where the axes point (NIfTI: qform or sform).
+        selection: part of a file of labels that is read.
+        placement: place of the file's own grid in this one, where they are not the same.
+        oriented: True where the file says how the axes are directed (NIfTI: qform or sform).
     """
 
     path: Path
@@ -121,7 +121,7 @@ def read_header(path: str | Path, selection: Selection = EVERYTHING) -> Header:
 
     Args:
         path: the file; ``seg.seg.nrrd#cavity`` and ``seg.dcm#cavity`` mean one of its segments.
-        selection: what is taken of a file of labels.
+        selection: part of a file of labels that is read.
 
     Raises:
         FindingError: missing, empty, truncated, of another format; not one 3D volume; colour, structured or complex

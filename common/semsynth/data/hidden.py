@@ -51,7 +51,7 @@ class Person:
     Attributes:
         name: name of the case.
         patient: patient whose scan it is; None where it is unknown.
-        voxels: what tells the case from all others, for names without a key file: the hash of its label map's voxels,
+        voxels: mark of the case, for names without a key file: the hash of its label map's voxels,
             or of its image's where it has none.
     """
 
@@ -92,7 +92,7 @@ class Hidden:
 
         Args:
             pseudonyms: the key file, there or not.
-            anonymous: whether names are hidden without one.
+            anonymous: True where names are hidden without one.
             leaving: folders of results, in which the key must not lie; None is passed over.
 
         Raises:
@@ -161,7 +161,7 @@ def under_pseudonyms(entries: Sequence[Mapping[str, Any]], hidden: Hidden) -> li
 
     Args:
         entries: with ``case``, and ``source_case`` and ``sample`` of one that is a certain volume of a case.
-        hidden: where the pseudonyms come from.
+        hidden: source of the pseudonyms.
 
     Returns:
         The entries, each with its case's own name under :data:`KNOWN_AS`.

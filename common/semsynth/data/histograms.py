@@ -36,7 +36,7 @@ def check_histogram(path: str | Path, data: NDArray[Any], stated: Intensity | No
     Args:
         path: its file.
         data: its voxels.
-        stated: what its datalist says that it holds: of a window only its fit and the count of
+        stated: statement of its datalist on its values: of a window only its fit and the count of
             grey levels are looked at.
     """
     least, most = float(data.min()), float(data.max())
@@ -122,7 +122,7 @@ def check_modality(path: str | Path, content: Mapping[str, Any], stated: Intensi
     Args:
         path: the datalist.
         content: its content.
-        stated: what it says that its files hold.
+        stated: statement of the datalist on its files.
     """
     modality = content.get("modality")
     said = [str(name).strip().upper() for name in modality.values()] if isinstance(modality, Mapping) else []

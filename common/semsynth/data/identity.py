@@ -68,7 +68,7 @@ def patient_in_name(pattern: str, name: str) -> str:
 
 
 def _found(pattern: str, name: str) -> Any:
-    """The first match, by an engine that gives up: a pattern may stand in a datalist that nobody here has written."""
+    """The first match, by an engine that gives up: a pattern may stand in a datalist from elsewhere."""
     try:
         if len(pattern) > MOST_PATTERN:
             raise InputError(f"--patient-regex of {len(pattern)} characters; at most {MOST_PATTERN} are taken")
@@ -156,7 +156,7 @@ def shared_voxels(cases: Sequence[Checkable], voxels: Voxels) -> list[Finding]:
             path, "duplicate case", found=f"the same voxels as {other.name}{where}, by their hash",
             expected="another image in every case", fix="leave one of the two out",
         )])  # fmt: skip
-    # of one stated patient in one split nobody needs to be told: such cases stay together anyway
+    # of one stated patient in one split no message is needed: such cases stay together anyway
     return result + [
         _one_map(a, b, path)
         for a, b, path in _again(maps)

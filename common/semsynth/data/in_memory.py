@@ -29,7 +29,7 @@ def volume_of(data: Mapping[Hashable, Any], key: Hashable, *, label: bool = Fals
     Args:
         data: data of one case.
         key: key of the path or array.
-        label: whether it is a label map, whose values within 1e-3 of whole numbers become whole numbers.
+        label: True for a label map, whose values within 1e-3 of whole numbers become whole numbers.
 
     Raises:
         InputError: for a file that cannot be used (see :func:`semsynth.data.volumes.read_volume`), or an array of more

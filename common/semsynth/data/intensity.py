@@ -90,7 +90,7 @@ class Scaling:
 
         Args:
             image: ``(H, W, D)``.
-            window: what :meth:`window` gave for the whole image, where ``image`` is a part of it or on another grid.
+            window: result of :meth:`window` for the whole image, where ``image`` is a part of it or on another grid.
 
         Raises:
             InputError: as :meth:`window`.
@@ -161,7 +161,7 @@ class Intensity:
         window: values of the files that networks see as 0 and 1, clipped beyond; None: not stated.
         scaling: the rule by which the values of the source's files became those; None: not known.
         unit: unit of ``unit_range``, such as ``"HU"``; empty where intensities have no unit.
-        unit_range: what 0 and 1 are in that unit.
+        unit_range: values of 0 and 1 in that unit.
     """
 
     window: Ends | None = UNIT
@@ -217,7 +217,7 @@ class Intensity:
 def one_rule(a: Intensity, b: Intensity) -> bool:
     """Whether the same tissue has the same intensity in [0, 1] by both: one range of one unit, or one rule.
 
-    Where somebody does not say either, nothing speaks against it.
+    Where either is not stated, nothing speaks against it.
     """
     if None not in (a.unit_range, b.unit_range):
         return a.unit == b.unit and a.unit_range == b.unit_range
@@ -260,7 +260,7 @@ def stated_intensity(content: Mapping[str, Any], source: str | Path) -> Intensit
 def entry_intensity(entry: Mapping[str, Any], stated: Intensity | None, source: str | Path) -> Intensity | None:
     """What holds of one entry: its own statement, else that of its datalist; None where neither says anything.
 
-    Synthetic volumes for which nobody says it hold what a network made, in [0, 1].
+    Synthetic volumes without such a statement hold what a network made, in [0, 1].
 
     Raises:
         InputError: where the entry says it in another form.
@@ -295,7 +295,7 @@ class Stored:
 
     Attributes:
         window: file values of 0 and 1; None: the type's own steps with a scale factor, read back as [0, 1].
-        about: what is said of it beside the volumes.
+        about: statement beside the volumes.
     """
 
     window: Ends | None = None

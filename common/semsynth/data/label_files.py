@@ -151,7 +151,7 @@ def write_label_tables(folder: str | Path, names: Mapping[int, str]) -> None:
     a colour table of 3D Slicer, in which names have underscores for spaces.
 
     Args:
-        folder: where; made if it is not there.
+        folder: folder of the tables, made if it is not there.
         names: class → name, class 0 too where it has one.
 
     Raises:

@@ -145,8 +145,8 @@ def check_names(names: Sequence[str], source: str | Path, *, fix: str = "set 'ca
 
     Args:
         names: names of all cases.
-        source: where they come from, for the message.
-        fix: what to do, for the message.
+        source: source of the names, for the message.
+        fix: remedy, for the message.
 
     Raises:
         InputError: listing the names.

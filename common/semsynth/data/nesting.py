@@ -21,7 +21,7 @@ def refuse_found(output: str | Path, sources: Iterable[str | Path | None], made:
 
     Args:
         output: folder of the results.
-        sources: what was given as input; only patterns count.
+        sources: inputs; only patterns count.
         made: paths of the results below ``output``.
 
     Raises:

@@ -44,7 +44,7 @@ CHALLENGE_FILES = {"image": "lgemri", "endo": "laendo", "wall": "lawall"}
 
 @dataclass(frozen=True)
 class Case:
-    """Where the files of one case are. ``split`` is None until it is given or drawn, ``patient`` where nobody says.
+    """Where the files of one case are. ``split`` is None until it is given or drawn, ``patient`` where none is stated.
 
     ``source`` holds the hashes of the voxels of raw files that these ones were made from, by role, where it is known;
     ``selections`` which segment of a file is the mask, by role.

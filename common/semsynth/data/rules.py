@@ -195,7 +195,7 @@ def suggest_mapping(values: NDArray[Any], last: int, *, composite: bool = True) 
     Args:
         values: values that were found.
         last: the largest index.
-        composite: whether the map is one of ``semsynth prepare``, with tissues behind the classes of experts.
+        composite: True for a map of ``semsynth prepare``, with tissues behind the classes of experts.
     """
     kept = values[(values > 0) & (values <= last)]
     if set(values.tolist()) <= {0, CHALLENGE_MASK}:

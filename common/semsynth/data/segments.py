@@ -40,7 +40,7 @@ class Selection:
             named segments are read by their values.
         values: values of voxels that become classes 1, 2, … in files without named segments; empty takes values as they
             are.
-        mask: whether one structure is wanted: the only segment, or the one that is named.
+        mask: True where one structure is wanted: the only segment, or the one that is named.
     """
 
     names: tuple[str, ...] = ()
@@ -125,7 +125,7 @@ class Placement:
     Attributes:
         stored: shape of the file's array.
         axes: nibabel's orientation transform from the file's axes to the other grid's.
-        start: where the first voxel comes to lie, in voxels of the other grid; negative outside of it.
+        start: place of the first voxel, in voxels of the other grid; negative outside of it.
     """
 
     stored: tuple[int, ...]

@@ -31,7 +31,7 @@ def check_resampling(
     Args:
         files: case → image; headers that cannot be read are passed over.
         spacing: mm per voxel along right, anterior, superior; None keeps each case's own.
-        fix: what to do, for the message.
+        fix: remedy, for the message.
         size: voxels that cases are padded to; None does not.
         at_once: cases at the same time.
 

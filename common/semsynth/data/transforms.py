@@ -52,8 +52,8 @@ class LoadIntensityd(MapTransform):
     images are never stretched again. Of other images the weights' own rule decides, or ``scaling``.
 
     Args:
-        keys: where the paths, or the arrays (:func:`semsynth.data.in_memory.volume_of`), are.
-        grid: what the weights were trained on, whose rule holds for images of which nothing is stated.
+        keys: keys of the paths, or of the arrays (:func:`semsynth.data.in_memory.volume_of`).
+        grid: training data of the weights, whose rule holds for images of which nothing is stated.
         scaling: the rule without ``grid``; None: :class:`semsynth.data.intensity.Scaling` as it is made without values.
         allow_missing_keys: pass over keys that the data does not have.
 
@@ -119,7 +119,7 @@ class LoadLabelMapd(MapTransform):
     Values within 1e-3 of whole numbers are rounded.
 
     Args:
-        keys: where the paths, or the arrays (:func:`semsynth.data.in_memory.volume_of`), are.
+        keys: keys of the paths, or of the arrays (:func:`semsynth.data.in_memory.volume_of`).
         num_classes: the number of classes that the network was built for.
         allow_missing_keys: pass over keys that the data does not have.
 
@@ -266,7 +266,7 @@ class RandSlicesd(RandomizableTransform, MapTransform):
     Args:
         keys: volumes ``(C, H, W, D)`` of one size.
         count: number of slices along D; of a thinner volume some are drawn more than once.
-        position: where their places in the volume go: ``(count,)``, float32, in (0, 1), rising.
+        position: key for their places in the volume: ``(count,)``, float32, in (0, 1), rising.
 
     Raises:
         InputError: for a count below 1.
@@ -303,8 +303,8 @@ class RandIntensityCurved(RandomizableTransform, MapTransform):
 
     Args:
         keys: images with intensities in [0, 1].
-        prob: how often.
-        points: how many points the curve goes through.
+        prob: probability of a change, 0…1.
+        points: number of points that the curve goes through.
         share: range of the curve's share against the identity.
 
     Examples:
@@ -340,7 +340,7 @@ class TissueMapd(MapTransform):
 
     Args:
         keys: the image, in [0, 1], and the target, class indices; ``(1, H, W, D)`` each.
-        output: where the map goes, of the image's shape: 0 for the darkest part outside the target, then the brighter
+        output: key for the map, of the image's shape: 0 for the darkest part outside the target, then the brighter
             ones, then the target's own classes.
         k: number of parts outside the target, by the quantiles of the smoothed image.
         sigma: standard deviation of that Gaussian smoothing, in voxels.
@@ -372,8 +372,8 @@ class RandTissueContrastd(RandomizableTransform, MapTransform):
 
     Args:
         keys: images with intensities in [0, 1].
-        tissue: where the map is, class indices of the images' shape; it is removed from the result.
-        prob: how often.
+        tissue: key of the map, class indices of the images' shape; it is removed from the result.
+        prob: probability of a change, 0…1.
         shift: largest change of a class, in intensity.
         sigma: standard deviation of the borders, in voxels.
 

@@ -87,7 +87,7 @@ def read_volume(path: str | Path, header: Header | None = None) -> Volume:
 
     Args:
         path: the file, or the folder of a DICOM series, with the part that is meant behind a ``#``.
-        header: what :func:`semsynth.data.headers.read_header` gave for it, where it has been read already.
+        header: result of :func:`semsynth.data.headers.read_header`, where it has been read already.
 
     Raises:
         InputError: missing, empty, truncated or of another format; not one 3D volume of real numbers; no usable
@@ -253,7 +253,7 @@ def write_image(
         path: the file.
         data: ``(H, W, D)``.
         affine: voxel indices → mm, RAS+.
-        dtype: how the values are stored. Without ``window`` integer types have a scale factor, so that readers get
+        dtype: type of the stored values. Without ``window`` integer types have a scale factor, so that readers get
             [0, 1] back (to within half a step: 1/510 for uint8, 1/65534 for int16).
         window: values of the file for 0 and 1, such as -1000 and 1000 HU; integer types are rounded to whole numbers.
 

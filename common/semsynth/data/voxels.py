@@ -48,7 +48,7 @@ def hash_file(path: str | Path, selection: Selection = EVERYTHING, image: str | 
 
     Args:
         path: the file.
-        selection: what is taken of a file of labels.
+        selection: part of a file of labels that is read.
         image: on whose grid a file with named segments is put.
 
     Returns:

@@ -43,8 +43,8 @@ class Sides:
     Attributes:
         draws: the draws themselves.
         patients: patients of the group's cases.
-        training: how many of a draw's references are scans that a system was trained on; None where nobody says.
-        without: why there is no floor B; "" where there is one.
+        training: number of a draw's references that a system was trained on; None where that is unknown.
+        without: reason why there is no floor B; "" where there is one.
     """
 
     draws: Sequence[Draw]

@@ -57,7 +57,7 @@ def write_results(
         found: the measurements, for the values per case.
         facts: facts of feature networks.
         pictures: for the HTML page, taken one at a time.
-        summary: what page and Markdown open with.
+        summary: summary with which page and Markdown open.
 
     Raises:
         InputError: for files that are not ours.
@@ -193,7 +193,7 @@ def worst_pictures(found: Collected, cases: Mapping[str, RealCase], limit: int) 
 
     Args:
         found: the measurements.
-        cases: where the files are.
+        cases: real cases, with their files.
         limit: cases per group and system.
     """
     for group, members in found.groups.items():

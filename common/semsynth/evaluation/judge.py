@@ -74,7 +74,7 @@ class Panel:
         Args:
             first, second: the judges.
             cases: cases by name, with their patients.
-            seen: SHA-256 of a judge → case → whether it was trained on that; None where nobody knows.
+            seen: SHA-256 of a judge → case → whether it was trained on that; None where that is unknown.
 
         Raises:
             InputError: for a second judge without a first, of another voxel size, or that is the same file.
@@ -102,7 +102,7 @@ class Panel:
         return self.second if case in self.seconded else self.first
 
     def seen(self, seen: Mapping[str, Mapping[str, bool | None]]) -> dict[str, bool | None]:
-        """Per case whether its judge was trained on it; None where nobody knows."""
+        """Per case whether its judge was trained on it; None where that is unknown."""
         if self.first is None:
             return {}
         found = dict(seen.get(self.first.sha256, {}))
@@ -190,7 +190,7 @@ def load_judge(
         classes: classes of the label maps, that a residual U-Net segments; None takes la_unet_judge.
         spacing: mm per voxel of that U-Net, 1 × 1 × 1 unless given.
         channels: widths of its levels, 16, 32, 64, 128, 128 unless given.
-        device: where it computes.
+        device: device on which it computes.
         option: option that the file was given by, for messages.
 
     Raises:

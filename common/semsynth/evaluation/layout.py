@@ -59,7 +59,7 @@ class Facts:
     """What tables say beside scores.
 
     Attributes:
-        extractors: what each network says of itself (``about()``), by name.
+        extractors: description of each network (``about()``), by name.
         unavailable: network → why it is not there.
         reasons: metric → why it was not measured.
         without: group → why it has no distribution metrics.
@@ -85,7 +85,7 @@ class Layout:
     Args:
         found: the measurements, for which rows there are.
         scores: all of them.
-        facts: what to say beside them.
+        facts: facts to stand beside them.
     """
 
     def __init__(self, found: Collected, scores: Sequence[Score], facts: Facts) -> None:

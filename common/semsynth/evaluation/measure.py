@@ -86,7 +86,7 @@ class Measurer:
         targets: class of the judge → class of the label map that it is held against.
         with_lpips: also LPIPS, which needs the extra ``lpips``.
         store: finished results.
-        device: where metrics compute (networks are where they are).
+        device: device of the metrics (networks stay on their own).
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class Measurer:
         """Features of a volume in [0, 1], by extractor.
 
         Args:
-            key: what the voxels follow from, such as the file's SHA-256.
+            key: text that stands for the voxels, such as the file's SHA-256.
             volume: ``(H, W, D)``.
         """
         found = {}

@@ -40,7 +40,7 @@ def how_drawn(sides: Sides | None, why: str, slice_draws: int) -> list[str]:
     Args:
         sides: sides of the draws; None where there are none.
         why: there are none.
-        slice_draws: how many of the draws slice-wise FID takes; 0 where it is not there.
+        slice_draws: number of the draws that slice-wise FID takes; 0 where it is not there.
     """
     if sides is None:
         return [f"{NOTHING} because {why}"]

@@ -57,7 +57,7 @@ def open_extractors(
     Args:
         names: names of :data:`semsynth.networks.features.registry.EXTRACTORS`.
         weights: name → file, where it does not come from a package or a hub.
-        device: where they compute.
+        device: device on which they compute.
         spacing: see :func:`~semsynth.provenance.frozen.load_features`.
         judge: la_unet_judge, whose encoder is a feature network as well, where no file is given for that.
         download: ask the hub for weights that are not here; without it no network is ever asked.
@@ -146,8 +146,9 @@ def evaluate(
         device: device of metrics and networks.
         pseudonyms: key file by which real and synthetic cases are paired under pseudonyms, and are called in all that
             is written; names that are new get one, see :mod:`semsynth.data.hidden`.
-        anonymous_names: the same without a key file.
-        wait: until another evaluation that writes into ``output`` has ended; else it is an error that it is there.
+        anonymous_names: pseudonyms without a key file.
+        wait: wait until another evaluation that writes into ``output`` has ended; without it such an evaluation is an
+            error.
 
     Raises:
         InputError: nothing to compare, files that cannot be used, volumes on different grids, too few cases; files in

@@ -90,7 +90,7 @@ class Collected:
 
     Attributes:
         groups: group → its cases.
-        systems: what was compared.
+        systems: systems that were compared.
         other_maps: names of systems whose volumes were made from other label maps than those of the real cases.
         values: row → case → per sample metric → number. Under :data:`FLOOR` what the judge finds in the real images.
         conditional: row → case → metric → number, of the conditional mean.
@@ -162,19 +162,19 @@ class Score:
     """One number of a table.
 
     Attributes:
-        group, row, metric: where it stands.
+        group, row, metric: place in the tables.
         value: the mean over cases or draws.
         n: cases (paired), or cases on each side of a draw (distribution).
         sd: sample standard deviation over cases (n - 1); None for distribution metrics.
         low, high: 2.5 and 97.5 % of the draws; None for paired metrics.
-        draws: how many.
+        draws: number of draws.
         extractor, sha256: the feature network; for faithfulness ``sha256`` is the judge's, or those of both; else "".
         floor: A, the same metric of the real images of the same cases, over the same draws.
         floor_training: B, that of training scans of other patients than the references, against the same references.
-        references_training: how many of a draw's n references are training scans, on average; None: nobody says.
-        in_loss: whether that network was in the system's own loss, so that the number is not to be compared.
-        seen: how many of the group's cases a judge (as such, or as feature network) was trained on; None: unknown, or
-            another network.
+        references_training: mean number of training scans among a draw's n references; None: unknown.
+        in_loss: True where that network was in the system's own loss, so that the number is not to be compared.
+        seen: number of the group's cases that a judge (as such, or as feature network) was trained on; None: unknown,
+            or another network.
     """
 
     group: str
@@ -202,7 +202,7 @@ def paired_scores(
 
     Args:
         found: the measurements.
-        metrics: which.
+        metrics: names of the metrics.
         rows: systems of the rows.
         judge: the network behind the metrics, for faithfulness.
     """

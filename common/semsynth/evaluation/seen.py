@@ -26,11 +26,11 @@ class SeenCases(Protocol):
 
 
 def judge_has_seen(cases: Mapping[str, RealCase], seen: SeenCases | None) -> dict[str, bool | None]:
-    """Per case whether a network was trained on it; None where nobody knows.
+    """Per case whether a network was trained on it; None where that is unknown.
 
     Args:
         cases: cases by name.
-        seen: what the card beside the network's weights says; None without weights.
+        seen: cases that the card beside the network's weights names; None without weights.
     """
     if seen is None or not seen.known:
         return dict.fromkeys(cases)
@@ -48,10 +48,10 @@ class Exposure:
     """What a network was trained on of some cases.
 
     Attributes:
-        of: how many cases there are.
-        cases: how many of them it was trained on.
-        patients: how many more are of patients of whom it was trained on another scan.
-        unknown: number of those of which nobody knows.
+        of: number of cases.
+        cases: number of them that it was trained on.
+        patients: number of further ones whose patient has another scan that it was trained on.
+        unknown: number of those whose status is unknown.
     """
 
     of: int
@@ -70,7 +70,7 @@ class Exposure:
 
     @property
     def certain(self) -> int | None:
-        """Of how many it is known; None where that is none, and of some nobody knows."""
+        """Number of cases that it has surely seen; None where there is none and the status of some is unknown."""
         return self.cases if self.cases or not self.unknown else None
 
     def text(self, name: str) -> str:

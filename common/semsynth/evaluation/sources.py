@@ -47,15 +47,15 @@ class RealCase:
         case: its name.
         image: the file.
         label: the label map's file, or None.
-        training: whether it belongs to the cases that generators were trained on; None if nobody says.
-        content: where the case stands in a padded file, ``{"start", "shape"}`` in voxels.
+        training: True for a case that generators were trained on; None where that is unknown.
+        content: place of the case in a padded file, ``{"start", "shape"}`` in voxels.
         patient: patient whose scan it is, as the datalist says; None if it does not: then the case is a patient of its
             own.
         split: split of the datalist, or None.
         source: ``source_<role>`` → hash of the voxels of the raw file that the prepared one was made from.
-        intensity: what the image's file holds; None where nobody says.
-        scaling: the rule for an image of which nobody says it.
-        assumed: whether nobody says it and ``intensity`` is that of the volumes that it is compared with.
+        intensity: intensities of the image's file; None where they are not stated.
+        scaling: the rule for an image for which none is stated.
+        assumed: True where they are not stated, and ``intensity`` is that of the volumes that it is compared with.
         known_as: its name where ``case`` is a pseudonym, by which cards may know it; nothing that is written holds it.
     """
 
@@ -74,7 +74,7 @@ class RealCase:
 
     @property
     def person(self) -> str:
-        """The patient, or the case's name where nobody says who that is."""
+        """The patient, or the case's name where no patient is stated."""
         return self.case if self.patient is None else self.patient
 
     def read(self) -> tuple[Volume, NDArray[np.int64] | None]:
@@ -107,7 +107,7 @@ class RealCase:
         Args:
             path: its file.
             real: the real image.
-            held: what the file holds; None where nobody says: [0, 1], or the unit of the real image.
+            held: intensities of the file; None where they are not stated: [0, 1], or the unit of the real image.
 
         Raises:
             InputError: for another grid, other intensities than [0, 1], or voxels that are no numbers.
@@ -304,7 +304,7 @@ def named_volumes(source: str, what: str, known: Collection[str] = ()) -> list[t
 
     Args:
         source: the folder or the pattern.
-        what: what is looked for, for the message.
+        what: name of the files in question, for the message.
         known: names of cases; ``<case>_synthetic`` is the case's as well.
 
     Raises:

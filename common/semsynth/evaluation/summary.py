@@ -51,9 +51,9 @@ def summarise(
         found: the measurements.
         scores: all of them.
         differences: differences of systems on the same cases or draws.
-        facts: what tables say beside scores.
+        facts: facts that tables have beside scores.
         cases: the real cases, whose files are read again for the picture.
-        pictured: whether cases are shown.
+        pictured: True where cases are shown.
     """
     group = next(iter(found.groups))
     index = {(s.row, s.metric, s.extractor): s for s in scores if s.group == group}

@@ -36,7 +36,7 @@ class System:
     Attributes:
         name: as tables call it.
         volumes: per case its samples' files, in the order of their numbers.
-        records: what the generator says of itself, the JSON beside a case's first sample.
+        records: records of the generator, the JSON beside a case's first sample.
         in_loss: names or SHA-256 of networks that were in the generator's own loss.
         weights: SHA-256 of its weights, or None.
         held: file → what it holds, where a record or a datalist says it.
@@ -62,7 +62,7 @@ class System:
     def says(self, case: str, split: bool | None) -> bool | None:
         """What holds of a case that is in a split for training or not: its record, and without one the split.
 
-        A record that says that nobody knows (``"trained_on": null``) makes no case unseen.
+        A record with an unknown status (``"trained_on": null``) makes no case unseen.
         """
         own = self.trained_on(case)
         unknown = "trained_on" in self.records.get(case, {}) and own is None
@@ -70,7 +70,7 @@ class System:
 
     @property
     def trained(self) -> Intensity | None:
-        """The rule by which the images that it was trained on became [0, 1], and their unit; None where nobody says."""
+        """The rule by which its training images became [0, 1], and their unit; None where it is unknown."""
         known = (held for held in self.held.values() if held.scaling is not None or held.unit_range is not None)
         return next(known, None)
 
@@ -85,7 +85,7 @@ def load_system(
     """The synthetic volumes of one generator.
 
     Args:
-        name: what tables call it.
+        name: name in tables.
         sources: folders that a bundle's inference wrote (with their ``datalist.json``), or folders or patterns of
             volumes called ``<case>.nii.gz`` or ``<case>_synthetic.nii.gz``. A pattern of folders, or several sources,
             give several samples per case.
@@ -233,9 +233,9 @@ def pair(systems: Sequence[System], real: Mapping[str, RealCase]) -> list[str]:
 
 
 def with_scaling(real: Mapping[str, RealCase], systems: Sequence[System]) -> dict[str, RealCase]:
-    """Real images of which nobody says what they hold are scaled as those that the generators were trained on.
+    """Real images whose intensities are not stated are scaled as those that the generators were trained on.
 
-    Where somebody says it and a generator was trained otherwise, a warning says that brightness will differ.
+    Where they are stated and a generator was trained otherwise, a warning says that brightness will differ.
     """
     known = {system.name: system.trained for system in systems if system.trained is not None}
     stated = {case.intensity for case in real.values() if case.intensity is not None}

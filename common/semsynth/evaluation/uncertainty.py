@@ -19,8 +19,9 @@ class Draw:
     Attributes:
         scored: cases whose synthetic volumes are scored, of as many patients.
         reference: cases of other patients, one of each, whose real images they are held against.
-        sample: which sample of each, modulo how many there are.
-        training: as many training cases, of patients that are not in the reference; empty where there are too few.
+        sample: number of the sample of each, modulo their number.
+        training: training cases in the same number, of patients that are not in the reference; empty where there are
+            too few.
     """
 
     scored: tuple[str, ...]
@@ -64,7 +65,7 @@ def make_draws(
         pool: cases with real images; those of patients that are drawn as scored are left out.
         n: cases on each side.
         count: number of draws.
-        seed: same seed, same draws.
+        seed: seed of the draws.
         patients: case → patient; a case that is not in it is a patient of its own.
         training: cases of :attr:`Draw.training`, which stays empty where any draw leaves too few.
 

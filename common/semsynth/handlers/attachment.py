@@ -101,7 +101,7 @@ class Attach:
     entry of ``train#handlers`` to be a component.)
 
     Args:
-        handler: what is attached.
+        handler: handler to attach.
 
     Examples:
         >>> from semsynth.handlers import ProgressHandler

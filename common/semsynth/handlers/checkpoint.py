@@ -40,16 +40,16 @@ class TrainingCheckpoint:
     are the config's, also where they are not the checkpoint's.
 
     Args:
-        folder: where checkpoints go (see :class:`semsynth.training.checkpoints.CheckpointFolder`).
+        folder: folder of the checkpoints (see :class:`semsynth.training.checkpoints.CheckpointFolder`).
         objects: name → anything with ``state_dict`` and ``load_state_dict``: networks, optimizers, schedulers, moving
             averages. A cosine or one-cycle schedule may have another length than the checkpoint's: it goes on as if it
             had always had it.
         interval: epochs between saves; the last epoch is always saved.
-        keep: how many checkpoints to keep.
+        keep: number of checkpoints to keep.
         resume: go on from the newest good checkpoint where there is one.
-        wait: until another training in the same run folder has ended; else it is an error that it is there.
-        record: what the training is made from; its hashes go into each checkpoint, and a resumed training with another
-            configuration or other data says so.
+        wait: wait until another training in the same run folder has ended; without it such a training is an error.
+        record: record of what the training is made from; its hashes go into each checkpoint, and a resumed training
+            with another configuration or other data says so.
 
     Raises:
         InputError: (at the start) another training in the run folder, which is the parent of ``folder``; no good

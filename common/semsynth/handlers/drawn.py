@@ -50,7 +50,7 @@ class MapWriter(HeldFolder):
     not replaced unless ``overwrite``. One run at a time holds the folder.
 
     Args:
-        output_dir: where to write.
+        output_dir: folder of the results.
         metadata: the bundle's ``metadata.json``.
         weights: the file that the network's weights came from.
         num_classes: number of classes of the maps.
@@ -60,9 +60,9 @@ class MapWriter(HeldFolder):
         spacing: mm per voxel of the files; None: those that the weights draw on. Figures are those of the map as it was
             drawn.
         draws_on: mm per voxel that the config says the weights draw on; compared with their card.
-        settings: what else a map depends on; goes into the records.
-        overwrite: whether maps that were made otherwise may be replaced.
-        wait: until another run that writes into ``output_dir`` has ended; else it is an error that it is there.
+        settings: further settings that a map depends on; they go into the records.
+        overwrite: replace maps that were made otherwise.
+        wait: wait until another run that writes into ``output_dir`` has ended; without it such a run is an error.
 
     Raises:
         InputError: when it is first used: weights that are not there; files that are not ours, or were made otherwise;

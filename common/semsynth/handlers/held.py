@@ -15,7 +15,7 @@ class HeldFolder:
 
     Attributes:
         output_dir: the folder.
-        wait: until another run that writes there has ended; else it is an error that it is there.
+        wait: wait until another run that writes there has ended; without it such a run is an error.
     """
 
     output_dir: Path

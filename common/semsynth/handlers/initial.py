@@ -29,7 +29,7 @@ class InitWeights:
         optimizers: optimizers whose learning rates are warmed up: their moments are empty, and a full first step would
             undo what was learned.
         warm_up: iterations in which the rates rise linearly to what their schedules say.
-        name: which network of a training checkpoint.
+        name: name of the network in a training checkpoint.
         unless: a file of weights that bring this network's along: where it is given, nothing is done here.
 
     Raises:

@@ -25,7 +25,7 @@ class MemoryReport:
 
     Args:
         network: a :class:`~semsynth.networks.latent_diffusion.LatentDiffusion`; of others the measurement only.
-        batches: what is to be made, see :class:`semsynth.synthesis.jobs.MapBatches`.
+        batches: batches that are to be made, see :class:`semsynth.synthesis.jobs.MapBatches`.
         device: the network's.
         grid: grid that maps may be resampled to; None: they are taken as they are.
     """

@@ -24,8 +24,8 @@ class PreviewHandler:
 
     Args:
         output_dir: folder of the pictures, ``epoch_0010.png`` and so on.
-        cases: how many of the validation cases (always the first ones, so that the pictures can be compared).
-        label_maps: whether the network's input is a label map; else it is the image itself, to be reconstructed.
+        cases: number of validation cases (always the first ones, so that the pictures can be compared).
+        label_maps: True where the network's input is a label map; else it is the image itself, to be reconstructed.
 
     Examples:
         >>> import torch

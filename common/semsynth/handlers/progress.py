@@ -76,7 +76,7 @@ class SynthesisProgress:
     a terminal, a line every half minute.
 
     Args:
-        batches: what is to be made, see :class:`semsynth.synthesis.jobs.MapBatches`.
+        batches: batches that are to be made, see :class:`semsynth.synthesis.jobs.MapBatches`.
     """
 
     def __init__(self, batches: Any) -> None:

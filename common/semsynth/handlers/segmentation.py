@@ -48,13 +48,13 @@ class SegmentationWriter:
     :func:`semsynth.data.label_files.write_label_tables`).
 
     Args:
-        output_dir: where to write.
+        output_dir: folder of the results.
         metadata: the bundle's ``metadata.json``.
         weights: the file that the network's weights came from.
         class_names: class index, as text → name, for the volumes; classes that it does not name are called by number.
         label_format: ``nifti``, or ``seg.nrrd`` for segments with names and colours as 3D Slicer has them.
-        overwrite: whether segmentations of other weights may be replaced, and ones that were changed since.
-        wait: until another run that writes into ``output_dir`` has ended; else it is an error that it is there.
+        overwrite: replace segmentations of other weights, and ones that were changed since.
+        wait: wait until another run that writes into ``output_dir`` has ended; without it such a run is an error.
 
     Raises:
         InputError: for another format; (at the start) when the weights are not there, when another run writes into the

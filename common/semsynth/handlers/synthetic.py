@@ -52,7 +52,7 @@ class SyntheticWriter(HeldFolder):
 
     Per case ``<output_dir>/<case>_synthetic.nii.gz`` and a JSON beside it that marks it as synthetic (bundle, version,
     SHA-256 of the weights, seed, label map; from the card beside the weights whether they were trained on the case,
-    null where nobody knows, which networks were in their losses, what the values of the file are, and its SHA-256); at
+    null where unknown, which networks were in their losses, what the values of the file are, and its SHA-256); at
     the end ``datalist.json``, image and map per entry, ready to train a segmentation network on. Each file is written
     whole or not at all, and no output with NaN is written. Volumes that are there, of the same map, weights, seed and
     settings, are kept; others are not replaced unless ``overwrite``. One run at a time holds the folder.
@@ -61,25 +61,25 @@ class SyntheticWriter(HeldFolder):
     ``<output_dir>/maps/<case>/label.nii.gz``, and no name of a source's file is written.
 
     Args:
-        output_dir: where to write.
+        output_dir: folder of the results.
         metadata: the bundle's ``metadata.json``.
         weights: the file that the network's weights came from.
         num_classes: number of classes of the label maps; goes into the datalist, with their names.
-        vocabulary: where in the metadata the names are; None where it does not have them.
-        seed: what sample 0 was drawn with (sample i with seed + i), or None for a deterministic network.
-        dtype: how intensities are stored.
-        grid: what the weights were trained on; where they know a unit (CT: Hounsfield units), volumes are written in
+        vocabulary: key of the names in the metadata; None where it does not have them.
+        seed: seed of sample 0 (of sample i, seed + i), or None for a deterministic network.
+        dtype: type of the stored intensities.
+        grid: training data of the weights; where they know a unit (CT: Hounsfield units), volumes are written in
             it, as whole numbers. None: intensities in [0, 1].
         intensity_range: values of the files for the intensities 0 and 1, in place of that; None: as ``grid`` says.
         style_from: the image whose style all volumes have, or ``"own"`` for that which the batch has under
             ``style_from``; it goes into their records.
         style_map: the label map of that image, where the style is told by class.
-        settings: what else a volume depends on (sampler, steps …); goes into the records.
+        settings: further settings that a volume depends on (sampler, steps …); they go into the records.
         entries: all that are to be made, by this process, others or a run before, see :meth:`finished`; the datalist
             has them all, once they are all there. None: what this process writes.
-        overwrite: whether volumes that were made otherwise (other weights, seed, settings) may be replaced, and ones
+        overwrite: replace volumes that were made otherwise (other weights, seed, settings), and ones
             that were changed since.
-        wait: until another run that writes into ``output_dir`` has ended; else it is an error that it is there.
+        wait: wait until another run that writes into ``output_dir`` has ended; without it such a run is an error.
 
     Raises:
         InputError: when it is first used: weights that are not there; a folder whose datalist is of other data; volumes

@@ -24,7 +24,7 @@ class Reach(NamedTuple):
         coverage: share of real samples within whose reach a drawn one lies (Naeem et al. 2020, eq. 6): outliers among
             the drawn ones do not help it.
         nearest: share of all samples whose nearest neighbour is of their own kind (leave-one-out 1-nearest-neighbour
-            accuracy, Lopez-Paz & Oquab 2017): 0.5 where nobody can tell them apart.
+            accuracy, Lopez-Paz & Oquab 2017): 0.5 where they cannot be told apart.
     """
 
     precision: float

@@ -53,7 +53,7 @@ class AverageSurfaceDistanceMm(SurfaceDistanceMetric):
     """Average symmetric surface distance in mm, of the foreground classes (as :class:`HausdorffDistanceMm`).
 
     Args:
-        kwargs: what ``monai.metrics.SurfaceDistanceMetric`` takes; ``symmetric`` is true unless said otherwise.
+        kwargs: arguments of ``monai.metrics.SurfaceDistanceMetric``; ``symmetric`` is true unless said otherwise.
 
     Examples:
         >>> from monai.data import MetaTensor

@@ -289,7 +289,7 @@ def _window_means(both: torch.Tensor, means: list[float], counts: torch.Tensor |
 
     Args:
         both: sum and difference of the images, ``(2, ...)``, centred.
-        means: what was taken off the two.
+        means: means that were taken off the two.
         counts: the windows to count, None for all.
     """
     total, number = torch.zeros(2, dtype=torch.float64, device=both.device), 0

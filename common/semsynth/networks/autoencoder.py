@@ -54,9 +54,9 @@ class SPADEAutoencoder(nn.Module):
         blocks: residual blocks per level, one number for all or one per level; encoder and decoder alike.
         spade: arguments of :class:`~semsynth.networks.blocks.spade.SPADEOptions`; norm, groups and eps hold for the
             norms without labels too.
-        labels: how the map is brought to the levels: ``"fractions"``, ``"nearest"`` or ``"subvoxels"``, see
+        labels: way in which the map is brought to the levels: ``"fractions"``, ``"nearest"`` or ``"subvoxels"``, see
             :func:`encode_labels`.
-        attention: which levels have self-attention after each block; None for no level.
+        attention: levels with self-attention after each block; None for no level.
         middle: one more block, self-attention and block at the coarsest level, in the encoder and in the decoder.
         last_norm: a norm before the last convolution of encoder and of decoder, as in MONAI's. With ``norm="voxel"`` it
             would take the intensity from each voxel just before it is to be told.

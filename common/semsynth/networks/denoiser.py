@@ -75,7 +75,7 @@ class Denoiser(nn.Module):
 
     Args:
         style_channels: S, length of a style vector; 0 for none.
-        predictions: how many times the latent's channels are predicted.
+        predictions: number of predictions, each of the latent's channels.
     """
 
     num_classes: int
@@ -215,25 +215,25 @@ class SPADEUNet(LatentDenoiser):
         channels: width of each level, from fine to coarse.
         stride: voxels of the label map per voxel of the latent, along each axis: the autoencoder's.
         blocks: residual blocks per level of the encoder, one number for all or one per level; the decoder has one more.
-        attention: which levels have self-attention after each block; None for none but the middle.
+        attention: levels with self-attention after each block; None: the middle alone.
         head_channels: number of channels of each attention head, one number for all levels or one per level (the last
             one for the middle too); None for one head.
         spade: arguments of :class:`~semsynth.networks.blocks.spade.SPADEOptions`; norm, groups and eps hold for the
             norms without labels too.
-        labels: how the map is brought to the latent's levels: ``"fractions"`` (thin walls stay), ``"nearest"``, or
-            ``"subvoxels"`` (at the latent's own level nothing is lost), see
+        labels: way in which the map is brought to the latent's levels: ``"fractions"`` (thin walls stay),
+            ``"nearest"``, or ``"subvoxels"`` (at the latent's own level nothing is lost), see
             :func:`~semsynth.networks.autoencoder.encode_labels`.
         middle_spade: SPADE in the middle too; False as in MONAI's.
         middle_attention: self-attention between the two blocks in the middle.
         style_channels: S, length of the style vector that is embedded beside the time step; 0 for none.
-        predictions: how many times the latent's channels it gives: 2 where noise and latent are predicted apart
+        predictions: number of predictions, each of the latent's channels: 2 where noise and latent are predicted apart
             (``prediction: "split"`` of :class:`~semsynth.networks.sampling.samplers.Schedule`).
         embedding: ``"scale_shift"`` or ``"add"``, see :class:`~semsynth.networks.blocks.residual.ResBlock`.
         dropout: in every residual block.
         resampling: ``"aligned"`` or ``"strided"``, see :class:`~semsynth.networks.blocks.residual.Downsample`.
 
     Attributes:
-        windowed: whether a range of slices can be denoised by itself: not where D is downsampled.
+        windowed: True where a range of slices can be denoised without the others: not where D is downsampled.
 
     Raises:
         InputError: for numbers of levels that differ, or names that are unknown.

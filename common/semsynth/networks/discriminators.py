@@ -107,7 +107,7 @@ class MultiScaleDiscriminator(nn.Module):
 
     Args:
         num_classes: number of classes of the label map.
-        scales: how many discriminators.
+        scales: number of discriminators.
         channels, num_layers, norm, detail, label_encoding, spectral: settings of each, see
             :class:`ConditionalPatchDiscriminator`.
 

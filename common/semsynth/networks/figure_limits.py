@@ -31,7 +31,7 @@ class FigureLimits(nn.Module):
     """Lowest and highest value of each figure, and the sizes of the training maps, as buffers.
 
     Args:
-        figures: what is measured; None for no limits.
+        figures: figures that are measured; None for no limits.
         most_maps: largest number of maps whose sizes are kept.
 
     Attributes:

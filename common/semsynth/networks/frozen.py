@@ -26,7 +26,7 @@ class FrozenSegmenter(nn.Module):
         spacing: mm per voxel that it was trained at.
         name, sha256: name and SHA-256 of its file of weights, to stand beside the numbers that are made with it.
         largest_component: classes of which :meth:`segment` keeps the largest component only.
-        classes: names of the classes that it segments, from 1 on; empty where nobody says.
+        classes: names of the classes that it segments, from 1 on; empty where they are unknown.
         source: file of the weights, beside which a card may say what the network was trained on; None if it is not
             known.
     """

@@ -34,12 +34,12 @@ class Denoised(NamedTuple):
     """One training step's prediction.
 
     Attributes:
-        pred: what the denoiser predicted, ``(B, Z, h, w, d)``.
-        target: what it should have.
+        pred: prediction of the denoiser, ``(B, Z, h, w, d)``.
+        target: prediction that it should have made.
         clean: the latent without noise by the prediction, in the autoencoder's units.
         timestep: ``(B,)``.
-        signal: how much of the latent was left at it, ``(B, 1, 1, 1, 1)``.
-        labelled: which items saw their map, not the null map, ``(B,)``.
+        signal: share of the latent that was left at it, ``(B, 1, 1, 1, 1)``.
+        labelled: items that saw their map, not the null map, ``(B,)``.
     """
 
     pred: torch.Tensor
@@ -70,14 +70,14 @@ class LatentDiffusion(StyleDistribution):
             2022, section G). False takes them as the autoencoder gives them.
         style_scale: 1 draws styles as they are in the training set, less draws them nearer to the typical one, which 0
             gives.
-        noise_seed: which noise, and which style where none is given: any whole number.
-        progress: a bar over the steps where nobody else is told of them (``on_step`` of :meth:`forward`).
+        noise_seed: seed of the noise, and of the style where none is given: any whole number.
+        progress: a bar over the steps, unless ``on_step`` of :meth:`forward` is told of them.
 
     Attributes:
         latent_scale: one over the standard deviation of the training set's latents; exactly 1 until it is measured, see
             :class:`semsynth.training.latents.EncodeCases`, and without ``standardize``.
         style_mean, style_covariance: mean and covariance of the training set's styles, see :func:`intensity_style`.
-        style_needs_labels: whether :meth:`encode` takes a label map.
+        style_needs_labels: True where :meth:`encode` takes a label map.
 
     Raises:
         InputError: for a denoiser that does not fit the autoencoder, or values out of range.

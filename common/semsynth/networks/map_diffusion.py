@@ -36,7 +36,7 @@ class MapDiffusion(LatentDiffusion):
         autoencoder: autoencoder of stage 1.
         denoiser: to be trained here; its ``style_channels`` are twice the number of figures: each one's value, and
             whether it is known.
-        figures: what is measured.
+        figures: figures that are measured.
         spacing: mm per voxel of the maps that the weights are trained on, along H, W, D.
         checked: figures of which the weights keep between which values they lie, see
             :class:`~semsynth.networks.figure_limits.FigureLimits`.
@@ -173,7 +173,7 @@ def with_known(logits: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
 
     Args:
         logits: ``(B, C, H, W, D)``.
-        label: what is known, ``(1, 1, H, W, D)``, −1 elsewhere; or nothing of it.
+        label: known voxels, ``(1, 1, H, W, D)``, −1 elsewhere; all may be unknown.
 
     Returns:
         Class indices ``(B, 1, H, W, D)``, uint8.
@@ -193,7 +193,7 @@ def figures_of(image: torch.Tensor, label: torch.Tensor, *, figures: Figures, sp
     Args:
         image: class indices ``(B, 1, H, W, D)``.
         label: not used: what is measured of an image is given it.
-        figures: what is measured.
+        figures: figures that are measured.
         spacing: mm per voxel.
 
     Returns:

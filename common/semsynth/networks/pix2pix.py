@@ -41,7 +41,7 @@ class Pix2PixGenerator(nn.Module):
             of the map it has nothing else to make it from. (Isola et al., section 2.1, use dropout for the same end.)
             A new field in every training step; outside training a fixed one per ``noise_seed``, a function of the
             voxel's position alone, so that one map and one seed always give one volume.
-        noise_seed: which field, any whole number.
+        noise_seed: seed of the field, any whole number.
 
     Examples:
         >>> network = Pix2PixGenerator(num_classes=4, channels=(4, 8, 8))

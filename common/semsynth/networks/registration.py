@@ -33,7 +33,7 @@ class Registration:
 
         Args:
             mean: ``(C, h, w, d)``.
-            shown: where the mean counts, ``(h, w, d)``, 0 or 1.
+            shown: mask of the voxels at which the mean counts, ``(h, w, d)``, 0 or 1.
             cells: cells of the map, of :func:`one_hot_cells`.
             start: velocity to start from, ``(3, …)`` at the control points, mm.
             steps: number of steps of Adam.

@@ -23,7 +23,7 @@ class StandardizedSegmenter(nn.Module):
 
     Args:
         network: ``(B, 1, H, W, D)`` → logits ``(B, C, H, W, D)``, H, W, D multiples of ``multiple``.
-        multiple: what the network's down- and upsampling divide by, 16 for five levels.
+        multiple: factor of the network's down- and upsampling, 16 for five levels.
 
     Examples:
         >>> network = StandardizedSegmenter(torch.nn.Conv3d(1, 2, 3, padding=1), multiple=4)

@@ -45,7 +45,7 @@ class ShapeModel(nn.Module):
 
     Args:
         num_classes: C, of the label map.
-        figures: what is measured of maps.
+        figures: figures that are measured of maps.
         checked: figures of which the weights keep between which values they lie, see
             :class:`~semsynth.networks.figure_limits.FigureLimits`.
         walls: class of a wall → class that it is the wall of.
@@ -59,9 +59,9 @@ class ShapeModel(nn.Module):
         control_mm: between control points of the velocity, mm.
         blur: share of the standard deviation, 0…1, that is drawn freely, of shape and content; the rest is that of a
             random map. 1 is a normal distribution, 0 gives shapes and contents of the training set.
-        corrections: how often a figure that is asked for is measured and aimed at again.
+        corrections: number of times that a figure that is asked for is measured and aimed at again.
         most_maps: largest number of maps that the model can be made of.
-        noise_seed: which map: any whole number.
+        noise_seed: seed of the map: any whole number.
 
     Attributes:
         count: maps that it is made of.
@@ -274,7 +274,7 @@ class ShapeModel(nn.Module):
 
         Args:
             numbers: result of :meth:`numbers`.
-            label: what is known, ``(1, 1, H, W, D)``.
+            label: known voxels, ``(1, 1, H, W, D)``.
             fitted: a velocity ``(3, h, w, d)`` in place of that of the numbers.
 
         Returns:

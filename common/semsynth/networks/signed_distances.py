@@ -89,7 +89,7 @@ def signed_distances(label: NDArray[np.integer], surfaces: Surfaces, spacing: Se
 
     Args:
         label: class indices ``(H, W, D)``; −1 where the map shows nothing: the nearest voxel's class counts.
-        surfaces: which structures: classes with walls, these together with their walls, and classes that fill the rest,
+        surfaces: structures: classes with walls, these together with their walls, and classes that fill the rest,
             which go on in all that is not theirs as they are next to it.
         spacing: mm per voxel.
 

@@ -82,14 +82,14 @@ class ConcatUNet(Denoiser):
         num_classes: C, of the label map.
         channels: width of each level, from fine to coarse; multiples of ``groups``.
         blocks: residual blocks per level of the encoder; the decoder has one more.
-        attention: which levels have self-attention; the middle has always. None for no level.
+        attention: levels with self-attention, beside the middle; None for no level.
         head_channels: number of channels of each attention head.
         groups: number of groups of the group norms.
-        position: whether the slice's place in the volume is a channel too.
-        predictions: how many times the image's channels it gives: 2 for ``prediction: "split"``.
+        position: True where the slice's place in the volume is a channel too.
+        predictions: number of predictions, each of the image's channels: 2 for ``prediction: "split"``.
 
     Attributes:
-        windowed, slices_apart: whether a range of slices can be denoised by itself, and each alone.
+        windowed, slices_apart: True where a range of slices can be denoised without the others, and where each can be.
 
     Raises:
         InputError: for values out of range, or numbers of levels that differ.

@@ -44,13 +44,13 @@ class SliceUNet(LatentDenoiser):
         label_channels: number of channels of the semantic map encoder's features, at every level.
         label_vector: length of a class's vector in it.
         style_channels: S, length of the style vector that is embedded beside the time step; 0 for none.
-        predictions: how many times the latent's channels it gives, see
+        predictions: number of predictions, each of the latent's channels, see
             :class:`~semsynth.networks.denoiser.SPADEUNet`.
         dropout: in every residual block.
         recompute: levels are computed again in the backward pass, not stored.
 
     Attributes:
-        windowed: whether a range of slices can be denoised by itself.
+        windowed: True where a range of slices can be denoised without the others.
 
     Raises:
         InputError: for values out of range.

@@ -122,10 +122,10 @@ class SPADEGenerator(StyleDistribution):
         encoder_channels: widths of the image encoder.
         spade: arguments of :class:`~semsynth.networks.blocks.spade.SPADEOptions`.
         head_hidden: width of the label branch at full resolution, which costs as much as all others together.
-        labels: how the map is brought to the coarser levels: ``"fractions"`` or ``"nearest"``.
+        labels: way in which the map is brought to the coarser levels: ``"fractions"`` or ``"nearest"``.
         noise: white noise in every block and in the head, from which texture can be made; a new field in every
             training step, outside training one per ``noise_seed``.
-        noise_seed: which noise, and which style where no image gives one: any whole number.
+        noise_seed: seed of the noise, and of the style where no image gives one: any whole number.
         style_scale: 1 draws styles as they are in the training set, less draws them nearer to the typical one, which 0
             gives.
 

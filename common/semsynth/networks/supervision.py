@@ -21,7 +21,7 @@ class DeepSupervision(nn.Module):
 
     Args:
         segmenter: as of :func:`~semsynth.networks.segmentation.residual_unet`.
-        levels: how many coarse levels, from the finest on.
+        levels: number of coarse levels, from the finest on.
 
     Raises:
         InputError: for another network, or more levels than it has.

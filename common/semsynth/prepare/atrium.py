@@ -57,8 +57,8 @@ class Settings:
         k, sigma, background: as in :class:`semsynth.prepare.composite.CompositeLabel`.
         centers: frozen cluster centres in scaled intensities [0, 1], or None for a fit to each volume.
         wall_mm: width of the derived wall where no wall mask is given; 0 derives none.
-        wall_plane: where that width is measured, see :func:`semsynth.prepare.wall.derive_wall`.
-        dtype: how intensities are stored.
+        wall_plane: plane in which that width is measured, see :func:`semsynth.prepare.wall.derive_wall`.
+        dtype: type of the stored intensities.
         scale, percentiles, window: the rule by which intensities become [0, 1], see
             :class:`semsynth.data.intensity.Scaling`; None where it is not said.
     """
@@ -157,7 +157,7 @@ def prepare_atrium_case(
         settings: settings of the preparation.
         folder: folder to write.
         report: report of an earlier check; a case that it vouches for is not checked again.
-        intensity: what the prepared image will hold; None: what follows from the settings.
+        intensity: intensities of the prepared image; None: those that follow from the settings.
 
     Returns:
         The record that was written as ``prepare.json``.

@@ -214,8 +214,8 @@ class CompositeLabel:
     Args:
         k: number of intensity clusters, 0…10; 0 gives the map of the expert masks alone.
         sigma: Gaussian smoothing before clustering, in voxels.
-        background: which cluster becomes class 0. ``"zero"``: the one that holds the voxels that are zero in the
-            source; ``"auto"``: that one, or the darkest with a warning where no voxel is zero; ``"lowest"``: the
+        background: choice of the cluster that becomes class 0. ``"zero"``: the one that holds the voxels that are zero
+            in the source; ``"auto"``: that one, or the darkest with a warning where no voxel is zero; ``"lowest"``: the
             darkest; ``"none"``: no cluster.
         centers: ``(k,)`` frozen cluster centres in image units (a codebook fitted once over a data set) in place of a
             fit to each volume.
@@ -348,7 +348,7 @@ class CompositeLabeld(MapTransform):
 
     Args:
         keys: the key that the map is written to.
-        image_key, endo_key, wall_key, zeros_key: where the inputs are; ``wall_key`` and ``zeros_key`` may be absent
+        image_key, endo_key, wall_key, zeros_key: keys of the inputs; ``wall_key`` and ``zeros_key`` may be absent
             from the data.
         k, sigma, background, centers: as in :class:`CompositeLabel`.
         allow_missing_keys: as in every MONAI dictionary transform; has no effect here.

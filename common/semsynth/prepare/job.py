@@ -329,10 +329,10 @@ def write_datalist(
         cases: with their splits; those under ``unlabelled`` have no label map.
         settings: settings that the cases were prepared with.
         names: index → name of all classes.
-        intensity: what the images hold.
+        intensity: intensities of the images.
         modality: modality of the images.
         patient_regex: pattern by which names tell the patient, where they do.
-        more: what else the datalist says.
+        more: further content of the datalist.
     """
     content: dict[str, Any] = {
         "name": NAME,

@@ -83,8 +83,8 @@ def already_prepared(
         case: case.
         settings: settings of the preparation.
         folder: folder that may hold it.
-        overwrite: whether another one may be replaced, and files that were changed since they were written.
-        intensity: what the prepared image would hold; None, or a record of before: not compared.
+        overwrite: replace another one, and files that were changed since they were written.
+        intensity: intensities that the prepared image would have; None, or a record of before: not compared.
 
     Raises:
         InputError: when it holds the case made otherwise, or changed since, and ``overwrite`` is not set; when it would

@@ -129,7 +129,7 @@ def _settings(source: str | Path, option: str, needed: str, known: Collection[st
     Args:
         source: folder (or datalist) of prepared data, or of a bundle.
         option: option that named it, for the message.
-        needed: what it has to be, for the message.
+        needed: kind of value that is needed, for the message.
         known: names of the settings of a preparation, by which one of several weights' is chosen.
     """
     folder = as_path(source, option)

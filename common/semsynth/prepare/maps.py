@@ -70,7 +70,7 @@ class MapSettings:
         size: matrix to crop and pad to around the map's classes, or None.
         scale, percentiles, window: the rule by which intensities become [0, 1], see
             :class:`semsynth.data.intensity.Scaling`; None where it is not said. The window is in the files' values.
-        hu_offset: what is added to the files' values to get Hounsfield units (CT); None: they have no unit.
+        hu_offset: number that is added to the files' values to get Hounsfield units (CT); None: they have no unit.
         k: number of clusters of the intensities outside the given classes; the darkest is background, the others are
             tissue 1, tissue 2, … behind the classes. 0 or 1 make none.
         centers: centres of the clusters in scaled intensities [0, 1]; None: fitted to each volume.
@@ -79,7 +79,7 @@ class MapSettings:
             mm around; None does not.
         axes: the directions in which the files' axes really run, such as ``"PLI"``, where their headers say otherwise;
             None believes the headers.
-        dtype: how intensities are stored.
+        dtype: type of the stored intensities.
         original_values: values of the files' voxels that become classes 1, 2, …; None takes the values as they are.
             Files with named segments are read by the classes' names.
 
@@ -273,7 +273,7 @@ def prepare_map_case(
         settings: settings of the preparation.
         folder: folder to write.
         report: report of an earlier check; a case that it vouches for is not checked again.
-        intensity: what the prepared image will hold; None: what follows from the settings.
+        intensity: intensities of the prepared image; None: those that follow from the settings.
 
     Returns:
         The record that was written as ``prepare.json``.

@@ -33,7 +33,7 @@ def check_files(
         output: its folder.
         cases: cases that are to be prepared.
         sources: the input, and the patterns of its masks and label maps.
-        patients: whether the files of a search for scans of one patient go there as well.
+        patients: True where the files of a search for scans of one patient go there as well.
 
     Raises:
         InputError: naming them.

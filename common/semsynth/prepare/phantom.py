@@ -403,7 +403,7 @@ def write_phantom_cases(
         seed, size, spacing: as in :func:`make_phantom`.
         k: number of intensity clusters of the composite maps, 0 to 10.
         progress: show a progress bar.
-        wait: until another run that writes into ``output`` has ended; else it is an error that it is there.
+        wait: wait until another run that writes into ``output`` has ended; without it such a run is an error.
 
     Returns:
         Path of ``<output>/datalist.json``.

@@ -72,8 +72,8 @@ def pseudonymise(
     Args:
         source: a datalist, or its folder, of NIfTI files.
         output: folder, made if needed.
-        hidden: where the pseudonyms come from.
-        wait: until another run that writes into ``output`` has ended; else it is an error that it is there.
+        hidden: source of the pseudonyms.
+        wait: wait until another run that writes into ``output`` has ended; without it such a run is an error.
         progress: show a progress bar.
 
     Returns:

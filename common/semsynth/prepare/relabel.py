@@ -33,7 +33,7 @@ def classes_of(
         cases: cases of it.
         classes: names from class 1 on, ``["totalsegmentator"]`` for the names of that tool, or None: those that the
             datalist states, or else those of the segments, which all files must have in one order.
-        relabel: whether the values that there are become 1, 2, …
+        relabel: True where the values that there are become 1, 2, …
         jobs: files at the same time.
 
     Raises:

@@ -46,7 +46,7 @@ def with_source_scaling(settings: S, stated: Intensity | None) -> tuple[S, Inten
     Args:
         settings: settings of a preparation, with ``scale``, ``percentiles`` and ``window``, and ``scaling``,
             ``unit_range``.
-        stated: what the source's datalist says of its files.
+        stated: statement of the source's datalist on its files.
 
     Raises:
         InputError: for a rule or an offset that contradicts what the source states.

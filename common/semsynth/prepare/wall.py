@@ -1,4 +1,4 @@
-"""The wall where nobody drew one: all within a stated distance of the cavity, in a plane or in space."""
+"""The wall where none was drawn: all within a stated distance of the cavity, in a plane or in space."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def derive_wall(endo: Volume, width: float, plane: WallPlane = "axial") -> Volum
     Args:
         endo: 0/1 mask in right–anterior–superior order.
         width: mm; 0 gives the cavity alone.
-        plane: where distances are measured.
+        plane: plane in which distances are measured.
 
     Returns:
         0/1 mask of cavity and wall together: on the cavity's own grid, or on the finer one, a box around the cavity.

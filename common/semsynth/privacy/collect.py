@@ -58,7 +58,7 @@ class Comparisons:
     Attributes:
         names: names of the real scans, training ones first.
         people: patient of each of them.
-        training: which of them the generator was trained on.
+        training: True for those that the generator was trained on.
         null: the real scans that were compared, index → comparisons.
         planted: kind of change → comparisons of planted copies.
         made: the synthetic volumes' comparisons, in their order.

@@ -2,7 +2,7 @@
 
 A volume's score at a level is how much more alike it is to its nearest training scan than to its nearest held-out scan
 (the distance-to-closest-record ratio, as a difference of transformed likenesses), so that a volume that is like
-everybody, because it is smooth, is none the more suspicious. Real scans of patients that are in neither list give the
+all scans, because it is smooth, is not more suspicious for that. Real scans of patients in neither list give the
 score's distribution where nothing is copied.
 """
 
@@ -50,7 +50,7 @@ def sides_of(pairs: Sequence[Pair], training: NDArray[np.bool_], without: Sequen
 
     Args:
         pairs: pairs of one volume.
-        training: which scans the generator was trained on.
+        training: True for scans that the generator was trained on.
         without: scans that do not count.
     """
     found = {}
@@ -191,7 +191,7 @@ class Judged(NamedTuple):
         expected: volumes of the set that are expected by chance at this margin.
         flagged: at or above the threshold.
         sure: so far above it that no such volume is expected in the whole set.
-        of_map: whether it copies the texture of the scan whose map it was drawn of.
+        of_map: True where it copies the texture of the scan whose map it was drawn of.
         scan: the training scan that it is nearest to, at its most suspicious level.
         level: the most suspicious level.
     """

@@ -22,8 +22,8 @@ class Leak:
 
     Attributes:
         origin: origin of the maps.
-        trained_on: whether the generator was trained on those scans.
-        volumes: how many.
+        trained_on: True where the generator was trained on those scans.
+        volumes: number of volumes.
         image: median correlation with that scan.
         painted: median correlation of the painted map with it.
         texture: median partial correlation, given the map.
@@ -82,7 +82,7 @@ def conclude(
     """From comparisons to a verdict.
 
     Args:
-        made, real, compared: what was compared.
+        made, real, compared: volumes, scans and their comparisons.
         rate: false-positive rate.
         seed: seed of bootstrap and halves.
         white_box: attacks on weights.

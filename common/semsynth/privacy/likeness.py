@@ -61,8 +61,8 @@ class Pair(NamedTuple):
         patch: the same within cubes of 24 mm, of the best twentieth of them.
         texture: correlation of what the volume's label map does not explain; NaN without a map.
         painted: correlation of the painted map with the scan, in the same place; NaN without a map.
-        flipped: whether the volume is mirrored.
-        pose: where it lies in the scan.
+        flipped: True where the volume is mirrored.
+        pose: its place in the scan.
     """
 
     scan: int
@@ -123,7 +123,7 @@ class Gallery:
     Args:
         scans: all of one spacing.
         people: patient of each one.
-        training: which of them the generator was trained on.
+        training: True for those that the generator was trained on.
     """
 
     def __init__(self, scans: Sequence[Scan], people: Sequence[str], training: Sequence[bool]) -> None:
@@ -143,7 +143,7 @@ class Gallery:
         """The likeliest pairs of a volume with scans of each side.
 
         Args:
-            volume: what is compared.
+            volume: volume that is compared.
             without: people whose scans are left out.
             also: a scan that is compared in any case, of whomever it is.
 

@@ -45,8 +45,8 @@ class Attack:
     """How well members are told from others by one signal.
 
     Attributes:
-        name: what the attack sees.
-        members, others: how many scans of each.
+        name: name of what the attack sees.
+        members, others: numbers of scans.
         auc: area under the ROC curve, with its interval of 95 % over patients; 0.5 is chance.
         auc_low, auc_high: ends of that interval.
         control: the same of members against members, mean and range of 95 % over random halves.

@@ -116,7 +116,7 @@ class SelfTest:
     Attributes:
         kinds: kind of change → level → recall; ``all`` is what the levels decide together.
         shares: per share of copies.
-        copies: how many were planted and compared.
+        copies: number of copies that were planted and compared.
         recall: share of all of them.
     """
 

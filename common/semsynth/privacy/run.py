@@ -62,8 +62,8 @@ def audit(
         false_positives: share of real scans of other patients that are flagged.
         seed: seed of the draws.
         download: ask the hub for feature networks' weights that are not here.
-        device: where feature networks compute.
-        wait: until another audit that writes into ``output`` has ended; else it is an error that it is there.
+        device: device of the feature networks.
+        wait: wait until another audit that writes into ``output`` has ended; without it such an audit is an error.
 
     Returns:
         What was found; the verdict is one of :data:`semsynth.provenance.audits.VERDICTS`.

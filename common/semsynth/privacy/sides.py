@@ -24,7 +24,7 @@ class RealSides:
         train: those that the generator was trained on.
         heldout: held-out scans of patients that are not among those of ``train``.
         left_out: held-out scans that were left out, because their patient is in ``train``.
-        gaps: sentences on what nobody knows of the training.
+        gaps: sentences on what is unknown of the training.
     """
 
     train: Mapping[str, RealCase]

@@ -29,7 +29,7 @@ class Made:
         name: name of its label map's case.
         image: the file.
         label: the label map that it was drawn of, or None.
-        content: where the case stands in a padded file, ``{"start", "shape"}`` in voxels.
+        content: place of the case in a padded file, ``{"start", "shape"}`` in voxels.
         origin: origin of that map: a case's own, a morphed one, a generated one, or unknown.
         source: the real case whose map it was, as it is or morphed; None for generated and unknown maps.
         sha256: SHA-256 of the file.

@@ -47,7 +47,7 @@ def white_box(
         store: store of finished losses.
         seed: seed of the draws of scans, where there are more than ``most`` on a side, and of the attack.
         most: scans per side.
-        device: where the network computes.
+        device: device of the network.
 
     Returns:
         The attack; None for fewer than 5 scans on a side.

@@ -86,7 +86,7 @@ def passed(
     """What an export records of the audit of the volumes that it shares; copies that were found stop it.
 
     Args:
-        source: the audit; None where nobody gave one, which is recorded and warned of.
+        source: the audit; None: there is none, which is recorded and warned of.
         volumes: as of :meth:`Audit.missing`.
         despite: share volumes although copies were found, which is recorded.
 

@@ -98,7 +98,7 @@ def write_model_card(
 
     Args:
         weights_path: the file of weights.
-        written: where the weights are now, if they get their name after the card.
+        written: file that holds the weights now, if they get their name after the card.
         training_cases: training cases from :func:`semsynth.provenance.seen.training_cases`.
         datalist_sha256: SHA-256 of the datalist from :func:`datalist_hash`.
         facts: more, such as the best value, the epoch, the configuration's digest; what is not JSON becomes text, NaN
@@ -162,7 +162,7 @@ class TrainingRecord:
             made with them.
         builds_on: weights that it may start from, the first that is not None: what the card beside them names as
             training cases and networks in the loss is this training's too. Where there is no card, this training's own
-            card says that nobody knows all that its weights have seen.
+            card says that its weights may have seen further, unknown cases.
         spacing: mm per voxel that training resamples to; None: it takes volumes as they are.
     """
 

@@ -40,9 +40,9 @@ def load_segmenter(
     Args:
         network: as the weights need it.
         weights: the file, for example of the bundle ``la_unet``; None switches it off without a warning.
-        use: what is off without it, for the warning ("the judge's Dice").
-        name: what tables call it; the file's unless given.
-        device: where it computes.
+        use: name of the use that is off without it, for the warning ("the judge's Dice").
+        name: name in tables; the file's unless given.
+        device: device on which it computes.
         spacing: mm per voxel that it was trained at.
         largest_component: classes of which only the largest component counts.
         classes: names of the classes that it segments, from 1 on.
@@ -89,7 +89,7 @@ def load_features(
             hub's cache, or with ``download`` from the hub), ``efficientnet_lite0`` (from an installed package),
             ``la_unet_judge`` (from the bundle ``la_unet``).
         weights: the weights' file, where it is not to be looked for; needed for ``la_unet_judge``.
-        device: where it computes.
+        device: device on which it computes.
         spacing: mm per voxel at which ``efficientnet_lite0`` takes slices; the others have one of their own.
         download: ask the hub for weights that are not here; without it no network is ever asked.
 
@@ -135,7 +135,7 @@ def load_perceptual(
     Args:
         names: names of :data:`semsynth.networks.features.registry.EXTRACTORS`, in order of preference.
         weights: name → file of weights, for networks whose file is not to be looked for.
-        device: where it computes.
+        device: device on which it computes.
         slices, depths: see :class:`PerceptualLoss`.
         pixel_mm: pixel size of the slices that the slice-wise network sees; 1.0 is four times cheaper than its 0.5. 3D
             networks see voxels as they are and do not use it.

@@ -20,9 +20,9 @@ def check_replaced_weights(path: str | Path, *, instead: str = "--output", sourc
     is the card of a file of that name: ``datalist.pt`` would get the card ``datalist.json``.
 
     Args:
-        path: where the weights are to go; the card is the same with ``.json``.
-        instead: what the user can give in its place, for the message.
-        source: what the weights are made from, which they must not replace either.
+        path: file for the weights; the card is the same with ``.json``.
+        instead: option that the user can give in its place, for the message.
+        source: file that the weights are made from, which they must not replace either.
 
     Raises:
         InputError: naming the file, why, and what to do.

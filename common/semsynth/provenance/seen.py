@@ -33,10 +33,10 @@ class Seen:
     """What the card beside weights says of the cases that they were trained on.
 
     Attributes:
-        known: whether there is a card of these very weights, that names cases.
+        known: True where there is a card of these very weights that names cases.
         cases: as :func:`training_case` makes them, and as version 0.1.0 wrote them (``name`` and ``image``, the SHA-256
             of the name and of the image's file).
-        gaps: files of weights somewhere before these ones that nobody knows the cases of; with one of them a case that
+        gaps: files of weights somewhere before these ones whose cases are unknown; with one of them a case that
             is not found may still have been seen.
         key: :func:`semsynth.provenance.pseudonyms.key_id` of the key that names were hidden with, or None.
         source: the file of weights.
@@ -152,7 +152,7 @@ def refuse_another(path: Path, stated: str, where: str, instead: str, found: str
         path: the file.
         stated: its SHA-256, as it should be.
         where: place where that is stated, for the message.
-        instead: what can be done but restoring the file, for the message.
+        instead: remedy beside restoring the file, for the message.
         found: its SHA-256, where it is known already.
 
     Raises:

@@ -22,7 +22,7 @@ def read_weights(path: str | Path, what: str = "weights", *, fix: str = "copy th
     """What a file of weights or a checkpoint holds, on the CPU, after its SHA-256 is found to be the stated one.
 
     It is stated in the card beside weights (``model.pt``, ``model.json``), and in the list of a training's checkpoints.
-    Where nobody states it, that is a warning.
+    Where it is not stated, that is a warning.
 
     Args:
         path, what, fix: as of :func:`semsynth.tensor_files.read_tensors`.
@@ -43,7 +43,7 @@ def read_weights(path: str | Path, what: str = "weights", *, fix: str = "copy th
 
 
 def is_as_stated(path: Path, found: str | None = None) -> bool:
-    """Whether a file is what is stated of it; False where nobody states it.
+    """Whether a file is what is stated of it; False where it is not stated.
 
     Args:
         path: the file.

@@ -92,9 +92,9 @@ def write_html(
             with the worst case of the first one.
         cases: values per case and system.
         pictures: taken one at a time, and only one is held at once.
-        slices: how many per plane, spread over the content; fewer where there is less of it.
+        slices: number of slices per plane, spread over the content; fewer where there is less of it.
         class_names: names of the classes of the label maps; None or {}: those of composite maps.
-        opening: what stands above all else.
+        opening: content that stands above all else.
 
     Returns:
         The path.

@@ -27,8 +27,8 @@ class CasePicture:
 
     Attributes:
         case: its name, the same in :class:`CaseValues`.
-        system: what made the synthetic volume.
-        group: which cases these are, such as ``unseen`` or ``training``.
+        system: name of the system that made the synthetic volume.
+        group: group of the cases, such as ``unseen`` or ``training``.
         synthetic: ``(H, W, D)`` intensities in [0, 1]; what lies outside is cut off, NaN is shown as 0.
         real: the same of the real scan.
         label: ``(H, W, D)`` class indices in 0…255, or None.

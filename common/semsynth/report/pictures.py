@@ -219,8 +219,8 @@ def save_comparison(
             drawn in front of its volume.
         output: the PNG.
         real: datalist (or its folder) with an ``image`` for each case name; None leaves the real column out.
-        cases: how many, of those that all folders have.
-        samples: how many volumes of each map, of each folder.
+        cases: number of cases, of those that all folders have.
+        samples: number of volumes of each map, of each folder.
         planes: planes, some of axial, coronal, sagittal.
         hidden: the key file by whose pseudonyms cases are found and called; None: by their names.
 

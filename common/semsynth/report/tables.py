@@ -20,8 +20,8 @@ class Column:
     """Heading of a column.
 
     Attributes:
-        title: what stands there, with its unit.
-        better: which values are good, for an arrow behind the title.
+        title: name of the quantity, with its unit.
+        better: direction of good values, for an arrow behind the title.
         about: one sentence of explanation.
     """
 

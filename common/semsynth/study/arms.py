@@ -19,13 +19,13 @@ class Arm:
     Attributes:
         name: name of the arm.
         about: in a few words.
-        real: whether with the labelled real cases.
+        real: True: with the labelled real cases.
         maps: kind of label map (``given``, ``morphed``, ``generated``) → its share of the synthetic volumes; empty: no
             volumes of its own.
         like: the arm whose volumes (``painted``: label maps) it takes; empty: its own. ``volumes_of`` in the file.
-        painted: whether the maps are painted instead of given to a generator, see :mod:`semsynth.synthesis.painting`.
-        pseudo: whether with the unlabelled images and the labels that a segmenter of the arm R gives them.
-        unlabelled: whether generator and label maps have the unlabelled images, with such labels, too.
+        painted: True: the maps are painted instead of given to a generator, see :mod:`semsynth.synthesis.painting`.
+        pseudo: True: with the unlabelled images and the labels that a segmenter of the arm R gives them.
+        unlabelled: True: generator and label maps have the unlabelled images, with such labels, too.
         everything: the positive control: all real training cases, whatever number of cases the others have.
         generator: name of the generator; empty: the study's first.
         ratio: real to synthetic cases; None: the study's.

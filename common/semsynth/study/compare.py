@@ -75,7 +75,7 @@ class Paired(Differences):
         patients: patients of the cases; a patient with several scans counts once, with their mean.
         scores, baseline: values of the cases.
         left_out: case → its two values, one of which is not finite: such a case is left out on both sides.
-        lost: how many cases have no value (or lack a class) in the scores, and in the baseline, where the other has it.
+        lost: number of cases without a value (or a class) in the scores, and in the baseline, where the other has it.
         delta: difference (scores less baseline) of each patient.
         low, high: 95 % interval of the mean difference, see :func:`interval`; None where there is none.
         p: two-sided p-value, see :func:`p_values`; None for fewer than two patients.
@@ -128,9 +128,9 @@ class Comparison:
     """All metrics of two segmenters.
 
     Attributes:
-        name, baseline: what the two are called.
+        name, baseline: names of the two.
         metrics: each compared.
-        unpaired: what is not compared, and why, one sentence each.
+        unpaired: quantities that are not compared, with the reason, one sentence each.
         draws, seed: number of draws, and seed, of the bootstrap.
     """
 
@@ -159,9 +159,9 @@ def compare(
 
     Args:
         scores: scores of the segmenter in question.
-        baseline: what it is compared with.
+        baseline: scores that it is compared with.
         patients: case → patient; a case that is not in it is a patient of its own.
-        names: what the two are called.
+        names: names of the two.
         draws: number of draws of the bootstrap, 1000 or more.
         seed: seed of the bootstrap.
 
@@ -285,7 +285,7 @@ def interval(delta: Values, *, draws: int = 10_000, seed: int = 0) -> tuple[floa
     Args:
         delta: ``(N,)``, one per patient.
         draws: with replacement.
-        seed: same seed, same interval.
+        seed: seed of the draws.
 
     Returns:
         Both ends; None for fewer than :data:`LEAST` values, and for values that are all the same.
@@ -313,7 +313,7 @@ def p_values(delta: Values, good: Better = "") -> tuple[float | None, float | No
 
     Args:
         delta: ``(N,)``, one per patient.
-        good: which differences are better; ``""``: no one-sided test.
+        good: direction of the better differences; ``""``: no one-sided test.
 
     Returns:
         Both p-values; None for fewer than two values, and the second one without ``good``.

@@ -135,7 +135,7 @@ def _check_settings(
             raise InputError(f"{where}: {bundle}/configs/{' and '.join(configs)} have no setting {first}{hint}")
         for text in texts_in(value):
             if text.startswith("$"):
-                raise InputError(f"{where}: {key}: {text} is an expression, of which nobody can say which files it "
+                raise InputError(f"{where}: {key}: {text} is an expression, and it cannot be said which files it "
                                  "reads; give a value")  # fmt: skip
 
 

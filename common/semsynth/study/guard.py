@@ -38,7 +38,7 @@ def check_leaks(plan: Plan) -> Path:
         ``guard.json``: what was checked.
 
     Raises:
-        InputError: naming every weight or list that has seen a test patient; for weights of which nobody knows what
+        InputError: naming every weight or list that has seen a test patient; for weights of which it is unknown what
             they have seen, unless the study trusts them.
     """
     out = plan.out
@@ -131,7 +131,7 @@ def _weights(plan: Plan) -> Iterator[tuple[Path, str]]:
 def _of_weights(
     path: Path, use: str, scans: Sequence[Mapping[str, Any]], known: Mapping[str, Path] | None
 ) -> tuple[list[str], list[str]]:
-    """What weights have seen of the test, and what nobody knows of them; ``known``: SHA-256 of all weights."""
+    """What weights have seen of the test, and what is unknown of them; ``known``: SHA-256 of all weights."""
     seen = Seen.of(path)
     what = f"{path.parent.name}/{path.name} ({use})"
     leaks = [

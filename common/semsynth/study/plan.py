@@ -60,7 +60,7 @@ class Plan:
     """All jobs of a study.
 
     Args:
-        study: what is to be done.
+        study: study to be done.
     """
 
     def __init__(self, study: Study) -> None:

@@ -1,4 +1,4 @@
-"""Reading a study's YAML file: every value is taken once, by name and kind, and what nobody takes is an error."""
+"""Reading a study's YAML file: every value is taken once, by name and kind; one that is left over is an error."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Fields:
     """A table of the file.
 
     Args:
-        content: what stands there.
+        content: value that stands there.
         where: file and place, for messages.
         root: folder that paths start from.
     """

@@ -26,14 +26,14 @@ class ArmScores:
     """One line of the table of arms, in one metric.
 
     Attributes:
-        cases, arm: which.
+        cases, arm: its place in the study.
         metric: its name.
-        seeds: how many.
+        seeds: number of seeds.
         mean: over patients, of the mean over seeds and scans.
         sd_patients: sample standard deviation between patients.
         sd_seeds: between seeds, of the mean over patients; NaN for one.
         worst_tenth: mean of the worst 10 % of the cases, rounded up, averaged over seeds.
-        missing: how many values, of a case with a seed each, are not finite; such cases are in none of the means.
+        missing: number of values, of a case with a seed each, that are not finite; such cases are in none of the means.
     """
 
     cases: str

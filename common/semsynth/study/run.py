@@ -51,11 +51,11 @@ def run_study(
     """Run a study, or go on with it.
 
     Args:
-        study: what is to be done.
+        study: study to be done.
         cores: jobs at the same time, one core each.
         profile: folder of a Snakemake profile, for a cluster.
         dry_run: only say what would be done.
-        wait: until another run of the same study has ended.
+        wait: wait until another run of the same study has ended.
 
     Returns:
         What was found, or, with ``dry_run``, what would be done.

@@ -42,7 +42,7 @@ class Scores:
     """Scores of one segmenter.
 
     Attributes:
-        source: where they were read.
+        source: file or folder that they were read from.
         values: metric → case → value; NaN or infinity where there is none. Metrics are in lower case: ``dice``,
             ``jaccard``, ``hd95_mm``.
         classes: metric → class → case → value, of a segmenter of several classes; ``values`` has their mean.
@@ -66,7 +66,7 @@ def under_pseudonyms(
     Args:
         hidden: the key file.
         sides: the scores of segmenters.
-        patients: case → patient; None where nobody says it.
+        patients: case → patient; None where it is unknown.
 
     Raises:
         InputError: as :meth:`semsynth.data.hidden.Hidden.names`.

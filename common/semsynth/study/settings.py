@@ -79,7 +79,7 @@ class Volumes:
 
     Attributes:
         per_case: volumes of each labelled case.
-        tries: how often a refused volume is drawn, at most.
+        tries: largest number of draws of a refused volume.
         style: ``drawn`` or ``own``.
         judge, second_judge: weights, as of :class:`Source`; empty: nothing is refused.
         min_dice, max_hd95: limits; None: learned.
@@ -108,7 +108,7 @@ class Study:
         fold: ``(number, of how many)`` of a cross-validation inside the training patients; None: the real test.
         cases: numbers of labelled patients, the primary contrast's first; :data:`ALL`: every training case.
         labelled: cases in the order in which they are labelled; empty: drawn by ``seed``.
-        unlabelled: whether the other training cases may be used without their labels.
+        unlabelled: True where the other training cases may be used without their labels.
         arms: arms of the first of ``cases``.
         curve: names of the arms of the other ones.
         primary: the arm whose difference to R is the primary contrast.
@@ -116,11 +116,11 @@ class Study:
         ratio: real to synthetic cases in a training.
         seed: seed of the split and of the volumes.
         trainings: trainings by name.
-        segmenter: how each arm's segmenter is trained.
+        segmenter: training of each arm's segmenter.
         generators: generators by name, the default first.
-        maps: what draws generated maps; None: nothing does.
-        volumes: how volumes are made.
-        trust: whether weights are taken of which nobody knows what they have seen.
+        maps: source of generated maps; None: there is none.
+        volumes: settings by which volumes are made.
+        trust: take weights whose training cases are unknown.
         phantom: options of ``semsynth phantom`` where the data is made, in ``data``; None: it is there.
     """
 

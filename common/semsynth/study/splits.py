@@ -57,11 +57,11 @@ def divide(study: Study, prepared: Path) -> Split:
     more.
 
     Args:
-        study: what is wanted.
+        study: study whose split is wanted.
         prepared: the prepared datalist.
 
     Raises:
-        InputError: where nobody says whose scans the cases are, a case is not there, or there are too few patients.
+        InputError: where no patients are stated, a case is not there, or there are too few patients.
     """
     content = read_datalist(prepared)
     entries = {

@@ -75,7 +75,7 @@ class Contrast(Differences):
         free: degrees of freedom of the interval.
         seeds: number of seeds of each arm.
         left_out: cases without a finite value with some seed of one of the two.
-        lost: how many of an arm's values (a case with a seed each) are not finite, by the number of its seeds.
+        lost: number of an arm's values (a case with a seed each) that are not finite, by the number of its seeds.
     """
 
     arm: tuple[str, str]
@@ -180,9 +180,9 @@ def interval(
 
     Args:
         first, second: ``(seeds, patients)``; the number of seeds may differ where they are not paired.
-        paired: whether both arms have the same seeds, in the same order.
+        paired: True where both arms have the same seeds, in the same order.
         draws: with replacement.
-        seed: same seed, same interval.
+        seed: seed of the draws.
 
     Returns:
         Both ends; None for fewer than :data:`semsynth.study.compare.LEAST` patients, or without any spread.

@@ -16,7 +16,7 @@ def refuse_bundles(study: Study) -> None:
     """Raise before a study starts anything for a bundle that would do more than it needs to.
 
     Args:
-        study: what is to be done; its trainings, its segmenter and what makes its volumes and maps are looked at.
+        study: study whose trainings, segmenter and generators of volumes and maps are looked at.
 
     Raises:
         InputError: as :func:`semsynth.trust.running.refuse_bundle`, for the first such bundle.

@@ -60,7 +60,7 @@ def facts_of(bundle: Path, weights: str | Path | None = None) -> dict[str, Any]:
         weights: instead of the bundle's ``models/model.pt``.
 
     Returns:
-        Bundle, version, SHA-256 of the weights; where somebody says them classes, voxel size in mm, axes, how
+        Bundle, version, SHA-256 of the weights; where they are known classes, voxel size in mm, axes, how
         intensities are scaled, intended use, license of the weights and terms of their data.
     """
     metadata = bundle / "configs" / "metadata.json"

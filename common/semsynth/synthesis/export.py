@@ -143,7 +143,7 @@ def export_sampling(
         size: H, W, D of the label maps, axes right, anterior, superior.
         output: folder.
         form: form of the graphs.
-        about: what else the description says.
+        about: further content of the description.
 
     Returns:
         The folder.

@@ -64,7 +64,7 @@ class GateOptions:
         judge, second: files of weights; None: no gate.
         min_dice: needed; None: learned from real scans.
         max_hd95: allowed in mm; None: learned, where ``min_dice`` is.
-        tries: how often a volume is drawn, at most.
+        tries: largest number of draws of a volume.
     """
 
     judge: str | None = None
@@ -97,9 +97,9 @@ class Gate:
         judge: file of weights of la_unet's judge.
         second: file of the one of the other half, for cases whose patients the first was trained on.
         learns_from: names of the cases that thresholds may be learned from; None: of all.
-        options: what the two files were given by, for messages.
+        options: options by which the two files were given, for messages.
         store: folder of finished measurements; None keeps nothing.
-        device: where judges compute.
+        device: device of the judges.
 
     Raises:
         InputError: for files that are no such weights, or judges that segment none of the maps' classes.
@@ -139,7 +139,7 @@ class Gate:
         self.measurer = Measurer([], self.panel, targets=targets, store=MeasurementStore(store), device=device)
 
     def _saw(self, case: str, seen: Mapping[str, Mapping[str, bool | None]]) -> bool | None:
-        """Whether a case's judge was trained on its patient; None where nobody knows."""
+        """Whether a case's judge was trained on its patient; None where that is unknown."""
         judge = self.panel.judge(case)
         known = {} if judge is None else seen[judge.sha256]
         if any(known.get(name) and other.person == self.cases[case].person for name, other in self.cases.items()):
@@ -153,7 +153,7 @@ class Gate:
             case: the real case that the map comes from, which decides who judges.
             image: file of the volume; the judge standardises it, so that its unit does not matter.
             label: file of the map, on the same grid.
-            padded: whether the map is padded as the case's own is; a drawn map is not.
+            padded: True where the map is padded as the case's own is; a drawn map is not.
 
         Returns:
             ``dice`` and ``hd95`` (mm), means over the judge's classes.
@@ -176,7 +176,7 @@ class Gate:
         """Before any work: whether thresholds can be learned, and a warning of cases whose judge knows the patient.
 
         Args:
-            learns: whether the thresholds are to be learned.
+            learns: True where the thresholds are to be learned.
 
         Raises:
             InputError: for too few real cases.

@@ -42,7 +42,7 @@ class Gated:
     Attributes:
         taken: entries of the accepted volumes.
         refused: volume → why it was refused.
-        thresholds: what volumes had to reach.
+        thresholds: values that volumes had to reach.
         datalist: the list of the accepted ones; None where there are none.
         report: the file with every volume's figures.
     """
@@ -84,13 +84,13 @@ def gate_volumes(
         judge: file of weights of la_unet's judge.
         real: datalist (or its folder) of the real cases that the label maps come from: it says who a patient is, and
             limits are learned from its training cases. None, or the text ``none``, as MONAI's command line leaves out
-            what is None: nobody knows them; then ``min_dice`` is needed.
+            what is None: they are unknown; then ``min_dice`` is needed.
         second_judge: file of the judge of the other half, for cases whose patients the first was trained on.
         min_dice: Dice that a volume needs; None: the 5th percentile of what real training scans reach that their judge
             did not see.
         max_hd95: HD95 in mm that a volume may have; None: the 95th percentile, or any with ``min_dice``.
-        device: where judges compute.
-        wait: until another run that writes into the folder has ended; else it is an error that it is there.
+        device: device of the judges.
+        wait: wait until another run that writes into the folder has ended; without it such a run is an error.
         pseudonyms, anonymous_names: with which the volumes were made, so that real cases are found by them.
 
     Raises:
@@ -171,7 +171,7 @@ def _gate(folder: Path, real: Mapping[str, RealCase] | None, options: GateOption
                 options=OPTIONS, store=folder / "measured", device=device)  # fmt: skip
     for name in cases.keys() - teachers:
         if cases[name].image == cases[name].label and not cases[name].source and gate.saw[name] is False:
-            gate.saw[name] = None  # of a map without a history nobody knows
+            gate.saw[name] = None  # unknown for a map without a history
     gate.check(learns=options.min_dice is None)
     thresholds = options.thresholds(gate)
     rows = [(_source(entry), folder / str(entry["image"]), folder / str(entry["label"])) for entry in entries]

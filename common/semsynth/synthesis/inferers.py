@@ -26,7 +26,7 @@ class WholeVolumeInferer(SimpleInferer):
     """MONAI's ``SimpleInferer``, which takes whole volumes, with a word on what to do where they are too large.
 
     Args:
-        advice: what needs less memory.
+        advice: settings that need less memory.
     """
 
     def __init__(self, advice: str = WINDOWS) -> None:
@@ -52,9 +52,9 @@ class NoisyWindowInferer(SlidingWindowInferer):
     Were each window to make its own field, overlapping windows would average different textures and lose them.
 
     Args:
-        noise: whether the network has a noise input (if not, this is MONAI's inferer).
+        noise: True where the network has a noise input (if not, this is MONAI's inferer).
         noise_seed: as the network's.
-        normal: whether the network's noise has a normal distribution, not a uniform one.
+        normal: True where the network's noise has a normal distribution, not a uniform one.
         multiple: volumes are padded to a multiple of it, by repeating the border, and the result is cropped back, so
             that windows begin at multiples of it where roi_size and overlap are such: a network that takes every s-th
             voxel of the noise then takes the same ones in all windows.
@@ -190,7 +190,7 @@ class ReconstructionInferer(SimpleInferer):
     """An autoencoder's reconstruction of an image, without the posterior that it was drawn from.
 
     Args:
-        label_maps: whether the autoencoder is given the label map too; a VQ-GAN is not.
+        label_maps: True where the autoencoder is given the label map too; a VQ-GAN is not.
     """
 
     def __init__(self, *, label_maps: bool = True) -> None:

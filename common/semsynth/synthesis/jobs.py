@@ -30,7 +30,7 @@ class MapBatches(Sampler[list[int]]):
     Args:
         entries: entries of :func:`semsynth.data.entries.load_label_maps`.
         batch_size: at most as many samples in a batch.
-        finished: whether an entry's volume is there already, and is to be left out; None: none is.
+        finished: function: entry → True where its volume is there already, and is to be left out; None: none is.
 
     Raises:
         InputError: for a batch size below 1.
@@ -76,7 +76,7 @@ def settings(
     Args:
         network: network whose ``sampling`` (but for what changes speed and memory alone) and ``style_scale`` count.
         device: place of the computation: ``amp`` is recorded as it is in effect there.
-        grid: whether maps are resampled, and to what.
+        grid: grid that maps are resampled to, if they are.
         more: further settings of the config.
     """
     found: dict[str, Any] = {}
@@ -100,7 +100,7 @@ def run(evaluator: Any, writer: Any, batches: MapBatches, *, alone: bool = False
         evaluator: an inference engine with ``writer`` among its handlers.
         writer: :class:`semsynth.handlers.SyntheticWriter`.
         batches: batches of the evaluator's data loader.
-        alone: what follows needs all volumes: refuse to be one of several processes.
+        alone: True where later work needs all volumes: refuse to be one of several processes.
 
     Raises:
         InputError: for several processes where ``alone``; out of memory, with what to do.

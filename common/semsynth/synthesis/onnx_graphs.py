@@ -65,8 +65,8 @@ def onnx_graph(graph: Graph, about: Mapping[str, Any]) -> tuple[bytes, float]:
     """One graph as the content of an ``.onnx`` file, and its largest difference from the network.
 
     Args:
-        graph: see there.
-        about: what the file's ``metadata_props`` say; what is no text as JSON.
+        graph: the graph, see there.
+        about: content of the file's ``metadata_props``; values that are no text are written as JSON.
 
     Raises:
         InputError: packages that are missing, a network that ONNX cannot hold, or a graph that gives something else.

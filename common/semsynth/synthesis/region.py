@@ -24,7 +24,7 @@ class Region:
         label: ``(H, W, D)`` class indices, as small whole numbers.
         spacing: mm per voxel.
         affine: affine of the whole file.
-        content: where the part stands; None: it is all of the file.
+        content: place of the part; None: it is all of the file.
         padded: class indices of the whole file.
     """
 

@@ -43,7 +43,7 @@ class Finding:
 
     Attributes:
         what: name of what was found.
-        agrees: whether it does.
+        agrees: True where it agrees.
         found: in words, with the numbers.
     """
 
@@ -57,7 +57,7 @@ def reproduce(bundle: str | Path, *, device: str | None = None) -> list[Finding]
 
     Args:
         bundle: its folder.
-        device: where the network computes; None: the bundle's own choice, a GPU where there is one.
+        device: device of the network; None: the bundle's own choice, a GPU where there is one.
 
     Returns:
         What was compared, in order: the weights, the input that the phantom gives, the volume.

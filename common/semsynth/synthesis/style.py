@@ -39,7 +39,7 @@ class StyleSource:
         image: file of the image; ``"own"``; or None to draw styles by their seeds.
         label_map: the image's, for networks whose style is told by class; with ``"own"`` it is the map itself.
         spacing: mm per voxel that the network was trained at.
-        grid: what the weights were trained on, whose intensity rule holds; None: minimum to 0, maximum to 1.
+        grid: training data of the weights, whose intensity rule holds; None: minimum to 0, maximum to 1.
 
     Raises:
         InputError: for a network without styles, or one that needs a label map and has none, when there is an image;
@@ -94,7 +94,7 @@ class StyleSource:
         Args:
             image: its file.
             label_map: its label map's file.
-            held: what the file holds, as its datalist states; None: what the record beside it says.
+            held: intensities of the file, as its datalist states them; None: as the record beside it does.
         """
         device = next(self.network.parameters()).device
         beside = intensity_beside(image) if held is None else None

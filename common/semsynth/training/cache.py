@@ -60,7 +60,7 @@ class DiskCache:
     share the folder. The folder may be removed at any time.
 
     Args:
-        folder: where the files go; made when missing. One that cannot be written to is only read, with a warning.
+        folder: folder of the files, made when missing. One that cannot be written to is only read, with a warning.
         transforms: the deterministic transforms whose result is cached, as configured.
     """
 
@@ -90,7 +90,7 @@ class DiskCache:
         reason, and replaced.
 
         Args:
-            entry: what the transforms are given: file names and further values.
+            entry: input of the transforms: file names and further values.
             build: applies the transforms to the entry.
 
         Raises:

@@ -149,7 +149,7 @@ class CheckpointFolder:
 
     Args:
         folder: made at the first save.
-        keep: how many to keep, at least 1.
+        keep: number of checkpoints to keep, at least 1.
     """
 
     def __init__(self, folder: str | Path, *, keep: int = 2) -> None:

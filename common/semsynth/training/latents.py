@@ -46,11 +46,11 @@ class LatentDataset(TrainingDataset):
     Args:
         data, transform: as of :class:`~semsynth.training.loading.TrainingDataset`; the transforms leave ``image`` and
             ``label``.
-        views: how many of each case; 0 encodes on the fly.
+        views: number of views of each case; 0 encodes on the fly.
         latents_dir: folder for the views, or None. They are made again where the autoencoder's weights, a transform or
             a file have changed.
         view_seed: seed of the views' augmentation.
-        image_key: what is encoded; ``"label"`` for an autoencoder of label maps.
+        image_key: key of what is encoded; ``"label"`` for an autoencoder of label maps.
         kwargs: all else that ``TrainingDataset`` takes.
 
     Raises:

@@ -83,7 +83,7 @@ def load_sources(
 
 def _on_one_scale(entries: list[dict[str, Any]], paths: Sequence[str | Path]) -> list[dict[str, Any]]:
     """The entries, those of one unit read in the range of the first; another rule of intensities is warned of."""
-    raw = Intensity(None, Scaling())  # how images of which nobody says anything are read
+    raw = Intensity(None, Scaling())  # how images are read whose intensities are not stated
     held = [Intensity.from_json(e[INTENSITY], e["case"]) if INTENSITY in e else raw for e in entries]
     result, apart = [], set[int]()
     for entry, own in zip(entries, held, strict=True):
@@ -200,7 +200,7 @@ class TrainingDataset(CacheDataset):
         kwargs: all else that ``CacheDataset`` takes.
 
     Attributes:
-        handed_over: whether the entries came from another program, so that no datalist says what they are.
+        handed_over: True where the entries came from another program, so that no datalist says what they are.
     """
 
     def __init__(

@@ -20,7 +20,7 @@ class Cosine(CosineAnnealingLR):
     Args:
         optimizer: optimizer whose rates are set.
         epochs: number of epochs of one round.
-        rounds: how often the training is run for so many epochs (1: it is run once).
+        rounds: number of times that the training is run for so many epochs (1: it is run once).
         kwargs: all else that ``CosineAnnealingLR`` takes.
 
     Raises:
@@ -50,7 +50,7 @@ class OneCycle(OneCycleLR):
         max_lr: highest rate.
         epochs: number of epochs of one round.
         steps_per_epoch: iterations of an epoch.
-        rounds: how often the training is run for so many epochs (1: it is run once).
+        rounds: number of times that the training is run for so many epochs (1: it is run once).
         kwargs: all else that ``OneCycleLR`` takes.
 
     Raises:

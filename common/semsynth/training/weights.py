@@ -30,7 +30,7 @@ def take_over(network: nn.Module, path: str | Path, *, name: str = "network") ->
     Args:
         network: changed in place.
         path: a bare state dict or a training checkpoint.
-        name: which network of a training checkpoint.
+        name: name of the network in a training checkpoint.
 
     Returns:
         One line per tensor that was not taken over (also logged as warnings).
@@ -118,7 +118,7 @@ def write_weights(
 
     Args:
         state: the weights.
-        path: where; see :func:`semsynth.provenance.replacing.check_replaced_weights`, which is asked again.
+        path: file; see :func:`semsynth.provenance.replacing.check_replaced_weights`, which is asked again.
         compressed: see :func:`semsynth.training.checkpoints.save_atomically`.
         card: finished file of weights → text of its card; None makes one of ``facts``.
         facts: arguments of :func:`semsynth.provenance.cards.write_model_card`.
@@ -152,9 +152,9 @@ def extract_weights(
     Args:
         checkpoint: a checkpoint file, its folder, or the run's folder (then the newest good one); or, to be made
             smaller, a file of weights, whose card is carried over; or a file of weights without a card, such as the
-            global model of a server of federated learning: of these nobody knows what they were trained on.
+            global model of a server of federated learning: what these were trained on is unknown.
         output: the file to write; one that ends in ``.safetensors`` gets that format.
-        name: which network of a checkpoint.
+        name: name of the network in a checkpoint.
         mantissa_bits: write a compressed file, with mantissas of so many bits (see
             :func:`semsynth.training.checkpoints.rounded`; 10 changes nothing, 8 makes it about a fifth smaller); None
             writes a plain one.

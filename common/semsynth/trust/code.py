@@ -20,7 +20,7 @@ def check_code(contents: Contents, *, signed: bool) -> Checked:
 
     Args:
         contents: contents of the bundle.
-        signed: whether somebody whose key is trusted has signed all files, and with them code that is not known here.
+        signed: True where the holder of a trusted key has signed all files, and with them code that is not known here.
     """
     files = {name: path for name, path in contents.files.items()
              if name.lower().endswith(".py") or name.lower().startswith(CODE)}  # fmt: skip

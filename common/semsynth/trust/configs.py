@@ -37,7 +37,7 @@ def check_configs(bundle: Path, files: Sequence[str] | None = None, *, packed: b
     Args:
         bundle: its folder.
         files: names below ``configs``; None takes all JSON and YAML files there.
-        packed: whether it stands alone, so that weights of other bundles beside it are none.
+        packed: True where it stands alone, without weights of other bundles beside it.
     """
     found: list[Finding] = []
     folder = bundle / "configs"

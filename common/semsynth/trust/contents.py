@@ -28,9 +28,9 @@ class Contents:
     Attributes:
         root: folder that holds them.
         files: path below it, with "/" → file, sorted.
-        packed: whether they come from a zip.
+        packed: True where they come from a zip.
         left_out: top folders of what runs leave, which are not looked at.
-        findings: what is wrong with the paths and sizes themselves.
+        findings: faults of the paths and sizes themselves.
     """
 
     root: Path

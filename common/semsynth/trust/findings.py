@@ -14,8 +14,8 @@ class Finding:
 
     Attributes:
         file: its path in the bundle; empty for the bundle as a whole.
-        text: what it is, and what to do.
-        refused: whether the bundle must not be used; False: nobody can tell.
+        text: description and remedy.
+        refused: True where the bundle must not be used; False where that cannot be checked.
     """
 
     file: str
@@ -33,8 +33,8 @@ class Checked:
 
     Attributes:
         what: was checked.
-        said: how much of it, and by what.
-        findings: what is not as it must be.
+        said: extent of the check, and its means.
+        findings: faults that were found.
     """
 
     what: str

@@ -49,7 +49,7 @@ def _manifest(contents: Contents, hashes: Mapping[str, str]) -> Checked:
     listed = {line[2]: line[1] for line in lines if line}
     fix = "get the zip again from where it comes from"
     findings = [Finding(name, f"is in the manifest and not here; {fix}") for name in listed if name not in hashes]
-    findings += [Finding(name, f"is not in the manifest: somebody has added it; {fix}")
+    findings += [Finding(name, f"is not in the manifest: it was added later; {fix}")
                  for name in hashes if name not in listed and name != MANIFEST]  # fmt: skip
     findings += [
         Finding(name, f"is not the file that the manifest lists (SHA-256 {hashes[name][:12]}…, not {listed[name][:12]}…"

@@ -25,7 +25,7 @@ def problems_of_end(value: str, *, packed: bool) -> list[str]:
 
     Args:
         value: the text.
-        packed: whether the bundle stands alone, so that weights of other bundles beside it are none.
+        packed: True where the bundle stands alone, without weights of other bundles beside it.
     """
     if _UPWARDS.search(value) and (packed or not BESIDE.fullmatch(value)):
         return [f"the path {value[:100]!r} leads out of the bundle ('..')"]

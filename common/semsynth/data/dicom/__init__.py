@@ -27,7 +27,7 @@ def read_dicom_header(path: str | Path, selection: Selection = EVERYTHING) -> He
 
     Args:
         path: a folder or file; the name behind a ``#`` says which segment or ROI is meant.
-        selection: what is taken of a SEG or RTSTRUCT where no name stands behind a ``#``.
+        selection: part of a SEG or RTSTRUCT that is read where no name stands behind a ``#``.
 
     Raises:
         FindingError: the extra ``dicom`` is not installed; no series, several ones, no such part; a series that is not

@@ -54,12 +54,12 @@ class Instance:
         position: position of the first voxel, mm, LPS+.
         directions: directions of the columns' and of the rows' axis, six numbers, LPS+.
         slope, intercept: stored values → values.
-        frames: how many images it holds.
+        frames: number of images that it holds.
         samples: per pixel; 3 for colours.
-        photometric: how values are shown.
-        table: whether a look-up table stands in the place of slope and intercept.
-        pixels: whether it has pixel data.
-        varying: what may tell it from other images of its position.
+        photometric: Photometric Interpretation: the way in which values are shown.
+        table: True where a look-up table stands in the place of slope and intercept.
+        pixels: True where it has pixel data.
+        varying: attributes that may tell it from other images of its position.
         names: names of segments or ROIs.
         refers_to: UID of the series that segments or ROIs were drawn on.
     """
@@ -103,7 +103,7 @@ class Contents:
     Attributes:
         series: UID → images.
         masks: files of segments or ROIs.
-        damaged: what is wrong with files that cannot be read.
+        damaged: faults of the files that cannot be read.
     """
 
     series: dict[str, tuple[Instance, ...]]

@@ -42,8 +42,8 @@ class Coded:
         category: category of the segmented property.
         kind: the segmented property's type.
         side: left or right; None where the type says it, or where there is none.
-        region: what it is a part of; None: not said.
-        known: whether the codes were found; else they say "Tissue".
+        region: part of the body that it belongs to; None: not said.
+        known: True where the codes were found; else they say "Tissue".
     """
 
     category: Code

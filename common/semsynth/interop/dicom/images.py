@@ -44,7 +44,7 @@ class Study:
         weights: SHA-256 of its weights; empty where no record says it.
         body_part: a key of :data:`BODY_PARTS`, or None.
         position: Patient Position.
-        audit: what an audit said of the volume.
+        audit: result of the volume's audit.
         when: the moment of writing; a scan's is nowhere.
     """
 
@@ -99,8 +99,8 @@ def series_of(stack: Stack, pixels: Pixels, study: Study) -> list[Dataset]:
 
     Args:
         stack: the volume's grid; its data are stored values.
-        pixels: how stored values are to be read and shown; its data are not used.
-        study: what all files share.
+        pixels: rule by which stored values are to be read and shown; its data are not used.
+        study: attributes that all files share.
     """
     base = _patient_and_study(study)
     for part in (_series(study), _equipment(study), _plane(stack), _values(pixels), _of_modality(study.modality)):

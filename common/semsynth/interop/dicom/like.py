@@ -21,7 +21,7 @@ class Like:
     Attributes:
         modality: MR or CT; None without a series.
         body_part: a key of :data:`BODY_PARTS`; None where the series says none of them.
-        axes: where columns, rows and slices go; None without a series.
+        axes: directions of columns, rows and slices; None without a series.
         position: Patient Position.
     """
 

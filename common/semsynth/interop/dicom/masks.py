@@ -49,9 +49,9 @@ def segmentation_of(
     Args:
         images: images of the series, in the order of slices.
         data: class indices ``(columns, rows, slices)`` on their grid.
-        source: what is known of the map.
-        study: what all files of the volume share.
-        settings: who drew the maps of real cases.
+        source: volume whose map it is, with what is known of it.
+        study: attributes that all files of the volume share.
+        settings: settings, with the author of the maps of real cases.
     """
     names = segments_of(source, data)
     numbers = np.zeros(int(data.max()) + 1, dtype=np.uint16 if len(names) > 255 else np.uint8)

@@ -27,7 +27,7 @@ class Pixels:
     Attributes:
         data: as the volume's, uint16 or int16.
         windows: centre and width to show it with, the first is the usual one, and what each is called.
-        rescaled: whether stored values are a unit's (HU) by Rescale Slope 1 and Rescale Intercept 0.
+        rescaled: True where stored values are in a unit (HU), with Rescale Slope 1 and Rescale Intercept 0.
         real_world: slope and intercept from stored values to the file's; None where they are the file's own.
     """
 
@@ -44,7 +44,7 @@ def pixels_of(path: Path, image: NDArray[Any], modality: str, held: Intensity) -
         path: path of the file, for messages.
         image: ``(H, W, D)``.
         modality: CT becomes Hounsfield units, everything else whole numbers of no unit.
-        held: what the file's values are.
+        held: intensities of the file.
 
     Raises:
         FindingError: values that are not finite, all the same, no Hounsfield units (CT), or beyond 16 bits.

@@ -51,8 +51,8 @@ def stacked(path: Path, volume: Volume, axes: tuple[str, str, str] | None = None
     Args:
         path: path of the volume, for messages.
         volume: any order and direction of axes.
-        axes: where columns, rows and slices go, as :data:`PLANES`; None: the plane across the clearly largest voxel
-            size, else the axial one.
+        axes: directions of columns, rows and slices, as :data:`PLANES`; None: the plane across the clearly largest
+            voxel size, else the axial one.
 
     Raises:
         FindingError: for axes that are not at right angles.

@@ -47,9 +47,9 @@ def write_all(
     Args:
         volume: one file, a datalist or its folder.
         output: folder to write; made if it is not there.
-        settings: what is said of the volumes.
-        overwrite: whether folders that an earlier run wrote are replaced.
-        wait: until another run that writes there has ended; else it is an error that it is there.
+        settings: statements on the volumes.
+        overwrite: replace folders that an earlier run wrote.
+        wait: wait until another run that writes there has ended; without it such a run is an error.
 
     Raises:
         InputError: before anything is written: see :func:`find_sources`; files in the output that are not ours; folders

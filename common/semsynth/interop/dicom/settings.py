@@ -35,9 +35,9 @@ class DicomSettings:
         modality: ``MR`` or ``CT``; None: what record or series say.
         body_part: a key of :data:`BODY_PARTS`; None: what series or classes say.
         patient_id: Patient ID; None: made of the hash of the volume's file.
-        synthetic: whether volumes without a record are synthetic all the same.
+        synthetic: True where volumes without a record are synthetic all the same.
         audit: folder of ``semsynth audit`` of these volumes; None: they were not audited.
-        despite_audit: whether volumes are written although the audit found copies of scans.
+        despite_audit: write volumes although the audit found copies of scans.
 
     Raises:
         InputError: for values that DICOM does not have.

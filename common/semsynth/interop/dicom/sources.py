@@ -37,10 +37,10 @@ class Source:
         image: its file.
         label: file of the label map that it was made from; None: no SEG is wanted.
         names: classes of the map, index → name.
-        record: what its inference wrote beside it; empty where the user says that it is synthetic.
-        held: what its values are.
-        origin: whether the map is a real case's, one of these that was morphed, or was drawn from nothing.
-        derived_wall: whether software made the wall of a case's map around its cavity.
+        record: record that its inference wrote beside it; empty where the user says that it is synthetic.
+        held: intensities of the file.
+        origin: origin of the map: a real case, a morph of a real case's map, or from nothing.
+        derived_wall: True where software made the wall of a case's map around its cavity.
     """
 
     case: str

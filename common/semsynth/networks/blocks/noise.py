@@ -18,7 +18,7 @@ def white_noise(like: torch.Tensor, seed: int, origin: list[int] | None = None) 
     Args:
         like: a tensor ``(B, C, H, W, D)`` whose size, device and type are taken.
         seed: any whole number.
-        origin: where along H, W, D a part of a volume begins: it gets the noise that the whole has there. None: at 0.
+        origin: first voxel of a part of a volume along H, W, D: it gets the noise that the whole has there. None: at 0.
     """
     bits = torch.full([1, 1, 1, 1, 1], seed & 0x7FFFFFFFFFFFFFFF, dtype=torch.int64, device=like.device)
     places = torch.arange(like.shape[0], device=like.device).view(-1, 1, 1, 1, 1)
@@ -110,8 +110,8 @@ class VolumeNoise:
         Args:
             rows: rows of the volumes.
             size: H, W, D of the part.
-            origin: where along H, W, D it begins.
-            device: where it is made.
+            origin: first voxel along H, W, D.
+            device: device of the result.
 
         Returns:
             ``(rows, 1, H, W, D)``.

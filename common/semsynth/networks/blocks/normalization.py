@@ -223,7 +223,7 @@ def _cancels(x: torch.Tensor, mean: torch.Tensor, rstd: torch.Tensor) -> bool:
 def leaky_relu_(x: torch.Tensor, slope: float) -> torch.Tensor:
     """``F.leaky_relu`` in place, whose backward pass is in place too: only where one convolution takes the result.
 
-    (A convolution's gradient belongs to nobody else. Of a label branch's wide features it is the largest volume.)
+    (A convolution's gradient is used nowhere else. Of a label branch's wide features it is the largest volume.)
     """
     if torch.compiler.is_compiling() or not torch.is_grad_enabled() or not x.requires_grad:
         return F.leaky_relu(x, slope, inplace=True)

@@ -51,7 +51,7 @@ class ResBlock(nn.Module):
         options: options of the norms.
         label_channels: L, of the label encoding that SPADE norms are given; 0 for plain norms.
         embedding_channels: length of a vector (time step, style) that every block gets; 0 for none.
-        embedding: where it goes: ``"add"`` to the features after the first convolution (Ho et al. 2020), or
+        embedding: place where it goes: ``"add"`` to the features after the first convolution (Ho et al. 2020), or
             ``"scale_shift"``, scale and shift after the second norm (Dhariwal & Nichol 2021, section 3).
         dropout: share of the features that is set to zero before the second convolution, in training.
         zero_last: the second convolution starts at zero, so that the block starts as its shortcut.
@@ -117,7 +117,7 @@ class ResBlock(nn.Module):
         Args:
             x: ``(B, channels, h, w, d)``.
             condition: label encoding at that resolution or :meth:`modulation` of it; not used without SPADE.
-            embedded: what :meth:`embed` makes of a vector; None leaves it out.
+            embedded: result of :meth:`embed`; None leaves it out.
 
         Returns:
             ``(B, out_channels, h, w, d)``.

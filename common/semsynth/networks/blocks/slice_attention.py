@@ -28,7 +28,7 @@ class SliceAttention(nn.Module):
             positions (Su et al. 2021), so that only how far slices are apart counts. ``"slice"``: to all voxels of its
             slice. ``"slice_linear"``: the same with softmaxes over queries and keys apart (Shen et al. 2021), which
             needs neither time nor memory for pairs of voxels.
-        heads, head_channels: how many heads of how many channels.
+        heads, head_channels: number of heads, and of the channels of each.
 
     Raises:
         InputError: for an unknown ``over``, or an odd ``head_channels`` for rotary positions.

@@ -59,8 +59,8 @@ class SPADEOptions:
             option for weights from there, not a recommendation.
         affine: the norm has a weight and a bias per channel of its own, as in MONAI's ``SPADEDiffusionModelUNet``. They
             become part of scale and shift, and so cost nothing where those are kept.
-        recompute: what is computed again in the backward pass, not stored: None, ``"labels"`` (the label branch up to γ
-            and β; they are stored) or ``"all"`` (γ, β and the normalisation too, so that a normalisation keeps its
+        recompute: part that is computed again in the backward pass, not stored: None, ``"labels"`` (the label branch up
+            to γ and β; they are stored) or ``"all"`` (γ, β and the normalisation too, so that a normalisation keeps its
             input only).
 
     Raises:

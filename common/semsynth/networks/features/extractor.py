@@ -47,12 +47,12 @@ class FeatureExtractor(nn.Module):
 
     Args:
         network: the network itself, on intensities that the subclass has brought to ``intensity``.
-        name: what the numbers made with it are called by.
+        name: name that stands beside the numbers made with it.
         sha256: SHA-256 of the file that its weights came from.
         dimension: F, the length of a volume's feature vector.
         intensity: the rule that brings intensities in [0, 1] to what the network was trained on, in words.
         spacing: mm per voxel that it sees volumes at.
-        trained_on: the data that it was trained on, in words; "" where nobody says.
+        trained_on: the data that it was trained on, in words; "" where that is unknown.
         source: the file of its weights, where a card beside it names the cases; else None.
     """
 

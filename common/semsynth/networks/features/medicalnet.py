@@ -92,7 +92,7 @@ class ZeroPaddedShortcut(nn.Module):
     its gradient.
 
     Args:
-        channels: how many come out.
+        channels: number of channels of the result.
         stride: per axis.
     """
 

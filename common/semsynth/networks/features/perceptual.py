@@ -36,7 +36,7 @@ class PerceptualLoss(nn.Module):
 
     Args:
         extractor: the feature network.
-        slices: how many of each plane; at most all of them. 3D networks do not use it.
+        slices: number of slices of each plane; at most all of them. 3D networks do not use it.
         depths: take the first ones only, from the shallowest; what lies deeper is not computed. None takes all.
 
     Raises:

@@ -99,8 +99,9 @@ class Conditioning(NamedTuple):
 
     Attributes:
         size: H, W, D of the label map.
-        denoiser: what the denoiser makes of it: a batch of map and null map, or of the map alone where guidance is 1.
-        guided: whether the null map is there.
+        denoiser: result of the denoiser's encoding: a batch of map and null map, or of the map alone where guidance is
+            1.
+        guided: True where the null map is there.
         decoder: the autoencoder's, or the label map ``(1, 1, H, W, D)``, from which the decoder then computes it block
             by block: that needs less memory, and for one sample no more time.
     """

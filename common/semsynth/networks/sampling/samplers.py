@@ -44,9 +44,9 @@ class Schedule:
         timesteps: T, of the training.
         kind: one of MONAI's ``NoiseSchedules``: ``"cosine"`` (Nichol & Dhariwal 2021, eq. 17), ``"linear_beta"``,
             ``"scaled_linear_beta"``, ``"sigmoid_beta"``.
-        prediction: what the network predicts: ``"epsilon"``, the noise (Ho et al. 2020), or ``"v"`` = signal · ε −
-            noise · latent (Salimans & Ho 2022, section 4), which says something at every level: at the last one ε is
-            the input itself.
+        prediction: quantity that the network predicts: ``"epsilon"``, the noise (Ho et al. 2020), or ``"v"`` = signal ·
+            ε − noise · latent (Salimans & Ho 2022, section 4), which says something at every level: at the last one ε
+            is the input itself.
 
     Raises:
         InputError: for names that are unknown, or fewer than 2 time steps.
@@ -310,7 +310,7 @@ def sample(
         predict: (noisy latent, step) → the network's output, guided or not.
         noise: number of a step → white noise of variance 1 for it.
         sampler: ``"ddpm"``, ``"ddim"``, or of second order ``"dpm_solver"`` or ``"angle"``.
-        steps: how many.
+        steps: number of steps.
         eta: eta of DDIM.
         clip: largest absolute value of the estimated latent, or None. At the first steps, where there is hardly any
             signal, the estimate by ε is a small difference of large numbers.

@@ -21,8 +21,8 @@ class Tile(NamedTuple):
     """A part of a volume; voxels along H, W, D.
 
     Attributes:
-        outer: what is decoded.
-        inner: what of the volume it is decoded for; the tiles' inner parts fill the volume without overlap.
+        outer: part that is decoded.
+        inner: part of the volume that it is decoded for; the tiles' inner parts fill the volume without overlap.
     """
 
     outer: Ranges

@@ -1,4 +1,4 @@
-"""Anatomy that nobody scanned: label maps changed within limits."""
+"""Anatomy that was never scanned: label maps changed within limits."""
 
 from ...anatomy import Anatomy, ClassRule, MapFigures, MorphRules, ShapeLimits
 from .deform import Morphed

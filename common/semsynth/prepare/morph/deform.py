@@ -48,7 +48,7 @@ class Source:
         label: ``(H, W, D)`` class indices.
         spacing: mm per voxel.
         index: name → class, of the classes in the map that have a rule.
-        rules: how much may change.
+        rules: rules of what may change.
         anatomy: its figures.
     """
 
@@ -79,7 +79,7 @@ def morph(source: Source, limits: ShapeLimits, seed: int, *, tries: int = 20) ->
         source: the map.
         limits: those of :class:`ShapeLimits`; the map itself is always within them.
         seed: seed of all that is drawn.
-        tries: how often, at most.
+        tries: largest number of draws.
 
     Raises:
         InputError: where none is within the limits, with the reasons.
@@ -116,7 +116,7 @@ def draw_amounts(
     Args:
         source: the map.
         limits: within which volume, thickness and share are drawn.
-        rng: what draws.
+        rng: generator of random numbers.
         strength: factor on the amounts of the rules.
 
     Returns:
@@ -220,7 +220,7 @@ def _warped(source: Source, places: torch.Tensor, reach: Sequence[int]) -> NDArr
     Args:
         source: the map.
         places: places of each voxel, see :meth:`~semsynth.fields.ControlGrid.places`.
-        reach: how far these are from the voxels, in voxels along each axis.
+        reach: distance of these from the voxels, in voxels along each axis.
     """
     whole = sampled(torch.from_numpy(source.label)[None], places, nearest=True)[0]
     label: NDArray[np.integer] = whole.numpy().astype(source.label.dtype)

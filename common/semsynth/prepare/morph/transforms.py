@@ -1,4 +1,4 @@
-"""MONAI transforms: a label map with an anatomy that nobody scanned."""
+"""MONAI transforms: a label map with an anatomy that was never scanned."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from .deform import Morphed, Source, morph
 
 
 class MorphLabel(Randomizable, Transform):
-    """A label map → one that is as a map of somebody else could be.
+    """A label map → one that another person could have.
 
     A smooth deformation without folds (random, affine, the surface of organs outwards or inwards, veins longer or
     shorter) carries all classes along; then walls are made thicker or thinner and patches such as scar are laid anew.
@@ -32,10 +32,10 @@ class MorphLabel(Randomizable, Transform):
 
     Args:
         classes: names of the classes, from class 0 on, or index → name.
-        rules: how much may change: a YAML file, its content as a table, or None for those of the left atrium where
+        rules: rules of what may change: a YAML file, its content as a table, or None for those of the left atrium where
             the maps have its classes, and for deformation alone where they do not (:class:`MorphRules`).
         limits: between which figures must lie: learned by :meth:`learn`, as a table of it, or None.
-        tries: how often a map is drawn at most.
+        tries: largest number of draws of a map.
 
     Raises:
         InputError: for rules or limits that cannot be used.
@@ -112,9 +112,9 @@ class MorphLabeld(RandomizableTransform, MapTransform):
     Args:
         keys: keys of label maps, each of which is morphed on its own.
         classes, rules, limits, tries: as of :class:`MorphLabel`.
-        prob: how often a map is morphed, 0…1.
+        prob: probability that a map is morphed, 0…1.
         record_key: key under which the record of the last map is put (None: nowhere).
-        allow_missing_keys: whether keys that are not there are passed over.
+        allow_missing_keys: pass over keys that are not there.
 
     Examples:
         >>> import numpy as np

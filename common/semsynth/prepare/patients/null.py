@@ -26,10 +26,10 @@ class Null:
     """The similarity of different patients.
 
     Attributes:
-        pairs: how many pairs there are in the data set, compared or not.
+        pairs: number of pairs in the data set, compared or not.
         start: similarity above which a tenth of the pairs lie.
         rate: the tail falls by a factor e per 1 / rate of similarity; None where there were too few pairs.
-        values: how many independent values that is taken to be known from.
+        values: number of independent values that this is known from.
     """
 
     pairs: int
@@ -95,9 +95,9 @@ def fit_null(similarity: NDArray[np.float64], weights: NDArray[np.float64], pair
 
     Args:
         similarity: similarity of the compared pairs.
-        weights: how many pairs each of them stands for.
-        pairs: how many there are in the data set.
-        cases: how many scans; their pairs are not independent, so that no more values than that are counted.
+        weights: number of pairs that each of them stands for.
+        pairs: number of pairs in the data set.
+        cases: number of scans; their pairs are not independent, so that no more values than that are counted.
     """
     if pairs < LEAST_PAIRS:
         return Null(pairs)

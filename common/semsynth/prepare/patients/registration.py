@@ -57,7 +57,7 @@ def register(fixed: Scan, moving: NDArray[np.float32], start: Pose, *, steps: in
     Args:
         fixed: the smaller scan.
         moving: ``(H, W, D)`` normalised image on the same spacing, in the orientation that is tried.
-        start: where to begin.
+        start: pose to begin with.
         steps: at most.
 
     Returns:

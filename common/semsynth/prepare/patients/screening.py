@@ -38,12 +38,13 @@ class Link:
         sureness: ``sure``, ``likely`` or ``weak``.
         expected: false links expected in the whole data set among pairs at least so similar; NaN where stated
             correlations were taken.
-        similarity: what that is read from.
+        similarity: similarity that this is read from.
         correlation: correlation of the locally normalised images after registration.
         intensity: correlation of the grey levels after registration.
         dice: Dice of the masks after registration, where both scans reach.
-        orientation: how the second scan has to be stored to match, as :mod:`nibabel.orientations` has it.
-        pose: where the first lies in the second.
+        orientation: orientation in which the second scan has to be stored to match, as :mod:`nibabel.orientations` has
+            it.
+        pose: place of the first in the second.
     """
 
     first: str
@@ -70,7 +71,7 @@ class Screening:
 
     Attributes:
         links: the likeliest first; weak ones too.
-        null: what they were judged by.
+        null: distribution that they were judged by.
         scans: name → scan, of all that were compared.
         spacing: mm per voxel of the comparison.
         compared: pairs that were registered.

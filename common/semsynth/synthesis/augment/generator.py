@@ -25,7 +25,7 @@ class MapGenerator:
         weights: the file that it draws with.
         sha256: SHA-256 of that file.
         spacing: mm per voxel of the maps; None: those that the weights draw on.
-        device: where it draws; None: as its config says.
+        device: device on which it draws; None: that of its config.
         inference: further settings of the bundle's inference in place of its own.
     """
 
@@ -76,7 +76,7 @@ class MapGenerator:
 
         Args:
             names: names of the maps.
-            folder: where they go.
+            folder: folder of the maps.
             seed: seed of all.
         """
         own: dict[str, Any] = {"names": list(names), "seed": seed, "weights": str(self.weights), "tries": TRIES}

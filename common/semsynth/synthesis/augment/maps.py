@@ -70,7 +70,7 @@ class Maps:
         return read_object_or_none(self._record_path(draw)) if draw.morphed or draw.generated else None
 
     def person(self, draw: Draw) -> str:
-        """Whose volume it is; one of a generated map is nobody's, unless it has the style of somebody's scan."""
+        """Whose volume it is; one of a generated map has no patient, unless it has the style of a patient's scan."""
         alone = draw.generated and self.settings.style != "own"
         return draw.name if alone else self.prepared.people[draw.case]
 
@@ -132,7 +132,7 @@ class Maps:
         Args:
             draw: the volume.
             folder: folder of that datalist.
-            attempt: how often it was refused before.
+            attempt: number of times that it was refused before.
         """
         return {
             "case": draw.name,

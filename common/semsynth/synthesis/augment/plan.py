@@ -39,7 +39,7 @@ class AugmentSettings:
             each volume takes one.
         rules: rules of morphing, a YAML file; None: see :func:`semsynth.anatomy.rules.rules_for`.
         seed: seed of morphs, styles and volumes.
-        resample: whether maps are brought to the voxel size that the weights were trained at.
+        resample: bring maps to the voxel size that the weights were trained at.
     """
 
     per_case: int = 4
@@ -104,8 +104,8 @@ class Draw:
     Attributes:
         case: case whose map it is made of; of a generated one, in whose place it stands.
         number: number of the volume among those of the case.
-        morphed: whether that map is morphed before.
-        generated: whether its map is drawn by a generator of label maps.
+        morphed: True where that map is morphed before.
+        generated: True where its map is drawn by a generator of label maps.
     """
 
     case: str

@@ -31,11 +31,11 @@ class Made:
     """A volume that was made.
 
     Attributes:
-        draw: which one it is.
-        attempt: in which round, from 0 on.
+        draw: draw that it was made by.
+        attempt: number of its round, from 0 on.
         image, label: its files.
-        figures: what the gate measured; empty without a gate.
-        refused: why the gate refused it; empty where it did not.
+        figures: figures that the gate measured; empty without a gate.
+        refused: reason why the gate refused it; empty where it did not.
     """
 
     draw: Draw
@@ -69,7 +69,7 @@ class Rounds:
         own: settings of the inference in place of the bundle's.
         gate: None accepts all.
         thresholds: thresholds of the gate.
-        tries: how often a volume is drawn, at most.
+        tries: largest number of draws of a volume.
     """
 
     def __init__(

@@ -61,7 +61,7 @@ class Summary:
         taken: so many are in the training set.
         refused: so many were refused, those drawn again too.
         thresholds: thresholds of the gate; None without one.
-        files: what was written, by format.
+        files: files that were written, by format.
     """
 
     wanted: int

@@ -42,8 +42,8 @@ class Item:
         case: its name.
         image, label: its files.
         person: person whose anatomy it is.
-        synthetic: whether it was made.
-        held: what the values of the image's file are.
+        synthetic: True for a synthetic one.
+        held: intensities of the image's file.
     """
 
     case: str
@@ -158,7 +158,7 @@ def write_folders(items: Sequence[Item], labels: Mapping[str, int], output: Path
         items: items of the training set.
         labels: class name → index in the maps; classes get 1, 2, … in this order.
         output: output folder of the augmentation.
-        formats: which folders.
+        formats: names of the folders' forms.
         seed: seed of the folds.
 
     Returns:

@@ -71,7 +71,8 @@ def evaluate_maps(
         seed: seed of the draws.
         pictures: maps of either kind in the picture.
         show: log the tables.
-        wait: until another evaluation that writes into ``output`` has ended; else it is an error that it is there.
+        wait: wait until another evaluation that writes into ``output`` has ended; without it such an evaluation is an
+            error.
 
     Raises:
         InputError: for folders without label maps, other classes, too few maps.

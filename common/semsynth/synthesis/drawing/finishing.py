@@ -25,7 +25,7 @@ class DerivedWall:
         wall: its class.
         of: class of the cavity.
         mm: its thickness.
-        plane: where distances are measured: axial slices, or in space (3d).
+        plane: plane in which distances are measured: axial slices, or in space (3d).
 
     Raises:
         InputError: for a thickness outside 1…6 mm, or another plane.

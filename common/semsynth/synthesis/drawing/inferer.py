@@ -24,7 +24,7 @@ class DrawnMapInferer(SimpleInferer):
     Args:
         figures: name of a figure → value that the map is to have; those of the network (``network.figures``).
         tolerance: share of it by which a figure may be off; a count may be off by none.
-        finishing: what is done to each map before it is checked.
+        finishing: last steps of each map, before it is checked.
         tries: maps that are drawn for one, at most.
 
     Attributes:

@@ -47,7 +47,7 @@ def load_requests(
     """Entries of maps that are to be drawn, as a MONAI data set takes them.
 
     Args:
-        count: how many; of each given map, where there are given ones.
+        count: number of maps; of each given map, where there are given ones.
         prefix: prefix of the names, ``<prefix>_0000`` and so on.
         names: names of the maps, in place of ``count`` and ``prefix``: each map follows from its name and the seed.
         seed: seed of the maps; another seed gives other names, so that they can stand in one folder.

@@ -25,10 +25,10 @@ class Portrayed:
 
     Attributes:
         name: name of the case.
-        patient: who belongs together.
+        patient: name by which maps of one patient belong together.
         figures: result of :func:`semsynth.anatomy.portrait.portrait_of`.
         cells: result of :func:`semsynth.anatomy.portrait.aligned_cells`.
-        training: whether the weights were trained on it.
+        training: True where the weights were trained on it.
     """
 
     name: str
@@ -65,7 +65,7 @@ class MapScores:
         drawn, floor: nearest-neighbour shares of drawn maps and of one half of the patients, against the other half:
             name → mean, 2.5th and 97.5th percentile over draws.
         per_side: maps on either side of a draw.
-        nearest: what → 5th, 50th and 95th percentile of the difference to the nearest map.
+        nearest: name → 5th, 50th and 95th percentile of the difference to the nearest map.
         copies: share of the drawn maps that are nearer to a training map than 95 of 100 real maps are to one of another
             patient.
         refused: reason → how often.

@@ -127,7 +127,7 @@ class DelayedAdversarialTrainer(AdversarialTrainer):
     discriminator.
 
     Args:
-        warm_up_epochs: how many epochs go before it.
+        warm_up_epochs: number of epochs before it.
         kwargs: all else that :class:`AdversarialTrainer` takes.
     """
 

@@ -28,7 +28,7 @@ class StepGuard:
     """Counts optimizer steps that were skipped because a loss or a gradient was NaN or infinite.
 
     Args:
-        limit: how many in a row are taken before the training stops.
+        limit: number of them in a row that ends the training.
     """
 
     def __init__(self, limit: int = 10) -> None:
@@ -70,7 +70,7 @@ class Learner:
 
     Attributes:
         guard: counts its skipped steps.
-        bad: what was first found NaN or infinite since the last step, or "".
+        bad: name of the first value that was NaN or infinite since the last step, or "".
         buffers: the network's running statistics before the current step, to go back to.
     """
 
@@ -107,7 +107,7 @@ class MixedPrecisionTrainer(SupervisedTrainer):
             CUDA and float32 on CPUs, see :mod:`semsynth.precision`. (MONAI's engines know it on CUDA only, so their
             own switch stays off.)
         clip_norm: largest gradient norm, or None.
-        max_bad_steps: how many skipped steps in a row stop the training.
+        max_bad_steps: number of skipped steps in a row that ends the training.
         kwargs: all else that ``SupervisedTrainer`` takes (device, max_epochs, network, optimizer, …).
 
     Raises:

@@ -18,7 +18,7 @@ class PrepareSynthesisBatch(PrepareBatch):
     engines for a network's input and target.
 
     Args:
-        label_key, image_key: where the batch has them; an absent image gives the target None (inference).
+        label_key, image_key: keys of the batch; an absent image gives the target None (inference).
     """
 
     def __init__(self, label_key: str = "label", image_key: str = "image") -> None:

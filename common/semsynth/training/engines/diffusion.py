@@ -120,8 +120,8 @@ class DenoiserEvaluator(SupervisedEvaluator):
 
     Args:
         network: the :class:`~semsynth.networks.latent_diffusion.LatentDiffusion`.
-        levels: how many time steps, evenly over all.
-        images: how many cases to synthesise.
+        levels: number of time steps, evenly over all.
+        images: number of cases to synthesise.
         steps: number of steps of the sampler, for these.
         kwargs: all else that ``SupervisedEvaluator`` takes. Batches hold one case, under ``image`` and ``label``.
     """
@@ -161,7 +161,7 @@ def fixed_predictions(
         label: class indices ``(1, 1, H, W, D)``.
         image: intensities in [0, 1] of the same shape.
         style: ``(1, S)`` of the image, or None.
-        levels: how many time steps.
+        levels: number of time steps.
 
     Returns:
         ``(1, levels · Z, h, w, d)`` each.

@@ -266,7 +266,7 @@ class ExplainedMapInferer(SimpleInferer):
 
     Args:
         steps: number of steps of the registration.
-        finishing: what is done to every drawn map: ``(label, spacing)`` → the map and more, see
+        finishing: last step of every drawn map: ``(label, spacing)`` → the map and more, see
             :class:`semsynth.synthesis.drawing.Finishing`; None for nothing.
     """
 

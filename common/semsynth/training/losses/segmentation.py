@@ -54,9 +54,9 @@ def class_weights(dataset: Any, num_classes: int, *, power: float = 1.0, key: st
 
     Args:
         dataset: a :class:`semsynth.training.loading.TrainingDataset`; counted before augmentation.
-        num_classes: how many; a class that no case has gets weight 0.
+        num_classes: number of classes; a class that no case has gets weight 0.
         power: 1 for inverse frequency, 0.5 for its square root (less of a bias towards the rare class), 0 for none.
-        key: where the target is.
+        key: key of the target.
 
     Raises:
         InputError: when none but one class is there.

@@ -26,7 +26,7 @@ def texture(image: torch.Tensor, target: torch.Tensor, *, bands: int = BANDS) ->
         image: intensities on any scale, ``(B, 1, H, W, D)``; what is left over of blocks of 2 to the power of ``bands``
             voxels does not count.
         target: class indices ``(B, 1, H, W, D)``; 0 is outside.
-        bands: how many.
+        bands: number of bands.
 
     Returns:
         Strengths ``(B, 2·bands)``, of all bands inside, then outside; whether the region of each has at least

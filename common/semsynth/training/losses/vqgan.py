@@ -29,11 +29,11 @@ class VQGANLoss(nn.Module):
         adaptive: multiply the adversarial terms by eq. 7: the size of the reconstruction's gradient (L1 and
             perceptual) at the decoder's last layer over that of the adversarial one. The public code lacks it.
         adaptive_interval: steps from one computation of it to the next: its two extra backward passes.
-        slices: how many random axial slices of each volume the slice discriminator sees (1 in the paper).
+        slices: number of random axial slices of each volume that the slice discriminator sees (1 in the paper).
         perceptual: (fake, real) → scalar, such as :class:`semsynth.networks.features.perceptual.PerceptualLoss`.
 
     Attributes:
-        weight: what eq. 7 gave last; 1 where it is off.
+        weight: last result of eq. 7; 1 where it is off.
         left: steps until it is computed again.
 
     Raises:
