@@ -18,7 +18,8 @@ import pytest
 from semsynth.cli.main import main
 from semsynth.data.check import Entry, Rules, check_cases
 from semsynth.data.classes import bundle_classes, compare_classes
-from semsynth.data.entries import check_volumes, load_datalist, load_label_maps
+from semsynth.data.entries import load_datalist, load_label_maps
+from semsynth.data.entry_cases import check_volumes
 from semsynth.data.findings import COLUMNS
 from semsynth.data.headers import unreadable
 from semsynth.data.raw import Case, check_input, load_case

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,8 @@ from ..json_files import read_object_or_none
 from ..limits import check_number
 from ..paths import as_path
 from ..vocabulary import OWN_STYLE, PREPARED, SPLITS, UNLABELLED
-from .check import ROLES, Entry, Rules, check_cases
-from .classes import bundle_classes, class_table, compare_classes
+from .check import Entry, Rules, check_cases
+from .classes import bundle_classes, class_table
 from .datalists import (
     absolute,
     expert_classes,
@@ -27,26 +26,32 @@ from .datalists import (
     root_of,
     stated_classes,
 )
-from .findings import Finding, Report
+from .entry_cases import (
+    SOURCE_VOXELS,
+    VOXELS,
+    case_of,
+    check_volumes,
+    held_out_scans,
+    leaks,
+    roles_of,
+    source_of,
+    with_vocabulary,
+)
+from .findings import Report
 from .geometry import TrainedGrid
 from .hidden import MARK, Hidden, has_pseudonyms, under_pseudonyms, warn_of_names
-from .identity import SOURCE, is_image, patient_of, shared_files, shared_patients, use_of
+from .identity import SOURCE, patient_of
 from .intensity import INTENSITY, Intensity, entry_intensity, intensity_beside, stated_intensity
 from .naming import check_names
 from .nesting import refuse_results
-from .segments import Selection, mask_file
 from .sizes import check_resampling
 from .voxels import hash_file
 
 logger = logging.getLogger(__name__)
 MOST_SAMPLES = 100_000
 """Volumes of one label map, and some times more of all maps."""
-SOURCE_VOXELS = "source_voxels"
-"""Key of a prepared entry: role → hash of the voxels of the raw file that it was made from."""
 DRAWN = ("source_case", "sample")
 """Keys of an entry that is one of several volumes of a case: the case's name, and the number of the volume."""
-VOXELS = "voxels"
-"""Key of a loaded entry: role → hash of its own voxels, and under ``source_<role>`` of those that it was made from."""
 
 
 def load_datalist(
@@ -118,8 +123,8 @@ def load_datalist(
     # trainings read files as they are: segments in the order of the classes, on the image's own grid
     rules = Rules(num_classes, expert_classes(path, content), patch_size, spacing, held, names, pad=False)
     report = check_cases(found, rules)
-    held_out = _held_out_scans(path, content, split, report) if "image" in needs else []
-    report = replace(report, findings=(*_leaks(path, content), *held_out, *report.findings))
+    held_out = held_out_scans(path, content, split, report) if "image" in needs else []
+    report = replace(report, findings=(*leaks(path, content), *held_out, *report.findings))
     told = None if metadata is None or vocabulary is None or "label" not in needs else (metadata, vocabulary)
     if told is not None and _speaks_of(told[0], num_classes, told[1]):
         stated = stated_classes(path, content) or report.names
@@ -209,93 +214,6 @@ def load_training_images(
     return [{k: e[k] for k in ("case", "image", "content", VOXELS, INTENSITY) if k in e} for e in loaded]
 
 
-def roles_of(entry: Mapping[str, Any], needs: Sequence[str] = ROLES, also: Sequence[str] | None = None) -> list[str]:
-    """The keys of an entry whose files are checked; ``needs`` and ``also`` as in :func:`load_datalist`."""
-    wanted = [*needs, *(also or ())]
-    if also is None:
-        if "image" in needs and not {"label", "endo"} & set(needs):
-            wanted.append("label" if "label" in entry else "endo")
-        wanted += ["wall"] if "endo" in wanted else []
-    return [role for role in ROLES if role in wanted and isinstance(entry.get(role), str)]
-
-
-def case_of(
-    entry: Mapping[str, Any], roles: Sequence[str], split: str | None = None, names: Sequence[str] = ()
-) -> Entry:
-    """An entry with absolute paths as what :func:`semsynth.data.check.check_cases` takes.
-
-    Args:
-        entry: the entry.
-        roles: the keys of its files.
-        split: name of its split.
-        names: names of the classes from 1 on, by which the segments of a label map are found; empty takes the file's
-            order.
-    """
-    content = entry.get("content")
-    shape = content.get("shape") if isinstance(content, Mapping) else None
-    own = tuple(shape) if isinstance(shape, list) and len(shape) == 3 else None
-    files, selections = {}, {"label": Selection(tuple(names))} if names else {}
-    for role in roles:
-        files[role], chosen = mask_file(entry[role])
-        selections |= {role: chosen} if chosen.names else {}
-    held = Intensity.from_json(entry[INTENSITY], entry["case"]) if entry.get(INTENSITY) is not None else None
-    return Entry(str(entry["case"]), files, split, own, patient_in(entry), source_of(entry), selections, held)
-
-
-def source_of(entry: Mapping[str, Any]) -> dict[str, str]:
-    """Role → hash of the voxels of the raw files that a prepared entry was made from, as ``prepare`` writes."""
-    stated = entry.get(SOURCE_VOXELS)
-    return {str(role): str(value) for role, value in stated.items()} if isinstance(stated, Mapping) else {}
-
-
-def with_vocabulary(
-    report: Report, maps: Mapping[int, str], bundle: str | Path, source: str | Path, *, key: str = "classes"
-) -> Report:
-    """The report with what :func:`semsynth.data.classes.compare_classes` finds.
-
-    Args:
-        report: with the classes that were found in the maps.
-        maps: index → name as the datalist states it; classes that it does not state are added without a name.
-        bundle: its folder, or its ``metadata.json``.
-        source: the file that findings are about.
-        key: key of the classes in the metadata.
-    """
-    maps = dict(maps) | {index: "" for index in report.classes if index not in maps}
-    found = compare_classes(maps, bundle_classes(bundle, key=key), source=source, counts=report.classes)
-    return replace(report, findings=(*report.findings, *found))
-
-
-def check_volumes(
-    entries: Sequence[Mapping[str, Any]],
-    num_classes: int | None = None,
-    label_key: str = "label",
-    otherwise: Intensity | None = None,
-) -> None:
-    """Read every volume once, so that all bad files are known before any work starts.
-
-    Args:
-        entries: with ``case`` and file names under ``image`` and ``label_key``; absent keys are passed over.
-        num_classes: label maps must hold integers in 0…num_classes−1; None allows all up to 254.
-        label_key: key of the label map; with ``image`` the entries hold label maps alone.
-        otherwise: intensities of the images whose entries do not state them under ``intensity``.
-
-    Raises:
-        InputError: listing every file that cannot be used.
-    """
-    keys = {"label": label_key} if label_key == "image" else {"image": "image", "label": label_key}
-    cases = [
-        Entry(
-            str(entry["case"]),
-            {role: Path(entry[key]) for role, key in keys.items() if key in entry},
-            intensity=Intensity.from_json(entry[INTENSITY], entry["case"]) if INTENSITY in entry else None,
-        )
-        for entry in entries
-    ]
-    report = check_cases(cases, Rules(num_classes, intensity=otherwise))
-    report.raise_for_errors()
-    report.log_warnings(logger)
-
-
 def load_label_maps(
     dataset_dir: str | Path,
     pattern: str | None = None,
@@ -352,32 +270,53 @@ def load_label_maps(
             f"style_from {OWN_STYLE} takes the image that the datalist has for each label map, and {pattern} names "
             "maps alone; leave label_maps out, or give style_from a file"
         )
-    if pattern is None:
-        path = as_path(dataset_dir, "dataset_dir") / "datalist.json"
-        wanted = [key for key in SPLITS if read_datalist(path).get(key)] if split == "all" else [split]
-        entries = [
-            entry
-            for key in wanted
-            for entry in load_datalist(
-                path,
-                key,
-                num_classes=num_classes,
-                needs=("label", "image") if own and not _have_styles(path, key) else ("label",),
-                metadata=metadata,
-                vocabulary=vocabulary,
-            )
-        ]
-        check_names([entry["case"] for entry in entries], path)
-        if grid is not None:
-            grid.warn_of_scaling(stated_intensity(read_datalist(path), path), path)
-        kept = ("patient", VOXELS, *(("style_map", INTENSITY) if own else ()))
-        maps = [
-            {"case": e["case"], "image": e["label"]}
-            | ({"style_from": e.get("style_from", e.get("image"))} if own else {})
-            | {key: e[key] for key in (*kept, *(DRAWN if _is_drawn(e) else ())) if key in e}
-            for e in entries
-        ]
-        return _compared(_called(maps, hidden, read_datalist(path)), grid, num_samples)
+    told: dict[str, Any] = {"num_classes": num_classes, "metadata": metadata, "vocabulary": vocabulary}
+    if pattern is not None:
+        return _compared(_called(_named_maps(pattern, **told), hidden, {}), grid, num_samples)
+    path = as_path(dataset_dir, "dataset_dir") / "datalist.json"
+    maps, datalist = _listed_maps(path, split, own=own, **told), read_datalist(path)
+    if grid is not None:
+        grid.warn_of_scaling(stated_intensity(datalist, path), path)
+    return _compared(_called(maps, hidden, datalist), grid, num_samples)
+
+
+def _listed_maps(
+    path: Path,
+    split: str | Sequence[str],
+    *,
+    own: bool,
+    num_classes: int | None,
+    metadata: str | Path | None,
+    vocabulary: str | None,
+) -> list[dict[str, Any]]:
+    """The label maps of a datalist; with ``own`` also the images whose styles their volumes are to have."""
+    wanted = [key for key in SPLITS if read_datalist(path).get(key)] if split == "all" else [split]
+    entries = [
+        entry
+        for key in wanted
+        for entry in load_datalist(
+            path,
+            key,
+            num_classes=num_classes,
+            needs=("label", "image") if own and not _have_styles(path, key) else ("label",),
+            metadata=metadata,
+            vocabulary=vocabulary,
+        )
+    ]
+    check_names([entry["case"] for entry in entries], path)
+    kept = ("patient", VOXELS, *(("style_map", INTENSITY) if own else ()))
+    return [
+        {"case": e["case"], "image": e["label"]}
+        | ({"style_from": e.get("style_from", e.get("image"))} if own else {})
+        | {key: e[key] for key in (*kept, *(DRAWN if _is_drawn(e) else ())) if key in e}
+        for e in entries
+    ]
+
+
+def _named_maps(
+    pattern: str, *, num_classes: int | None, metadata: str | Path | None, vocabulary: str | None
+) -> list[dict[str, Any]]:
+    """The label maps that a pattern finds."""
     found = named_files(pattern, "label maps")
     refuse_results(str(pattern), [path for _, path in found], "label maps")
     report = check_cases([Entry(name, {"label": path}) for name, path in found], Rules(num_classes))
@@ -385,11 +324,10 @@ def load_label_maps(
         report = with_vocabulary(report, report.names, metadata, pattern, key=vocabulary)
     report.raise_for_errors()
     report.log_warnings(logger)
-    maps = [
+    return [
         {"case": name, "image": str(path), VOXELS: _source_beside(path) | dict(report.voxels.get(name, {}))}
         for name, path in found
     ]
-    return _compared(_called(maps, hidden, {}), grid, num_samples)
 
 
 def _called(maps: list[dict[str, Any]], hidden: Hidden | None, datalist: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -434,12 +372,12 @@ def load_images(
 
     Args:
         dataset_dir: folder with a ``datalist.json``, whose ``testing`` entries are taken, else ``validation``.
-        pattern: a glob of image files to take instead; names as of :func:`semsynth.data.naming.case_name`.
+        pattern: a glob of image files to take instead; names as in :func:`semsynth.data.naming.case_name`.
         grid: grid that the weights were trained on: images of another field of view are warned of.
-        pseudonyms, anonymous_names, output_dir: as of :func:`load_label_maps`.
+        pseudonyms, anonymous_names, output_dir: as in :func:`load_label_maps`.
 
     Raises:
-        InputError: no images, a missing or unusable file, or two cases of one name; as of :func:`load_label_maps`.
+        InputError: no images, a missing or unusable file, or two cases of one name; as in :func:`load_label_maps`.
 
     Examples:
         >>> from tempfile import TemporaryDirectory
@@ -504,43 +442,6 @@ def _repeat(entries: list[dict[str, Any]], samples: int) -> list[dict[str, Any]]
 
 def _speaks_of(metadata: str | Path, num_classes: int | None, key: str) -> bool:
     return num_classes is None or num_classes == len(bundle_classes(metadata, key=key))
-
-
-def _leaks(path: Path, content: Mapping[str, Any]) -> list[Finding]:
-    """Patients, and label maps by their files, that stand in two splits of a datalist."""
-    named = _all_entries(path, content)
-    return [*shared_patients(named, content.get("patient_regex")), *shared_files(named)]
-
-
-def _all_entries(path: Path, content: Mapping[str, Any]) -> list[Entry]:
-    """What all splits list that has a name, whether it is there or not."""
-    listed = [(split, absolute(e, root_of(path))) for split in SPLITS for e in content.get(split) or []]
-    return [
-        case_of(entry, [role for role in ("image", "label", "endo") if isinstance(entry.get(role), str)], split)
-        for split, entry in listed
-        if entry["case"]
-    ]
-
-
-def _held_out_scans(path: Path, content: Mapping[str, Any], split: str, report: Report) -> list[Finding]:
-    """Scans of a training split that stand in another one as well, under another name or in another file."""
-    if use_of(split) != SPLITS[0]:
-        return []
-    every = _all_entries(path, content)
-    others = [e for e in every if e.split != split and "image" in e.files]
-    with ThreadPoolExecutor() as pool:
-        hashes = list(pool.map(lambda e: hash_file(e.files["image"]), others))
-    known = {value: name for name, own in report.voxels.items() for role, value in own.items() if is_image(role)}
-    found = []
-    for entry, value in zip(others, hashes, strict=True):
-        values = [v for v in (value, entry.source.get("image")) if v in known]
-        if values:
-            found.append(Finding(
-                known[values[0]], str(entry.files["image"]), "one scan in two splits",
-                f"the same voxels as {entry.name}, which is in {entry.split}", "a scan in one split alone",
-                "take it out of one of the two",
-            ))  # fmt: skip
-    return found
 
 
 def _check_count(path: Path, content: Mapping[str, Any], num_classes: int | None) -> None:

@@ -26,7 +26,7 @@ from .datalists import (
     stated_classes,
 )
 from .dicom import is_dicom, listing, needs
-from .entries import case_of, roles_of, source_of, with_vocabulary
+from .entry_cases import case_of, roles_of, source_of, with_vocabulary
 from .findings import Finding, Report
 from .geometry import bundle_grid
 from .histograms import check_modality
@@ -248,7 +248,7 @@ def check_input(
     Args:
         source, endo, wall: as in :func:`find_cases`; of a datalist's entries ``label`` is checked as a label map.
         label: pattern of label maps: for a pattern of images with the same wildcards; without ``source`` they are
-            checked by themselves.
+            checked alone.
         num_classes: number of classes of the label maps; None takes what the datalist states.
         patch_size: voxels that training will crop.
         patient_regex: as in :func:`split_cases`; None takes what the datalist states.

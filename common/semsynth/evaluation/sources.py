@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ..data.classes import class_table
 from ..data.datalists import absolute, datalist_path, read_datalist, root_of, stated_classes, stated_patient
-from ..data.entries import check_volumes, source_of
+from ..data.entry_cases import check_volumes, source_of
 from ..data.grids import place
 from ..data.headers import named_segments, read_header
 from ..data.hidden import Hidden, Names, Person, voxels_of

@@ -18,7 +18,7 @@ from monai.utils.enums import CommonKeys as Keys
 from .. import __version__
 from ..data.classes import bundle_classes, read_metadata
 from ..data.datalists import read_datalist
-from ..data.entries import SOURCE_VOXELS
+from ..data.entry_cases import SOURCE_VOXELS
 from ..data.geometry import geometry_of
 from ..data.kept import state_of
 from ..data.resampling import on_voxels

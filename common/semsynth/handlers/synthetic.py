@@ -17,7 +17,7 @@ from monai.utils.enums import CommonKeys as Keys
 from .. import __version__
 from ..data.classes import bundle_classes, read_metadata
 from ..data.datalists import read_datalist
-from ..data.entries import SOURCE_VOXELS, VOXELS
+from ..data.entry_cases import SOURCE_VOXELS, VOXELS
 from ..data.geometry import TrainedGrid
 from ..data.headers import read_header
 from ..data.hidden import KNOWN_AS, MARK

@@ -35,10 +35,10 @@ class LabelCondition(Protocol):
     """What a denoiser computes from a label map once, for all steps of a sampler; a batch."""
 
     def row(self, number: int) -> Self:
-        """Of one item of the batch."""
+        """The condition of one item of the batch."""
 
     def window(self, first: int, last: int) -> Self:
-        """Of a range of slices."""
+        """The condition of a range of slices."""
 
 
 class DenoiserModulation(NamedTuple):
@@ -53,11 +53,11 @@ class DenoiserModulation(NamedTuple):
     up: list[BlockModulation]
 
     def row(self, number: int) -> DenoiserModulation:
-        """Of one item of the batch; no copy."""
+        """The modulation of one item of the batch; no copy."""
         return self._with(lambda modulation: Modulation(*(part[number : number + 1] for part in modulation)))
 
     def window(self, first: int, last: int) -> DenoiserModulation:
-        """Of a range of slices, for networks that do not downsample along D; no copy."""
+        """The modulation of a range of slices, for networks that do not downsample along D; no copy."""
         return self._with(lambda modulation: Modulation(*(part[..., first:last] for part in modulation)))
 
     def _with(self, change: Callable[[Modulation], Modulation]) -> DenoiserModulation:
@@ -82,7 +82,7 @@ class Denoiser(nn.Module):
     latent_channels: int
     strides: list[int]
     windowed = False
-    """Whether a range of slices can be denoised by itself."""
+    """Whether a range of slices can be denoised without the others."""
     slices_apart = False
     """Whether no slice knows of another one: windows then change speed and memory alone."""
 
@@ -91,7 +91,7 @@ class Denoiser(nn.Module):
         self.style_channels, self.predictions = style_channels, predictions
 
     def encode(self, label: torch.Tensor) -> dict[int, torch.Tensor]:
-        """Of class indices ``(B, 1, H, W, D)``, by stride in voxels: what the network is conditioned on."""
+        """What the network is conditioned on, by stride in voxels, from class indices ``(B, 1, H, W, D)``."""
         raise NotImplementedError
 
     def null(self, levels: dict[int, torch.Tensor]) -> dict[int, torch.Tensor]:

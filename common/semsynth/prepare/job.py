@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from .. import __version__
 from ..data.check import IMAGE, Checkable, Entry, selection_of
-from ..data.entries import SOURCE_VOXELS
+from ..data.entry_cases import SOURCE_VOXELS
 from ..data.findings import Report
 from ..data.grids import place
 from ..data.headers import read_header

@@ -21,7 +21,7 @@ from scipy import ndimage
 
 from ..data.check import Entry, Rules, check_cases, read_case
 from ..data.datalists import absolute, datalist_path, named_files, patient_in, read_datalist, root_of
-from ..data.entries import source_of
+from ..data.entry_cases import source_of
 from ..data.findings import Finding, Report, warning
 from ..data.identity import joined
 from ..data.intensity import AIR, Ends, Intensity, Scaling, chosen_scaling, no_air
@@ -145,14 +145,14 @@ class MapSettings:
 
     @property
     def value_table(self) -> dict[str, Any]:
-        """For datalist and records: class → value in the source files, where values were changed."""
+        """The table for datalist and records: class → value in the source files, where values were changed."""
         if self.original_values is None:
             return {}
         return {"original_values": {str(i): value for i, value in enumerate(self.original_values, 1)}}
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of all classes, from 0 on."""
+        """Names of all classes, from 0 on."""
         return ("background", *self.classes, *(f"tissue {i}" for i in range(1, self.k)))
 
 
@@ -388,10 +388,7 @@ def prepare_maps(
         given, bare = (cases[: len(given)], cases[len(given) :])
     if drawn:
         given = with_splits(given, fractions, seed, patient_regex, report.voxels)
-        # images without maps are for training, and so are their patients
-        whose = joined(cases, patient_regex, report.voxels)
-        known = {whose[case.name] for case in bare}
-        cases = [*(replace(c, split=TRAINING) if whose[c.name] in known else c for c in given), *bare]
+        cases = _with_bare(given, bare, joined(cases, patient_regex, report.voxels))
     if frozen_centers and settings.k > 1:
         training = [case for case in cases if case.split in (TRAINING, None)]
         fitted = dataset_centers(
@@ -405,6 +402,18 @@ def prepare_maps(
         output, cases, settings, names, intensity=intensity, modality=modality, patient_regex=patient_regex,
         more=settings.value_table,
     )  # fmt: skip
+
+
+def _with_bare(given: Sequence[Entry], bare: Sequence[Entry], whose: Mapping[str, str]) -> list[Entry]:
+    """All cases: images without maps are for training, and so are their patients.
+
+    Args:
+        given: cases with label maps, divided into splits.
+        bare: cases without.
+        whose: case → patient.
+    """
+    known = {whose[case.name] for case in bare}
+    return [*(replace(c, split=TRAINING) if whose[c.name] in known else c for c in given), *bare]
 
 
 def _check_modality(modality: str, settings: MapSettings, stated: Intensity | None) -> None:

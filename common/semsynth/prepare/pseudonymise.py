@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from .. import __version__
 from ..data.datalists import LISTS, absolute, datalist_path, read_datalist, root_of, stated_patient
-from ..data.entries import SOURCE_VOXELS
+from ..data.entry_cases import SOURCE_VOXELS
 from ..data.entry_forms import FILES
 from ..data.headers import SUFFIXES
 from ..data.hidden import MARK, Hidden, Names, Person, voxels_of

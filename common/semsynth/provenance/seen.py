@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..data.entries import VOXELS, source_of
+from ..data.entry_cases import VOXELS, source_of
 from ..data.identity import SOURCE, is_image, is_map
 from ..data.voxels import hash_file
 from ..errors import InputError
@@ -77,7 +77,7 @@ class Seen:
     def reasons(
         self, name: str, files: Mapping[str, str | Path] | None = None, voxels: Mapping[str, str] | None = None
     ) -> list[str]:
-        """By what a case is recognised: "name", "image", "label map"; empty where it is not.
+        """The marks by which a case is recognised: "name", "image", "label map"; empty where it is not.
 
         Args:
             name: name of the case.

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data.datalists import LISTS, absolute, read_datalist, relocated, root_of, stated_patient
-from ..data.entries import case_of, source_of
+from ..data.entry_cases import case_of, source_of
 from ..data.entry_forms import FILES
 from ..data.identity import SOURCE, joined
 from ..data.raw import Case, find_cases

@@ -13,7 +13,7 @@ import torch
 from ignite.engine import Engine, Events
 from tqdm import tqdm
 
-from ..data.entries import VOXELS
+from ..data.entry_cases import VOXELS
 from ..distributed import gather, rank, world_size
 from ..errors import InputError
 from ..labels import plain
@@ -44,7 +44,7 @@ class LatentDataset(TrainingDataset):
     An index is ``(number, seed)`` as :class:`semsynth.training.loading.CaseSampler` gives it: the seed picks the view.
 
     Args:
-        data, transform: as of :class:`~semsynth.training.loading.TrainingDataset`; the transforms leave ``image`` and
+        data, transform: as in :class:`~semsynth.training.loading.TrainingDataset`; the transforms leave ``image`` and
             ``label``.
         views: number of views of each case; 0 encodes on the fly.
         latents_dir: folder for the views, or None. They are made again where the autoencoder's weights, a transform or
@@ -153,7 +153,7 @@ class SampledDataset(LatentDataset):
     mean intensity of each cell as the decoder gave it before this training.
 
     Args:
-        data, transform: as of :class:`LatentDataset`.
+        data, transform: as in :class:`LatentDataset`.
         crop: voxels along H, W, D of a draw, rounded down to whole cells, or to what the volume has.
         stride: voxels per cell of the latent.
         views: number of views of each case, 1 or more.

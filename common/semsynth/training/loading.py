@@ -21,7 +21,8 @@ from monai.transforms import RandomizableTrait, Transform
 from torch.utils.data.distributed import DistributedSampler
 
 from ..data.datalists import read_datalist
-from ..data.entries import SOURCE_VOXELS, VOXELS, case_of, load_datalist
+from ..data.entries import load_datalist
+from ..data.entry_cases import SOURCE_VOXELS, VOXELS, case_of
 from ..data.halves import in_half
 from ..data.hidden import MARK
 from ..data.identity import is_image, is_map, patient_of
@@ -147,7 +148,7 @@ def _refuse_held_out(entries: Sequence[Mapping[str, Any]], validation: Path, pat
 
 
 def marks_of(entry: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """By what a case is recognised in another list: names, patient, voxels of its scan and of its map or mask."""
+    """The marks of a case by which another list knows it: names, patient, voxels of its scan and of its map or mask."""
     names = [str(entry[key]) for key in ("case", "source_case") if key in entry]
     # a case that states no patient is one of its own, by its name
     marks = [("name", name) for name in names] + [("patient", str(entry.get("patient") or names[-1]))]
@@ -194,7 +195,7 @@ class TrainingDataset(CacheDataset):
     Label), are called by their image's file.
 
     Args:
-        data: entries, as of :func:`load_sources`.
+        data: entries, as in :func:`load_sources`.
         transform: all transforms; those before the first random one are cached.
         cache_dir: folder of a checked disk cache (:class:`semsynth.training.cache.DiskCache`) of the same, or None.
         kwargs: all else that ``CacheDataset`` takes.

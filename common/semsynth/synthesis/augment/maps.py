@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from ... import __version__
-from ...data.entries import MOST_SAMPLES, SOURCE_VOXELS, VOXELS
+from ...data.entries import MOST_SAMPLES
+from ...data.entry_cases import SOURCE_VOXELS, VOXELS
 from ...data.intensity import INTENSITY, entry_intensity, stated_intensity
 from ...data.kept import state_of
 from ...data.volumes import write_label

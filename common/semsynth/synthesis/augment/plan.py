@@ -11,7 +11,8 @@ from typing import Any
 
 from ...data.check import Entry
 from ...data.datalists import datalist_path, patient_in, read_datalist, stated_classes
-from ...data.entries import MOST_SAMPLES, VOXELS, load_datalist
+from ...data.entries import MOST_SAMPLES, load_datalist
+from ...data.entry_cases import VOXELS
 from ...data.identity import SOURCE, is_map, joined, patient_of
 from ...data.naming import check_names
 from ...errors import InputError

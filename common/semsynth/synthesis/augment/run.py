@@ -71,7 +71,7 @@ class Summary:
     files: Mapping[str, Path]
 
     def text(self) -> str:
-        """In words."""
+        """The summary in words."""
         lines = [f"{self.taken} of {self.wanted} volumes are in the training set"]
         if self.thresholds is not None:
             lines.append(f"the gate refused {self.refused} of {self.taken + self.refused} that were made")
@@ -138,16 +138,7 @@ def augment(
             f"--input {source}: raw cases are prepared as the bundle's own weights need it, which may not be what "
             f"{weights.name} needs; prepare them as its training data was (semsynth prepare --like DATA), and give that"
         )
-    if (map_bundle is None) != (settings.generate == 0):
-        raise InputError(
-            "--map-bundle and generated maps go together: give --maps generated (in a config generate) and the bundle, "
-            "or neither"
-        )
-    if map_bundle is None and (map_weights is not None or map_inference):
-        told = "--map-inference" if map_weights is None else "--map-weights"
-        raise InputError(f"{told} goes with --map-bundle, the bundle that it is of")
-    own_weights = None if map_weights is None else _place(map_weights, "map-weights")
-    drawer = None if map_bundle is None else (_place(map_bundle, "map-bundle"), own_weights, map_inference or {})
+    drawer = _drawer(settings, map_bundle, map_weights, map_inference)
     unknown = [name for name in formats if name not in FORMATS]
     if unknown or not formats:
         raise InputError(f"--format must be of {', '.join(FORMATS)}, got {', '.join(unknown) or 'none'}")
@@ -172,6 +163,25 @@ def augment(
     if show and rank() == 0:
         logger.info("%s", found if isinstance(found, str) else found.text())
     return found
+
+
+def _drawer(
+    settings: AugmentSettings,
+    map_bundle: str | Path | None,
+    map_weights: str | Path | None,
+    map_inference: Mapping[str, Any] | None,
+) -> tuple[Path, Path | None, Mapping[str, Any]] | None:
+    """The bundle that draws label maps, its weights and its settings; None where no map is generated."""
+    if (map_bundle is None) != (settings.generate == 0):
+        raise InputError(
+            "--map-bundle and generated maps go together: give --maps generated (in a config generate) and the bundle, "
+            "or neither"
+        )
+    if map_bundle is None and (map_weights is not None or map_inference):
+        told = "--map-inference" if map_weights is None else "--map-weights"
+        raise InputError(f"{told} goes with --map-bundle, the bundle that it is of")
+    own_weights = None if map_weights is None else _place(map_weights, "map-weights")
+    return None if map_bundle is None else (_place(map_bundle, "map-bundle"), own_weights, map_inference or {})
 
 
 def _place(path: str | Path, option: str) -> Path:

@@ -13,7 +13,8 @@ from monai.transforms import Transform
 
 from ...data.classes import bundle_classes, plain_name
 from ...data.datalists import datalist_path
-from ...data.entries import MOST_SAMPLES, SOURCE_VOXELS, VOXELS, load_datalist, load_label_maps
+from ...data.entries import MOST_SAMPLES, load_datalist, load_label_maps
+from ...data.entry_cases import SOURCE_VOXELS, VOXELS
 from ...data.hidden import Hidden, under_pseudonyms
 from ...data.in_memory import ORIGINAL_AFFINE, SPATIAL_SHAPE, volume_of
 from ...data.naming import check_names
@@ -55,8 +56,8 @@ def load_requests(
         given: a pattern of label maps whose ``known`` classes stay; or ``"datalist"``: those of ``dataset_dir``.
         dataset_dir: folder with a datalist.
         known: names of the classes that stay.
-        num_classes, metadata: as of :func:`semsynth.data.entries.load_datalist`.
-        pseudonyms, anonymous_names, output_dir: pseudonyms, anonymous names and output dir of the given maps, as of
+        num_classes, metadata: as in :func:`semsynth.data.entries.load_datalist`.
+        pseudonyms, anonymous_names, output_dir: pseudonyms, anonymous names and output dir of the given maps, as in
             :func:`semsynth.data.entries.load_label_maps`.
 
     Returns:
