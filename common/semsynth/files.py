@@ -45,7 +45,7 @@ def is_there(path: str | Path) -> bool:
 
 
 def real(path: str | Path) -> Path:
-    """The path without links; no error, as of ``Path.resolve``, for links in a circle."""
+    """The path without links; no error, as in ``Path.resolve``, for links in a circle."""
     return Path(os.path.realpath(path))
 
 

@@ -40,7 +40,7 @@ def read_json(path: str | Path, *, missing: str = "check the path", damaged: str
 
 
 def read_object(path: str | Path, *, missing: str = "check the path", damaged: str = "correct it") -> dict[str, Any]:
-    """A file that holds one JSON object; arguments as of :func:`read_json`.
+    """A file that holds one JSON object; arguments as in :func:`read_json`.
 
     Raises:
         InputError: as :func:`read_json`, and for anything else than an object.

@@ -87,7 +87,7 @@ def hold(folder: str | Path, work: str, *, wait: bool = False) -> None:
     A bundle's training calls this before its data are loaded, which takes long; its end gives the folder back.
 
     Args:
-        folder, work, wait: as of :func:`locked`, of which this is a ``shared`` one.
+        folder, work, wait: as in :func:`locked`, of which this is a ``shared`` one.
 
     Raises:
         InputError, OSError: as :func:`locked`.

@@ -58,7 +58,7 @@ class Outputs:
         refuse(self.foreign(names), self.instead)
 
     def foreign(self, names: Iterable[str] | None = None) -> list[str]:
-        """Which files may not be replaced, and why; arguments and errors as of :meth:`check`."""
+        """Which files may not be replaced, and why; arguments and errors as in :meth:`check`."""
         if self.folder.exists() and not self.folder.is_dir():
             raise InputError(f"{self.folder}: is a file; {self.instead} needs a folder")
         ledger = self._ledger()
@@ -93,7 +93,7 @@ class Outputs:
             self._list({name: sha256(temporary)})
 
     def write_text(self, name: str, text: str) -> Path:
-        """Write a text file whole or not at all; errors as of :meth:`path`."""
+        """Write a text file whole or not at all; errors as in :meth:`path`."""
         with self.path(name) as temporary:
             temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
         return self.folder / name
@@ -165,7 +165,7 @@ def refuse(problems: Sequence[str], instead: str = "--output") -> None:
 
 
 def nobody(path: Path) -> bool:
-    """Of files whose content says nothing."""
+    """The recogniser of files whose content does not tell their maker: none of them is ours."""
     return False
 
 

@@ -69,7 +69,7 @@ def load_tensors(path: str | Path, stream: BinaryIO | None = None) -> Any:
     """What a file holds, on the CPU: tensors, numbers and texts; nothing in it is executed.
 
     Args:
-        path, stream: as of :func:`check_tensor_file`.
+        path, stream: as in :func:`check_tensor_file`.
 
     Raises:
         InputError: as :func:`check_tensor_file`; for a tensor that is larger than what is stored of it.

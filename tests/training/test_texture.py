@@ -145,9 +145,9 @@ def test_texture_loss_and_head_go_together():
         trainer(tiny_unet(), texture_loss=TextureLoss())
     with pytest.raises(InputError, match="go together; give both or none"):
         trainer(TextureHead(subvoxel_swin()))
-    with pytest.raises(InputError, match="needs a network as of subvoxel_swin, got UNet"):
+    with pytest.raises(InputError, match="needs a network that subvoxel_swin made, got UNet"):
         TextureHead(tiny_unet())
-    with pytest.raises(InputError, match="needs a network as of residual_unet, got SubvoxelNetwork"):
+    with pytest.raises(InputError, match="needs a network that residual_unet made, got SubvoxelNetwork"):
         DeepSupervision(subvoxel_swin())
     with pytest.raises(InputError, match="levels must be from 1 to 1"):
         DeepSupervision(tiny_unet(), levels=2)

@@ -29,7 +29,7 @@ class MapFigures:
         names: names of the figures: ``volume_ml``, ``surface_cm2``, ``elongation``, ``flatness``, ``branches``,
             ``branches_mm``, ``parts``, ``hollows``, ``tunnels`` of a class with a rule; ``thickness_mm`` and
             ``openness`` of a wall; ``share`` of patches.
-        rules: rules that say which class is a wall of which; as of :class:`~semsynth.prepare.morph.MorphLabel`.
+        rules: rules that say which class is a wall of which; as in :class:`~semsynth.prepare.morph.MorphLabel`.
 
     Raises:
         InputError: for a name of a class that there is not, or has no rule.
@@ -70,7 +70,7 @@ class MapFigures:
 
         Args:
             rows: the figures of maps; a map without one does not count for it.
-            widen: as of :meth:`~semsynth.anatomy.ShapeLimits.learn`; None: that of the rules.
+            widen: as in :meth:`~semsynth.anatomy.ShapeLimits.learn`; None: that of the rules.
         """
         found = []
         for number, name in enumerate(self.names):

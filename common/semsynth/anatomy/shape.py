@@ -32,7 +32,7 @@ class Branch(NamedTuple):
 
     @property
     def length(self) -> float:
-        """From root to tip, mm."""
+        """Length from root to tip, mm."""
         return float(np.linalg.norm(self.tip - self.root))
 
 

@@ -123,7 +123,7 @@ def bare_weights(content: Any, *, name: str | None = None) -> dict[str, torch.Te
     """The state dict in what a file holds, without the entries and prefixes around it.
 
     Args:
-        content, name: as of :func:`convert`.
+        content, name: as in :func:`convert`.
 
     Raises:
         InputError: when there are no tensors, or none of that name.
@@ -167,11 +167,11 @@ def convert_file(
         output: the file to write, such as ``model.pt``; its card, ``model.json``, holds kind, SHA-256 of the source,
             what the source has seen by its own card (or that this is unknown), arguments of the module that the
             weights belong to, and the layers that were left out.
-        name, settings: as of :func:`convert`.
+        name, settings: as in :func:`convert`.
         overwrite: replace what is there, if it is ours.
 
     Raises:
-        InputError: as of :func:`convert`; a file that is missing, cannot be read, or would be overwritten; weights that
+        InputError: as in :func:`convert`; a file that is missing, cannot be read, or would be overwritten; weights that
             are NaN or infinite.
 
     Examples:

@@ -111,11 +111,11 @@ def convert_plain_denoiser(
     Args:
         weights: their weights, in 3D.
         num_classes: number of classes of the label maps that it is to be trained on.
-        groups, eps, head_channels, stride: as of :func:`~semsynth.convert.convert_denoiser`.
+        groups, eps, head_channels, stride: as in :func:`~semsynth.convert.convert_denoiser`.
 
     Raises:
         InputError: without ``num_classes``; for parts that have no counterpart, with all that have one and all that
-            have none; as of :func:`~semsynth.convert.convert_denoiser`.
+            have none; as in :func:`~semsynth.convert.convert_denoiser`.
 
     Examples:
         >>> from monai.networks.nets import DiffusionModelUNet

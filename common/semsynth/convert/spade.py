@@ -71,11 +71,11 @@ def convert_spade_block(
 
     Args:
         weights: their weights, in 3D.
-        groups, eps: as of :func:`convert_spade`.
+        groups, eps: as in :func:`convert_spade`.
         slope: negative slope of the activations, 0 or more (0.2 is their default, and all that monai-generative has).
 
     Raises:
-        InputError: as of :func:`convert_spade`; for a negative slope.
+        InputError: as in :func:`convert_spade`; for a negative slope.
 
     Examples:
         >>> from monai.networks.nets.spade_network import SPADENetResBlock
@@ -118,7 +118,7 @@ def convert_spade_net(
 
     Args:
         weights: weights of the whole network.
-        groups, eps, slope: as of :func:`convert_spade_block`, for all blocks.
+        groups, eps, slope: as in :func:`convert_spade_block`, for all blocks.
         blocks_only: leave out everything else. Without it there is an error where there is anything else, as in every
             ``SPADENet``.
 
@@ -127,7 +127,7 @@ def convert_spade_net(
         :class:`~semsynth.networks.spade_gan.SPADEGenerator`.
 
     Raises:
-        InputError: as of :func:`convert_spade_block`; naming the layers that have no counterpart, and why.
+        InputError: as in :func:`convert_spade_block`; naming the layers that have no counterpart, and why.
 
     Examples:
         >>> from monai.networks.nets import SPADENet

@@ -105,7 +105,7 @@ def convert_file_to_monai(
         overwrite: replace what is there, if it is ours.
 
     Raises:
-        InputError: as of :func:`to_monai`; where nothing says how the network is built; a file that is missing, cannot
+        InputError: as in :func:`to_monai`; where nothing says how the network is built; a file that is missing, cannot
             be read, or would be overwritten; weights that are NaN or infinite.
 
     Examples:

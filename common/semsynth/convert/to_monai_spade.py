@@ -64,7 +64,7 @@ def to_monai_spade_block(weights: Weights, arguments: Mapping[str, Any]) -> Conv
         arguments: our arguments, ``options`` as a mapping.
 
     Raises:
-        InputError: as of :func:`to_monai_spade`; for a block that is given a style or noise.
+        InputError: as in :func:`to_monai_spade`; for a block that is given a style or noise.
 
     Examples:
         >>> options = {"norm": "instance", "label_slope": 0.01, "normalized_modulation": True}  # as MONAI's
@@ -124,7 +124,7 @@ def to_monai_spade_net(weights: Weights, arguments: Mapping[str, Any]) -> Conver
         in a list.
 
     Raises:
-        InputError: as of :func:`to_monai_spade_block`.
+        InputError: as in :func:`to_monai_spade_block`.
 
     Examples:
         >>> from monai.networks.nets import SPADENet

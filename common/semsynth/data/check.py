@@ -149,7 +149,7 @@ def check_cases(
     jobs: int | None = None,
     also: Also | None = None,
 ) -> Report:
-    """Check all cases: each file by itself, the files of a case against each other, and the cases among themselves.
+    """Check all cases: each file alone, the files of a case against each other, and the cases among themselves.
 
     Headers come first; the voxels of a file with a bad header are not read. Every file is read once.
 

@@ -99,7 +99,7 @@ def named_files(pattern: str, what: str) -> list[tuple[str, Path]]:
     """Case name and absolute path of the files that a pattern finds, by path.
 
     Args:
-        pattern: see :func:`semsynth.data.patterns.matches`; names as of :func:`semsynth.data.patterns.names_of`.
+        pattern: see :func:`semsynth.data.patterns.matches`; names as in :func:`semsynth.data.patterns.names_of`.
         what: name of the files in question, for the message ("label maps").
 
     Raises:

@@ -73,7 +73,7 @@ class Geometry:
         spacing: Sequence[float] | None = None,
         trained: Intensity | None = None,
     ) -> Geometry:
-        """Of voxel sizes and shapes in order right, anterior, superior, one pair or more.
+        """Geometry of voxel sizes and shapes in the order right, anterior, superior; one pair or more.
 
         Args:
             grids: grids of the volumes.
@@ -99,12 +99,12 @@ class Geometry:
         spacing: Sequence[float] | None = None,
         trained: Intensity | None = None,
     ) -> Geometry | None:
-        """Of a datalist's entries, from their headers; without the zeros that ``content`` says are padding.
+        """Geometry of a datalist's entries, from their headers; without the zeros that ``content`` says are padding.
 
         Args:
             entries: with the files' paths under ``key``.
             key: key of the images.
-            spacing, trained: as of :meth:`of_grids`.
+            spacing, trained: as in :meth:`of_grids`.
 
         Returns:
             None where no header can be read; those that cannot are passed over.
@@ -123,7 +123,7 @@ class Geometry:
         return cls.of_grids(found, spacing=spacing, trained=trained) if found else None
 
     def to_json(self) -> dict[str, Any]:
-        """As a model's card and a bundle's metadata hold it."""
+        """The form that a model's card and a bundle's metadata hold."""
         found = {key: _plain(value) for key, value in asdict(self).items() if value is not None and key != "trained"}
         return found | ({} if self.trained is None else self.trained.to_json())
 
@@ -340,7 +340,7 @@ def geometry_of(weights: Path, metadata: Path) -> Geometry | None:
 
 
 def bundle_grid(bundle: str | Path, vocabulary: str = "classes") -> TrainedGrid | None:
-    """Of those of a bundle's weights that know the classes which its metadata has under ``vocabulary``."""
+    """Grid of those weights of a bundle that know the classes under ``vocabulary`` of its metadata."""
     path = Path(bundle)
     path = path if path.suffix == ".json" else path / "configs" / "metadata.json"
     stated = trained_on(path)

@@ -165,7 +165,7 @@ def _sample(data: NDArray[Any]) -> NDArray[Any]:
 
 
 def span(data: NDArray[Any]) -> float:
-    """From percentile 0.1 to 99.9 of the non-zero voxels, which a defective voxel does not change."""
+    """The range from percentile 0.1 to 99.9 of the non-zero voxels, which one defective voxel does not change."""
     part = _sample(data)
     body = part[part != 0]
     low, high = np.percentile(body, (LOWEST, PERCENTILES[1])) if body.size else (data.min(), data.max())

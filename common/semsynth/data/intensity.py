@@ -100,7 +100,7 @@ class Scaling:
         return windowed(image, self.window(image) if window is None else window)
 
     def to_json(self) -> dict[str, Any]:
-        """As datalists, cards and records hold it."""
+        """The form that datalists, cards and records hold."""
         return {"scale": self.scale} | ({} if self.ends is None else {self.scale: list(self.ends)})
 
     @classmethod
@@ -121,7 +121,7 @@ class Scaling:
             ) from reason
 
     def __str__(self) -> str:
-        """In words, for cards and messages."""
+        """The rule in words, for cards and messages."""
         if self.scale == "min-max":
             return "each volume's minimum to 0, its maximum to 1"
         low, high = cast(Ends, self.ends)
@@ -185,7 +185,7 @@ class Intensity:
         return self if unit_range == self.unit_range else replace(self, window=(low, high), unit_range=unit_range)
 
     def to_json(self) -> dict[str, Any]:
-        """As datalists and records hold it."""
+        """The form that datalists and records hold."""
         found: dict[str, Any] = {} if self.window is None else {"window": list(self.window)}
         found |= {} if self.scaling is None else {"scaling": self.scaling.to_json()}
         return found | ({} if self.unit_range is None else {"unit": self.unit, "unit_range": list(self.unit_range)})
@@ -303,7 +303,7 @@ class Stored:
 
     @classmethod
     def of(cls, trained: Intensity | None, intensity_range: Sequence[float] | None) -> Stored:
-        """Of what weights were trained on, and the range that a user asks for.
+        """The form of files by what weights were trained on, and the range that a user asks for.
 
         Raises:
             InputError: for a range that is no two rising numbers.

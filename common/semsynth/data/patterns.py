@@ -31,7 +31,7 @@ class _Piece:
         return self.text[0] if self.wild and self.text[0] == "[" else self.text
 
     def glob(self) -> str:
-        """As :mod:`glob` takes it."""
+        """The pattern as :mod:`glob` takes it."""
         return self.text if self.wild else glob.escape(self.text)
 
     def ends(self, text: str, at: int) -> Iterator[int]:

@@ -154,7 +154,7 @@ def resampled_classes(
 
     Args:
         label: ``(1, H, W, D)`` class indices.
-        shape, spacing, target: as of :func:`resampled`.
+        shape, spacing, target: as in :func:`resampled`.
 
     Returns:
         ``(1, *shape)``, of the map's type.

@@ -76,7 +76,7 @@ class Segmentation:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of the segments that become classes, from 1 on."""
+        """Names of the segments that become classes, from 1 on."""
         return tuple(segment.name for segment in self.chosen)
 
     def class_map(self, data: NDArray[Any], path: Path) -> tuple[NDArray[Any], tuple[Finding, ...]]:

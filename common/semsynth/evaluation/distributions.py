@@ -63,7 +63,7 @@ class Sides:
 
     @staticmethod
     def of(draws: Sequence[Draw], found: Collected, group: str) -> Sides:
-        """Of the draws of a group."""
+        """The sides of the draws of a group."""
         said = {name: case.training for name, case in found.cases.items()}
         counts = [[said.get(case) for case in draw.reference] for draw in draws]
         known = any(value is not None for row in counts for value in row)
@@ -156,7 +156,7 @@ def sizes(possible: Mapping[str, int], training: int) -> dict[str, int]:
 
 
 def check_n(found: Collected, cases: Sequence[str], n: int | None) -> None:
-    """Raise, before hours of measurements, for an ``n`` that no group has enough cases for; errors as of draws.
+    """Raise, before hours of measurements, for an ``n`` that no group has enough cases for; errors as in draws.
 
     Args:
         found: groups and patients; nothing needs to be measured yet.

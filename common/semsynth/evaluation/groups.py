@@ -74,9 +74,9 @@ def other_maps(cases: Mapping[str, RealCase], systems: Sequence[System], scored:
         different = [case for case, own in hashes.items() if _other_map(system.records.get(case, {}), *own)]
         if different:
             found.append(system.name)
-            logger.warning("%s: %d of %d cases were made from other label maps than --real has: painting does not know "
-                           "what it knows, and faithfulness is to another map", system.name, len(different),
-                           len(hashes))  # fmt: skip
+            logger.warning("%s: %d of %d cases were made from other label maps than --real has: the painting rows lack "
+                           "what those maps hold, and faithfulness is measured against another map",
+                           system.name, len(different), len(hashes))  # fmt: skip
     return found
 
 

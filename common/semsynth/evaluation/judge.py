@@ -163,7 +163,7 @@ def fitting(
     """A judge that segments classes of the label maps, its :func:`targets_of` them, and why there is none.
 
     Args:
-        judge, names, given: as of :func:`targets_of`.
+        judge, names, given: as in :func:`targets_of`.
 
     Returns:
         The judge, or None where there is none that fits; its targets; the reason where one was given and does not fit.

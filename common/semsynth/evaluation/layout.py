@@ -193,7 +193,8 @@ class Layout:
                 f"{PAINTING_TRAINING}: {NOTHING} because no training cases with label maps are known (--train-real)"
             )
         what = (
-            "was made from other label maps: painting does not know what it knows, and faithfulness is to another map"
+            "was made from other label maps: the painting rows lack what those maps hold, and faithfulness is measured "
+            "against another map"
         )
         notes += [f"{name} {what}" for name in self.facts.other_maps]
         return notes

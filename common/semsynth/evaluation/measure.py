@@ -145,7 +145,7 @@ class Measurer:
 
         Args:
             case: case whose judge is asked.
-            key: as of :meth:`features`.
+            key: as in :meth:`features`.
             volume: ``(H, W, D)``.
             label: class indices, of the same shape.
         """

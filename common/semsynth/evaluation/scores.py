@@ -226,7 +226,7 @@ def paired_scores(
 
 
 def conditional_scores(found: Collected) -> list[Score]:
-    """Of the mean of infinitely many samples, of systems with :data:`MIN_SAMPLES` of every map of a group.
+    """Scores of the mean of infinitely many samples, for systems with :data:`MIN_SAMPLES` of every map of a group.
 
     Squared errors per case are unbiased and may be negative; they stay until their mean over cases is taken. PSNR and
     RMSE are of that mean, their spread follows from that of the squared errors (delta method); where the mean is not

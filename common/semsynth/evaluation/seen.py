@@ -61,7 +61,7 @@ class Exposure:
 
     @staticmethod
     def among(members: Sequence[str], cases: Mapping[str, RealCase], seen: Mapping[str, bool | None]) -> Exposure:
-        """Of ``members``, with the patients of all ``cases``."""
+        """The exposure of ``members``, with the patients of all ``cases``."""
         people = {case.person for name, case in cases.items() if seen.get(name)}
         missed = [name for name in members if not seen.get(name)]
         others = [name for name in missed if cases[name].person in people]
@@ -93,7 +93,7 @@ class Span:
 
     @staticmethod
     def of(counts: Iterable[int]) -> Span:
-        """Of one count per draw."""
+        """The mean and range of one count per draw."""
         found = list(counts)
         return Span(sum(found) / len(found), min(found), max(found))
 

@@ -243,7 +243,7 @@ class TrainingCheckpoint:
         if other:
             some = ", ".join(other[:3]) + ("…" if other[3:] else "")
             logger.warning("%d of %d images are not among those that the checkpoint was trained on, by their voxels "
-                           "(%s): new, or replaced under the same name; the cards name those of then too",
+                           "(%s): new, or replaced under the same name; the cards name the earlier ones too",
                            len(other), len(self.record.dataset.data), some)  # fmt: skip
         changed = changed_keys(then.get("config") or {}, now.get("config") or {})
         if changed and then.get("config") and now.get("config"):

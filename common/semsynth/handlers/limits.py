@@ -25,7 +25,7 @@ class LearnLimits:
         dataset: dataset of the training, with maps under ``label``.
         network: with ``limits`` (:class:`semsynth.networks.figure_limits.FigureLimits`) and ``spacing``.
         more: further ones that are told the same, such as its moving average.
-        widen: as of :meth:`semsynth.anatomy.MapFigures.limits`; None: that of the rules.
+        widen: as in :meth:`semsynth.anatomy.MapFigures.limits`; None: that of the rules.
     """
 
     def __init__(self, dataset: Any, network: Any, more: Sequence[Any] = (), *, widen: float | None = None) -> None:

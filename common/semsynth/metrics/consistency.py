@@ -76,7 +76,7 @@ def inter_slice_consistency(y_pred: torch.Tensor, y: torch.Tensor) -> torch.Tens
         y: the real ones, of the same shape and scale of intensities.
 
     Raises:
-        InputError: for shapes that differ, and as of :func:`slice_statistics`.
+        InputError: for shapes that differ, and as in :func:`slice_statistics`.
 
     Examples:
         >>> y = torch.rand(1, 1, 16, 16, 16)

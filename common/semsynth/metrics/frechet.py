@@ -54,7 +54,7 @@ def check_features(y_pred: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor,
     """Both feature matrices as plain float64 tensors.
 
     Raises:
-        InputError: as of :func:`fid`.
+        InputError: as in :func:`fid`.
     """
     matrices = []
     for name, x in (("y_pred", y_pred), ("y", y)):
@@ -131,7 +131,7 @@ class FeatureMetric(Cumulative):
 
 
 class FrechetDistance(FeatureMetric):
-    """:func:`fid` of all the features that an engine's run collects (arguments as of :class:`FeatureMetric`).
+    """:func:`fid` of all the features that an engine's run collects (arguments as in :class:`FeatureMetric`).
 
     Examples:
         >>> metric = FrechetDistance()
@@ -142,5 +142,5 @@ class FrechetDistance(FeatureMetric):
     """
 
     def aggregate(self) -> float:
-        """The distance of the two sets seen since ``reset``; errors as of :func:`fid`."""
+        """The distance of the two sets seen since ``reset``; errors as in :func:`fid`."""
         return float(fid(*self._sets()))

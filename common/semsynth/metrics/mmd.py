@@ -29,7 +29,7 @@ def mmd2(y_pred: torch.Tensor, y: torch.Tensor, *, kernel: Kernel = "dot") -> to
         A float64 scalar, in squared units of the features for ``"dot"``.
 
     Raises:
-        InputError: for a kernel that is none of the two, and as of :func:`semsynth.metrics.fid`.
+        InputError: for a kernel that is none of the two, and as in :func:`semsynth.metrics.fid`.
 
     Examples:
         >>> features = torch.randn(50, 8, generator=torch.Generator().manual_seed(0))
@@ -59,7 +59,7 @@ def kid(y_pred: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 
     No random subsets are drawn: those are for sets too large for one kernel matrix, and add noise. Unlike FID it has no
     bias that depends on the number of images. Can be negative. Unlike FID it changes when both sets
-    are shifted alike. Arguments, result and errors as of :func:`mmd2`.
+    are shifted alike. Arguments, result and errors as in :func:`mmd2`.
 
     Examples:
         >>> features = torch.randn(50, 8, generator=torch.Generator().manual_seed(0))
@@ -81,8 +81,8 @@ class MaximumMeanDiscrepancy(FeatureMetric):
     """:func:`mmd2` of all the features that an engine's run collects.
 
     Args:
-        extractor: as of :class:`semsynth.metrics.FeatureMetric`.
-        kernel: as of :func:`mmd2`; ``"cubic"`` makes it the kernel inception distance.
+        extractor: as in :class:`semsynth.metrics.FeatureMetric`.
+        kernel: as in :func:`mmd2`; ``"cubic"`` makes it the kernel inception distance.
 
     Raises:
         InputError: for a kernel that is none of the two.
@@ -102,5 +102,5 @@ class MaximumMeanDiscrepancy(FeatureMetric):
         self.kernel: Kernel = kernel
 
     def aggregate(self) -> float:
-        """The discrepancy of the two sets seen since ``reset``; can be negative; errors as of :func:`mmd2`."""
+        """The discrepancy of the two sets seen since ``reset``; can be negative; errors as in :func:`mmd2`."""
         return float(mmd2(*self._sets(), kernel=self.kernel))

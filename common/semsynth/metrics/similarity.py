@@ -41,7 +41,7 @@ class ImagePair(NamedTuple):
 def mae(
     y_pred: torch.Tensor, y: torch.Tensor, *, max_val: float = 1.0, mask: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Mean absolute error, ``(B,)``, in the images' units; arguments and errors as of :func:`similarity`.
+    """Mean absolute error, ``(B,)``, in the images' units; arguments and errors as in :func:`similarity`.
 
     Examples:
         >>> y = torch.zeros(1, 1, 16, 16, 16)
@@ -55,7 +55,7 @@ def mae(
 def rmse(
     y_pred: torch.Tensor, y: torch.Tensor, *, max_val: float = 1.0, mask: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Root of the mean squared error, ``(B,)``, in the images' units; arguments and errors as of :func:`similarity`.
+    """Root of the mean squared error, ``(B,)``, in the images' units; arguments and errors as in :func:`similarity`.
 
     Examples:
         >>> y = torch.zeros(1, 1, 16, 16, 16)
@@ -71,7 +71,7 @@ def psnr(
 ) -> torch.Tensor:
     """Peak signal-to-noise ratio, ``10 log₁₀ (L² / MSE)`` in dB, ``(B,)`` (Al-Sanaani et al., eq. 5).
 
-    L is ``max_val``. Infinite where two images are identical. Arguments and errors as of :func:`similarity`.
+    L is ``max_val``. Infinite where two images are identical. Arguments and errors as in :func:`similarity`.
 
     Examples:
         >>> y = torch.zeros(1, 1, 16, 16, 16)
@@ -88,7 +88,7 @@ def ssim(
     """Structural similarity, ``(B,)``, at most 1 (Wang et al. 2004): Gaussian windows of 11 (σ 1.5), K 0.01 and 0.03.
 
     The mean over all windows that lie wholly inside the image, over channels too; with a mask, over those of them whose
-    centre is inside it. Two images that are constant and equal have 1. Arguments and errors as of :func:`similarity`.
+    centre is inside it. Two images that are constant and equal have 1. Arguments and errors as in :func:`similarity`.
 
     Examples:
         >>> y = torch.rand(1, 1, 16, 16, 16)
@@ -113,13 +113,13 @@ def ms_ssim(
     as 0, as in MONAI's metric. Each scale is the one before, average-pooled by 2 (an odd last voxel is left out).
 
     Args:
-        y_pred, y, max_val, mask: as of :func:`similarity`.
+        y_pred, y, max_val, mask: as in :func:`similarity`.
         weights: β, from the finest scale to the coarsest; as many as there are scales.
         normalize: divide the weights by their sum. Those of the paper sum to 0.63, which lifts every value: 0.82 as
             printed is 0.73 normalised.
 
     Raises:
-        InputError: as of :func:`similarity`, and for weights that are negative or sum to 0.
+        InputError: as in :func:`similarity`, and for weights that are negative or sum to 0.
 
     Examples:
         >>> y = torch.rand(1, 1, 48, 48, 48)
@@ -180,7 +180,7 @@ def ms_ssim_terms(
     mask: torch.Tensor | None = None,
     scales: int = len(PAPER_WEIGHTS),
 ) -> ScaleTerms:
-    """What SSIM and every MS-SSIM of an image are made from; arguments and errors as of :func:`similarity`.
+    """What SSIM and every MS-SSIM of an image are made from; arguments and errors as in :func:`similarity`.
 
     Examples:
         >>> y = torch.rand(2, 1, 48, 48, 48)
@@ -193,7 +193,7 @@ def ms_ssim_terms(
 def check_pair(
     y_pred: torch.Tensor, y: torch.Tensor, max_val: float = 1.0, mask: torch.Tensor | None = None
 ) -> ImagePair:
-    """The images as plain float tensors in [0, 1]; arguments and errors as of :func:`similarity`."""
+    """The images as plain float tensors in [0, 1]; arguments and errors as in :func:`similarity`."""
     if y_pred.shape != y.shape:
         raise InputError(f"y_pred has shape {tuple(y_pred.shape)} and y has {tuple(y.shape)}; bring both to one grid")
     if y.ndim not in (4, 5) or y.numel() == 0:
@@ -371,7 +371,7 @@ class _ImageMetric(RegressionMetric):
 
     Args:
         max_val: range of the intensities.
-        reduction, get_not_nans: as of MONAI's metrics; ``"mean"`` is the mean over all images.
+        reduction, get_not_nans: as in MONAI's metrics; ``"mean"`` is the mean over all images.
     """
 
     measure: ClassVar[Any]
@@ -446,7 +446,7 @@ class MultiScaleSSIM(_ImageMetric):
     """:func:`ms_ssim` for engines.
 
     Args:
-        weights, normalize: as of :func:`ms_ssim`.
+        weights, normalize: as in :func:`ms_ssim`.
         kwargs: ``max_val``, ``reduction``, ``get_not_nans``.
 
     Examples:

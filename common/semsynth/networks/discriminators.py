@@ -84,7 +84,7 @@ class ConditionalPatchDiscriminator(nn.Module):
         return one_hot(label, self.num_classes, dtype=dtype)
 
     def features(self, condition: torch.Tensor, image: torch.Tensor) -> list[torch.Tensor]:
-        """As :meth:`forward`, with the map as :meth:`encode` gives it, whatever was done to it since."""
+        """The same as :meth:`forward`, with the map as :meth:`encode` gives it, whatever was done to it since."""
         x = _padded(torch.cat([condition, image * 2.0 - 1.0], dim=1), self.smallest)
         if self.detail:
             mean = F.avg_pool3d(x[:, -1:], 3, stride=1, padding=1, count_include_pad=False)

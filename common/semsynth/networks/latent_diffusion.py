@@ -300,7 +300,7 @@ class LatentDiffusion(StyleDistribution):
         on_step: Callable[[float], None] | None = None,
         **options: Any,
     ) -> torch.Tensor:
-        """Latents of unit variance, ``(len(seeds), Z, h, w, d)``; arguments as of :meth:`synthesize`."""
+        """Latents of unit variance, ``(len(seeds), Z, h, w, d)``; arguments as in :meth:`synthesize`."""
         own = replace(self.sampling, **options)
         size = [self.denoiser.latent_channels, *cover(given.size, self.autoencoder.stride)]
         places = torch.empty(size, device=self.style_mean.device)[:, None]  # (Z, 1, h, w, d)

@@ -49,7 +49,7 @@ class MapCascade(nn.Module):
 
     @property
     def limits(self) -> Any:
-        """Of the shape model."""
+        """The limits of the shape model."""
         return self.shape.limits
 
     @property
@@ -62,7 +62,7 @@ class MapCascade(nn.Module):
         return self.shape.field_of_view(seed)
 
     def forward(self, image: torch.Tensor, style: torch.Tensor | None = None, **told: Any) -> torch.Tensor:
-        """As :meth:`semsynth.networks.shape_model.ShapeModel.forward`."""
+        """The same as :meth:`semsynth.networks.shape_model.ShapeModel.forward`."""
         seeds = told.get("noise_seeds") or [self.shape.noise_seed] * len(image)
         rows = zip(plain(image).split(1), seeds, strict=True)
         return torch.cat([self.synthesize(one, [int(seed)], style=style) for one, seed in rows]).float()
@@ -76,7 +76,7 @@ class MapCascade(nn.Module):
             label: class indices ``(1, 1, H, W, D)``; −1 for what is to be drawn. Where classes are known, the shape
                 model draws nothing.
             seeds: whole numbers.
-            style: as of :meth:`semsynth.networks.shape_model.ShapeModel.synthesize`.
+            style: as in :meth:`semsynth.networks.shape_model.ShapeModel.synthesize`.
             options: options of the sampler.
 
         Returns:

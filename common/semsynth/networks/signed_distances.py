@@ -38,7 +38,7 @@ class Surfaces:
     def of(
         cls, num_classes: int, walls: Mapping[int, int] | Mapping[str, int], derived: Sequence[int] = ()
     ) -> Surfaces:
-        """Of a number of classes and their walls.
+        """The surfaces of a number of classes and their walls.
 
         Args:
             num_classes: C.

@@ -29,7 +29,7 @@ NoiseField: TypeAlias = Literal["slice", "volume"]
 
 
 class Pixels(nn.Module):
-    """In the place of an autoencoder: the latent is the image itself, in [-1, 1]. It has no parameters."""
+    """A stand-in for an autoencoder: the latent is the image itself, in [-1, 1]. It has no parameters."""
 
     latent_channels = 1
     stride = 1
@@ -64,11 +64,11 @@ class SliceLabels(NamedTuple):
     channels: torch.Tensor
 
     def row(self, number: int) -> SliceLabels:
-        """Of one item of the batch; no copy."""
+        """The labels of one item of the batch; no copy."""
         return SliceLabels(self.channels[number : number + 1])
 
     def window(self, first: int, last: int) -> SliceLabels:
-        """Of a range of slices; no copy."""
+        """The labels of a range of slices; no copy."""
         return SliceLabels(self.channels[..., first:last])
 
 
@@ -268,7 +268,7 @@ class SliceDiffusion(LatentDiffusion):
 
     @torch.no_grad()
     def conditioning(self, label: torch.Tensor, **kwargs: Any) -> Conditioning:
-        """As :meth:`~semsynth.networks.latent_diffusion.LatentDiffusion.conditioning`."""
+        """The same as :meth:`~semsynth.networks.latent_diffusion.LatentDiffusion.conditioning`."""
         label = plain(label)
         if self.unknown:
             known = ~torch.isin(label, torch.tensor(self.unknown, device=label.device, dtype=label.dtype))

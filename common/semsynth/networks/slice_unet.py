@@ -29,7 +29,7 @@ class SliceUNet(LatentDenoiser):
 
     Takes the place of :class:`~semsynth.networks.denoiser.SPADEUNet` in a
     :class:`~semsynth.networks.latent_diffusion.LatentDiffusion`. Nothing is downsampled along D, so that any range of
-    slices can be denoised by itself (``windowed``). With the defaults, 8 latent channels and 37 classes it has 37.7 M
+    slices can be denoised alone (``windowed``). With the defaults, 8 latent channels and 37 classes it has 37.7 M
     parameters (the paper's: 37.9 M).
 
     Args:

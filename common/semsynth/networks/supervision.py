@@ -20,7 +20,7 @@ class DeepSupervision(nn.Module):
     The layers are needed in training alone; what is kept are the segmentation network's weights.
 
     Args:
-        segmenter: as of :func:`~semsynth.networks.segmentation.residual_unet`.
+        segmenter: as in :func:`~semsynth.networks.segmentation.residual_unet`.
         levels: number of coarse levels, from the finest on.
 
     Raises:
@@ -32,7 +32,7 @@ class DeepSupervision(nn.Module):
         self.segmenter, self.levels = segmenter, int(levels)
         network = segmenter.network
         if not isinstance(network, UNet):
-            raise InputError(f"deep supervision needs a network as of residual_unet, got {type(network).__name__}")
+            raise InputError(f"deep supervision needs a network that residual_unet made, got {type(network).__name__}")
         if not 1 <= self.levels <= len(network.channels) - 2:
             raise InputError(f"levels must be from 1 to {len(network.channels) - 2}, got {levels}")
         self.heads = nn.ModuleList(

@@ -24,7 +24,7 @@ def swin_of(segmenter: StandardizedSegmenter) -> SwinUNETR:
     """
     inner: Any = getattr(segmenter.network, "network", None)
     if not isinstance(inner, SwinUNETR):
-        raise InputError(f"needs a network as of subvoxel_swin, got {type(inner or segmenter.network).__name__}")
+        raise InputError(f"needs a network that subvoxel_swin made, got {type(inner or segmenter.network).__name__}")
     return inner
 
 
@@ -69,7 +69,7 @@ class TextureHead(nn.Module):
     weights.
 
     Args:
-        segmenter: as of :func:`~semsynth.networks.segmentation.subvoxel_swin`.
+        segmenter: as in :func:`~semsynth.networks.segmentation.subvoxel_swin`.
         outputs: numbers to tell, see :func:`semsynth.training.losses.texture.texture`.
     """
 

@@ -271,7 +271,7 @@ class CompositeLabel:
     def with_centers(
         self, image: Any, endo: Any, wall: Any = None, zeros: Any = None
     ) -> tuple[Any, NDArray[np.float64]]:
-        """As calling it, and also the ``(k,)`` rising cluster centres in image units."""
+        """The result of a call, and also the ``(k,)`` rising cluster centres in image units."""
         arrays = {"image": _to_numpy(image), "endo": rounded(_to_numpy(endo))}
         arrays |= {name: rounded(_to_numpy(x)) for name, x in (("wall", wall), ("zeros", zeros)) if x is not None}
         _check_arrays(arrays)

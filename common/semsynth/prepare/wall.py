@@ -68,7 +68,7 @@ def wall_mask(
     """:func:`derive_wall` on the grid of a prepared image, with the cavity still in it.
 
     Args:
-        endo, width, plane: as of :func:`derive_wall`.
+        endo, width, plane: as in :func:`derive_wall`.
         target: the image, resampled from the grid of ``endo`` to ``spacing``.
         spacing: mm per voxel of the target as typed: that of its affine is rounded, which may tip a voxel.
 
@@ -92,7 +92,7 @@ def wall_of_map(
     Args:
         cavity: ``(H, W, D)``, axes right, anterior, superior.
         spacing: mm per voxel.
-        width, plane: as of :func:`derive_wall`.
+        width, plane: as in :func:`derive_wall`.
 
     Returns:
         Cavity and wall together.

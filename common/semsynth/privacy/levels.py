@@ -68,15 +68,15 @@ class FeatureLevels:
         return [np.asarray(found[name].volume, dtype=np.float64).ravel() for name in self.names]
 
     def add(self, key: str, image: Volume, label: Volume | None) -> None:
-        """As of :class:`Extra`."""
+        """As in :class:`Extra`."""
         self.scans.append(self._vectors(key, image))
 
     def row(self, key: str, image: Volume, label: Volume | None) -> NDArray[np.float64]:
-        """As of :class:`Extra`."""
+        """As in :class:`Extra`."""
         return self._rows(self._vectors(key, image))
 
     def row_of_scan(self, index: int) -> NDArray[np.float64]:
-        """As of :class:`Extra`."""
+        """As in :class:`Extra`."""
         return self._rows(self.scans[index])
 
     def _rows(self, own: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
@@ -91,7 +91,7 @@ class FeatureLevels:
     def sides(
         self, row: NDArray[np.float64], training: NDArray[np.bool_], allowed: NDArray[np.bool_]
     ) -> dict[str, Sides]:
-        """As of :class:`Extra`."""
+        """As in :class:`Extra`."""
         found = {name: _sides(row[:, i], training, allowed) for i, name in enumerate(self.names)}
         return {f"features of {name}": sides for name, sides in found.items() if sides is not None}
 
@@ -103,15 +103,15 @@ class ShapeLevel:
         self.scans: list[NDArray[np.float32] | None] = []
 
     def add(self, key: str, image: Volume, label: Volume | None) -> None:
-        """As of :class:`Extra`."""
+        """As in :class:`Extra`."""
         self.scans.append(_cavity(label))
 
     def row(self, key: str, image: Volume, label: Volume | None) -> NDArray[np.float64] | None:
-        """As of :class:`Extra`."""
+        """As in :class:`Extra`."""
         return self._row(_cavity(label))
 
     def row_of_scan(self, index: int) -> NDArray[np.float64] | None:
-        """As of :class:`Extra`."""
+        """As in :class:`Extra`."""
         return self._row(self.scans[index])
 
     def _row(self, own: NDArray[np.float32] | None) -> NDArray[np.float64] | None:
@@ -122,7 +122,7 @@ class ShapeLevel:
     def sides(
         self, row: NDArray[np.float64], training: NDArray[np.bool_], allowed: NDArray[np.bool_]
     ) -> dict[str, Sides]:
-        """As of :class:`Extra`."""
+        """As in :class:`Extra`."""
         found = _sides(row[:, 0], training, allowed)
         return {} if found is None else {SHAPE: found}
 

@@ -141,7 +141,7 @@ def residual(attacked: Rate, control: Rate) -> Rate:
 def _control(
     members: Mapping[str, Sequence[float]], level: float, random: np.random.Generator
 ) -> tuple[list[float], float, float]:
-    """Members against members: AUC per random half, and hits among how many, as of one half."""
+    """Members against members: AUC per random half, and hits among how many, as in one half."""
     names, halves, shares = list(members), [], []
     for _ in range(DRAWS if len(names) >= 4 else 0):
         order = random.permutation(len(names))

@@ -42,7 +42,7 @@ def load_sides(train: str, heldout: Sequence[str], weights: Sequence[str] = ()) 
     """Read both lists, keep patients apart, and hold the lists against the cards of weights.
 
     Args:
-        train: as of :func:`semsynth.evaluation.sources.load_real`; of a datalist with several splits the training one.
+        train: as in :func:`semsynth.evaluation.sources.load_real`; of a datalist with several splits the training one.
         heldout: the same; of a datalist with several splits all but the training one.
         weights: files of weights whose cards say what they have seen.
 

@@ -46,12 +46,12 @@ class Made:
     weights: str | None
 
     def read(self) -> tuple[Volume, Volume | None]:
-        """Image and class indices, without padding, in RAS order; errors as of :func:`read_pair`."""
+        """Image and class indices, without padding, in RAS order; errors as in :func:`read_pair`."""
         return read_pair(self.name, self.image, self.label, self.content)
 
 
 def read_real(case: RealCase) -> tuple[Volume, Volume | None]:
-    """Image and class indices of a real case, as of :meth:`Made.read`; intensities as they are stored."""
+    """Image and class indices of a real case, as in :meth:`Made.read`; intensities as they are stored."""
     return read_pair(case.case, case.image, case.label, case.content)
 
 

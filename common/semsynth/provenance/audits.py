@@ -87,7 +87,7 @@ def passed(
 
     Args:
         source: the audit; None: there is none, which is recorded and warned of.
-        volumes: as of :meth:`Audit.missing`.
+        volumes: as in :meth:`Audit.missing`.
         despite: share volumes although copies were found, which is recorded.
 
     Raises:

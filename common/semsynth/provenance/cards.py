@@ -228,7 +228,7 @@ class TrainingRecord:
         return [str(entry.get("case", "?")) for entry in entries if "image" not in before.of_entry(entry)]
 
     def facts(self, *, for_card: bool = False) -> dict[str, Any]:
-        """Hashes of cases, datalist and configuration; without what a card states by itself if ``for_card``."""
+        """Hashes of cases, datalist and configuration; without what every card states anyway if ``for_card``."""
         left_out = ("config", "command", "versions") if for_card else ()
         earlier = self._parent if self.earlier is None else self.earlier
         own = self._facts

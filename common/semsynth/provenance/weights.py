@@ -25,7 +25,7 @@ def read_weights(path: str | Path, what: str = "weights", *, fix: str = "copy th
     Where it is not stated, that is a warning.
 
     Args:
-        path, what, fix: as of :func:`semsynth.tensor_files.read_tensors`.
+        path, what, fix: as in :func:`semsynth.tensor_files.read_tensors`.
 
     Raises:
         InputError: for a file that is not the one which is described there; for a card that is none; as

@@ -58,7 +58,7 @@ class Opening:
     pictures: Sequence[tuple[str, bytes]] = ()
 
     def html(self) -> str:
-        """As a section of the page."""
+        """The case as a section of the page."""
         lines = [f'<p class="alarm">{escape(text)}</p>' for text in self.alarms]
         lines += [f"<p>{escape(text)}</p>" for text in self.sentences]
         for caption, png in self.pictures:

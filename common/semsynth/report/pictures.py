@@ -88,7 +88,7 @@ def save_planes(
         The path.
 
     Raises:
-        InputError: as of :func:`check_picture`.
+        InputError: as in :func:`check_picture`.
     """
     figure = planes_figure(rows, title=title, planes=planes)
     with _lock:
@@ -138,7 +138,7 @@ def save_figure(path: str | Path, figure: Figure, **options: Any) -> Path:
         The path.
 
     Raises:
-        InputError: as of :func:`check_picture`.
+        InputError: as in :func:`check_picture`.
     """
     check_picture(path)
     drawn = png(figure, **options)

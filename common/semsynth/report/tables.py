@@ -67,7 +67,7 @@ class Table:
     notes: Sequence[str] = field(default_factory=tuple)
 
     def text(self) -> str:
-        """For a terminal: aligned columns."""
+        """The table for a terminal: aligned columns."""
         lines = [
             [column.heading for column in self.columns],
             *([shown(cell.text) for cell in row] for row in self.rows),

@@ -34,7 +34,7 @@ def pseudo_masks(plan: Plan, cases: str) -> None:
 def pseudo_set(plan: Plan, cases: str) -> None:
     """Labelled cases and pseudo-labelled ones in one datalist, and the latter in one of their own.
 
-    Pseudo-labels and label maps of the experts are of one form: composite maps as of ``semsynth prepare``.
+    Pseudo-labels and label maps of the experts are of one form: composite maps as in ``semsynth prepare``.
     """
     made, prepared = plan.out / "pseudo" / cases / "data" / "datalist.json", plan.out / DATA
     people = read_split(plan.out)["patients"]

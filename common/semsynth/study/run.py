@@ -100,7 +100,7 @@ def run_folds(studies: Sequence[Study], **options: Any) -> str:
 
     Args:
         studies: one per fold.
-        options: as of :func:`run_study`.
+        options: as in :func:`run_study`.
 
     Returns:
         What was found in all, or, with ``dry_run``, what would be done.

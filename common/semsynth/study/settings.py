@@ -75,13 +75,13 @@ class Source:
 
 @dataclass(frozen=True)
 class Volumes:
-    """How synthetic volumes are made, as of ``semsynth augment``.
+    """How synthetic volumes are made, as in ``semsynth augment``.
 
     Attributes:
         per_case: volumes of each labelled case.
         tries: largest number of draws of a refused volume.
         style: ``drawn`` or ``own``.
-        judge, second_judge: weights, as of :class:`Source`; empty: nothing is refused.
+        judge, second_judge: weights, as in :class:`Source`; empty: nothing is refused.
         min_dice, max_hd95: limits; None: learned.
     """
 

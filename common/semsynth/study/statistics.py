@@ -35,7 +35,7 @@ class Trained:
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        """In order."""
+        """The seeds, in order."""
         return tuple(sorted(self.scores))
 
     def values(self, metric: str, cases: Sequence[str]) -> Values:
@@ -169,11 +169,11 @@ def interval(
     """95 % interval of the mean difference of two arms, by a bootstrap over patients and seeds.
 
     Each draw takes patients with replacement (the same ones of both arms, which were tested on the same scans), with
-    the difference of the arms' means over seeds, and, by themselves, seeds, with their means over patients: what a seed
+    the difference of the arms' means over seeds, and, independently, seeds, with their means over patients: what a seed
     does to single patients is part of the former already. Trainings of one seed begin with the same weights, so that
     arms of the same seeds are compared seed by seed. Draws of n values have a variance that is (n − 1)/n of the values'
     own; deviations are widened by √(n/(n − 1)) for that, those between patients as well as those between seeds.
-    Percentiles are those of a t distribution (as of "expanded percentile intervals": Hesterberg, What Teachers Should
+    Percentiles are those of a t distribution (as in "expanded percentile intervals": Hesterberg, What Teachers Should
     Know About the Bootstrap, The American Statistician 69, 2015), whose degrees of freedom follow from both spreads by
     Welch's and Satterthwaite's formula. ``ci/interval_coverage.py`` measures how often it covers the truth. One seed of
     an arm says nothing of how far its trainings differ: the interval is then about this training alone.

@@ -54,7 +54,7 @@ class Gated:
     report: Path
 
     def text(self) -> str:
-        """In words."""
+        """The result in words."""
         count = len(self.taken) + len(self.refused)
         said = f"the gate refused {len(self.refused)} of {count} volumes, see {self.report}"
         return f"{said}; the others are listed in {self.datalist}" if self.datalist else said
@@ -117,7 +117,7 @@ def check_gate(
     min_dice: float | None = None,
     max_hd95: float | None = None,
 ) -> None:
-    """What can be refused before the volumes are made; arguments and errors as of :func:`gate_volumes`."""
+    """What can be refused before the volumes are made; arguments and errors as in :func:`gate_volumes`."""
     real = _known(real)
     if world_size() > 1:
         raise InputError(

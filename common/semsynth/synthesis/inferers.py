@@ -78,7 +78,7 @@ class NoisyWindowInferer(SlidingWindowInferer):
         """Label map ``(B, 1, H, W, D)`` → intensities in [0, 1], ``(B, 1, H, W, D)``.
 
         Args:
-            inputs, network, args, kwargs: as of ``monai.inferers.SlidingWindowInferer``.
+            inputs, network, args, kwargs: as in ``monai.inferers.SlidingWindowInferer``.
             noise_seeds: one per item, or one for all, in place of the inferer's own seed; the network is told too,
                 which may draw a style from it. A ``style`` of the network, ``(B, Z)``, is each item's own.
 

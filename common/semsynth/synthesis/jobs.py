@@ -56,7 +56,7 @@ class MapBatches(Sampler[list[int]]):
 
     @property
     def remaining(self) -> int:
-        """Of this process's ``volumes``, how many are to be made."""
+        """Number of this process's ``volumes`` that are to be made."""
         return sum(map(len, self.batches))
 
     def __iter__(self) -> Iterator[list[int]]:

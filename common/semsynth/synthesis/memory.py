@@ -102,7 +102,7 @@ class PeakMemory:
         self.device = device
 
     def start(self) -> None:
-        """From now on."""
+        """Measure from now on."""
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
             return

@@ -59,7 +59,7 @@ def problems_in(content: Any, *, packed: bool = False, joined: frozenset[str] | 
 
     Args:
         content: content of the config.
-        packed: as of :func:`check_configs`.
+        packed: as in :func:`check_configs`.
         joined: names of what is joined to paths, in all configs; None takes those of this one.
     """
     names = joined_names([content]) if joined is None else joined

@@ -23,7 +23,7 @@ class Finding:
     refused: bool = True
 
     def line(self) -> str:
-        """In one line, in which nothing that others have written does anything but be read."""
+        """The finding in one line, with characters that could do harm in a terminal escaped."""
         return shown(f"{self.file}: {self.text}" if self.file else self.text)
 
 

@@ -46,7 +46,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in pairs:
         if key in found:
-            raise NotPlainError(f"says {key!r} twice, of which each reader takes another")
+            raise NotPlainError(f"says {key!r} twice, and readers differ in which one they take")
         found[key] = value
     return found
 
@@ -54,7 +54,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _yaml(text: str) -> Any:
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
         if isinstance(event, yaml.events.AliasEvent):
-            raise NotPlainError("holds references of YAML (*name), which make much of little")
+            raise NotPlainError("holds references of YAML (*name), which can unpack to far more than the file")
         if isinstance(event, _STRUCTURE) and event.tag is not None:
             raise NotPlainError(f"holds a tag of YAML ({event.tag}), which makes an object of a text")
     _keys_once(yaml.compose(text, Loader=yaml.SafeLoader))

@@ -98,7 +98,7 @@ def sign(path: str | Path, key: str | Path, output: str | Path) -> Path:
     """Write a detached signature of a bundle, or of one file of weights.
 
     Args:
-        path: as of :func:`verify`; a bundle that it refuses for another reason than unknown code is not signed.
+        path: as in :func:`verify`; a bundle that it refuses for another reason than unknown code is not signed.
         key: file of a private Ed25519 key.
         output: the file to write, outside the bundle.
 

@@ -191,7 +191,7 @@ def _without_copies(path: Path, images: Sequence[Instance]) -> tuple[tuple[Insta
 
 
 def _check_images(path: Path, images: Sequence[Instance]) -> None:
-    """Each image by itself, then what all of them must share."""
+    """Each image alone, then what all of them must share."""
     first = images[0]
     for image in images:
         if image.frames > 1:

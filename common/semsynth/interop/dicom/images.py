@@ -62,7 +62,7 @@ class Study:
 
     @property
     def software(self) -> list[str]:
-        """For Software Versions."""
+        """The text for Software Versions."""
         return [f"semsynth {__version__}", plain_text(" ".join(self.generator).strip() or "generator not recorded")]
 
     @property

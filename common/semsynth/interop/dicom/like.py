@@ -16,7 +16,7 @@ POSITION = "HFS"
 
 @dataclass(frozen=True)
 class Like:
-    """Of a series, only what is one of a few words of the standard, or a direction along an axis of the body.
+    """What is taken of a series: a few words of the standard, and directions along axes of the body.
 
     Attributes:
         modality: MR or CT; None without a series.

@@ -83,7 +83,7 @@ def write_all(
 
 
 def modality_of(source: Source, settings: DicomSettings, like: Like) -> str:
-    """MR or CT: as the user or the series says; else CT where the file is in HU, MR where it was scaled by itself.
+    """MR or CT: as the user or the series says; else CT where the file is in HU, MR where it was scaled on its own.
 
     Raises:
         InputError: where these contradict each other, or nothing says it.

@@ -86,6 +86,6 @@ class Written:
     segments: int | None
 
     def text(self) -> str:
-        """In words."""
+        """The result in words."""
         seg = "no SEG" if self.segments is None else f"SEG of {counted(self.segments, 'segment')}"
         return f"{self.case}: {counted(self.slices, f'{self.modality} image')}, {seg}, in {self.folder}"

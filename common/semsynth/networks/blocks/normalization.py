@@ -68,7 +68,7 @@ def affine_free_norm(x: torch.Tensor, groups: int, eps: float, *, offset: torch.
 
 
 def voxel_norm(x: torch.Tensor, eps: float) -> torch.Tensor:
-    """Every voxel's channels brought to mean 0 and variance 1 (Ba et al. 2016, layer norm, at each place by itself).
+    """Every voxel's channels brought to mean 0 and variance 1 (Ba et al. 2016, layer norm, at each place alone).
 
     No voxel knows of another one: a network of convolutions and this norm gives the same for a part of a volume as for
     the whole, as far from the part's border as its convolutions reach.
@@ -92,7 +92,7 @@ def modulate(x: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor, *, group
     Args:
         x: ``(B, C, h, w, d)``.
         scale, shift: the same shape, batch size B or 1.
-        groups, eps: as of :func:`affine_free_norm`.
+        groups, eps: as in :func:`affine_free_norm`.
 
     Returns:
         ``(B, C, h, w, d)`` of the type of ``x``.
@@ -250,7 +250,7 @@ class _LeakyReLU(torch.autograd.Function):
 
 
 def memory_format(x: torch.Tensor) -> torch.memory_format:
-    """Of ``(B, C, h, w, d)``: channels-last, or, where that is the same or neither is the case, contiguous."""
+    """The format of ``(B, C, h, w, d)``: channels-last; where that is the same, or neither is the case, contiguous."""
     last = x.is_contiguous(memory_format=torch.channels_last_3d) and not x.is_contiguous()
     return torch.channels_last_3d if last else torch.contiguous_format
 

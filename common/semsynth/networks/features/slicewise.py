@@ -108,7 +108,7 @@ class SlicewiseEfficientNet(FeatureExtractor):
         return [m for plane, at in chosen.items() for m in self.slice_levels(self.slices(volume, plane, at))]
 
     def levels(self, volume: torch.Tensor) -> Iterator[torch.Tensor]:
-        """As :meth:`maps`, of all planes."""
+        """The same as :meth:`maps`, of all planes."""
         for plane in PLANES:
             yield from self.slice_levels(self.slices(volume, plane))
 

@@ -82,7 +82,7 @@ class Schedule:
         return torch.cumprod(1.0 - betas.double(), dim=0)
 
     def level(self, timestep: torch.Tensor) -> Level:
-        """Of time steps ``(B,)``, as ``(B, 1, 1, 1, 1)``."""
+        """Noise level of time steps ``(B,)``, as ``(B, 1, 1, 1, 1)``."""
         square = self.alphas_cumprod().to(timestep.device)[timestep].view(-1, 1, 1, 1, 1)
         return Level(square.sqrt().float(), (1.0 - square).sqrt().float())
 
@@ -248,14 +248,14 @@ def dpm_solver_step(
 
 
 def angle_step(step: Step, noisy: torch.Tensor, clean: torch.Tensor, before: Estimate | None = None) -> torch.Tensor:
-    """As DPM-Solver++(2M), with the estimate linear in the angle θ = atan(noise / signal), not in λ.
+    """One step of DPM-Solver++(2M) with the estimate linear in the angle θ = atan(noise / signal), not in λ.
 
     Where noise vanishes the estimate settles as θ does while λ goes to infinity, so that a line over λ leads far astray
     in long steps. With dλ = −dθ / (sin θ cos θ) the integral of eq. 8 there is, from θ to φ and with slope c,
     x_φ = sin φ / sin θ · x + sin φ · (clean (cot φ − cot θ) + c (ln(sin θ / sin φ) + (φ − θ) cot φ)).
 
     Args:
-        step, noisy, clean, before: as of :func:`dpm_solver_step`.
+        step, noisy, clean, before: as in :func:`dpm_solver_step`.
 
     Examples:
         >>> first, last = ladder(Schedule(), 2)
@@ -302,7 +302,7 @@ def sample(
     clip: float | None = None,
     watch: Callable[[Iterator[Step]], Iterator[Step]] = lambda steps: steps,
 ) -> torch.Tensor:
-    """From noise to a latent.
+    """Sample a latent from noise.
 
     Args:
         schedule: schedule that the network was trained with.

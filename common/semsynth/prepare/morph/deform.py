@@ -163,7 +163,7 @@ def deformed(source: Source, amounts: Mapping[str, Any]) -> NDArray[np.integer] 
 
     Args:
         source: the map.
-        amounts: as of :func:`draw_amounts`.
+        amounts: as in :func:`draw_amounts`.
 
     Returns:
         ``(H, W, D)`` class indices; None where the deformation would fold.

@@ -80,7 +80,7 @@ class MorphLabel(Randomizable, Transform):
         return self
 
     def measure(self, label: Any, spacing: Sequence[float] | None = None) -> Anatomy:
-        """The figures that limits are about; arguments as of :meth:`morphed`."""
+        """The figures that limits are about; arguments as in :meth:`morphed`."""
         array, spacing = _array(label), _spacing(label, spacing)
         return anatomy_of(array, spacing, self.index, self.rules)
 
@@ -102,7 +102,7 @@ class MorphLabel(Randomizable, Transform):
         return found._replace(label=convert_to_dst_type(shaped, label, dtype=label.dtype)[0])
 
     def __call__(self, label: Any, spacing: Sequence[float] | None = None) -> Any:
-        """A new map of the same shape and kind; arguments and errors as of :meth:`morphed`, the seed is drawn."""
+        """A new map of the same shape and kind; arguments and errors as in :meth:`morphed`, the seed is drawn."""
         return self.morphed(label, int(self.R.randint(LARGEST, dtype=np.uint32)), spacing).label
 
 
@@ -111,7 +111,7 @@ class MorphLabeld(RandomizableTransform, MapTransform):
 
     Args:
         keys: keys of label maps, each of which is morphed on its own.
-        classes, rules, limits, tries: as of :class:`MorphLabel`.
+        classes, rules, limits, tries: as in :class:`MorphLabel`.
         prob: probability that a map is morphed, 0…1.
         record_key: key under which the record of the last map is put (None: nowhere).
         allow_missing_keys: pass over keys that are not there.

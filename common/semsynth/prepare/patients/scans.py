@@ -53,7 +53,7 @@ class Scan:
 
     @property
     def half(self) -> NDArray[np.float64]:
-        """From the centre of the array to the centre of its last voxel, in mm."""
+        """The vector from the centre of the array to the centre of its last voxel, in mm."""
         result: NDArray[np.float64] = (np.array(self.normal.shape) - 1) / 2 * self.spacing
         return result
 

@@ -57,7 +57,7 @@ class Shifts:
 
 
 def shift_turned(fixed: Scan, moving: Scan, orientation: Orientation) -> Shift:
-    """As :meth:`Shifts.between`, with the second scan turned over."""
+    """The same as :meth:`Shifts.between`, with the second scan turned over."""
     arrays = coarse(fixed, COARSE), oriented(coarse(moving, COARSE), orientation)
     one, other = (array.shape for array in arrays)
     size = [next_fast_len(a + b, real=True) for a, b in zip(one, other, strict=True)]
@@ -116,7 +116,7 @@ class OtherStorage:
         return result
 
     def best(self, moving: int, fixed: Sequence[int]) -> list[tuple[float, Orientation]]:
-        """Of scan ``moving`` with each of ``fixed``: the best score, and how the moving scan is turned over for it."""
+        """The best shift of ``moving`` with each of ``fixed``: its score, and how the moving scan is turned for it."""
         turned = [oriented(self.arrays[moving], o) for o in ORIENTATIONS[1:]]
         spectra = torch.stack([self._spectrum(array[None])[0] for array in turned])
         result = []

@@ -18,7 +18,7 @@ BYTES_PER_VOXEL = 1.6
 
 
 def estimate(draws: Sequence[Draw], rounds: Rounds, formats: Sequence[str]) -> str:
-    """Of what is not there yet, in words; two volumes of the smallest map are made once to know how long one takes.
+    """An estimate for what is missing, in words; two volumes of the smallest map are made once to time them.
 
     Args:
         draws: all volumes.

@@ -75,7 +75,7 @@ class Finishing:
     def of(
         cls, whole: Sequence[int], wall: Mapping[str, object] | None = None, wall_mm: float | None = None
     ) -> Finishing:
-        """From the values of a config; ``wall_mm`` in place of the wall's own thickness."""
+        """The last steps by the values of a config; ``wall_mm`` replaces the wall's own thickness."""
         if wall is None:
             if wall_mm is not None:
                 raise InputError("wall_mm: these maps have no derived wall; leave it out")

@@ -39,7 +39,7 @@ class PrepareSynthesisBatch(PrepareBatch):
 
 
 class PrepareReconstructionBatch(PrepareSynthesisBatch):
-    """As there, and the image once more as the network's second input: for the validation of an autoencoder."""
+    """Batches as above, with the image as the network's second input too: for the validation of an autoencoder."""
 
     def __call__(  # type: ignore[override]  # noqa: D102
         self,

@@ -93,7 +93,7 @@ class SliceTrainer(DenoiserTrainer):
     :class:`semsynth.data.transforms.RandSlicesd` leaves them.
 
     Args:
-        kwargs: as of :class:`DenoiserTrainer`.
+        kwargs: as in :class:`DenoiserTrainer`.
     """
 
     def _given(self, batch: Any, device: torch.device) -> list[torch.Tensor | None]:

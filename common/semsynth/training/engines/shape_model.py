@@ -89,7 +89,7 @@ class ShapeModelTrainer(Trainer):
         self.skipped = 0
 
     def training_state(self) -> dict[str, Any]:
-        """For a checkpoint: the velocities so far."""
+        """The state for a checkpoint: the velocities so far."""
         return {"velocities": dict(self.velocities)}
 
     def load_training_state(self, state: Mapping[str, Any]) -> None:

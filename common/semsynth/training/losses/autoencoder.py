@@ -79,7 +79,7 @@ class DecoderLoss(AutoencoderLoss):
     over blocks of cells are held where they were, so that anatomy, style and what the label map asks for stay.
 
     Args:
-        adversarial, adversarial_weight, r1_weight, r1_interval: as of :class:`AutoencoderLoss`.
+        adversarial, adversarial_weight, r1_weight, r1_interval: as in :class:`AutoencoderLoss`.
         content_weight: weight of the mean absolute difference of the blocks' means, on intensities scaled to [-1, 1].
         content_cells: number of cells of the latent along each axis of a block; 1 holds every cell's mean, more leaves
             the mottle of single cells to the discriminator.

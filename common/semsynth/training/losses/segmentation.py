@@ -16,7 +16,7 @@ class SegmentationLoss(nn.Module):
     """Soft Dice of the foreground classes plus class-weighted cross-entropy (Al-Sanaani et al., section II-D).
 
     Args:
-        class_weights: one weight per class for the cross-entropy, as of :func:`class_weights`; None weighs all alike.
+        class_weights: one weight per class for the cross-entropy, as in :func:`class_weights`; None weighs all alike.
         dice_weight, ce_weight: weights of the two terms.
 
     Raises:

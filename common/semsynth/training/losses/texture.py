@@ -67,7 +67,7 @@ class TextureLoss(nn.Module):
 
         Args:
             said: output of the network, ``(B, 2·bands)``.
-            image, target: as of :func:`texture`.
+            image, target: as in :func:`texture`.
         """
         with torch.autocast(said.device.type, enabled=False):
             found, there = texture(image.float(), target)
