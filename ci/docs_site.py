@@ -48,6 +48,7 @@ API: dict[str, tuple[str, tuple[str, ...]]] = {
         ("write_labels", "write_segmentation", "write_label_tables", "colour_of"),
     ),
     "data.transforms": ("Transforms", ()),
+    "data.voxels": ("Hashes of voxels", ("voxel_hash", "hash_file")),
     "networks.blocks.spade": (
         "SPADE blocks",
         ("SPADE", "SPADEResBlock", "SPADEOptions", "Modulation", "NoiseInjection", "label_pyramid"),
@@ -58,6 +59,9 @@ API: dict[str, tuple[str, tuple[str, ...]]] = {
     "networks.denoiser": ("Denoiser", ("SPADEUNet", "DenoiserModulation")),
     "networks.slice_unet": ("Denoiser over slices", ("SliceUNet",)),
     "networks.latent_diffusion": ("Latent diffusion", ("LatentDiffusion", "Denoised", "intensity_style")),
+    "networks.label_autoencoder": ("Autoencoder of label maps", ("LabelAutoencoder", "LabelReconstruction")),
+    "networks.map_diffusion": ("Diffusion of label maps", ("MapDiffusion",)),
+    "networks.shape_model": ("Shape model of label maps", ("ShapeModel",)),
     "networks.sampling.samplers": ("Schedules and samplers", ()),
     "networks.sampling.guided": ("Options of sampling", ("SamplingOptions",)),
     "networks.spade_gan": ("SPADE generator", ("SPADEGenerator", "LabelModulation", "Reconstruction")),
@@ -79,6 +83,8 @@ API: dict[str, tuple[str, tuple[str, ...]]] = {
         "Cards of weights",
         ("write_model_card", "record_of", "weights_hash", "datalist_hash", "versions", "TrainingRecord"),
     ),
+    "provenance.seen": ("Cases that weights have seen", ("Seen", "refuse_seen_cases", "read_card")),
+    "provenance.frozen": ("Frozen networks", ("load_segmenter", "load_features", "load_perceptual")),
     "provenance.audits": ("Audits", ("read_audit", "Audit", "passed")),
     "provenance.pseudonyms": ("Pseudonyms in cards", ("pseudonym", "pseudonym_key", "key_id")),
     "privacy.copies": (

@@ -33,6 +33,13 @@ def voxel_hash(data: NDArray[Any]) -> str | None:
 
     Returns:
         64 hexadecimal digits, or None for a constant volume, which tells nothing.
+
+    Examples:
+        >>> scan = np.random.default_rng(0).random((6, 5, 4))
+        >>> voxel_hash(scan) == voxel_hash(1000 * scan[::-1])  # stored the other way round, on another scale
+        True
+        >>> voxel_hash(scan) == voxel_hash(scan[:5])  # cropped
+        False
     """
     ranks = _ranks(np.asarray(data))
     if ranks is None:
@@ -53,6 +60,14 @@ def hash_file(path: str | Path, selection: Selection = EVERYTHING, image: str | 
 
     Returns:
         None for a file that cannot be read as a volume, too: whoever checks it says why.
+
+    Examples:
+        >>> from tempfile import TemporaryDirectory
+        >>> from semsynth.data.volumes import write_image
+        >>> scan = np.random.default_rng(0).random((6, 5, 4)).astype(np.float32)
+        >>> with TemporaryDirectory() as folder:
+        ...     hash_file(write_image(f"{folder}/scan.nii.gz", scan, np.eye(4), "float32")) == voxel_hash(scan)
+        True
     """
     path = Path(path)
     try:

@@ -48,6 +48,11 @@ class LabelAutoencoder(nn.Module):
 
     Raises:
         InputError: for numbers of levels that differ, or strides that are neither 1 nor 2.
+
+    Examples:
+        >>> network = LabelAutoencoder(4, channels=(8, 8), strides=(2, 2), latent_channels=2).eval()
+        >>> network(torch.zeros(1, 1, 16, 16, 8)).logits.shape
+        torch.Size([1, 4, 16, 16, 8])
     """
 
     takes_noise = False

@@ -48,6 +48,20 @@ class MapDiffusion(LatentDiffusion):
 
     Raises:
         InputError: as there, and for another number of style channels.
+
+    Examples:
+        >>> from semsynth.anatomy import MapFigures
+        >>> from semsynth.networks.denoiser import SPADEUNet
+        >>> network = MapDiffusion(
+        ...     LabelAutoencoder(3, channels=(8, 8), strides=(2, 2), latent_channels=2),
+        ...     SPADEUNet(3, latent_channels=2, channels=(8, 8), stride=4, spade={"hidden": 4}, style_channels=2),
+        ...     figures=MapFigures(["background", "endo", "wall"], ["endo.volume_ml"]),
+        ...     spacing=(2.0, 2.0, 2.0),
+        ...     sampling={"steps": 2},
+        ... ).eval()
+        >>> nothing = torch.full((1, 1, 16, 16, 8), -1.0)  # no voxel is known
+        >>> network.synthesize(nothing, seeds=[0, 1]).shape
+        torch.Size([2, 1, 16, 16, 8])
     """
 
     def __init__(

@@ -49,6 +49,16 @@ def load_segmenter(
 
     Raises:
         InputError: when the file is there and is not the one that its card describes, or does not fit the network.
+
+    Examples:
+        >>> from tempfile import TemporaryDirectory
+        >>> from monai.data import MetaTensor
+        >>> from semsynth.networks.segmentation import residual_unet
+        >>> with TemporaryDirectory() as folder:
+        ...     torch.save(residual_unet(channels=(4, 8)).state_dict(), f"{folder}/judge.pt")
+        ...     judge = load_segmenter(residual_unet(channels=(4, 8)), f"{folder}/judge.pt", use="the judge's Dice")
+        >>> judge.segment(MetaTensor(torch.rand(1, 32, 32, 32), affine=torch.eye(4))).shape
+        torch.Size([1, 32, 32, 32])
     """
     if weights is None:
         return None

@@ -40,6 +40,14 @@ class Seen:
             is not found may still have been seen.
         key: :func:`semsynth.provenance.pseudonyms.key_id` of the key that names were hidden with, or None.
         source: the file of weights.
+
+    Examples:
+        >>> import numpy as np
+        >>> from semsynth.data.voxels import voxel_hash
+        >>> scan = np.random.default_rng(0).random((6, 5, 4))
+        >>> seen = Seen.from_card({"training_cases": [{"voxels": {"image": voxel_hash(scan)}}]}, "model.pt")
+        >>> seen.reasons("P1", voxels={"image": voxel_hash(2 * scan)})  # the same scan, under any name
+        ['image']
     """
 
     known: bool = False
@@ -269,6 +277,16 @@ def refuse_seen_cases(seen: Seen, entries: Sequence[Mapping[str, Any]]) -> None:
 
     Raises:
         InputError: listing the cases and by what they were recognised.
+
+    Examples:
+        >>> import numpy as np
+        >>> from semsynth.data.voxels import voxel_hash
+        >>> digest = voxel_hash(np.random.default_rng(0).random((6, 5, 4)))
+        >>> seen = Seen.from_card({"training_cases": [{"voxels": {"image": digest}}]}, "model.pt")
+        >>> refuse_seen_cases(seen, [{"case": "P2", "voxels": {"image": "0" * 64}}])  # a new scan
+        >>> refuse_seen_cases(seen, [{"case": "P1", "voxels": {"image": digest}}])  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        semsynth.errors.InputError: model.pt: 1 of 1 cases were used to train these weights; ...
     """
     problems = [
         f"{entry.get('case', '?')}: same {' and '.join(reasons)} as a training case"
