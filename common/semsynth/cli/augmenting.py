@@ -48,8 +48,8 @@ def augment(
 
     Label maps are taken from the training cases alone; some are morphed (docs/morphing.md), or drawn from nothing
     (docs/generated_maps.md); the bundle's generator makes a volume of each; a judge refuses those that do not show what
-    their map says. It says before it starts how many volumes, how long and how much disk. An interrupted run goes on
-    where it was when the same command is started again; torchrun shares the work among GPUs.
+    their map says. Before it starts, it says how many volumes it makes, how long and how much disk. An interrupted
+    run goes on where it was when the same command is started again; torchrun shares the work among GPUs.
 
     Args:
         input: a datalist (or its folder) of prepared cases, or of raw ones with an image and a mask of the cavity,
@@ -67,12 +67,12 @@ def augment(
         map_weights: file of its weights; without it the bundle's models/model.pt.
         map_inference: further settings of that bundle's inference.json, as a JSON object.
         rules: YAML file that says how much morphing may change; without it the built-in rules.
-        style: drawn by the network; own, of the case's own scan; or a datalist of prepared scans, of which each volume
-            takes the style of one.
+        style: drawn (by the network), own (that of the case's scan), or a datalist of prepared scans, of which each
+            volume takes the style of one.
         judge: file of weights of la_unet's judge, models/judge_1.pt; without it nothing is refused.
         second_judge: file of the judge of the other half, models/judge_2.pt, for cases that the first was trained on.
-        min_dice: Dice that a volume needs; without it the 5th percentile of what real scans reach that their judge did
-            not see.
+        min_dice: Dice that a volume needs; without it the 5th percentile over real scans that their judge did not
+            see.
         max_hd95: HD95 in mm that a volume may have; without it the 95th percentile, or any with --min-dice.
         tries: largest number of draws of a refused volume; after them it is left out.
         format: datalist, nnunet and decathlon, with commas: forms of the training set; a datalist is always written.

@@ -92,17 +92,17 @@ def prepare(
         centers: 'dataset' fits the cluster centres once over the training cases; a folder of prepared data gives those
             that it has; numbers in [0, 1] give them; without it each volume has its own.
         wall_mm: width of the wall derived where no mask is given (0: no wall).
-        wall_plane: axial, acquisition or 3d: whether that width is measured in the patient's axial plane, in the plane
-            of the stack's slices, or in space.
+        wall_plane: axial, acquisition or 3d: that width is measured in the patient's axial plane, in the plane of the
+            stack's slices, or in space.
         scale: percentiles, min-max or window: how intensities become [0, 1]; without it percentiles, or what the
             input's datalist states. With min-max one defective voxel can set the scale of its volume.
-        percentiles: percentiles of each volume's non-zero voxels, 0,99.9 unless said otherwise; 0 is the minimum of all
+        percentiles: percentiles of each volume's non-zero voxels, 0,99.9 by default; 0 is the minimum of all
             voxels.
         window: intensities of the files that become 0 and 1, the same for all volumes.
         dtype: uint8, int16 or float32: how intensities are stored.
         like: folder of data prepared before, such as that of trained weights: all settings of its preparation, centres
-            too, are taken, but for those that are given.
-        fractions: shares of training, validation and (optionally) testing, 0.8,0.2 unless said otherwise; for input
+            too, are taken, except those that are given here.
+        fractions: shares of training, validation and (optionally) testing, 0.8,0.2 by default; for input
             without splits, or with all its cases in one.
         patient_regex: pattern whose first group in a case's name is the patient; no patient stands in two splits, and
             splits that the input gives are checked for it.
@@ -175,8 +175,9 @@ def prepare_maps(
 ) -> str:
     """Images with label maps of any classes to training data: one grid, intensities in [0, 1], datalist, pictures.
 
-    The classes keep their indices, but with --relabel. Images without a map (a datalist's "unlabelled") are prepared
-    for the training of autoencoders. An interrupted run goes on where it was when the same command is started again.
+    The classes keep their indices, unless --relabel is given. Images without a map (a datalist's "unlabelled") are
+    prepared for the training of autoencoders. An interrupted run goes on where it was when the same command is started
+    again.
 
     Args:
         input: a datalist (or its folder), or a quoted pattern of images or of DICOM folders (docs/dicom.md).
@@ -193,7 +194,7 @@ def prepare_maps(
         size: voxels to crop and pad to around the classes, for example 256,256,32; without it each case keeps its own.
         scale: percentiles, min-max or window: how intensities become [0, 1]; without it percentiles, or what the
             input's datalist states. With min-max one defective voxel can set the scale of its volume.
-        percentiles: percentiles of each volume's non-zero voxels, 0,99.9 unless said otherwise; 0 is the minimum of all
+        percentiles: percentiles of each volume's non-zero voxels, 0,99.9 by default; 0 is the minimum of all
             voxels.
         window: intensities of the files that become 0 and 1 (CT), for example -1000,1000, the same for all volumes.
         hu_offset: number to add to the files' values to get Hounsfield units (CT), for example -1024 where they hold
@@ -207,9 +208,9 @@ def prepare_maps(
         axes: the directions in which the files' axes really run, such as PLI, where their headers say otherwise.
         dtype: uint8, int16 or float32: how intensities are stored.
         like: folder of data prepared before, such as that of trained weights: all settings of its preparation, centres
-            too, are taken, but for those that are given.
+            too, are taken, except those that are given here.
         modality: modality that the datalist states; without it CT for DICOM series that say so, else MRI.
-        fractions: shares of training, validation and (optionally) testing, 0.8,0.2 unless said otherwise; for input
+        fractions: shares of training, validation and (optionally) testing, 0.8,0.2 by default; for input
             without splits, or with all its cases in one.
         patient_regex: pattern whose first group in a case's name is the patient; no patient stands in two splits.
         group_patients: find scans of one patient by registering the images (100 cases take about five minutes), state
@@ -311,7 +312,7 @@ def check(
 ) -> str:
     """Check all cases of a data set, raw or prepared, and list what is wrong: one table, exit status 1 on errors.
 
-    The same checks run before every preparation, training and synthesis. Nothing is written, but by --same-patient.
+    The same checks run before every preparation, training and synthesis. Only --same-patient writes anything.
 
     Args:
         input: a datalist (or its folder), a folder of the 2018 challenge's case folders, or a quoted pattern of images
@@ -324,7 +325,7 @@ def check(
         num_classes: number of classes of the label maps; without it what the datalist states.
         patch_size: voxels that training will crop, for example 128,96,64; smaller cases are named.
         patient_regex: pattern whose first group in a case's name is the patient; no patient may stand in two splits.
-        bundle: folder of a bundle: do its weights know the label maps' classes, voxel size and field of view?
+        bundle: folder of a bundle whose weights are to know the maps' classes, voxel size and field of view.
         same_patient: find scans of one patient, and one scan twice, by registering the images (100 cases take about
             five minutes); writes pairs.csv, same_patient.json and pairs.png, on which to look at the pairs.
         output: folder for what --same-patient writes; without it same_patient.
@@ -373,8 +374,9 @@ def pseudonymise(
 ) -> str:
     """Copy a data set so that its folders, files, headers and datalist name no patient.
 
-    All that is made of the copy (volumes, records, evaluations, a study's report) names none either. Voxels are the
-    same, so that weights that have seen a case still recognise it. The scans themselves are still patients' scans.
+    All that is made of the copy (volumes, records, evaluations, a study's report) names no patient either. Voxels
+    are the same, so that weights that have seen a case still recognise it. The scans themselves are still patients'
+    scans.
 
     Args:
         input: a datalist (or its folder) of NIfTI files, such as semsynth prepare writes.
@@ -414,12 +416,12 @@ def choose_k(
         output: folder for choose_k.csv and choose_k.png; without it only the table is printed.
         endo: for a pattern of images: the cavity masks' pattern.
         k_max: largest k, up to 10.
-        cases: at most this many volumes (of the training split where there is one), drawn by seed.
+        cases: largest number of volumes (of the training split where there is one), drawn by seed.
         spacing: mm per voxel that volumes are resampled to.
         sigma: Gaussian smoothing before clustering, in voxels.
         scale: percentiles, min-max or window: how intensities become [0, 1]; without it percentiles, or what the
             input's datalist states. With min-max one defective voxel can set the scale of its volume.
-        percentiles: percentiles of each volume's non-zero voxels, 0,99.9 unless said otherwise; 0 is the minimum of all
+        percentiles: percentiles of each volume's non-zero voxels, 0,99.9 by default; 0 is the minimum of all
             voxels.
         window: intensities of the files that become 0 and 1, the same for all volumes.
         seed: seed of the draw of volumes and voxels.

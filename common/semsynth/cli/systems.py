@@ -30,8 +30,8 @@ def picture(
         real: datalist (or its folder) with the real images of the same case names.
         cases: number of cases, the first ones by name.
         samples: number of volumes of each map, where there are several.
-        planes: with commas, of axial, coronal and sagittal.
-        pseudonyms: key file, by whose pseudonyms cases are paired and called; names that are new get one.
+        planes: planes with commas, of axial, coronal and sagittal.
+        pseudonyms: key file, by whose pseudonyms cases are paired and named; names that are new get one.
     """
     from ..data.hidden import Hidden
     from ..report.pictures import save_comparison
@@ -94,15 +94,15 @@ def convert(
     Args:
         weights: state dict, or a checkpoint that holds one; nothing in it is executed.
         output: the file to write, for example model.pt; its card is model.json.
-        name: entry of a checkpoint, or what stands before the keys, for example generator or decoder.blocks.0; with
+        name: entry of a checkpoint, or prefix of its keys, for example generator or decoder.blocks.0; with
             --bundle one of its networks, for example denoiser.
         groups: number of groups of the group norms (num_groups, norm_num_groups). Without it the packages' default:
             instance norm under SPADE; 32 groups in autoencoders and U-Nets.
         eps: epsilon of the norms; without it 1e-5, in autoencoders and U-Nets 1e-6.
-        slope: negative slope of the residual blocks' activations; 0.2 unless said otherwise.
+        slope: negative slope of the residual blocks' activations; 0.2 by default.
         head_channels: number of channels of a U-Net's attention (num_head_channels), one number or one per level; 8
             unless said otherwise.
-        stride: voxels of the label map per voxel of a U-Net's latent; 8 unless said otherwise.
+        stride: voxels of the label map per voxel of a U-Net's latent; 8 by default.
         spade_eps: epsilon of the norms under an autoencoder's SPADE, where it is not that of the package.
         num_classes: number of classes of your label maps, background included, for networks that were trained without
             any.
@@ -171,7 +171,7 @@ def export(
         size: voxels of the label maps along right, anterior, superior, for example 144,112,64; needed by latent
             diffusion and spade_gan3d, others take any size without it.
         format: torch or onnx.
-        weights: instead of the bundle's models/model.pt.
+        weights: file of weights in place of the bundle's models/model.pt.
         steps: number of steps that sampling.json describes; without it the bundle's own.
         overwrite: replace graphs that are there, if an export wrote them.
     """
@@ -289,7 +289,8 @@ def evaluate(
         extractors: feature networks with commas: medicalnet_resnet34, medicalnet_resnet50, efficientnet_lite0,
             la_unet_judge; the first, third and fourth unless said otherwise.
         feature_spacing: mm per voxel at which efficientnet_lite0 sees volumes (its slices are four of it apart, its
-            pixels half of it); more for large fields of view, such as 4 for a CT. Numbers of different ones differ.
+            pixels half of it); more for large fields of view, such as 4 for a CT. Numbers at different spacings
+            cannot be compared.
         weights: NAME=FILE of a feature network's weights, where they are not in a package or the hub's cache.
         in_loss: NAME=NETWORK that was in that system's own loss, beside those that its records name.
         lpips: also LPIPS (needs pip install 'semsynth[lpips]' and its weights).
@@ -335,7 +336,7 @@ def evaluate(
 
 
 def reproduce(*, bundle: FilePath, device: str | None = None) -> str:
-    """Whether a bundle gives here what it gave where it was shipped: one volume against its golden file.
+    """Whether a bundle gives the same result here as where it was made: one volume against its golden file.
 
     The built-in phantom is made, the bundle's own inference makes a volume of it with the shipped weights and a fixed
     seed, and the volume is compared with docs/golden.nii.gz of the bundle. It takes seconds, and says by its exit

@@ -9,15 +9,15 @@ from .options import FilePath
 def verify(*, path: FilePath, signature: FilePath | None = None, public_key: FilePath | None = None) -> str:
     """Whether a bundle can be used, before anything of it is loaded or evaluated.
 
-    semsynth verify PATH. Files are compared with their hashes, weights are looked into, configs are read and not
+    semsynth verify PATH. Files are compared with their hashes, weights are inspected, configs are read and not
     evaluated, paths, sizes, logging and Python are checked (docs/trust.md). The exit status is 0 where nothing wrong
     was found, 1 where it must not be used, 2 for wrong usage. What cannot be checked, such as weights without a card,
-    is said.
+    is printed.
 
     Args:
         path: a bundle's folder, a packed bundle (zip), or one file of weights.
         signature: file that semsynth sign wrote; needs pip install 'semsynth[trust]'.
-        public_key: Ed25519 key (PEM) of somebody you trust, had from them and not with the bundle.
+        public_key: Ed25519 key (PEM) of a person you trust, received from them apart from the bundle.
     """
     from ..trust.verify import verify as run
 
@@ -28,7 +28,7 @@ def verify(*, path: FilePath, signature: FilePath | None = None, public_key: Fil
 
 
 def sign(*, path: FilePath, key: FilePath, output: FilePath) -> str:
-    """A detached signature of a bundle or a file of weights, by which others see that nothing of it was exchanged.
+    """A detached signature of a bundle or a file of weights, by which others can check that no part was exchanged.
 
     semsynth sign PATH --key FILE --output FILE. Needs pip install 'semsynth[trust]'. How keys are made: docs/trust.md.
 
