@@ -22,17 +22,18 @@ def network_of(bundle: str | Path, weights: str | Path | None = None) -> nn.Modu
 
     Args:
         bundle: its folder.
-        weights: instead of the bundle's ``models/model.pt``.
+        weights: instead of the bundle's ``models/model.pt``; those of an overlay bring it, see :func:`configs_of`.
 
     Raises:
         InputError: no bundle there; a config that would do more than build a network, or builds none; weights that do
             not fit.
     """
     bundle = Path(bundle)
-    config = bundle / "configs" / "inference.json"
-    parser = parser_of(bundle, config.name)
-    parser["bundle_root"], parser["device"] = str(bundle), "cpu"
     source = Path(weights or bundle / SHIPPED)
+    files = configs_of(bundle, source)
+    config = bundle / "configs" / files[-1]
+    parser = parser_of(bundle, *files)
+    parser["bundle_root"], parser["device"] = str(bundle), "cpu"
     state = {name: value.float() for name, value in load_weights(source).items()}
     if any(name.startswith("autoencoder.decoder.noise.") for name in state):
         parser["network_def#autoencoder#noise"] = True
@@ -52,6 +53,44 @@ def network_of(bundle: str | Path, weights: str | Path | None = None) -> nn.Modu
     return network
 
 
+def configs_of(bundle: Path, weights: Path) -> list[str]:
+    """Names below ``configs`` of what builds the network of a file of weights: ``inference.json``, and an overlay.
+
+    The overlay is the one that takes weights of this name from the bundle's ``models``: ``ct.json`` for
+    ``model_ct.pt``.
+
+    Raises:
+        InputError: where several overlays take it.
+    """
+    base, value = "inference.json", f"$@bundle_root + '/models/{weights.name}'"
+    known = read_object_or_none(bundle / "configs" / base) or {}
+    found = [
+        path.name
+        for path in sorted((bundle / "configs").glob("*.json"))
+        if known.get("weights") != value and (read_object_or_none(path) or {}).get("weights") == value
+    ]
+    if len(found) > 1:
+        raise InputError(
+            f"{weights}: {' and '.join(found)} of {bundle} take weights of this name; copy the file to another name, "
+            "and give it in one of them"
+        )
+    return [base, *found]
+
+
+def _settings_of(bundle: Path, weights: Path) -> dict[str, Any]:
+    """The settings at the top of these configs, merged as MONAI merges them."""
+    merged: dict[str, Any] = {}
+    for name in configs_of(bundle, weights):
+        merged |= read_object(bundle / "configs" / name, damaged="take the bundle's own")
+    return merged
+
+
+def _vocabulary_of(bundle: Path, weights: Path) -> dict[str, str] | None:
+    """Class index → name of the label maps that weights know, where metadata say it."""
+    about = read_object_or_none(bundle / "configs" / "metadata.json") or {}
+    return about.get(str(_settings_of(bundle, weights).get("vocabulary", "classes")))
+
+
 def facts_of(bundle: Path, weights: str | Path | None = None) -> dict[str, Any]:
     """What a file of a bundle's network says of itself, wherever it goes: free of paths.
 
@@ -65,14 +104,13 @@ def facts_of(bundle: Path, weights: str | Path | None = None) -> dict[str, Any]:
     """
     metadata = bundle / "configs" / "metadata.json"
     about = read_object_or_none(metadata) or {}
-    config = read_object(bundle / "configs" / "inference.json", damaged="take the bundle's own")
     source = Path(weights or bundle / SHIPPED)
     geometry = TrainedGrid(source, metadata).geometry
     found = {
         "bundle": str(about.get("bundle") or bundle.resolve().name),
         "version": about.get("version"),
         "weights_sha256": sha256(source),
-        "classes": about.get("classes") or config.get("class_names"),
+        "classes": _vocabulary_of(bundle, source) or _settings_of(bundle, source).get("class_names"),
         "spacing": geometry and list(geometry.spacing),
         "axes": geometry and geometry.axes,
         "intensity": geometry and geometry.intensity,
@@ -83,12 +121,20 @@ def facts_of(bundle: Path, weights: str | Path | None = None) -> dict[str, Any]:
     return {key: value for key, value in found.items() if value is not None}
 
 
-def label_classes(bundle: Path) -> int | None:
-    """How many classes the label maps have that a bundle's network is given; None where it is given images."""
+def label_classes(bundle: Path, weights: str | Path | None = None) -> int | None:
+    """How many classes the label maps have that a bundle's network is given; None where it is given images.
+
+    Args:
+        bundle: its folder.
+        weights: instead of the bundle's ``models/model.pt``.
+    """
     about = read_object_or_none(bundle / "configs" / "metadata.json") or {}
     try:
         given = about["network_data_format"]["inputs"]["image"]
-        return int(given["value_range"][1]) + 1 if given["format"] in ("segmentation", "labels") else None
+        if given["format"] not in ("segmentation", "labels"):
+            return None
+        known = _vocabulary_of(bundle, Path(weights or bundle / SHIPPED))
+        return len(known) if known else int(given["value_range"][1]) + 1
     except (KeyError, TypeError, ValueError, IndexError):
         raise InputError(f"{bundle}: its metadata.json does not say what the network is given; take the bundle's own"
                          ) from None  # fmt: skip

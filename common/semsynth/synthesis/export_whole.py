@@ -62,7 +62,7 @@ def export_whole(
         raise InputError(f"{bundle}: its network is no single graph: {reason}")
     if styled is not None and size is None:
         raise InputError(f"{bundle}: a graph of a SPADE network is of one size; give --size, such as 144,112,64")
-    network, classes = plain(network), label_classes(bundle)
+    network, classes = plain(network), label_classes(bundle, weights)
     graph = _graph(network, [size] if size is not None else [TRACED, *OTHERS], classes)
     facts = {"semsynth": __version__} | facts_of(bundle, weights)
     content, difference = onnx_graph(graph, facts)
