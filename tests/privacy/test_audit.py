@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from semsynth.cli.main import main
 from semsynth.errors import InputError
 from semsynth.privacy.findings import Findings
 from semsynth.privacy.run import audit
+from semsynth.privacy.volumes import load_made
 from semsynth.provenance.audits import read_audit
 from tiny_patients import scans, volumes
 
@@ -96,6 +98,22 @@ def test_the_texture_of_ones_own_scan_is_a_copy(real: tuple[Path, Path], tmp_pat
     found = audit(str(made), real[0], str(real[1]), tmp_path / "audit", false_positives=LOOSE)
     assert found.verdict.word == "copies found"
     assert [one.name for one, judged in zip(found.made, found.judged, strict=True) if judged.of_map] == ["copy3"]
+
+
+def test_the_origin_of_a_map_is_told_by_the_record_beside_it(tmp_path: Path) -> None:
+    """An inference of maps that la_maps drew says nothing of their origin itself."""
+    made = volumes(tmp_path, NEW[:4])
+    listed = json.loads((made / "datalist.json").read_text())
+    beside: list[dict[str, Any]] = [{"drawn": True}, {"source_case": "P1", "morph": {"seed": 3}}, {"case": "P1"}, {}]
+    for entry, record in zip(listed["training"], beside, strict=True):
+        del entry["drawn"]
+        (made / entry["label"]).with_name("label.json").write_text(json.dumps(record))
+    (made / "datalist.json").write_text(json.dumps(listed))
+    origins = {one.name: (one.origin, one.source) for one in load_made(str(made), ["P1"])}
+    assert origins == {
+        "new200": ("generated", None), "new201": ("morphed", "P1"), "new202": ("unknown", None),
+        "new203": ("unknown", None),
+    }  # fmt: skip
 
 
 def test_what_can_be_shared_names_no_case_and_what_cannot_says_so(copying: tuple[Findings, Path]) -> None:

@@ -126,7 +126,9 @@ def _made(name: str, image: Path, entry: Mapping[str, Any], known: Collection[st
     ]
     labels = [(place / text).resolve() for place, text in places if isinstance(text, str)]
     label = next((path for path in labels if path.is_file()), None)
-    origin, source = _origin(name, {**record, **entry}, known)
+    of_map = {} if label is None else read_object_or_none(label.with_name(f"{stem(label)}.json")) or {}
+    told = {key: of_map[key] for key in ("drawn", "morph", "source_case") if key in of_map}
+    origin, source = _origin(name, {**told, **record, **entry}, known)
     weights = record.get("weights_sha256")
     content = entry.get("content") or record.get("content")
     return Made(name, image.absolute(), label, content if isinstance(content, Mapping) else None, origin, source,
@@ -134,7 +136,7 @@ def _made(name: str, image: Path, entry: Mapping[str, Any], known: Collection[st
 
 
 def _origin(name: str, said: Mapping[str, Any], known: Collection[str]) -> tuple[Origin, str | None]:
-    """What map a volume was drawn of, by its record and its entry in a datalist."""
+    """The map that a volume was drawn of, by the record of the map, its own record, and its entry in a datalist."""
     if said.get("drawn") is True or said.get("generated") is True:
         return "generated", None
     source = said.get("source_case") if isinstance(said.get("source_case"), str) else said.get("case", name)
