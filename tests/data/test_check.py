@@ -752,3 +752,11 @@ def test_real_data_give_no_false_alarm(name, count, warned):
     report = check_input(REAL / name, num_classes=count)
     assert report.errors == [] and {f.finding for f in report.warnings} <= {"orientation is not RAS"}
     assert len(report.warnings) == warned
+
+
+def test_one_warning_of_many_files_is_one_row_whatever_they_are_called(tmp_path):
+    affine = AFFINE * [[-1], [-1], [1], [1]]
+    cases = [Entry(f"la_{i}", {"image": save(tmp_path / f"la_{i}_0000.nii.gz", image_of(f"la_{i}"), affine)})
+             for i in range(5)]  # fmt: skip
+    (row,) = [line for line in check_cases(cases).table().splitlines() if "not RAS" in line]
+    assert "| 5 cases (la_0, la_1, la_2, …) | la_0_0000.nii.gz, la_1_0000.nii.gz, la_2_0000.nii.gz, … |" in row

@@ -13,6 +13,7 @@ from semsynth.data.datalists import (
     named_files,
     read_datalist,
     stated_classes,
+    stated_patient,
 )
 from semsynth.data.naming import check_names
 from semsynth.errors import InputError
@@ -55,6 +56,27 @@ def test_a_missing_datalist_says_what_makes_one(tmp_path: Path) -> None:
 def test_one_list_is_enough_and_the_rest_is_kept(tmp_path: Path, key: str) -> None:
     content = {key: [{"image": "a.nii"}], "patient_regex": "^(a)", "num_classes": 2}
     assert read_datalist(written(tmp_path, content)) == content
+
+
+def test_a_datalist_of_bids_names_knows_its_patients_unless_it_says_otherwise(tmp_path: Path) -> None:
+    entries = {"training": [{"image": "sub-1/ses-1/anat/sub-1_ses-1_T1w.nii.gz"}], "testing": [{"case": "sub-2"}]}
+    path = written(tmp_path, entries)
+    first = read_datalist(path)
+    assert stated_patient(absolute(first["training"][0], tmp_path), first["patient_regex"]) == "sub-1"
+    assert read_datalist(written(tmp_path, entries | {"patient_regex": "ses-."}))["patient_regex"] == "ses-."
+    other = entries | {"validation": [{"case": "P3"}]}
+    assert "patient_regex" not in read_datalist(written(tmp_path, other))
+
+
+@pytest.mark.parametrize("labels", [{"background": 0, "cavity": 1, "wall": 2}, {"background": 0, "atrium": [1, 2]}, 3])
+def test_the_dataset_json_of_nnunet_says_which_patterns_to_give(tmp_path: Path, labels: object) -> None:
+    (tmp_path / "imagesTr").mkdir()
+    about = {"channel_names": {"0": "LGE"}, "labels": labels, "numTraining": 8, "file_ending": ".nrrd"}
+    (tmp_path / "dataset.json").write_text(json.dumps(about))
+    with pytest.raises(InputError, match=r"--input '.*/imagesTr/\*_0000.nrrd' --endo '.*/labelsTr/\*.nrrd#1'") as found:
+        read_datalist(tmp_path / "dataset.json")
+    names = "cavity,wall" if isinstance(labels, dict) and "wall" in labels else "NAMES"
+    assert str(found.value).endswith(f"--classes {names}")
 
 
 def test_names_that_are_no_file_names_or_stand_twice_are_refused() -> None:

@@ -13,6 +13,7 @@ import pytest
 from semsynth.data.entries import load_label_maps
 from semsynth.data.geometry import (
     FIELD_OF_VIEW,
+    SCALING,
     VOXEL_SIZE,
     Geometry,
     TrainedGrid,
@@ -22,7 +23,7 @@ from semsynth.data.geometry import (
     training_geometry,
 )
 from semsynth.data.headers import read_header
-from semsynth.data.intensity import MIN_MAX
+from semsynth.data.intensity import MIN_MAX, Intensity, Scaling
 from semsynth.data.raw import check_input
 from semsynth.errors import InputError
 
@@ -175,6 +176,21 @@ def test_shipped_weights_state_what_they_were_trained_on(name: str, project_root
 
 
 # ---- told
+
+
+def test_the_check_against_a_bundle_warns_of_images_that_were_scaled_by_another_rule(tmp_path: Path) -> None:
+    trained = Geometry.of_grids([((1.0, 1.0, 1.0), (40, 36, 32))], trained=Intensity(scaling=MIN_MAX))
+    folder = bundle(tmp_path / "b", trained.to_json())
+    put(tmp_path / "data" / "label.nii.gz", (1.0, 1.0, 1.0))
+    values = np.random.default_rng(0).random((40, 36, 32), np.float32)
+    nib.save(nib.Nifti1Image(values, np.eye(4)), tmp_path / "data" / "image.nii.gz")
+    listed = {"num_classes": 4, "classes": CLASSES, "validation": [{"image": "image.nii.gz", "label": "label.nii.gz"}]}
+    for rule, expected in ((Scaling("percentiles", (0.0, 99.9)), [SCALING]), (MIN_MAX, []), (None, [])):
+        stated = {} if rule is None else {"intensity": Intensity((0.0, 1.0), scaling=rule).to_json()}
+        (tmp_path / "data" / "datalist.json").write_text(json.dumps(listed | stated))
+        found = check_input(tmp_path / "data", bundle=folder)
+        assert [f.finding for f in found.warnings if f.finding == SCALING] == expected
+        assert ("prepare them with --scale min-max" in found.table()) == bool(expected)
 
 
 def test_the_check_against_a_bundle_lists_every_map_in_one_table(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from semsynth.data.datalists import named_files
-from semsynth.data.naming import case_name, entry_name, volumes_below, walk
+from semsynth.data.naming import BIDS_PATIENT, case_name, entry_name, patients_of_bids, volumes_below, walk
 
 NAMES = {
     "la_000": [
@@ -84,3 +84,9 @@ def test_linked_files_keep_their_names_and_linked_folders_are_entered(tmp_path: 
     assert volumes_below(data) == [data / "P1" / "lge.nii.gz", data / "P2" / "lge.nii.gz"]
     assert [name for name, _ in named_files(f"{data}/*/lge.nii.gz", "images")] == ["P1", "P2"]
     assert len(list(walk(data))) == 2
+
+
+def test_names_of_bids_alone_tell_the_patient() -> None:
+    assert patients_of_bids(["sub-01_ses-1_acq-lge", "sub-02", "sub-A3_run-2_LGE"]) == BIDS_PATIENT
+    for others in ([], ["sub-01", "P2"], ["siteA_sub-01", "siteB_sub-01"], ["sub-01", ""]):
+        assert patients_of_bids(others) is None

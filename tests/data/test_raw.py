@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from semsynth.data.raw import Case, binary_mask, check_input, find_cases, load_case
 from semsynth.errors import InputError
+from semsynth.prepare.maps import find_maps
 
 SHAPE = (8, 7, 6)
 
@@ -112,6 +113,27 @@ def test_two_stars_stand_for_folders_within_folders(tmp_path: Path) -> None:
 def test_what_holds_no_cases_is_refused(tmp_path: Path, source: str, arguments: dict, message: str) -> None:
     with pytest.raises(InputError, match=message):
         find_cases(tmp_path / source, **arguments)
+
+
+def test_the_folder_of_a_known_layout_says_which_patterns_to_give(tmp_path: Path) -> None:
+    (tmp_path / "nnunet" / "imagesTr").mkdir(parents=True)
+    (tmp_path / "bids").mkdir()
+    (tmp_path / "bids" / "dataset_description.json").write_text("{}")
+    for read in (find_cases, check_input, find_maps):
+        with pytest.raises(InputError, match=r"data set of nnU-Net: .* --endo '.*/labelsTr/\*.nii.gz#1'"):
+            read(tmp_path / "nnunet")
+        with pytest.raises(InputError, match=r"BIDS: .* --input '.*/bids/sub-\*/ses-\*/anat/\*_T1w.nii.gz' and --endo"):
+            read(tmp_path / "bids")
+
+
+def test_a_file_that_is_missing_is_named_with_what_lies_beside_it(tmp_path: Path) -> None:
+    put(tmp_path / "P1" / "lgemri.nii.gz", image())
+    put(tmp_path / "P1" / "laendo_manual.nii.gz", mask())
+    (tmp_path / "P1" / "notes.txt").touch()
+    (finding,) = check_input(tmp_path).errors
+    assert finding.fix.endswith("; its folder holds laendo_manual.nii.gz, lgemri.nii.gz")
+    bare = check_input(str(tmp_path / "P?" / "lgemri.nii.gz"), endo=str(tmp_path / "masks" / "P?.nii.gz")).errors
+    assert bare[0].fix == "check the path in the datalist or pattern"
 
 
 @pytest.mark.parametrize("value", [1, 255])

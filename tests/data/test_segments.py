@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,11 @@ from semsynth.data.headers import on_grid, read_header
 from semsynth.data.raw import check_input, find_cases, load_case
 from semsynth.data.segments import Selection, relabelled, split_segment
 from semsynth.data.transforms import LoadTargetd
-from semsynth.data.volumes import read_volume
+from semsynth.data.volumes import copy_clean, read_volume
+from semsynth.data.voxels import voxel_hash
 from semsynth.errors import InputError
 from semsynth.evaluation.sources import load_real
+from semsynth.prepare.atrium import Settings, prepare
 
 SHAPE = (12, 10, 8)
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -191,6 +194,47 @@ def test_masks_name_their_segment_after_a_hash(tmp_path: Path) -> None:
         load_case(find_cases(f"{tmp_path}/P0/lge.nii.g*", endo=f"{tmp_path}/P0/s.seg.nrrd")[0])
     assert split_segment("a#b/s.seg.nrrd#left atrium") == ("a#b/s.seg.nrrd", "left atrium")
     assert split_segment("a#1/s.nrrd") == ("a#1/s.nrrd", None)
+
+
+@pytest.mark.parametrize("ending", [".nii.gz", ".nii", ".nrrd"])
+def test_a_mask_is_a_value_of_a_label_map_without_named_segments(tmp_path: Path, ending: str) -> None:
+    image_file(tmp_path / "imagesTr" / "la_1_0000.nii.gz")
+    path = tmp_path / "labelsTr" / f"la_1{ending}"
+    path.parent.mkdir()
+    if ending == ".nrrd":
+        nrrd.write(str(path), plain_map(), grid())
+    else:
+        nib.save(nib.Nifti1Image(plain_map().astype(np.float32), AFFINE), path)
+    images, labels = f"{tmp_path}/imagesTr/*_0000.nii.gz", f"{tmp_path}/labelsTr/*{ending}"
+    (case,) = find_cases(images, endo=f"{labels}#1", wall=f"{labels}#2")
+    loaded = load_case(case)
+    assert np.array_equal(loaded.endo, masks()["cavity"])
+    assert loaded.wall is not None and np.array_equal(loaded.wall, masks()["wall"])
+    target = LoadTargetd([1, 2])({"endo": f"{path}#1", "wall": f"{path}#2"})
+    assert np.array_equal(target["label"][0].numpy(), plain_map())
+    entry = {"image": "imagesTr/la_1_0000.nii.gz", "endo": f"labelsTr/la_1{ending}#1"}
+    (tmp_path / "datalist.json").write_text(json.dumps({"training": [entry]}))
+    assert not check_input(tmp_path).errors
+    assert check_input(tmp_path).voxels["la_1"]["endo"] == voxel_hash(masks()["cavity"])
+    copy = read_volume(copy_clean(f"{path}#2", tmp_path / "copy.nii.gz"))
+    assert np.array_equal(copy.data, masks()["wall"])
+
+
+def test_a_mask_of_a_label_map_that_is_not_told_or_not_there_says_what_to_give(tmp_path: Path) -> None:
+    image_file(tmp_path / "i" / "la_1.nii.gz")
+    (tmp_path / "l").mkdir()
+    nib.save(nib.Nifti1Image(plain_map(), AFFINE), tmp_path / "l" / "la_1.nii.gz")
+    for named, message in (
+        ("", r"must hold only 0 and 1: found 0, 1, 2, .* of the structure, such as 'la_1.nii.gz#1'"),
+        ("#cavity", r"no named segments: .* expected a segment 'cavity'; give the value .*, such as #1"),
+        ("#0", r"no named segments"),
+        ("#3", r"la_1.nii.gz#3: endo mask is empty"),
+    ):
+        images, labels = f"{tmp_path}/i/*.nii.gz", f"{tmp_path}/l/*.nii.gz{named}"
+        with pytest.raises(InputError, match=message):
+            prepare(images, tmp_path / "out", Settings(), endo=labels)
+        said = check_input(images, endo=labels)
+        assert re.search(message, "\n".join(map(str, said.findings)))
 
 
 def test_trainings_read_masks_by_the_name_of_their_segment(tmp_path: Path) -> None:

@@ -327,6 +327,31 @@ def test_how_names_tell_the_patient_is_handed_on_to_training(raw, tmp_path):
         load_datalist(path, "training")
 
 
+@pytest.mark.parametrize("told", [None, r"(ses-\d)"])
+def test_sessions_of_a_subject_of_bids_stay_together_unless_told_otherwise(tmp_path, told, caplog):
+    for i in range(6):
+        name = f"sub-{i // 2}/ses-{i % 2}/anat/sub-{i // 2}_ses-{i % 2}"
+        write(tmp_path / str(i), *volumes(i, (20 + i, 18, 9)))  # each its own map
+        for kind, folder, ending in (("lgemri", "bids", "T1w"), ("laendo", "bids/derivatives/seg", "label-LA_mask")):
+            path = tmp_path / folder / f"{name}_{ending}.nii.gz"
+            path.parent.mkdir(parents=True)
+            (tmp_path / str(i) / f"{kind}.nii.gz").rename(path)
+    images, masks = "sub-*/ses-*/anat/*_T1w.nii.gz", "derivatives/seg/sub-*/ses-*/anat/*_label-LA_mask.nii.gz"
+    with caplog.at_level("INFO"):
+        path = prepare(f"{tmp_path}/bids/{images}", tmp_path / "out", Settings(spacing=(2, 2, 2)),
+                       endo=f"{tmp_path}/bids/{masks}", fractions=(0.5, 0.5), patient_regex=told)  # fmt: skip
+    content = json.loads(path.read_text())
+    where = {entry["case"]: split for split in ("training", "validation") for entry in content[split]}
+    part = 0 if told is None else 1  # sub-0, or ses-0
+    splits = [{split for name, split in where.items() if name.split("_")[part] == one}
+              for one in {name.split("_")[part] for name in where}]  # fmt: skip
+    assert len(where) == 6 and all(len(split) == 1 for split in splits)
+    assert ("sub-0_ses-0 is of sub-0, sub-0_ses-1 is of sub-0" in caplog.text) == (told is None)
+    assert content["patient_regex"] == (told or "^sub-[a-zA-Z0-9]+")
+    trained = {name.split("_")[part] for name, split in where.items() if split == "training"}
+    assert {entry["patient"] for entry in load_datalist(path, "training")} == trained
+
+
 def test_bad_label_maps_are_listed_before_synthesis_starts(raw, tmp_path):
     prepare(raw, tmp_path / "out", Settings(), fractions=(0.4, 0.6))
     nib.save(nib.Nifti1Image(np.full((4, 4, 4), 9, np.uint8), AFFINE), tmp_path / "out" / "c1" / "label.nii.gz")

@@ -93,7 +93,9 @@ def test_background_is_the_cluster_of_the_source_zeros_even_if_it_is_not_the_dar
 def test_auto_background_without_zeros_takes_the_darkest_and_says_so(caplog):
     image, endo, wall = scene(3, zeros=False)
     auto = CompositeLabel(2)(image, endo, wall)
-    assert "darkest cluster" in caplog.text
+    assert "darkest cluster" in caplog.text and "case" not in caplog.text
+    CompositeLabel(2).with_centers(image, endo, wall, case="P1")
+    assert "case P1: no voxel of intensity 0" in caplog.text
     assert np.array_equal(auto, CompositeLabel(2, background="lowest")(image, endo, wall))
 
 

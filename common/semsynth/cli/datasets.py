@@ -82,7 +82,7 @@ def prepare(
             or of DICOM folders (docs/dicom.md).
         output: folder to write; made if it is not there.
         endo: for a pattern of images: the cavity masks' pattern with the same stars; one segment of a .seg.nrrd file by
-            its name: 'scans/*/seg.seg.nrrd#cavity'.
+            its name: 'scans/*/seg.seg.nrrd#cavity'; one value of a label map: 'labelsTr/*.nii.gz#1'.
         wall: for a pattern of images: the wall masks' pattern with the same stars.
         spacing: mm per voxel along right, anterior, superior.
         size: voxels to crop and pad to around the cavity, for example 256,256,64; without it each case keeps its own.
@@ -105,7 +105,7 @@ def prepare(
         fractions: shares of training, validation and (optionally) testing, 0.8,0.2 by default; for input
             without splits, or with all its cases in one.
         patient_regex: pattern whose first group in a case's name is the patient; no patient stands in two splits, and
-            splits that the input gives are checked for it.
+            splits that the input gives are checked for it. Names of BIDS (sub-01_ses-1) tell the patient without it.
         group_patients: find scans of one patient by registering the images (100 cases take about five minutes), state
             them as "patient" in the datalist and keep them in one split; pairs.csv, pairs.png and same_patient.json say
             what was found and how sure it is.
@@ -212,7 +212,8 @@ def prepare_maps(
         modality: modality that the datalist states; without it CT for DICOM series that say so, else MRI.
         fractions: shares of training, validation and (optionally) testing, 0.8,0.2 by default; for input
             without splits, or with all its cases in one.
-        patient_regex: pattern whose first group in a case's name is the patient; no patient stands in two splits.
+        patient_regex: pattern whose first group in a case's name is the patient; no patient stands in two splits. Names
+            of BIDS (sub-01_ses-1) tell the patient without it.
         group_patients: find scans of one patient by registering the images (100 cases take about five minutes), state
             them as "patient" in the datalist and keep them in one split; pairs.csv, pairs.png and same_patient.json say
             what was found and how sure it is.
@@ -318,14 +319,16 @@ def check(
         input: a datalist (or its folder), a folder of the 2018 challenge's case folders, or a quoted pattern of images
             or of DICOM folders (docs/dicom.md).
         endo: for a pattern of images: the cavity masks' pattern with the same stars; one segment of a .seg.nrrd file by
-            its name: 'scans/*/seg.seg.nrrd#cavity'.
+            its name: 'scans/*/seg.seg.nrrd#cavity'; one value of a label map: 'labelsTr/*.nii.gz#1'.
         wall: for a pattern of images: the wall masks' pattern with the same stars.
         label: for a pattern of images: the pattern of their label maps of any classes, with the same stars; without
             --input the label maps alone are checked.
         num_classes: number of classes of the label maps; without it what the datalist states.
         patch_size: voxels that training will crop, for example 128,96,64; smaller cases are named.
         patient_regex: pattern whose first group in a case's name is the patient; no patient may stand in two splits.
-        bundle: folder of a bundle whose weights are to know the maps' classes, voxel size and field of view.
+            Names of BIDS (sub-01_ses-1) tell the patient without it.
+        bundle: folder of a bundle whose weights are to know the maps' classes, voxel size and field of view, and the
+            rule by which the images were scaled.
         same_patient: find scans of one patient, and one scan twice, by registering the images (100 cases take about
             five minutes); writes pairs.csv, same_patient.json and pairs.png, on which to look at the pairs.
         output: folder for what --same-patient writes; without it same_patient.

@@ -328,6 +328,12 @@ def _as_image(volume: Volume, image: Header | None) -> Volume:
     return whole if placed is None else placed
 
 
+def _as_typed(header: Header) -> str:
+    """The file of a mask, with the value that was asked for where it is a label map's."""
+    values = header.selection.values
+    return f"{header.path}#{values[0]}" if values else str(header.path)
+
+
 def _compare_headers(case: Checkable, seen: Examined, rules: Rules) -> None:
     image = seen.headers.get(IMAGE)
     for role, header in seen.headers.items():
@@ -346,7 +352,9 @@ def _check_voxels(role: str, header: Header, data: NDArray[Any], rules: Rules, i
         return found or check_histogram(header.path, data, rules.intensity)
     is_mask = role in MASKS
     found = (
-        check_mask(header.path, data, role) if is_mask else check_label(header, data, rules.num_classes, rules.experts)
+        check_mask(_as_typed(header), data, role)
+        if is_mask
+        else check_label(header, data, rules.num_classes, rules.experts)
     )
     if any(finding.severity == "error" for finding in found) and image and looks_swapped(image.data, rounded(data)):
         return [swapped(header, role)]

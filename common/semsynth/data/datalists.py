@@ -15,7 +15,8 @@ from ..vocabulary import ENDO, SPLITS, UNLABELLED, WALL, class_names
 from .classes import class_table
 from .entry_forms import FILES, brief, name_of, problems_of
 from .identity import patient_in_name
-from .naming import entry_name
+from .layouts import hint
+from .naming import entry_name, patients_of_bids
 from .patterns import matches, names_of
 
 LISTS = (*SPLITS, UNLABELLED)
@@ -24,6 +25,8 @@ NAMES = ("case", "source_case", "patient", "intensity")  # texts of an entry tha
 
 def read_datalist(path: str | Path) -> dict[str, Any]:
     """Read a datalist in MONAI's form.
+
+    One whose cases all have names of BIDS, and that has no ``patient_regex``, gets the one that finds their subjects.
 
     Raises:
         InputError: missing file, not JSON, or no list of entries under training, validation or testing; entries whose
@@ -42,7 +45,8 @@ def read_datalist(path: str | Path) -> dict[str, Any]:
                         damaged="correct it, or make it again")  # fmt: skip
     stated = {key: content[key] for key in LISTS if content.get(key) is not None} if isinstance(content, dict) else {}
     if not stated:
-        raise InputError(f"{path}: needs lists of cases under {', '.join(SPLITS)}")
+        ways = hint(path)
+        raise InputError(f"{path}: needs lists of cases under {', '.join(SPLITS)}" + (f"; {ways}" if ways else ""))
     bad = []
     for key, entries in stated.items():
         if not isinstance(entries, list):
@@ -61,6 +65,9 @@ def read_datalist(path: str | Path) -> dict[str, Any]:
     pattern = content.get("patient_regex")
     if pattern is not None and not isinstance(pattern, str):
         raise InputError(f"{path}: patient_regex must be a text, found {brief(pattern)}")
+    if pattern is None:
+        names = (entry_name(entry, root_of(path)) for key in stated for entry in content[key])
+        content |= {} if (of_bids := patients_of_bids(names)) is None else {"patient_regex": of_bids}
     count = content.get("num_classes")
     if count is not None and (not isinstance(count, int) or count < 2):
         raise InputError(f"{path}: num_classes must be a whole number from 2 on, found {brief(count)}")

@@ -166,16 +166,18 @@ def _some(names: Sequence[str]) -> str:
 
 
 def _merged(findings: Sequence[Finding]) -> list[Finding]:
-    """Findings of one kind on files of one name become one row where they are more than a few."""
-    groups: dict[tuple[str, str, str, str], list[Finding]] = {}
+    """Findings of one kind become one row where they are of more than a few cases."""
+    groups: dict[tuple[str, str, str], list[Finding]] = {}
     for finding in findings:
-        groups.setdefault((Path(finding.file).name, finding.finding, finding.expected, finding.fix), []).append(finding)
+        groups.setdefault((finding.finding, finding.expected, finding.fix), []).append(finding)
     result = []
-    for (name, *_), same in groups.items():
-        if len(same) > SHOWN_NAMES:
-            cases = f"{len(same)} cases ({_some([finding.case for finding in same])})"
-            found = _some(list(dict.fromkeys(finding.found for finding in same)))
-            result.append(replace(same[0], case=cases, file=name, found=found))
+    for same in groups.values():
+        cases, files, found = (list(dict.fromkeys(texts)) for texts in zip(
+            *((finding.case, Path(finding.file).name, finding.found) for finding in same), strict=True
+        ))  # fmt: skip
+        if len(cases) > SHOWN_NAMES:
+            result.append(replace(same[0], case=f"{len(cases)} cases ({_some(cases)})", file=_some(files),
+                                  found=_some(found)))  # fmt: skip
         else:
             result += same
     return result

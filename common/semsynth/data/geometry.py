@@ -37,6 +37,7 @@ FIELD_FACTOR = 2.0
 """A field of view so many times smaller or larger than any trained one is warned of."""
 FIELD_TOLERANCE = 0.02
 VOXEL_SIZE, FIELD_OF_VIEW = "another voxel size than the weights'", "another field of view than the weights'"
+SCALING = "images scaled by another rule than the weights'"
 
 
 @dataclass(frozen=True)
@@ -256,9 +257,19 @@ class TrainedGrid:
                 return
             logger.warning(
                 "%s: its images were scaled by another rule (%s) than those that the weights were trained on (%s), so "
-                "that the two differ in brightness; prepare them with --scale %s, or train weights on them",
-                source, stated.scaling, trained.scaling, (trained.scaling or MIN_MAX).scale,
+                "that the two differ in brightness; %s",
+                source, stated.scaling, trained.scaling, _rescale(trained),
             )  # fmt: skip
+
+    def check_scaling(self, stated: Intensity | None, source: str | Path) -> list[Finding]:
+        """A warning where :meth:`warn_of_scaling` logs one, for a check of the whole data set."""
+        trained = self.trained
+        if stated is None or trained is None or one_rule(stated, trained):
+            return []
+        if stated.unit and stated.unit == trained.unit:
+            return []
+        return [warning(source, SCALING, found=f"{stated.scaling}", expected=f"{trained.scaling}",
+                        fix=f"volumes and images differ in brightness: {_rescale(trained)}")]  # fmt: skip
 
     def target(self, spacing: Sequence[float]) -> Triple | None:
         """The voxel size that a map is to be resampled to, None for its own."""
@@ -337,6 +348,10 @@ def geometry_of(weights: Path, metadata: Path) -> Geometry | None:
             raise InputError(f'{card}: "geometry" must be an object, found {said!r}; take the card of its training')
         stated, metadata = {**stated, **said}, card
     return Geometry.from_json(stated, metadata) if stated else None
+
+
+def _rescale(trained: Intensity) -> str:
+    return f"prepare them with --scale {(trained.scaling or MIN_MAX).scale}, or train weights on them"
 
 
 def bundle_grid(bundle: str | Path, vocabulary: str = "classes") -> TrainedGrid | None:

@@ -23,11 +23,23 @@ from ..files import split_part
 from ..memory import too_much
 from .findings import Finding, FindingError, error, warning
 from .nrrd_files import read_nrrd_header, voxel_bytes
-from .segments import EVERYTHING, Placement, Segmentation, Selection, layers_axis, mask_file, placement, segmentation_of
+from .segments import (
+    EVERYTHING,
+    Placement,
+    Segmentation,
+    Selection,
+    by_value,
+    layers_axis,
+    mask_file,
+    placement,
+    segmentation_of,
+)
 
 SUFFIXES = (".nii.gz", ".nii", ".nrrd")
 _DAMAGE = (ImageFileError, HeaderDataError, nrrd.NRRDError, gzip.BadGzipFile, EOFError, ValueError, zlib.error)
 HEAD_BYTES = 1 << 16
+BESIDE = 3
+"""Files that a message names where one is missing."""
 FLATNESS = 1e-6
 """A transform whose voxel has less than this share of the volume of a right-angled one is singular."""
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -120,7 +132,8 @@ def read_header(path: str | Path, selection: Selection = EVERYTHING) -> Header:
     """Read the header of a ``.nii``, ``.nii.gz`` or ``.nrrd`` file or of DICOM, and nothing of an image's voxels.
 
     Args:
-        path: the file; ``seg.seg.nrrd#cavity`` and ``seg.dcm#cavity`` mean one of its segments.
+        path: the file; ``seg.seg.nrrd#cavity`` and ``seg.dcm#cavity`` mean one of its segments, ``map.nii.gz#1`` the
+            voxels of one value.
         selection: part of a file of labels that is read.
 
     Raises:
@@ -156,7 +169,7 @@ def read_header(path: str | Path, selection: Selection = EVERYTHING) -> Header:
     except Exception as reason:  # the libraries raise all kinds of errors on malformed bytes
         raise unreadable(path, reason) from reason
     _check_transform(path, header.affine)
-    return replace(header, selection=selection)
+    return replace(header, selection=selection if header.segments is not None else by_value(path, selection))
 
 
 def on_grid(header: Header, image: Header | None) -> Header:
@@ -187,7 +200,7 @@ def _check_file(path: Path) -> None:
     if not stat.S_ISREG(_mode(path)):
         found = "a folder without DICOM files" if split_part(path)[0].is_dir() else "no such file"
         fail(path, "missing", found=found, expected="a file, or a folder with a DICOM series",
-             fix="check the path in the datalist or pattern")  # fmt: skip
+             fix=f"check the path in the datalist or pattern{_beside(path)}")  # fmt: skip
     if path.name.lower().endswith((".dcm", ".dicom", ".ima")):
         fail(path, "not an image", found="no DICOM file (DICM behind the first 128 bytes)",
              expected="what the name says", fix="copy it again, or export it as a DICOM file")  # fmt: skip
@@ -196,6 +209,18 @@ def _check_file(path: Path) -> None:
              fix="convert it: it is not a format that is read here")  # fmt: skip
     if path.stat().st_size == 0:
         fail(path, "empty file", found="0 bytes", expected="a whole file", fix="copy it again")
+
+
+def _beside(path: Path) -> str:
+    """The volumes in a missing file's folder whose names begin most like its own."""
+    try:
+        names = sorted(other.name for other in path.parent.iterdir() if other.name.lower().endswith(SUFFIXES))
+    except OSError:
+        return ""
+    pairs = {name: zip(name, path.name, strict=False) for name in names}
+    alike = {name: next((i for i, (a, b) in enumerate(pair) if a != b), len(name)) for name, pair in pairs.items()}
+    names.sort(key=lambda name: -alike[name])
+    return f"; its folder holds {', '.join(names[:BESIDE])}{', …' if len(names) > BESIDE else ''}" if names else ""
 
 
 def _mode(path: Path) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +43,20 @@ _VISIT = re.compile(
     re.IGNORECASE,
 )
 _BIDS = re.compile(r"sub-[a-zA-Z0-9]+(_[a-zA-Z]+-[a-zA-Z0-9+]+)*(_[a-zA-Z0-9]+)?")
+BIDS_PATIENT = "^sub-[a-zA-Z0-9]+"
+"""What is a patient in a name as BIDS gives it."""
 _OF_THE_FILE = ("desc", "label", "space", "res", "den")  # BIDS entities of a derived file, not of the scan
 _FILES = ("image", "label", "endo")  # of an entry, in the order in which they name its case
+
+
+def patients_of_bids(names: Iterable[str]) -> str | None:
+    """The pattern that finds the patients in names that are all as BIDS gives them (``sub-01_ses-2``); else None."""
+    pattern = None
+    for name in names:
+        if not _BIDS.fullmatch(name):
+            return None
+        pattern = BIDS_PATIENT
+    return pattern
 
 
 def entry_name(entry: Mapping[str, Any], root: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -30,14 +31,17 @@ from .entry_cases import case_of, roles_of, source_of, with_vocabulary
 from .findings import Finding, Report
 from .geometry import bundle_grid
 from .histograms import check_modality
+from .identity import patient_of
 from .intensity import stated_intensity
 from .label_values import rounded
-from .naming import case_name, check_names, distinct_names, entry_name, walk
+from .layouts import hint
+from .naming import BIDS_PATIENT, case_name, check_names, distinct_names, entry_name, patients_of_bids, walk
 from .patterns import is_pattern, matches, names_of
 from .rules import EXPERTS, check_mask
 from .segments import Selection, mask_file
 from .volumes import Volume
 
+logger = logging.getLogger(__name__)
 Search = Callable[[Sequence[Checkable], str | None], list[Finding]]
 CHALLENGE_FILES = {"image": "lgemri", "endo": "laendo", "wall": "lawall"}
 
@@ -90,9 +94,14 @@ def find_cases(source: str | Path, *, endo: str | None = None, wall: str | None 
     """
     cases = _find(as_path(source, "--input"), endo, wall)
     if not cases:
-        raise InputError(f"{source}: no cases found; give a datalist, a folder of cases or a quoted pattern of images")
+        raise _no_cases(source)
     check_names([case.name for case in cases], source)
     return cases
+
+
+def _no_cases(source: str | Path) -> InputError:
+    ways = hint(source) or "give a datalist, a folder of cases or a quoted pattern of images"
+    return InputError(f"{source}: no cases found; {ways}")
 
 
 def _find(source: Path, endo: str | None, wall: str | None) -> list[Case]:
@@ -221,13 +230,25 @@ def labelled_images(pattern: str | Path, label: str) -> list[Entry]:
     ]
 
 
-def stated_regex(source: str | Path) -> str | None:
-    """The pattern by which a datalist says that names tell the patient; None where it says nothing, or is none."""
+def patient_pattern(source: str | Path, cases: Sequence[Checkable]) -> str | None:
+    """The pattern by which names tell the patient: a datalist's own, or that of BIDS; None where names do not tell.
+
+    Args:
+        source: as in :func:`find_cases`.
+        cases: what was found there.
+    """
     path = datalist_path(source)
-    if path is None or not path.is_file():
-        return None
-    pattern = read_datalist(path).get("patient_regex")
-    return None if pattern is None else str(pattern)
+    if path is not None and path.is_file():
+        pattern = read_datalist(path).get("patient_regex")
+        return None if pattern is None else str(pattern)
+    return patients_of_bids(case.name for case in cases)
+
+
+def log_bids(pattern: str | None, cases: Sequence[Checkable]) -> None:
+    """Say whose scans the first cases are taken for where names of BIDS tell it."""
+    if pattern == BIDS_PATIENT:
+        told = ", ".join(f"{case.name} is of {patient_of(case, pattern)}" for case in cases[:2])
+        logger.info("names of BIDS tell the patient (%s); --patient-regex says otherwise", told)
 
 
 def check_input(
@@ -264,6 +285,7 @@ def check_input(
     path = None if source is None or endo or wall or label else datalist_path(source)
     if path is None:
         found = list(_given(source, endo, wall, label))
+        patient_regex = patient_regex or patients_of_bids(case.name for case in found)
         rules = Rules(num_classes, () if label else EXPERTS, patch_size)
     else:
         content = read_datalist(path)
@@ -278,7 +300,7 @@ def check_input(
         patient_regex = patient_regex or content.get("patient_regex")
     source = source or label or ""
     if not found and not early:
-        raise InputError(f"{source}: no cases found; give a datalist, a folder of cases or a quoted pattern of images")
+        raise _no_cases(source)
     report = check_cases(found, rules, patient_regex=patient_regex, jobs=jobs)
     late = search([case for case in found if case.name in report.sound], patient_regex) if search else []
     report = replace(report, findings=(*of_list, *early, *report.findings, *late), cases=report.cases + len(early))
@@ -291,7 +313,10 @@ def check_input(
     report = with_vocabulary(report, names or report.names, bundle, source, key=key)
     grid = bundle_grid(bundle, key)
     maps = {case.name: case.files["label"] for case in found if "label" in case.files}
-    return report if grid is None else replace(report, findings=(*report.findings, *grid.check(maps)))
+    if grid is None:
+        return report
+    scaling = grid.check_scaling(rules.intensity, source) if any("image" in case.files for case in found) else []
+    return replace(report, findings=(*scaling, *report.findings, *grid.check(maps)))
 
 
 def _given(source: str | Path | None, endo: str | None, wall: str | None, label: str | None) -> Sequence[Checkable]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ..vocabulary import ENDO, FIRST_TISSUE, WALL
 from .findings import Finding, error, warning
 from .grids import VOXEL_SHARE, apart, place
-from .headers import Header
+from .headers import SUFFIXES, Header
 from .label_values import WHOLE, listed, off_whole, rounded
 from .volumes import Volume
 
@@ -223,8 +223,13 @@ def check_mask(path: str | Path, data: NDArray[Any], role: str) -> list[Finding]
                         fix="leave the case out or give its mask")]  # fmt: skip
     if found <= {0, 1} or found <= {0, CHALLENGE_MASK}:
         return _check_rounding(path, data)
+    fix = "write the structure as 1 and all else as 0"
+    is_map = len(found) <= MOST_CLASSES and min(found) >= 0 and all(value == int(value) for value in found)
+    if is_map and str(path).lower().endswith(SUFFIXES):
+        least = min(int(value) for value in found if value)
+        fix = f"of a label map name the value of the structure, such as '{Path(path).name}#{least}', or {fix}"
     return [error(path, f"{role} mask must hold only 0 and 1", found=listed(sorted(found)),
-                  expected="0 and 1 (or 0 and 255)", fix="write the structure as 1 and all else as 0")]  # fmt: skip
+                  expected="0 and 1 (or 0 and 255)", fix=fix)]  # fmt: skip
 
 
 def looks_swapped(image: NDArray[Any], label: NDArray[Any]) -> bool:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from typing import Any, NoReturn
 
@@ -26,7 +26,8 @@ from .label_values import listed, rounded
 
 _KEY = re.compile(r"Segment(\d+)_(ID|Name|LabelValue|Layer)")
 _LISTS = ("list", "vector")
-_CHOSEN = re.compile(r"(.+\.nrrd)(?:#|::)([^/]+)", re.IGNORECASE)  # MONAI turns the # of a bundle's options into ::
+# MONAI turns the # of a bundle's options into ::
+_CHOSEN = re.compile(r"(.+\.(?:nrrd|nii|nii\.gz))(?:#|::)([^/]+)", re.IGNORECASE)
 SAME_PLACE = 0.01
 """Grids whose voxels lie apart by less than this share of a voxel are one."""
 
@@ -40,7 +41,8 @@ class Selection:
             named segments are read by their values.
         values: values of voxels that become classes 1, 2, … in files without named segments; empty takes values as they
             are.
-        mask: True where one structure is wanted: the only segment, or the one that is named.
+        mask: True where one structure is wanted: the only segment, or the one that is named; of a file without named
+            segments the one value, all others being 0.
     """
 
     names: tuple[str, ...] = ()
@@ -154,7 +156,10 @@ class Placement:
 
 
 def split_segment(text: str | PurePath) -> tuple[str, str | None]:
-    """``"a/seg.seg.nrrd#cavity"`` → the file and the segment that is meant; None where no segment is named."""
+    """``"a/seg.seg.nrrd#cavity"`` → the file and the segment that is meant; None where no segment is named.
+
+    Of a label map without named segments it is a value: ``"labelsTr/la_001.nii.gz#1"``.
+    """
     found = _CHOSEN.fullmatch(str(text))
     return (found[1], found[2]) if found else (str(text), None)
 
@@ -182,13 +187,26 @@ def segmentation_of(
     axis = layers_axis(header)
     segments = _segments(path, header, axis)
     if not segments:
-        if selection.mask and selection.names:
-            _fail(path, "no named segments", found="no Segment0_Name in the header",
-                  expected=f"a segment {selection.names[0]!r}", fix=f"leave out #{selection.names[0]}")  # fmt: skip
         return None, ()
     _check_kind(path, header)
     chosen, notes = choose(path, segments, selection)
     return Segmentation(segments, chosen, axis), notes
+
+
+def by_value(path: Path, selection: Selection) -> Selection:
+    """The selection for a file without named segments: what stands in the place of a segment's name is a value.
+
+    Raises:
+        FindingError: for a name, which such a file does not have.
+    """
+    if not (selection.mask and selection.names):
+        return selection
+    name = selection.names[0]
+    if not re.fullmatch(r"[1-9]\d{0,8}", name):
+        _fail(path, "no named segments", found="voxel values without names", expected=f"a segment {name!r}",
+              fix=f"give the value of its voxels in place of the name, such as #1, or leave out #{name} where all else "
+              "is 0")  # fmt: skip
+    return replace(selection, values=(int(name),))
 
 
 def _segments(path: Path, header: Mapping[str, Any], axis: int | None) -> tuple[Segment, ...]:
@@ -328,6 +346,12 @@ def relabelled(data: NDArray[Any], values: Sequence[int], path: Path) -> NDArray
         ))  # fmt: skip
     classes = {value: index for index, value in enumerate(values, 1)}
     return _mapped(whole, classes, np.dtype(np.uint8 if len(values) < 256 else np.uint16))
+
+
+def of_one_value(data: NDArray[Any], value: int) -> NDArray[Any]:
+    """Voxels of ``value`` → 1, all others → 0; data of no whole numbers, which no check lets pass, as it is."""
+    whole = rounded(data)
+    return data if whole.dtype.kind == "f" else (whole == value).astype(np.uint8)
 
 
 def _mapped(data: NDArray[Any], classes: Mapping[int, int], kind: np.dtype[Any]) -> NDArray[Any]:

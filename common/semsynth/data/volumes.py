@@ -23,7 +23,7 @@ from .headers import SUFFIXES, Header, check_memory, damaged, read_header, unrea
 from .inflate import GZIP, cannot_hold, inflate
 from .label_values import rounded
 from .nrrd_files import read_nrrd
-from .segments import relabelled
+from .segments import of_one_value, relabelled
 
 StorageType: TypeAlias = Literal["uint8", "int16", "float32"]
 
@@ -110,6 +110,8 @@ def read_volume(path: str | Path, header: Header | None = None) -> Volume:
         data = _voxels(header)
         if header.segments is not None:
             data, notes = header.segments.class_map(data, header.path)
+        elif header.selection.mask and header.selection.values:
+            data = of_one_value(data, header.selection.values[0])
         elif header.selection.values:
             data = relabelled(data, header.selection.values, header.path)
         if header.placement is not None:
@@ -223,7 +225,7 @@ def copy_clean(source: str | Path, path: str | Path) -> Path:
     """
     header = read_header(source)
     scaling: tuple[float | None, float | None] = (None, None)
-    if header.path.name.lower().endswith((".nii", ".nii.gz")):
+    if header.path.name.lower().endswith((".nii", ".nii.gz")) and not header.selection.values:
         try:
             _check_bounds(header)
             stored = _nifti(header)

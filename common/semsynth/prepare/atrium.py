@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..data.check import Rules, check_cases
+from ..data.check import Rules, check_cases, selection_of
 from ..data.findings import Finding, Report, error
 from ..data.intensity import Ends, Intensity, Scaling, chosen_scaling
-from ..data.raw import Case, LoadedCase, find_cases, load_case, stated_regex
+from ..data.raw import Case, LoadedCase, find_cases, load_case, log_bids, patient_pattern
 from ..data.rules import values_of
 from ..data.volumes import StorageType, Volume
 from ..errors import InputError
@@ -166,7 +166,7 @@ def prepare_atrium_case(
     grid = atrium_grid(loaded, settings)
     image, ends = scaled(loaded, grid, settings)
     composite = CompositeLabel(settings.k, settings.sigma, settings.background, settings.centers)
-    label, centers = composite.with_centers(image, grid.endo, grid.wall, grid.zeros)
+    label, centers = composite.with_centers(image, grid.endo, grid.wall, grid.zeros, case=case.name)
     made = Prepared.of(image, label, grid.affine, settings.size)
     wall = wall_found(case, loaded, grid, settings)
     record = made.record(
@@ -239,7 +239,8 @@ def unsuitable(case: Case, volumes: Mapping[str, Volume], settings: Settings) ->
         found.append(error(case.image, "too few intensities", found=f"{count} distinct ones",
                            expected=f"{settings.k} for --k {settings.k}", fix="use a smaller --k"))  # fmt: skip
     if not volumes["endo"].data.any():
-        found.append(error(case.endo, "endo mask is empty", found="no voxel of endo", expected="a cavity to prepare",
+        file = "#".join((str(case.endo), *selection_of(case, "endo").names))  # with the segment or value that is meant
+        found.append(error(file, "endo mask is empty", found="no voxel of endo", expected="a cavity to prepare",
                            fix="leave the case out or give its mask"))  # fmt: skip
     return found
 
@@ -275,8 +276,9 @@ def prepare(
     check_jobs(jobs)
     output = Path(output)
     settings, intensity = with_source_scaling(settings, source_intensity(source))
-    patient_regex = patient_regex or stated_regex(source)
     cases = find_cases(source, endo=endo, wall=wall)
+    patient_regex = patient_regex or patient_pattern(source, cases)
+    log_bids(patient_regex, cases)
     drawn = not splits_are_given(cases, fractions)
     cases = [replace(case, split=None) for case in cases] if drawn else cases
     check_output(output, cases)

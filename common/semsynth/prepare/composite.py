@@ -269,15 +269,15 @@ class CompositeLabel:
         return label
 
     def with_centers(
-        self, image: Any, endo: Any, wall: Any = None, zeros: Any = None
+        self, image: Any, endo: Any, wall: Any = None, zeros: Any = None, *, case: str = ""
     ) -> tuple[Any, NDArray[np.float64]]:
-        """The result of a call, and also the ``(k,)`` rising cluster centres in image units."""
+        """The result of a call, and also the ``(k,)`` rising cluster centres in image units; warnings name the ``case``."""
         arrays = {"image": _to_numpy(image), "endo": rounded(_to_numpy(endo))}
         arrays |= {name: rounded(_to_numpy(x)) for name, x in (("wall", wall), ("zeros", zeros)) if x is not None}
         _check_arrays(arrays)
         volume = arrays["image"]
         if self.k > 0:
-            clusters, centers = self._clusters(volume, arrays.get("zeros", volume == 0) != 0)
+            clusters, centers = self._clusters(volume, arrays.get("zeros", volume == 0) != 0, case)
         else:
             clusters, centers = np.zeros(volume.shape, dtype=np.uint8), np.zeros(0)
         if "wall" in arrays:
@@ -286,7 +286,7 @@ class CompositeLabel:
         return (convert_to_dst_type(clusters, image, dtype=_uint8_of(image))[0], centers)
 
     def _clusters(
-        self, volume: NDArray[Any], zeros: NDArray[np.bool_]
+        self, volume: NDArray[Any], zeros: NDArray[np.bool_], case: str
     ) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
         """``(…)`` map of 0 (background cluster) and 3… (the other clusters), and the centres."""
         _check_distinct(volume, 1 if self.centers is not None else self.k)
@@ -295,14 +295,14 @@ class CompositeLabel:
         ids = np.zeros(volume.shape, dtype=np.uint8)
         for threshold in (centers[1:] + centers[:-1]) / 2:  # nearest centre, by the midpoints between them
             ids += smoothed > np.float32(threshold)
-        background = self._background_cluster(ids, zeros)
+        background = self._background_cluster(ids, zeros, case)
         table = np.arange(self.k, dtype=np.uint8) + FIRST_TISSUE
         if background is not None:
             table[background] = 0
             table[background + 1 :] -= 1
         return table[ids], centers
 
-    def _background_cluster(self, ids: NDArray[np.uint8], zeros: NDArray[np.bool_]) -> int | None:
+    def _background_cluster(self, ids: NDArray[np.uint8], zeros: NDArray[np.bool_], case: str) -> int | None:
         if self.background == "none":
             return None
         if self.background == "lowest":
@@ -315,7 +315,8 @@ class CompositeLabel:
                 "background='zero' needs voxels of intensity 0 in the source volume, found none; "
                 "use background='auto' or 'lowest', or mask the air to 0"
             )
-        logger.warning("no voxel of intensity 0: the darkest cluster is taken as background")
+        logger.warning("%sno voxel of intensity 0: the darkest cluster is taken as background",
+                       f"case {case}: " if case else "")  # fmt: skip
         return 0
 
 

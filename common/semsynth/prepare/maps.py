@@ -25,7 +25,8 @@ from ..data.entry_cases import source_of
 from ..data.findings import Finding, Report, warning
 from ..data.identity import joined
 from ..data.intensity import AIR, Ends, Intensity, Scaling, chosen_scaling, no_air
-from ..data.raw import labelled_images, stated_regex
+from ..data.layouts import hint
+from ..data.raw import labelled_images, log_bids, patient_pattern
 from ..data.segments import Selection
 from ..data.volumes import StorageType, Volume
 from ..errors import InputError
@@ -182,7 +183,9 @@ def find_maps(source: str | Path, *, label: str | None = None, unlabelled: str |
     else:
         path = datalist_path(source)
         if path is None or not path.is_file():
-            raise InputError(f"{source}: needs a datalist, or a quoted pattern of images with --label")
+            ways = hint(source)
+            raise InputError(f"{source}: needs a datalist, or a quoted pattern of images with --label"
+                             + (f"; {ways}" if ways else ""))  # fmt: skip
         content = read_datalist(path)
         found = [
             entry
@@ -362,11 +365,12 @@ def prepare_maps(
     stated = source_intensity(source)
     _check_modality(modality, settings, stated)
     settings, intensity = with_source_scaling(settings, stated)
-    patient_regex = patient_regex or stated_regex(source)
     cases = [
         replace(case, selections={"label": settings.selection})
         for case in find_maps(source, label=label, unlabelled=unlabelled)
     ]
+    patient_regex = patient_regex or patient_pattern(source, cases)
+    log_bids(patient_regex, cases)
     given = [case for case in cases if "label" in case.files]
     bare = [case for case in cases if "label" not in case.files]
     drawn = not splits_are_given(given, fractions)

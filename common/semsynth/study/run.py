@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from ..data.datalists import LISTS, datalist_path, read_datalist
 from ..data.identity import patient_in_name
+from ..data.raw import patient_pattern
 from ..errors import InputError
 from ..limits import check_number
 from ..locks import locked
@@ -140,13 +141,14 @@ def look_at_data(study: Study) -> list[str]:
         said = {"data": split.people, "test": split.test, f"labelled, {first}": split.sets[first]}
         return [f"{name}: {counted(len(cases), 'case')} of {counted(len({split.people[c] for c in cases}), 'patient')}"
                 for name, cases in said.items()]  # fmt: skip
-    cases = {case.name: case.patient for case in raw_cases(study)}
+    found = raw_cases(study)
+    cases = {case.name: case.patient for case in found}
     wanted = {"labelled": study.labelled, "test": study.test if isinstance(study.test, tuple) else ()}
     for setting, listed in wanted.items():
         unknown = [name for name in listed if name not in cases]
         if unknown:
             raise InputError(f"{setting}: {study.data} has no cases of these names", unknown)
-    pattern = study.prepare.get("patient_regex")
+    pattern = study.prepare.get("patient_regex") or patient_pattern(study.data, found)
     whose = [own or (patient_in_name(pattern, name) if pattern else None) for name, own in cases.items()]
     shown = ", ".join(f"{name} ({'patient unknown' if own is None else f'patient {own}'})"
                       for name, own in list(zip(cases, whose, strict=True))[:3])  # fmt: skip
