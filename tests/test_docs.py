@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from pathlib import Path
 
@@ -13,6 +14,9 @@ from semsynth.cli.main import COMMANDS
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted(path for pattern in ("*.md", "docs/*.md", "bundles/*/docs/*.md") for path in ROOT.glob(pattern))
 _COMMAND = re.compile(r"^\s*semsynth ([a-z-]+)", re.MULTILINE)
+_BLOCK = re.compile(r"```bash\n(.*?)```", re.DOTALL)
+_CALL = re.compile(r"\bsemsynth (?:study (?=compare\b))?([a-z-]+)((?:(?!&&).)*)")
+_OPTION = re.compile(r"(?<!\S)--([a-z0-9-]+)")
 
 
 def name_of(path: Path) -> str:
@@ -37,6 +41,18 @@ def test_every_command_has_a_row_and_no_page_names_one_that_is_not_there() -> No
     assert [name for name in COMMANDS if f"`semsynth {name}`" not in table] == []
     named = {name for page in PAGES for name in _COMMAND.findall(page.read_text(encoding="utf-8"))}
     assert named - set(COMMANDS) == set()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_commands_on_a_page_have_no_option_that_is_not_there(page: Path) -> None:
+    unknown = []
+    for block in _BLOCK.findall(page.read_text(encoding="utf-8")):
+        for line in block.replace("\\\n", " ").splitlines():
+            for command, rest in _CALL.findall(re.split(r"(?:^|\s)#\s", line)[0]):
+                known = inspect.signature(COMMANDS[command]).parameters
+                unknown += [f"{command} --{option}" for option in _OPTION.findall(rest)
+                            if option.replace("-", "_") not in known]  # fmt: skip
+    assert unknown == []
 
 
 def test_the_site_has_every_page_and_takes_nothing_from_another_server(tmp_path: Path) -> None:
