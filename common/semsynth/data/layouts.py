@@ -27,8 +27,9 @@ def hint(source: str | Path) -> str | None:
         return None
     about = read_object_or_none(folder / NNUNET) or {}
     ending, labels = about.get("file_ending", ".nii.gz"), about.get("labels")
-    plain = isinstance(labels, dict) and all(isinstance(value, int) for value in labels.values())  # no regions
-    classes = ",".join(str(name) for name in labels if name != "background") if plain else "NAMES"
+    named = labels if isinstance(labels, dict) else {}
+    plain = all(isinstance(value, int) for value in named.values())  # no regions of several labels
+    classes = ",".join(str(name) for name in named if name != "background") if named and plain else "NAMES"
     pair = f"--input '{folder}/imagesTr/*_0000{ending}' --{{}} '{folder}/labelsTr/*{ending}{{}}'"
     return (
         f"it is a data set of nnU-Net: give quoted patterns, for 'prepare' {pair.format('endo', '#1')} with the value "
