@@ -20,8 +20,8 @@ def hint(source: str | Path) -> str | None:
     if (folder / BIDS).is_file():
         return (
             f"it is a data set in BIDS: give quoted patterns such as --input '{folder}/sub-*/ses-*/anat/*_T1w.nii.gz' "
-            f"and --endo '{folder}/derivatives/NAME/sub-*/ses-*/anat/*_mask.nii.gz' (without ses-*/ where there are no "
-            "sessions), each star standing for the same text in both"
+            f"and --endo '{folder}/derivatives/NAME/sub-*/ses-*/anat/*_label-NAME_mask.nii.gz' with the endings of "
+            "your files (without ses-*/ where there are no sessions); each star stands for the same text in both"
         )
     if not (folder / "imagesTr").is_dir():
         return None
