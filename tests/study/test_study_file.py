@@ -256,6 +256,21 @@ def test_a_pattern_of_scans_with_their_masks_is_divided_by_patient(tmp_path):
     assert (plan.out / "split" / "test" / entries[0]["endo"]).resolve().is_relative_to((tmp_path / "raw").resolve())
 
 
+def test_subjects_of_bids_are_the_patients_of_a_study(tmp_path):
+    """The example of docs/your_data.md: sessions of a subject in folders, masks under derivatives."""
+    write_phantom_cases(tmp_path / "raw", 4, size=(16, 16, 16), spacing=(6.0, 6.0, 6.0), k=2, progress=False)
+    for i, case in enumerate(sorted((tmp_path / "raw").glob("phantom_*"))):
+        for role, folder, ending in (("image", "bids", "T1w"), ("endo", "bids/derivatives/seg", "label-LA_mask")):
+            name = f"sub-{i // 2}_ses-{i % 2}_{ending}.nii.gz"
+            path = tmp_path / folder / f"sub-{i // 2}" / f"ses-{i % 2}" / "anat" / name
+            path.parent.mkdir(parents=True)
+            (case / f"{role}.nii.gz").rename(path)
+    prepare = {"endo": "bids/derivatives/seg/sub-*/ses-*/anat/*_label-LA_mask.nii.gz", "spacing": [6, 6, 6], "k": 2}
+    told = {"data": "bids/sub-*/ses-*/anat/*_T1w.nii.gz", "prepare": prepare, "test": 0.5, "cases": [1]}
+    said = run_study(read(tmp_path, primary="M", maps=None, arms=["R", "M"], **told), dry_run=True)
+    assert said.startswith("data: 4 cases, such as sub-0_ses-0 (patient sub-0), sub-0_ses-1 (patient sub-0), sub-1")
+
+
 @pytest.mark.parametrize(("changes", "match"), [
     ({"cases": [500]}, "500 labelled patients are wanted"),
     ({"labelled": ["nobody"]}, "labelled: .* has no cases of these names"),
