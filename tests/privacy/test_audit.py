@@ -174,6 +174,12 @@ def test_a_rate_that_the_scans_cannot_carry_is_refused(real: tuple[Path, Path], 
         audit(str(made), real[0], str(real[1]), tmp_path / "audit", false_positives=0.01)
 
 
+def test_a_voxel_size_at_which_no_network_can_see_is_refused(real: tuple[Path, Path], tmp_path: Path) -> None:
+    made = volumes(tmp_path / "made", [300])
+    with pytest.raises(InputError, match="--feature-spacing must be above 0 and at most 10 mm, got 0"):
+        audit(str(made), real[0], str(real[1]), tmp_path / "audit", false_positives=LOOSE, feature_spacing=0.0)
+
+
 def test_too_few_held_out_scans_are_refused(real: tuple[Path, Path], tmp_path: Path) -> None:
     made = volumes(tmp_path / "made", [300])
     few = scans(tmp_path / "few", [400, 401], "validation")

@@ -15,6 +15,7 @@ def audit(
     bundle: FilePath | None = None,
     judge: FilePath | None = None,
     extractors: Words = (),
+    feature_spacing: float = 1.0,
     false_positives: float = 0.05,
     seed: int = 0,
     device: str | None = None,
@@ -39,6 +40,8 @@ def audit(
         bundle: folder of the bundle that the weights belong to, for membership inference on the diffusion loss.
         judge: weights of la_unet_judge, whose features are compared too.
         extractors: feature networks with commas, such as efficientnet_lite0; without it none but the judge's.
+        feature_spacing: mm per voxel at which efficientnet_lite0 sees volumes; a larger value, such as 4, makes CTs of
+            a whole body region faster.
         false_positives: share of real scans of other patients that the threshold flags.
         seed: seed of draws.
         device: device of networks, cuda or cpu.
@@ -58,6 +61,7 @@ def audit(
         weights=paths("weights", weights) if weights else [], bundle=None if bundle is None else str(bundle),
         extractors=[*(words(extractors) if extractors else []), *([JUDGE] if judge is not None else [])],
         judge=None if judge is None else load_judge(str(judge), device=place),
+        feature_spacing=number("feature-spacing", feature_spacing),
         false_positives=number("false-positives", false_positives), seed=whole("seed", seed), device=place,
         wait=bool(wait),
     )  # fmt: skip

@@ -177,8 +177,7 @@ def evaluate(
     folders = [folder for given in synthetic.values() for folder in ([given] if isinstance(given, str) else given)]
     refuse_found(output, [real, train_real, labels, *folders], ["measured"])
     result_files(output).check()
-    if not 0 < feature_spacing <= 10:
-        raise InputError(f"--feature-spacing must be above 0 and at most 10 mm, got {feature_spacing:g}")
+    check_feature_spacing(feature_spacing)
     _check_settings(synthetic, weights or {}, in_loss or {}, draws=draws, seed=seed, pictures=pictures)
     given = load_real(real, train=train_real, labels=labels)
     cases, names = _called(given, real, hidden)
@@ -232,6 +231,12 @@ def _called(cases: dict[str, RealCase], real: str | Path, hidden: Hidden | None)
     if listed is None or not has_pseudonyms(read_datalist(listed)):
         warn_of_names()
     return cases, Names()
+
+
+def check_feature_spacing(spacing: float) -> None:
+    """Raise for a voxel size in mm at which no network can see volumes."""
+    if not 0 < spacing <= 10:
+        raise InputError(f"--feature-spacing must be above 0 and at most 10 mm, got {spacing:g}")
 
 
 def _check_memory(

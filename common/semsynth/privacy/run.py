@@ -11,7 +11,7 @@ import torch
 from ..data.nesting import refuse_found
 from ..errors import InputError
 from ..evaluation.measure import MeasurementStore, Measurer
-from ..evaluation.run import open_extractors
+from ..evaluation.run import check_feature_spacing, open_extractors
 from ..files import remove_left_over
 from ..locks import one_at_a_time
 from ..networks.frozen import FrozenSegmenter
@@ -39,6 +39,7 @@ def audit(
     bundle: str | Path | None = None,
     extractors: Sequence[str] = (),
     extractor_weights: Mapping[str, str] | None = None,
+    feature_spacing: float = 1.0,
     judge: FrozenSegmenter | None = None,
     false_positives: float = FALSE_POSITIVES,
     seed: int = 0,
@@ -58,6 +59,7 @@ def audit(
         bundle: bundle of a latent diffusion, whose first weights of ``weights`` are attacked by their diffusion loss.
         extractors: feature networks, of :data:`semsynth.networks.features.registry.EXTRACTORS`.
         extractor_weights: extractor → file of its weights.
+        feature_spacing: mm per voxel at which feature networks see volumes.
         judge: judge whose encoder is a feature network as well.
         false_positives: share of real scans of other patients that are flagged.
         seed: seed of the draws.
@@ -85,6 +87,7 @@ def audit(
     audit_files(output).check()
     real = load_sides(str(train), others, weights)
     check_rate(len(real.all), false_positives)
+    check_feature_spacing(feature_spacing)
     made = load_made(folders, real.all)
     logger.info(
         "%d synthetic volumes, %d training scans, %d held-out scans", len(made), len(real.train), len(real.heldout)
@@ -92,7 +95,9 @@ def audit(
     remove_left_over(output / "measured")
     store = MeasurementStore(output / "measured")
     extras: list[Extra] = [ShapeLevel()]
-    networks, _ = open_extractors(extractors, extractor_weights, device, judge=judge, download=download)
+    networks, _ = open_extractors(
+        extractors, extractor_weights, device, feature_spacing, judge=judge, download=download
+    )
     if networks:
         extras.append(FeatureLevels(Measurer(networks, targets={}, store=store, device=device)))
     threads = torch.get_num_threads()
