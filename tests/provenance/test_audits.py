@@ -43,6 +43,11 @@ def test_copies_stop_an_export_unless_it_is_recorded(tmp_path: Path) -> None:
     assert passed(folder, {"one": "a"}, despite=True)["despite"] is True
 
 
+def test_an_export_overrules_no_audit_that_nobody_gave() -> None:
+    with pytest.raises(InputError, match=r"--despite-audit \(of bundles --despite_audit\) goes with --audit"):
+        passed(None, {"one": "a"}, despite=True)
+
+
 def test_an_export_needs_an_audit_of_all_its_volumes(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="does not cover 1 of the volumes"):
         passed(_audit(tmp_path), {"one": "a", "two": "b"})

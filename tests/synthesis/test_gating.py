@@ -187,6 +187,26 @@ def test_augment_as_an_overlay_makes_what_the_command_makes_with_the_settings_of
     assert main(["augment", *told[:-1], str(tmp_path / "none.pt"), "--output", str(tmp_path / "x")]) == 1
 
 
+def test_copies_stop_the_overlay_as_they_stop_the_command_before_any_work(world, tmp_path):
+    """An audit that is none, and one that is overruled and not given, end it before anything is made."""
+    out, audit = tmp_path / "out", tmp_path / "audit.json"
+    assert "no such audit" in refusal(world, "augment", out, audit=str(audit))
+    assert "goes with --audit" in refusal(world, "augment", out, despite_audit=True)
+    assert not out.exists()
+    told = {"per_case": 1, "judge_weights": None, "steps": 2, "formats": "datalist,decathlon"}
+    run(world, "augment", out, **told | {"formats": "datalist"})
+    listed = json.loads((out / "datalist.json").read_text())["training"]
+    made = [sha256(out / entry["image"]) for entry in listed if entry.get("synthetic")]
+    content = {"verdict": "copies found", "reasons": ["one copy"], "volumes_sha256": made, "weights_sha256": []}
+    audit.write_text(json.dumps(content))
+    said = refusal(world, "augment", out, audit=str(audit), **told)
+    assert "copies of training scans were found in these volumes" in said and "--despite_audit True" in said
+    assert not (out / "decathlon").exists()
+    run(world, "augment", out, audit=str(audit), despite_audit=True, **told)
+    assert json.loads((out / "augment.json").read_text())["audit"]["despite"] is True
+    assert (out / "decathlon" / "dataset.json").is_file()
+
+
 def test_own_weights_need_no_shipped_ones_and_raw_cases_are_not_prepared_for_them(world, tmp_path, capsys):
     bundle, own = tmp_path / "bundle", tmp_path / "own.pt"
     shutil.copytree(world / "spade_ldm" / "configs", bundle / "configs")

@@ -80,6 +80,19 @@ def read_audit(source: str | Path) -> Audit:
     return Audit(str(said), tuple(reasons), frozenset(volumes), frozenset(weights), sha256(path))
 
 
+def given_audit(source: str | Path | None, *, despite: bool = False) -> Audit | None:
+    """The audit that an export is given, which long work asks for before it begins; None without one.
+
+    Raises:
+        InputError: as :func:`read_audit`; for ``despite`` without an audit.
+    """
+    if source is None and despite:
+        raise InputError(
+            "--despite-audit (of bundles --despite_audit) goes with --audit, the folder of the audit that found copies"
+        )
+    return None if source is None else read_audit(source)
+
+
 def passed(
     source: str | Path | None, volumes: Mapping[str, str] | Iterable[Path], *, despite: bool = False
 ) -> dict[str, object]:
@@ -91,23 +104,24 @@ def passed(
         despite: share volumes although copies were found, which is recorded.
 
     Raises:
-        InputError: for an audit that does not cover all volumes, or that found copies, unless ``despite``.
+        InputError: as in :func:`given_audit`; for an audit that does not cover all volumes, or that found copies, unless
+            ``despite``.
 
     Examples:
         >>> passed(None, {"P1": "0" * 64})  # no audit: recorded, and warned of
         {'verdict': 'not audited'}
     """
-    if source is None:
+    audit = given_audit(source, despite=despite)
+    if audit is None:
         logger.warning("these volumes were not audited; run 'semsynth audit' on them before they are shared")
         return {"verdict": NOT_AUDITED}
-    audit = read_audit(source)
     missing = audit.missing(volumes)
     if missing:
         raise InputError(f"{source}: this audit does not cover {len(missing)} of the volumes; audit them too", missing)
     if audit.verdict == COPIES_FOUND and not despite:
         raise InputError(
             f"{source}: copies of training scans were found in these volumes; leave those out that it flags and audit "
-            "the others, or give --despite-audit, which is recorded",
+            "the others, or give --despite-audit (of bundles --despite_audit True), which is recorded",
             audit.reasons,
         )
     return audit.record() | ({"despite": True} if audit.verdict == COPIES_FOUND else {})

@@ -28,7 +28,7 @@ from ...prepare.atrium import Settings as AtriumSettings
 from ...prepare.atrium import prepare
 from ...prepare.like import settings_like
 from ...prepare.pseudonymise import pseudonymise
-from ...provenance.audits import passed
+from ...provenance.audits import given_audit, passed
 from ...report.pictures import check_picture
 from ..gate import Gate, GateOptions, Thresholds
 from ..workflow import inference_config, is_own, weights_of
@@ -139,6 +139,7 @@ def augment(
             f"{weights.name} needs; prepare them as its training data was (semsynth prepare --like DATA), and give that"
         )
     drawer = _drawer(settings, map_bundle, map_weights, map_inference)
+    given_audit(audit, despite=despite_audit)
     unknown = [name for name in formats if name not in FORMATS]
     if unknown or not formats:
         raise InputError(f"--format must be of {', '.join(FORMATS)}, got {', '.join(unknown) or 'none'}")
