@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,16 @@ def test_tensorboard_is_written_by_the_first_process(monkeypatch, tmp_path: Path
     run_with(handler)
     handler.close()
     assert len(list(tmp_path.glob("log/events.*"))) == files
+
+
+def test_tensorboards_file_does_not_name_the_machine(monkeypatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(socket, "gethostname", lambda: "ward-7-doe")
+    handler = TensorBoardStats(log_dir=str(tmp_path), output_transform=lambda output: output["loss"].item())
+    run_with(handler)
+    handler.close()
+    (written,) = tmp_path.iterdir()
+    assert written.name.split(".")[-3] == "host" and b"ward-7-doe" not in written.read_bytes()
+    assert socket.gethostname() == "ward-7-doe"
 
 
 @pytest.mark.parametrize(("rank", "followed"), [("0", True), ("1", False)])

@@ -47,8 +47,9 @@ def test_voxels_splits_and_meaning_stay(tiny_dataset, tmp_path, key):
     before, path = stated(tiny_dataset / "datalist.json"), made(tiny_dataset, tmp_path / "out", key)
     after, names = stated(path), stated(key)["cases"]
     for split in ("training", "validation", "testing"):
-        assert [names[e["case"]] for e in before[split]] == [e["case"] for e in after[split]]
-        for old, new in zip(before[split], after[split], strict=True):
+        known = sorted(before[split], key=lambda entry: names[entry["case"]])
+        assert [names[e["case"]] for e in known] == [e["case"] for e in after[split]]
+        for old, new in zip(known, after[split], strict=True):
             for role in ("image", "endo", "wall", "label"):
                 a, b = read_volume(tiny_dataset / old[role]), read_volume(path.parent / new[role])
                 assert a.data.dtype == b.data.dtype and np.array_equal(a.data, b.data)
@@ -65,6 +66,17 @@ def test_patients_who_were_found_in_names_are_stated(tiny_dataset, tmp_path, key
     assert "patient_regex" not in content
     patients = [entry["patient"] for entry in content["training"]]
     assert patients[0] == patients[1] and set(stated(key)["patients"]) == {"000", "002", "003"}
+
+
+def test_the_order_of_the_cases_is_that_of_their_pseudonyms(tiny_dataset, tmp_path, key):
+    """That of their names would tell who is who, and so would the order in which files were written."""
+    key.write_text(json.dumps({"cases": {f"phantom_{i:03d}": f"p{9 - i}" for i in range(4)}, "patients": {}}))
+    path = made(tiny_dataset, tmp_path / "out", key)
+    for split in ("training", "validation", "testing"):
+        listed = [entry["case"] for entry in stated(path)[split]]
+        assert listed == sorted(listed)
+    written = sorted((tmp_path / "out").glob("p*/image.nii.gz"), key=lambda file: file.stat().st_mtime_ns)
+    assert [file.parent.name for file in written] == ["p6", "p7", "p8", "p9"]
 
 
 def test_started_again_it_keeps_what_is_there(tiny_dataset, tmp_path, key):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 from semsynth.cli.main import main
 from semsynth.errors import InputError
+from semsynth.files import sha256
 from semsynth.privacy.findings import Findings
 from semsynth.privacy.run import audit
 from semsynth.privacy.volumes import load_made
@@ -125,6 +127,25 @@ def test_what_can_be_shared_names_no_case_and_what_cannot_says_so(copying: tuple
     table = (folder / "closest_pairs.csv").read_text()
     assert table.startswith("# THIS FILE SHOWS SCANS OF PATIENTS") and "copy1" in table and "P1" in table
     assert (folder / "closest_pairs.png").is_file()
+
+
+def test_numbers_do_not_follow_the_order_of_names(copying: tuple[Findings, Path]) -> None:
+    """Whoever knows the list of patients could count."""
+    found, folder = copying
+    rows = list(csv.DictReader((folder / "audit" / "volumes.csv").open()))
+    hashes = [row["sha256"] for row in rows]
+    assert hashes == sorted(hashes) and [row["volume"] for row in rows] == [f"V{i + 1}" for i in range(len(rows))]
+    pairs = list(csv.reader((folder / "audit" / "closest_pairs.csv").open()))[2:]
+    scans = dict(zip(found.real.all, [sha256(case.image) for case in found.real.all.values()], strict=True))
+    told = sorted({(int(row[2][1:]), scans[row[3]]) for row in pairs})
+    assert [digest for _, digest in told] == sorted(digest for _, digest in told) and len(told) > 5
+    volumes = {row[0]: row[1] for row in pairs}
+    for row in rows:
+        if row["sure"] == "yes":
+            assert (
+                scans[volumes[row["volume"]].replace("copy", "P")]
+                == sorted(scans.values())[int(row["training_scan"][1:]) - 1]
+            )
 
 
 def test_an_audit_covers_the_volumes_that_it_has_seen(copying: tuple[Findings, Path]) -> None:

@@ -17,11 +17,13 @@ import numpy as np
 import pytest
 import semsynth
 import torch
+from semsynth.cli.main import COMMANDS
+from semsynth.cli.options import texts_of
 from semsynth.data.entries import load_datalist
 from semsynth.errors import InputError
 from semsynth.provenance.cards import datalist_hash, versions, write_model_card
-from semsynth.provenance.command import run_command
-from semsynth.provenance.config import changed_keys, config_digest
+from semsynth.provenance.command import DATA_OPTIONS, run_command
+from semsynth.provenance.config import changed_keys, config_digest, settings_digest
 from semsynth.provenance.seen import training_cases
 
 
@@ -96,6 +98,8 @@ def test_datalists_are_compared_by_what_they_say(tiny_dataset, tmp_path):
         (["--train-real", "Jane", "--real=Jane.json"], "--train-real … --real=…"),
         (["--datalists", "['Jane.json','b.json']"], "--datalists …"),
         (["--synthetic", "a=out/Jane", "b=Jane", "Jane/c=d"], "--synthetic a=… b=… …"),
+        (["--train", "lists/Jane", "--heldout", "Jane/a", "Jane/b"], "--train … --heldout … …"),
+        (["--validate#dataset#data#path", "lists/Jane.json"], "--validate#dataset#data#path …"),
         (["--w", "$'Jane/Doe/' + @x"], "--w '$'\"'\"'…/Doe'\"'\"' + @x'"),
         (["--up", "data/", "--here", "./data"], "--up data/ --here …/data"),
         (["--config_file", "configs/train.json", "--run_dir", "runs/Jane/1"],
@@ -106,6 +110,16 @@ def test_commands_hold_no_folders(monkeypatch, tmp_path, typed, expected):
     monkeypatch.chdir(tmp_path)
     bundle(monkeypatch, "run", *[argument.replace("{here}", str(tmp_path)) for argument in typed])
     assert run_command() == f"python -m monai.bundle run {expected}"
+
+
+def test_every_option_that_names_a_file_is_decided_upon():
+    """Nothing stays of those of data; of others the last part, which is a bundle's, a file's of weights, a result's."""
+    others = {
+        "audit", "bundle", "checkpoint", "config", "judge", "key", "map_bundle", "map_weights", "output", "profile",
+        "public_key", "rules", "second_judge", "signature", "weights",
+    }  # fmt: skip
+    paths = {name for command in COMMANDS.values() for name, is_path in texts_of(command).items() if is_path}
+    assert paths - others <= DATA_OPTIONS and not others & DATA_OPTIONS
 
 
 def test_under_the_root_of_the_file_system_nothing_is_relative(monkeypatch):
@@ -202,6 +216,16 @@ def test_what_does_not_count_can_be_chosen():
     old, new = {"a": "1", "b#c": "1", "max_epochs": "1"}, {"a": "2", "b#c": "2", "max_epochs": "2"}
     assert changed_keys(old, new) == ["a", "b#c"]
     assert changed_keys(old, new, ignore=["b"]) == ["a", "max_epochs"]
+
+
+def test_the_digest_in_cards_follows_from_no_path(configs, monkeypatch):
+    """Whoever knows the bundle could find a patient's folder by trying names."""
+    files = ["--config_file", "base.json"]
+    told = ["--dataset_dir", "a", "--run_dir", "b", "--init_weights", "c.pt", "--datalists", "['d.json']"]
+    plain, elsewhere = digest(monkeypatch, *files), digest(monkeypatch, *files, *told)
+    assert plain != elsewhere and settings_digest(plain) == settings_digest(elsewhere)
+    assert settings_digest(plain) != settings_digest(digest(monkeypatch, *files, "--lr", "9"))
+    assert settings_digest(None) is None
 
 
 @pytest.mark.parametrize(

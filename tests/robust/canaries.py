@@ -1,12 +1,19 @@
-"""Texts of a patient that nobody writes by chance, put into all that a data set has, and searched for in files."""
+"""Texts of a patient that nobody writes by chance, put into all that a data set has, and searched for in files.
+
+So are the date of the input's files, hashes of names (a name that can be guessed is found by its hash), the name of the
+machine and the folder of the program.
+"""
 
 from __future__ import annotations
 
 import base64
 import gzip
+import hashlib
 import io
 import json
+import os
 import re
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -16,10 +23,22 @@ import nibabel as nib
 import nrrd
 
 CASE, PATIENT, FOLDER, FILE = "zzCASEzz", "zzPATIENTzz", "zzFOLDERzz", "zzFILEzz"
-HEADER, NOTE = "zzHEADERzz", "zzNOTEzz"
-CANARIES = (CASE, PATIENT, FOLDER, FILE, HEADER, NOTE)
-_FOUND = re.compile("|".join(CANARIES).encode(), re.IGNORECASE)
-_FIELDS = ("descrip", "aux_file", "db_name", "intent_name")
+HEADER, NOTE, HOST = "zzHEADERzz", "zzNOTEzz", "zzHOSTzz"
+PROGRAM = str(Path(__file__).resolve().parents[2])
+"""Folder of this project: those of people are called after them."""
+DATE, HASH = "the date of the input's files", "the hash of a name"
+CANARIES = (CASE, PATIENT, FOLDER, FILE, HEADER, NOTE, HOST, PROGRAM)
+_NAMES = [name for n in range(12) for name in (f"{CASE}_{n:03d}", f"{PATIENT}_{n}")]
+_HASHES = {
+    hashlib.new(kind, f"{salt}{name}".encode()).hexdigest()[:8]
+    for kind in ("md5", "sha1", "sha256") for salt in ("", "semsynth:", "semsynth name:") for name in _NAMES
+}  # fmt: skip
+_FOUND = re.compile("|".join([*map(re.escape, CANARIES), *_HASHES]).encode(), re.IGNORECASE)
+_FIELDS = ("descrip", "aux_file", "db_name", "intent_name", "data_type")
+_NUMBERS = ("toffset", "intent_p1", "cal_max", "slice_duration")
+_NUMBER = 1234567.0
+_WHEN = 981173106
+"""In 2001."""
 _DATA_URI = re.compile(rb"data:[\w/+.-]+;base64,([A-Za-z0-9+/=]+)")
 
 
@@ -41,21 +60,42 @@ def spoil(raw: Path) -> None:
             (raw / case / ".semsynth-files.json").unlink(missing_ok=True)
             number += 1
     (raw / "datalist.json").write_text(json.dumps(listed | {"description": NOTE, "reference": NOTE}, indent=1))
+    make_old(raw)
+
+
+def annotate(prepared: Path) -> None:
+    """Make of prepared cases what another program may have made: texts in their headers, further keys in their list."""
+    listed = json.loads((prepared / "datalist.json").read_text())
+    for split in ("training", "validation", "testing"):
+        for entry in listed.get(split, []):
+            entry["note"] = NOTE
+            for role in ("image", "label"):
+                poison(prepared / entry[role])
+    (prepared / "datalist.json").write_text(json.dumps(listed | {"description": NOTE, "reference": NOTE}, indent=1))
+    make_old(prepared)
+
+
+def make_old(folder: Path) -> None:
+    """Give all files the date that is searched for."""
+    for path in folder.rglob("*"):
+        os.utime(path, (_WHEN, _WHEN))
 
 
 def poison(path: Path) -> None:
-    """A canary in every text of a NIfTI header, and in extensions of three kinds."""
+    """A canary in every text and free number of a NIfTI header, in extensions of two kinds, and in gzip's header."""
     image = nib.load(path)
     new = nib.Nifti1Image(image.dataobj.get_unscaled(), image.affine, image.header)
     for name in _FIELDS:
         new.header[name] = HEADER
-    slope = image.header.get_slope_inter()
-    new.header.set_slope_inter(*slope)
+    for name in _NUMBERS:
+        new.header[name] = _NUMBER
+    new.header.set_slope_inter(image.dataobj.slope, image.dataobj.inter)
     for kind in ("comment", "afni"):
         new.header.extensions.append(nib.nifti1.Nifti1Extension(kind, HEADER.encode()))
     nib.save(new, path)
     packed = io.BytesIO()
-    with gzip.GzipFile(filename=f"{FILE}.nii", mode="wb", fileobj=packed) as stream:  # as the command gzip does
+    name = f"{FILE}.nii"  # which the command gzip writes, and the date
+    with gzip.GzipFile(filename=name, mode="wb", fileobj=packed, mtime=_WHEN) as stream:
         stream.write(gzip.decompress(path.read_bytes()))
     path.write_bytes(packed.getvalue())
 
@@ -67,12 +107,16 @@ def poison_nrrd(path: Path) -> None:
 
 
 def leaks(folder: Path) -> dict[str, set[str]]:
-    """File or folder below ``folder`` → canaries that its name or its bytes hold, in containers too."""
+    """File, folder or link below ``folder`` → canaries that its name, its date or its bytes hold, in containers too."""
     found: dict[str, set[str]] = {}
     for path in sorted(folder.rglob("*")):
         name = str(path.relative_to(folder))
         seen = canaries_in(path.name.encode())
-        if path.is_file():
+        if int(path.lstat().st_mtime) == _WHEN:
+            seen.add(DATE)
+        if path.is_symlink():
+            seen |= canaries_in(str(path.readlink()).encode())
+        elif path.is_file():
             seen |= canaries_in(path.read_bytes())
         if seen:
             found[name] = seen
@@ -81,8 +125,16 @@ def leaks(folder: Path) -> dict[str, set[str]]:
 
 def canaries_in(content: bytes) -> set[str]:
     """Canaries in bytes, and in what is packed in them."""
-    found = {match.decode().upper() for part in _unpacked(content) for match in _FOUND.findall(part)}
-    return {canary for canary in CANARIES if canary.upper() in found}
+    found: set[str] = set()
+    for part in _unpacked(content):
+        found |= {match.decode().upper() for match in _FOUND.findall(part)}
+        if part[344:348] == b"n+1\0" and struct.pack("<f", _NUMBER) in part[:348]:
+            found.add(HEADER.upper())
+        if part[:2] == b"\x1f\x8b" and part[4:8] == struct.pack("<I", _WHEN):
+            found.add(DATE.upper())
+        if any(digest.upper() in found for digest in _HASHES):
+            found.add(HASH.upper())
+    return {canary for canary in (*CANARIES, DATE, HASH) if canary.upper() in found}
 
 
 def _unpacked(content: bytes, depth: int = 0) -> Iterator[bytes]:

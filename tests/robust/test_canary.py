@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import json
 import shutil
+import socket
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,21 @@ import pytest
 from attack_examples import EXAMPLES, Attack
 from attack_inputs import write_inputs
 from bundle_configs import isolated, read
-from canaries import CASE, FILE, FOLDER, HEADER, NOTE, PATIENT, canaries_in, leaks, poison_nrrd, spoil
+from canaries import (
+    CASE,
+    DATE,
+    FILE,
+    FOLDER,
+    HEADER,
+    HOST,
+    NOTE,
+    PATIENT,
+    annotate,
+    canaries_in,
+    leaks,
+    poison_nrrd,
+    spoil,
+)
 from dicom_files import write_series
 from matplotlib.figure import Figure
 from matplotlib.text import Text
@@ -35,7 +50,7 @@ NOBODY: set[str] = set()
 HELD = {
     "phantom": NOBODY, "check": {CASE}, "prepare": {CASE, PATIENT, FILE}, "prepare-maps": {CASE, PATIENT, FILE},
     "choose-k": NOBODY, "pseudonymise": NOBODY, "evaluate": {CASE}, "picture": {CASE}, "weights": NOBODY,
-    "convert": NOBODY, "export": NOBODY, "dicom": NOBODY, "compare": {CASE, PATIENT}, "augment": {CASE, PATIENT},
+    "convert": NOBODY, "export": NOBODY, "dicom": NOBODY, "compare": {CASE, PATIENT}, "augment": {CASE, PATIENT, NOTE},
     "study": {CASE, PATIENT}, "verify": NOBODY, "sign": NOBODY, "reproduce": NOBODY,
     "audit": {CASE},  # closest_pairs, which show patients and say so
 }  # fmt: skip
@@ -65,7 +80,32 @@ def named(tmp_path_factory) -> Path:
     folder = write_inputs(_folder(tmp_path_factory), spoil, CASE)
     for path in sorted((folder / "nrrd").rglob("*.nrrd")):
         poison_nrrd(path)
+    annotate(folder / "prepared")
+    _name_audited(folder / "audited")
     return folder
+
+
+def _name_audited(folder: Path) -> None:
+    """Give the scans of an audit names of patients, and so the folders of both lists."""
+    for name in ("train", "heldout", "made"):
+        path = folder / name / "datalist.json"
+        content = json.loads(path.read_text())
+        for number, entry in enumerate(content.get("training") or content.get("validation")):
+            if "source_case" in entry:
+                entry["source_case"] = entry["source_case"].replace("P", f"{CASE}_P")
+            if name != "made":
+                entry |= {"case": f"{CASE}_{entry['case']}", "patient": f"{PATIENT}_{name}_{number}"}
+        path.write_text(json.dumps(content))
+        if name != "made":
+            (folder / name).rename(folder / f"{FOLDER}_{name}")
+
+
+def _for_other_programs(folder: Path) -> list[str]:
+    """Options of an augmentation that writes all forms: nnU-Net's needs two patients."""
+    content = json.loads((folder / "prepared" / "datalist.json").read_text())
+    content["training"] += content.pop("validation")
+    (folder / "prepared" / "two.json").write_text(json.dumps(content))
+    return ["--input=prepared/two.json", "--format=datalist,decathlon,nnunet"]
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +135,7 @@ def run(monkeypatch, capsys):
     """Runs a command in a folder of inputs; gives what of the canaries is in its results, or is drawn in them."""
     drawn: list[str] = []
     save = Figure.savefig
+    monkeypatch.setattr(socket, "gethostname", lambda: HOST)
 
     def savefig(self, *args, **kwargs):
         drawn.extend(text.get_text() for text in self.findobj(Text))
@@ -119,6 +160,8 @@ def run(monkeypatch, capsys):
 
 def _arguments(command: str, number: int, name: str) -> list[str]:
     words = Attack(command, number).arguments()
+    if command == "audit" and name == CASE:
+        words = [word.replace("/train", f"/{FOLDER}_train").replace("/held", f"/{FOLDER}_held") for word in words]
     return words if command == "phantom" else [word.replace("phantom", name) for word in words]
 
 
@@ -131,7 +174,7 @@ def test_every_command_is_decided_upon():
 
 def test_the_canaries_are_in_the_inputs(named):
     image = f"raw/{CASE}_000/{FILE}_image.nii.gz"
-    assert canaries_in((named / image).read_bytes()) == {HEADER, FILE}
+    assert canaries_in((named / image).read_bytes()) == {HEADER, FILE, DATE}
     listed = (named / "raw" / "datalist.json").read_bytes()
     assert canaries_in((named / f"nrrd/{CASE}_000/image.nrrd").read_bytes()) == {HEADER}
     assert canaries_in(listed) == {CASE, PATIENT, FILE, NOTE} and FOLDER in str(named)
@@ -157,10 +200,19 @@ def test_of_data_under_pseudonyms_no_result_names_anybody(hidden, run, command, 
 )
 def test_with_pseudonyms_no_result_names_anybody(named, run, command, option):
     given = [word for word in _arguments(command, 0, CASE) if not word.startswith("--pseudonyms")]
-    formats = ["--format=datalist,decathlon"] if command == "augment" else []
-    assert not run(named, *given, *formats, option)
+    if command == "augment":
+        given = [word for word in given if not word.startswith("--input")] + _for_other_programs(named)
+    assert not run(named, *given, option)
     if command == "augment":
         assert json.loads((named / "out" / "datalist.json").read_text())["names"] == "pseudonyms"
+
+
+def test_copies_of_scans_for_other_programs_have_clean_headers(named, run):
+    """With names: they stay inside, and the training that another program makes of them may not."""
+    given = [word for word in _arguments("augment", 0, CASE) if not word.startswith("--input")]
+    found = run(named, *given, *_for_other_programs(named))
+    copies = {where: held for where, held in found.items() if where.startswith(("decathlon", "nnunet"))}
+    assert (named / "out" / "nnunet").is_dir() and set().union(*copies.values()) == {CASE}
 
 
 @pytest.mark.slow
@@ -222,16 +274,23 @@ def test_inference_under_pseudonyms_names_nobody(patients, tmp_path, name, optio
 
 
 def _weights(bundle: Path, folder: Path) -> Path:
-    """Random ones of the tiny network; of a network that has to be fitted, the bundle's own."""
-    if bundle.name == "la_maps":
-        return bundle / "models" / "model.pt"
-    return random_weights(bundle, folder / "weights.pt")
+    """Random ones of the tiny network; a network that has to be fitted is fitted to phantoms."""
+    if bundle.name != "la_maps":
+        return random_weights(bundle, folder / "weights.pt")
+    write_phantom_cases(folder / "fitted", 12, size=(32,) * 3, spacing=(1.5,) * 3, k=2, progress=False)
+    with isolated(folder):
+        paths = {"dataset_dir": folder / "fitted", "run_dir": folder / "run"}
+        training = bundle_runs.workflow(bundle, ["train"], "train", paths)
+        training.run()
+        training.finalize()
+    return folder / "run" / "model.pt"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", BUNDLES)
-def test_a_training_leaves_names_in_no_weights_cards_or_logs(patients, tmp_path, name):
+def test_a_training_leaves_names_in_no_weights_cards_or_logs(patients, tmp_path, monkeypatch, name):
     """What of a run's folder may leave: weights, their cards, TensorBoard's events. Checkpoints stay inside."""
+    monkeypatch.setattr(socket, "gethostname", lambda: HOST)
     bundle, data = ROOT / "bundles" / name, tmp_path / FOLDER / "data"
     k = max(int(read(bundle, "train").get("num_classes", 4)) - 2, 0)
     write_phantom_cases(data, 12 if name == "la_maps" else 3, size=(32,) * 3, spacing=(1.5,) * 3, k=k, progress=False)

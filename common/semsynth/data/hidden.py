@@ -164,7 +164,8 @@ def under_pseudonyms(entries: Sequence[Mapping[str, Any]], hidden: Hidden) -> li
         hidden: source of the pseudonyms.
 
     Returns:
-        The entries, each with its case's own name under :data:`KNOWN_AS`.
+        The entries in the order of their pseudonyms, since another one would tell who is who, each with its case's own
+        name under :data:`KNOWN_AS`.
 
     Raises:
         InputError: as :meth:`Hidden.names`.
@@ -184,7 +185,7 @@ def under_pseudonyms(entries: Sequence[Mapping[str, Any]], hidden: Hidden) -> li
         if entry.get("patient") is not None:
             new["patient"] = names.patient(str(entry["patient"]))
         result.append({**entry, **new})
-    return result
+    return sorted(result, key=lambda entry: (entry.get("source_case", entry["case"]), entry.get("sample", 0)))
 
 
 def _add(table: dict[str, str], names: Sequence[str], word: str) -> None:

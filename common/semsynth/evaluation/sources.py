@@ -200,7 +200,7 @@ def load_real(source: str | Path, *, train: str | Path | None = None, labels: st
 
 
 def under_pseudonyms(cases: Mapping[str, RealCase], hidden: Hidden) -> tuple[dict[str, RealCase], Names]:
-    """The cases called by pseudonyms, their patients too, and the names that they had as those.
+    """The cases called by pseudonyms and in their order, their patients too, and the names that they had as those.
 
     Raises:
         InputError: as :meth:`semsynth.data.hidden.Hidden.names`.
@@ -213,7 +213,7 @@ def under_pseudonyms(cases: Mapping[str, RealCase], hidden: Hidden) -> tuple[dic
                                   patient=None if case.patient is None else names.patient(case.patient))
         for name, case in cases.items()
     }  # fmt: skip
-    return renamed, names
+    return dict(sorted(renamed.items())), names
 
 
 def _told_by(case: RealCase) -> str | None:

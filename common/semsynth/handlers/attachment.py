@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from ignite.engine import Engine
 from monai.handlers import StatsHandler, TensorBoardStatsHandler
+from tensorboard.summary.writer import event_file_writer  # type: ignore[import-untyped]
 from torch.utils.tensorboard import SummaryWriter
 
 from ..distributed import rank
@@ -46,8 +49,20 @@ class _EventFiles:
 
     def __getattr__(self, name: str) -> Any:
         if self.writer is None:
-            self.writer = SummaryWriter(log_dir=str(self.folder))
+            with _nameless_host():
+                self.writer = SummaryWriter(log_dir=str(self.folder))
         return getattr(self.writer, name)
+
+
+@contextmanager
+def _nameless_host() -> Iterator[None]:
+    """TensorBoard writes the name of the machine, often a person's, into that of its file, and takes no other name."""
+    socket = event_file_writer.socket
+    event_file_writer.socket = SimpleNamespace(gethostname=lambda: "host")
+    try:
+        yield
+    finally:
+        event_file_writer.socket = socket
 
 
 class TensorBoardStats(TensorBoardStatsHandler):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,7 +67,8 @@ def pseudonymise(
     """Copy a data set so that its folders, files, headers and datalist name no patient.
 
     Volumes are written anew as NIfTI, ``<output>/<pseudonym>/{image,label,endo,wall}.nii.gz``. The datalist keeps
-    splits, patients (as pseudonyms), classes and what intensities mean. Cases that are there already are kept.
+    splits, patients (as pseudonyms), classes and what intensities mean. Cases are copied and listed in the order of
+    their pseudonyms, since another one would tell who is who. Cases that are there already are kept.
 
     Args:
         source: a datalist, or its folder, of NIfTI files.
@@ -99,12 +100,18 @@ def pseudonymise(
     listing.check()
     by_voxels = hidden.file is None
     names = hidden.names([case.person(by_voxels) for case in tqdm(cases, "hashing", disable=not by_voxels)])
+    splits = {split: _in_order(own, names) for split, own in splits.items()}
     _refuse_other_names(output, {names.case(case.name): case.files for case in cases})
-    for case in tqdm(cases, "copying", unit="case", disable=not progress):
+    for case in tqdm(_in_order(cases, names), "copying", unit="case", disable=not progress):
         copy_case(case.files, output / names.case(case.name))
     about = {"name": NAME, **MARK, **{key: content[key] for key in KEPT if key in content}}
     about |= {split: [_listed(case, names) for case in own] for split, own in splits.items()}
     return listing.write_text(DATALIST, json.dumps(about, indent=1))
+
+
+def _in_order(cases: Sequence[_Case], names: Names) -> list[_Case]:
+    """By pseudonyms: that of the names, in a list or in the dates of files, would tell who is who."""
+    return sorted(cases, key=lambda case: names.case(case.name))
 
 
 def _cases(path: Path, content: Mapping[str, Any], split: str) -> list[_Case]:

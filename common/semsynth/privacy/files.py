@@ -94,10 +94,11 @@ def write_audit(found: Findings, output: str | Path) -> list[Table]:
 def _cases(found: Findings) -> list[CaseValues]:
     """Every volume's margin and its likeness to its nearest training scan, for the page; by number, not by name."""
     rows = []
-    for i, (one, judged, compared) in enumerate(zip(found.made, found.judged, found.compared.made, strict=True)):
+    parts = zip(found.volume_numbers, found.made, found.judged, found.compared.made, strict=True)
+    for i, one, judged, compared in sorted(parts, key=lambda part: part[0]):
         values = {"margin": judged.margin} if math.isfinite(judged.margin) else {}
         values |= {level: compared.levels[level].train for level in DECISIVE if level in compared.levels}
-        rows.append(CaseValues(f"V{i + 1}", "synthetic", f"{one.origin} map", values))
+        rows.append(CaseValues(f"V{i}", "synthetic", f"{one.origin} map", values))
     return rows
 
 
@@ -120,7 +121,7 @@ def content(found: Findings, command: str) -> dict[str, Any]:
         "membership": [asdict(one) for one in found.attacks],
         "training_scans": len(found.real.train),
         "heldout_scans": len(found.real.heldout),
-        "volumes_sha256": [one.sha256 for one in found.made],
+        "volumes_sha256": sorted(one.sha256 for one in found.made),
         "weights_sha256": sorted({one.weights for one in found.made if one.weights}),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": command,
@@ -155,7 +156,7 @@ def _pairs(found: Findings, files: Outputs) -> None:
             side = "training" if found.compared.training[pair.scan] else "held out"
             scan = in_csv(found.compared.names[pair.scan])
             numbers = (f"{value:.4f}" for value in (pair.image, pair.patch, pair.texture))
-            writer.writerow([f"V{i + 1}", in_csv(one.name), f"T{pair.scan + 1}", scan,
+            writer.writerow([f"V{found.volume_numbers[i]}", in_csv(one.name), f"T{found.scan_numbers[pair.scan]}", scan,
                              side, *numbers, judged.copy])  # fmt: skip
     files.write_text(PAIRS_TABLE, lines.getvalue())
     with files.path(PAIRS) as temporary:
@@ -169,7 +170,8 @@ def _draw(path: Path, found: Findings, chosen: Sequence[tuple[int, Pair]]) -> No
         image, label = found.made[i].read()
         own = see(found.made[i].name, image, label, found.compared.spacing).scan
         strips.append(_strip(mirrored(own) if pair.flipped else own, found.compared.gallery.scans[pair.scan], pair))
-        titles.append(f"V{i + 1} {found.made[i].name}  |  T{pair.scan + 1} {found.compared.names[pair.scan]}:  "
+        titles.append(f"V{found.volume_numbers[i]} {found.made[i].name}  |  "
+                      f"T{found.scan_numbers[pair.scan]} {found.compared.names[pair.scan]}:  "
                       f"likeness {pair.image:.2f}, texture beyond the map {pair.texture:.2f}")  # fmt: skip
     strips = strips or [np.zeros((20, 400), np.float32)]
     titles = titles or ["no volume could be compared"]

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
+from ..files import sha256
 from .collect import Comparisons
 from .copies import COPIED_TEXTURE, Calibration, Counts, Judged, count_copies, judge
 from .membership import Attack, attack
@@ -69,10 +71,27 @@ class Findings:
     attacks: Sequence[Attack]
     verdict: Verdict
 
+    @cached_property
+    def volume_numbers(self) -> list[int]:
+        """Number of each synthetic volume in what is written: V1 …"""
+        return _numbers([one.sha256 for one in self.made])
+
+    @cached_property
+    def scan_numbers(self) -> list[int]:
+        """Number of each real scan in what is written: T1 …"""
+        return _numbers([sha256(case.image) for case in self.real.all.values()])
+
     @property
     def people(self) -> list[str]:
         """Whose each real scan of the calibration is."""
         return [self.compared.people[i] for i in self.compared.null]
+
+
+def _numbers(hashes: Sequence[str]) -> list[int]:
+    """Numbers from 1 on in the order of hashes: that of the files is mostly that of names, and would tell them."""
+    order = sorted(range(len(hashes)), key=hashes.__getitem__)
+    number_of = {place: number for number, place in enumerate(order, 1)}
+    return [number_of[place] for place in range(len(hashes))]
 
 
 def conclude(

@@ -193,14 +193,15 @@ def volume_rows(found: Findings) -> Table:
              *(f"{level}_{side}" for level in DECISIVE for side in ("train", "heldout")),
              "own_map_image", "own_map_painted", "own_map_texture"]  # fmt: skip
     rows = []
-    for i, (one, judged, compared) in enumerate(zip(found.made, found.judged, found.compared.made, strict=True)):
-        scan = f"T{judged.scan + 1}" if judged.copy and judged.scan >= 0 else ""
+    parts = zip(found.volume_numbers, found.made, found.judged, found.compared.made, strict=True)
+    for i, one, judged, compared in sorted(parts, key=lambda part: part[0]):
+        scan = f"T{found.scan_numbers[judged.scan]}" if judged.copy and judged.scan >= 0 else ""
         sides = [getattr(compared.levels[level], side) if level in compared.levels else math.nan
                  for level in DECISIVE for side in ("train", "heldout")]  # fmt: skip
         own = [math.nan] * 3 if compared.source is None else [compared.source.image, compared.source.painted,
                                                               compared.source.texture]  # fmt: skip
         rows.append([
-            Cell(f"V{i + 1}"), Cell(one.sha256), Cell(one.origin), _cell(judged.margin), Cell(_word(judged.flagged)),
+            Cell(f"V{i}"), Cell(one.sha256), Cell(one.origin), _cell(judged.margin), Cell(_word(judged.flagged)),
             Cell(_word(judged.sure)), Cell(_word(judged.of_map)), Cell(judged.level or NOTHING),
             Cell(scan), *(_cell(v) for v in (*sides, *own)),
         ])  # fmt: skip

@@ -27,7 +27,7 @@ from ..files import sha256, write_text
 from ..paths import as_path
 from ..tensor_files import read_tensors
 from .command import run_command, without_absolute
-from .config import canonical, config_digest
+from .config import canonical, config_digest, settings_digest
 from .pseudonyms import key_id, pseudonym_key
 from .seen import UNKNOWN_PARENTS, Seen, card_of, training_cases
 
@@ -192,7 +192,7 @@ class TrainingRecord:
             "in_loss": list(self.in_loss),
             UNKNOWN_PARENTS: [],
             "pseudonym_key": None if (key := pseudonym_key()) is None else key_id(key),
-            "config_sha256": hashlib.sha256(canonical(config).encode()).hexdigest() if config else None,
+            "config_sha256": settings_digest(config),
             "config": config,
             "command": run_command(),
             "versions": versions(),

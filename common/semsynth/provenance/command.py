@@ -17,10 +17,11 @@ _IN_LIST = re.compile(r"[^'\",()\[\]{}]*[/\\][^'\",()\[\]{}]*")
 _IN_QUOTES = re.compile(r"(?<=['\"])[^'\"/…][^'\"]*[/\\][^'\"]*(?=['\"])")
 _CONFIGS = {"config_file", "meta_file", "logging_file", "args_file"}
 """Options whose relative paths stay: they are files of the bundle, and say what was run."""
-_DATA = frozenset({
-    "baseline", "cache_dir", "data", "dataset_dir", "datalists", "endo", "given", "image", "images", "input", "label",
-    "label_maps", "labels", "latents_dir", "like", "patients", "pseudonyms", "real", "real_datalist", "scores", "style",
-    "style_from", "style_map", "synthetic", "train_real", "validation_datalist", "volume", "wall",
+DATA_OPTIONS = frozenset({
+    "baseline", "cache_dir", "centers", "data", "dataset_dir", "datalists", "endo", "given", "heldout", "image",
+    "images", "input", "label", "label_maps", "labels", "latents_dir", "like", "path", "patients", "pseudonyms", "real",
+    "real_datalist", "scores", "style", "style_from", "style_map", "synthetic", "train", "train_real", "unlabelled",
+    "validation_datalist", "volume", "wall",
 })  # fmt: skip
 """Options that name data: nothing of their paths stays, since a file or a folder is often called after a patient."""
 _URL = re.compile(r"\b(?!file\b|sqlite\b)[a-z][a-z0-9+]+://[^\s'\"]+")
@@ -40,8 +41,8 @@ def _shown(arguments: Sequence[str]) -> Iterator[str]:
     option = ""
     for argument in arguments:
         if argument.startswith("--"):
-            option = argument.removeprefix("--").partition("=")[0].replace("-", "_")
-        if option in _DATA:
+            option = re.split("#|::", argument.removeprefix("--").partition("=")[0])[-1].replace("-", "_")
+        if option in DATA_OPTIONS:
             yield _without_data(argument)
             continue
         shown = without_absolute(argument)

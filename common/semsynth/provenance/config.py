@@ -13,7 +13,7 @@ from typing import Any
 
 from monai.bundle import ConfigParser
 
-from .command import started_module
+from .command import DATA_OPTIONS, started_module
 
 # where and for how long a run computes, not what
 RUN_KEYS = (
@@ -51,6 +51,26 @@ def config_digest() -> dict[str, str] | None:
         return {key: hashlib.sha256(canonical(value).encode()).hexdigest()[:16] for key, value in leaves.items()}
     except (Exception, SystemExit):  # of no worth to the training that asks
         return None
+
+
+def settings_digest(config: Mapping[str, str] | None) -> str | None:
+    """SHA-256 of a configuration without data, weights and folders, for what others may see.
+
+    A path that can be guessed would be found by its hash, and its folders may be called after patients.
+
+    Args:
+        config: what :func:`config_digest` gives.
+    """
+    if not config:
+        return None
+    kept = {key: value for key, value in config.items() if not _names_files(key)}
+    return hashlib.sha256(canonical(kept).encode()).hexdigest()
+
+
+def _names_files(key: str) -> bool:
+    parts = [part for part in key.split("#") if not part.isdigit()]
+    last = parts[-1] if parts else ""
+    return bool(set(parts) & set(RUN_KEYS)) or last in DATA_OPTIONS or last.endswith(("_dir", "weights"))
 
 
 def _bundle_arguments(arguments: Sequence[str]) -> dict[str, Any]:

@@ -266,13 +266,16 @@ def comparison_rows(
 def _under_pseudonyms(
     hidden: Hidden, systems: Mapping[str, Mapping[str, Any]], images: Mapping[str, Any]
 ) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
-    """The same by pseudonyms; what has them already stays."""
+    """The same by pseudonyms, in their order; what has them already stays."""
     known = {case for system in systems.values() for case in system} | set(images)
     names = hidden.names([Person(case) for case in sorted(known)])
     twice = [case for side in (*systems.values(), images) for case in side if case != names.case(case) in side]
     if twice:
         raise InputError(f"{len(twice)} case(s) under their names and under their pseudonyms; give folders of one kind")
-    renamed = {name: {names.case(case): own for case, own in system.items()} for name, system in systems.items()}
+    renamed = {
+        name: {names.case(case): system[case] for case in sorted(system, key=names.case)}
+        for name, system in systems.items()
+    }
     return renamed, {names.case(case): entry for case, entry in images.items()}
 
 

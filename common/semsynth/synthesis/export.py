@@ -210,6 +210,9 @@ def sampling_graphs(network: LatentDiffusion, size: Sequence[int]) -> dict[str, 
 def _graph(module: nn.Module, inputs: tuple[Any, ...]) -> bytes:
     exported = torch.export.export(module.eval(), inputs)
     exported.example_inputs = None  # as large as a modulation
+    for part in exported.graph_module.modules():
+        for node in part.graph.nodes if isinstance(part, torch.fx.GraphModule) else ():
+            node.meta.pop("stack_trace", None)  # the folders of this program, which are those of a person
     stream = BytesIO()  # where a file cannot be written, torch's own writer ends the whole process
     torch.export.save(exported, stream)
     return stream.getvalue()

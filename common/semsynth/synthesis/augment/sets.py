@@ -15,7 +15,7 @@ import numpy as np
 from ...data.classes import plain_name
 from ...data.datalists import LISTS, relocated, root_of
 from ...data.intensity import INTENSITY, Intensity, entry_intensity, stated_intensity
-from ...data.volumes import read_label, read_volume, write_image, write_label
+from ...data.volumes import copy_clean, read_label, read_volume, write_image, write_label
 from ...errors import InputError
 from ...files import TEMPORARY, relative_to
 from ...ownership import Outputs, object_with
@@ -237,8 +237,10 @@ def _copy(items: Sequence[Item], labels: Mapping[str, int], files: Outputs, suff
         for item in items:
             image = folder / f"{item.case}{suffix}.nii.gz"
             label = folder / f"{item.case}.label.nii.gz"
-            if one_unit and item.image.name.endswith(".nii.gz"):
+            if one_unit and item.synthetic and item.image.name.endswith(".nii.gz"):
                 shutil.copyfile(item.image, image)
+            elif one_unit and not item.synthetic:  # what its header says of the patient stays behind
+                copy_clean(item.image, image)
             else:  # such as CT in [0, 1], and volumes of it in Hounsfield units
                 volume = read_volume(item.image)
                 write_image(image, item.held.read(volume.data), volume.affine, "int16")
