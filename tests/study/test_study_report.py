@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,16 @@ def test_where_it_comes_from_is_said(reported):
     text = (reported.out / "report" / "report.md").read_text()
     assert "opened 1 time:" in text and reported.study.digest in text and "versions: " in text
     assert "primary contrast, named before anything was run: MG against R, 3 labelled patients" in text
+
+
+def test_without_the_control_there_is_a_report_too(tmp_path):
+    """No arm needs all cases then, and so nothing makes their list."""
+    plan = begun(tmp_path, arms=["R", "S"], primary="S")
+    assert not [job for job in plan.jobs.values() if "split/all/datalist.json" in job.inputs]
+    shutil.rmtree(plan.out / "split" / "all")
+    with_scores(plan)
+    page = write_report(plan).read_text()
+    assert "S (3 patients)" in page and "C (all training cases)" not in page
 
 
 def test_trusted_weights_are_an_alarm(reported, tmp_path):

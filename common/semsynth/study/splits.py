@@ -159,9 +159,10 @@ def write_rest(study: Study, split: Split, prepared: Path, name: str) -> None:
 
 
 def sets_of(study: Study) -> dict[str, list[str]]:
-    """Number of labelled patients, as text → their cases, as they are written."""
+    """Number of labelled patients, as text → their cases, as they are written; no ``all`` where no arm needs it."""
     names = dict.fromkeys(map(str, [*study.cases, ALL]))
-    return {name: list(cases_of(study.output / "split" / name / "datalist.json")) for name in names}
+    files = {name: study.output / "split" / name / "datalist.json" for name in names}
+    return {name: list(cases_of(file)) for name, file in files.items() if name != ALL or file.is_file()}
 
 
 def raw_cases(study: Study) -> list[Case]:
