@@ -235,7 +235,7 @@ def patient_pattern(source: str | Path, cases: Sequence[Checkable]) -> str | Non
 
     Args:
         source: as in :func:`find_cases`.
-        cases: what was found there.
+        cases: cases that were found there.
     """
     path = datalist_path(source)
     if path is not None and path.is_file():

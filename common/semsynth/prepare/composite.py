@@ -271,7 +271,7 @@ class CompositeLabel:
     def with_centers(
         self, image: Any, endo: Any, wall: Any = None, zeros: Any = None, *, case: str = ""
     ) -> tuple[Any, NDArray[np.float64]]:
-        """The result of a call, and also the ``(k,)`` rising cluster centres in image units; warnings name the ``case``."""
+        """The result of a call, and the ``(k,)`` rising cluster centres in image units; warnings name the ``case``."""
         arrays = {"image": _to_numpy(image), "endo": rounded(_to_numpy(endo))}
         arrays |= {name: rounded(_to_numpy(x)) for name, x in (("wall", wall), ("zeros", zeros)) if x is not None}
         _check_arrays(arrays)

@@ -127,7 +127,7 @@ def _made(name: str, image: Path, entry: Mapping[str, Any], known: Collection[st
     labels = [(place / text).resolve() for place, text in places if isinstance(text, str)]
     label = next((path for path in labels if path.is_file()), None)
     of_map = {} if label is None else read_object_or_none(label.with_name(f"{stem(label)}.json")) or {}
-    told = {key: of_map[key] for key in ("drawn", "morph", "source_case") if key in of_map}
+    told: dict[str, Any] = {key: of_map[key] for key in ("drawn", "morph", "source_case") if key in of_map}
     origin, source = _origin(name, {**told, **record, **entry}, known)
     weights = record.get("weights_sha256")
     content = entry.get("content") or record.get("content")

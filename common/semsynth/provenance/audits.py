@@ -104,8 +104,8 @@ def passed(
         despite: share volumes although copies were found, which is recorded.
 
     Raises:
-        InputError: as in :func:`given_audit`; for an audit that does not cover all volumes, or that found copies, unless
-            ``despite``.
+        InputError: as in :func:`given_audit`; for an audit that does not cover all volumes, or that found copies,
+            unless ``despite``.
 
     Examples:
         >>> passed(None, {"P1": "0" * 64})  # no audit: recorded, and warned of

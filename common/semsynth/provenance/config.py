@@ -59,7 +59,7 @@ def settings_digest(config: Mapping[str, str] | None) -> str | None:
     A path that can be guessed would be found by its hash, and its folders may be called after patients.
 
     Args:
-        config: what :func:`config_digest` gives.
+        config: result of :func:`config_digest`.
     """
     if not config:
         return None
