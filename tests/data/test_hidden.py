@@ -135,7 +135,9 @@ def test_entries_keep_their_files_and_what_they_are_known_as(tmp_path):
         {"case": "P1", "image": "/data/P1/label.nii.gz", "patient": "anna"},
         {"case": "P2_a0", "source_case": "P2", "sample": 3, "image": "/data/P2.nii.gz", "patient": "anna"},
     ]
-    first, second = under_pseudonyms(entries, Hidden.of(tmp_path / "key.json", False))
+    found = under_pseudonyms(entries, Hidden.of(tmp_path / "key.json", False))
+    assert [entry["case"] for entry in found] == sorted(entry["case"] for entry in found)  # not the names' order
+    first, second = sorted(found, key=lambda entry: str(entry[KNOWN_AS]))
     assert first["image"] == "/data/P1/label.nii.gz" and first[KNOWN_AS] == "P1" and second[KNOWN_AS] == "P2"
     assert first["patient"] == second["patient"] != "anna"
     assert second["case"] == f"{second['source_case']}_3" and second["source_case"] != first["case"]

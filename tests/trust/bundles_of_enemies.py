@@ -366,6 +366,6 @@ ENEMIES: dict[str, tuple[Callable[[Path, Path], Path], str]] = {
     ),
     "code that shadows a package": (_code("numpy.py"), r"numpy\.py: unknown Python"),
     "compiled Python": (_compiled, r"__pycache__/.*\.pyc: compiled Python, which cannot be read"),
-    "a file that the manifest lacks": (_added, r"docs/more\.md: is not in the manifest: somebody has added it"),
+    "a file that the manifest lacks": (_added, r"docs/more\.md: is not in the manifest: it was added later"),
 }
 """What is wrong → how such a bundle is made in a folder, and its named error."""
