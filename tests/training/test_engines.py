@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 
 import pytest
 import torch
@@ -249,13 +250,18 @@ def test_running_statistics_that_a_nan_has_spoilt_are_put_back():
     assert all(bool(t.isfinite().all()) for t in engine.discriminator.state_dict().values())
 
 
-def test_infinite_gradients_of_a_finite_loss_are_skipped_too():
+@pytest.mark.parametrize(
+    ("value", "where"), [(float("inf"), r"1 of \d+ parameters: {name}"), (3e38, "norm inf of finite values")]
+)
+def test_infinite_gradients_of_a_finite_loss_are_skipped_too_and_named(value, where, caplog):
     engine = trainer()
-    parameter = next(engine.network.parameters())
-    parameter.register_hook(lambda g: g * float("inf"))
+    name, parameter = next(iter(engine.network.named_parameters()))
+    parameter.register_hook(lambda g: torch.full_like(g, value))
     before = copy.deepcopy(engine.network.state_dict())
     engine.run()
     assert engine.skipped == 3 and not moved(before, engine.network)
+    said = where.format(name=re.escape(name))
+    assert re.search(rf"the gradient of g_adversarial \+ \S+ \({said}\) is NaN or infinite", caplog.text)
 
 
 def test_too_many_bad_steps_in_a_row_stop_with_where_it_began():

@@ -95,6 +95,15 @@ class Learner:
             current[name].copy_(value)
 
 
+def _where(learner: Learner, norm: torch.Tensor) -> str:
+    """The parameters whose gradients are not finite, the first three by name."""
+    grads = {name: p.grad for name, p in learner.network.named_parameters() if p.grad is not None}
+    bad = [name for name, grad in grads.items() if not bool(grad.isfinite().all())]
+    if not bad:  # too large to be squared, or a fault of the machine
+        return f"norm {float(norm)} of finite values"
+    return f"{len(bad)} of {len(grads)} parameters: {', '.join(bad[:3])}{', …' if len(bad) > 3 else ''}"
+
+
 class MixedPrecisionTrainer(SupervisedTrainer):
     """MONAI's ``SupervisedTrainer`` with the device's own mixed precision, and steps that a NaN cannot spoil.
 
@@ -217,7 +226,8 @@ class MixedPrecisionTrainer(SupervisedTrainer):
         # infinite gradients are how a scaler finds its scale: it skips those steps by itself, and lowers it
         searching = self.use_scaler and learner.scaler.get_scale() > 1.0
         if not learner.bad and not finite and not searching:
-            learner.bad = f"the gradient of {' + '.join(self.state.output[LOSSES])}"  # type: ignore[index]
+            losses = " + ".join(self.state.output[LOSSES])  # type: ignore[index]
+            learner.bad = f"the gradient of {losses} ({_where(learner, norm)})"
         if learner.bad:
             learner.undo()
             learner.guard.bad(learner.bad, self.state.iteration)
