@@ -6,12 +6,15 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pytest
 from semsynth.data.entries import load_datalist
+from semsynth.data.voxels import hash_file
 from semsynth.errors import InputError
 from semsynth.privacy.sides import load_sides
 from semsynth.provenance.cards import write_model_card
-from semsynth.provenance.seen import training_cases
+from semsynth.provenance.seen import Seen, training_cases
 from tiny_patients import scans
 
 
@@ -52,6 +55,21 @@ def test_a_card_that_names_the_training_leaves_no_gap(lists: tuple[Path, Path], 
     assert load_sides(str(lists[0]), [str(lists[1])], [weights]).gaps == ()
 
 
+def test_a_scan_that_was_trained_on_in_two_preparations_is_one(lists: tuple[Path, Path], tmp_path: Path) -> None:
+    """As where weights build on others, which saw the same scans, scaled in another way."""
+    entries = load_datalist(lists[0] / "datalist.json", "training")
+    again = [{**entry, "image": str(tmp_path / f"{entry['case']}.nii.gz")} for entry in entries]
+    for entry, new in zip(entries, again, strict=True):
+        image = nib.load(entry["image"])
+        nib.save(nib.Nifti1Image(np.sqrt(image.get_fdata(dtype=np.float32)), image.affine), new["image"])
+        for one in (entry, new):
+            one["source_voxels"] = {"image": hash_file(Path(entry["image"]))}
+            one.pop("voxels", None)
+    weights = _weights(tmp_path, [*entries, *again])
+    assert len(Seen.of(weights).cases) == 8 and Seen.of(weights).scans == 4
+    assert load_sides(str(lists[0]), [str(lists[1])], [weights]).gaps == ()
+
+
 def test_held_out_scans_that_weights_have_seen_are_refused(lists: tuple[Path, Path], tmp_path: Path) -> None:
     seen = load_datalist(lists[1] / "datalist.json", "validation")
     weights = _weights(tmp_path, seen[:2])
@@ -63,7 +81,7 @@ def test_training_scans_that_are_missing_are_a_gap(lists: tuple[Path, Path], tmp
     more = scans(tmp_path / "more", [30])
     seen = [*load_datalist(lists[0] / "datalist.json", "training"), *load_datalist(more / "datalist.json", "training")]
     gaps = load_sides(str(lists[0]), [str(lists[1])], [_weights(tmp_path, seen)]).gaps
-    assert gaps == ("model.pt was trained on 5 cases, and --train has 4 of them",)
+    assert gaps == ("model.pt was trained on 5 scans, and --train has 4 of them",)
 
 
 def test_weights_without_a_card_are_a_gap(lists: tuple[Path, Path], tmp_path: Path) -> None:

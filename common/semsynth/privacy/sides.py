@@ -98,8 +98,8 @@ def _card_gaps(file: str, train: Mapping[str, RealCase], heldout: Mapping[str, R
     if wrong:
         raise InputError(f"{file}: was trained on {len(wrong)} of the scans in --heldout; move them to --train", wrong)
     known, gaps = len(found(train)), []
-    if known < len(seen.cases):
-        gaps.append(f"{Path(file).name} was trained on {len(seen.cases)} cases, and --train has {known} of them")
+    if known < seen.scans:
+        gaps.append(f"{Path(file).name} was trained on {seen.scans} scans, and --train has {known} of them")
     if known < len(train):
         gaps.append(f"{len(train) - known} of the {len(train)} scans in --train were not seen by {Path(file).name}")
     if not seen.complete:

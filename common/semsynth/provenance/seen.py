@@ -62,6 +62,17 @@ class Seen:
         """Whether a case that is not found has surely not been seen."""
         return self.known and not self.gaps
 
+    @property
+    def scans(self) -> int:
+        """Number of scans among the cases; one that stands there in several preparations counts once."""
+        groups: list[set[str]] = []
+        for i, case in enumerate(self.cases):
+            voxels = case.get("voxels") or {}
+            marks = {value for role, value in voxels.items() if is_image(role)} or {f"case {i}"}
+            joined = [group for group in groups if group & marks]
+            groups = [group for group in groups if not group & marks] + [marks.union(*joined)]
+        return len(groups)
+
     @staticmethod
     def of(weights: str | Path) -> Seen:
         """What the card beside a file of weights says; one with ``known`` False where there is none.
