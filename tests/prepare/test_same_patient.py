@@ -23,7 +23,15 @@ from semsynth.prepare.patients.null import LIKELY, SURE, Null, fit_null, similar
 from semsynth.prepare.patients.registration import Pose, register
 from semsynth.prepare.patients.scans import Scan, make_scan
 from semsynth.prepare.patients.screening import Link, Screening, screen
-from semsynth.prepare.patients.shifts import AS_STORED, ORIENTATIONS, OtherStorage, Shifts, shift_turned
+from semsynth.prepare.patients.shifts import (
+    AS_STORED,
+    ORIENTATIONS,
+    OtherStorage,
+    Shifts,
+    best_shift,
+    shift_turned,
+    spectra_of,
+)
 from semsynth.prepare.phantom import make_phantom
 
 SIZE, MM = (44, 36, 28), 2.5
@@ -108,6 +116,17 @@ def test_registration_finds_a_known_rotation_and_shift() -> None:
     offset = MM * (np.array([5, 3, 1]) - np.array([7, 3, 5]) / 2)
     np.testing.assert_allclose(found.shift, wanted @ offset, atol=0.8)
     assert found.correlation > 0.85
+
+
+def test_what_is_next_to_nothing_is_not_alike() -> None:
+    """Where all that is seen of a scan is the last bit of its air, rounding was divided by: correlations above 1."""
+    random = np.random.default_rng(0)
+    first = random.standard_normal((40, 40, 40)).astype(np.float32)
+    second = np.concatenate([5e-4 * first[10:], 5 * random.standard_normal((10, 40, 40))]).astype(np.float32)
+    one, other = (spectra_of(array, [80] * 3) for array in (first, second))
+    assert abs(best_shift(one, other, [80] * 3, first.shape, second.shape, 1.0).score) < 0.2
+    itself = best_shift(one, one, [80] * 3, first.shape, first.shape, 1.0)
+    assert itself.score == pytest.approx(1) and not itself.mm.any()
 
 
 def test_scans_that_hardly_overlap_have_no_correlation() -> None:

@@ -28,7 +28,7 @@ from .volumes import Made, read_real
 MOST_REAL = 200
 """Real scans that are compared with the others, drawn by the seed where there are more."""
 PLANTED_PER_KIND = 3
-COMPARED_AS = 1
+COMPARED_AS = 2
 """To be raised when a comparison comes to mean something else: results that were kept are then made again."""
 
 

@@ -24,6 +24,8 @@ ORIENTATIONS: tuple[Orientation, ...] = tuple(
 COARSE, COARSEST = 2.5, 4.0
 """Voxel size for the shift of scans as stored, and for all other ways of storing them, in voxels of the scans."""
 LEAST_OVERLAP = 0.5
+LEAST_ENERGY = 0.1
+"""Share of either array's squares that has to lie in the overlap: in air, of which CT has much, nothing is alike."""
 REACH = 2.0
 
 
@@ -80,7 +82,9 @@ def best_shift(
     moving: Sequence[int],
     spacing: float,
 ) -> Shift:
-    """The best shift of one array over another, of those with half of the smaller one inside.
+    """The best shift of one array over another.
+
+    Of those with half of the smaller array, and a tenth of the squares of each, in the overlap.
 
     Args:
         one, other: :func:`spectra_of` the fixed and of the moving array.
@@ -91,8 +95,11 @@ def best_shift(
     first = one.conj()
     products = torch.stack([first[0] * other[0], first[1] * other[2], first[2] * other[1], first[2] * other[2]])
     both, energy, energy_b, overlap = torch.fft.irfftn(products, s=tuple(size), dim=(1, 2, 3))
-    scores = both / (energy * energy_b).clamp(min=1e-3).sqrt()
-    scores = torch.where(overlap >= LEAST_OVERLAP * float(min(np.prod(fixed), np.prod(moving))), scores, -1.0)
+    scores = (both / (energy * energy_b).clamp(min=1e-3).sqrt()).clamp(-1, 1)
+    enough = overlap >= LEAST_OVERLAP * float(min(np.prod(fixed), np.prod(moving)))
+    for part, whole in ((energy, one), (energy_b, other)):  # the first term of a transform is the sum
+        enough &= part >= LEAST_ENERGY * float(whole[1].real.flatten()[0])
+    scores = torch.where(enough, scores, -1.0)
     best = int(scores.argmax())
     return Shift(float(scores.view(-1)[best]), _centred(best, size, fixed, moving) * spacing)
 
