@@ -195,10 +195,31 @@ def test_a_rate_that_the_scans_cannot_carry_is_refused(real: tuple[Path, Path], 
         audit(str(made), real[0], str(real[1]), tmp_path / "audit", false_positives=0.01)
 
 
-def test_a_voxel_size_at_which_no_network_can_see_is_refused(real: tuple[Path, Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("spacing", "message"),
+    [
+        (0.0, "must be above 0 and at most 10 mm, got 0"),
+        (1e-4, "would need at least .* give a larger --feature-spacing"),
+    ],
+)
+def test_a_voxel_size_at_which_no_network_can_see_is_refused(
+    real: tuple[Path, Path], tmp_path: Path, spacing: float, message: str
+) -> None:
     made = volumes(tmp_path / "made", [300])
-    with pytest.raises(InputError, match="--feature-spacing must be above 0 and at most 10 mm, got 0"):
-        audit(str(made), real[0], str(real[1]), tmp_path / "audit", false_positives=LOOSE, feature_spacing=0.0)
+    with pytest.raises(InputError, match=message):
+        audit(str(made), real[0], str(real[1]), tmp_path / "audit", false_positives=LOOSE,
+              extractors=["efficientnet_lite0"], feature_spacing=spacing)  # fmt: skip
+
+
+def test_features_are_seen_at_the_voxel_size_that_was_asked_for(real: tuple[Path, Path], tmp_path: Path) -> None:
+    made = volumes(tmp_path / "made", [300])
+    common: dict[str, Any] = {"false_positives": LOOSE, "extractors": ["efficientnet_lite0"]}
+    found = [
+        audit(str(made), real[0], str(real[1]), tmp_path / str(mm), feature_spacing=mm, **common) for mm in (4.0, 8.0)
+    ]
+    at4, at8 = (one.compared.made[0].levels for one in found)
+    assert at4["image"] == at8["image"]
+    assert at4["features of efficientnet_lite0"] != at8["features of efficientnet_lite0"]
 
 
 def test_too_few_held_out_scans_are_refused(real: tuple[Path, Path], tmp_path: Path) -> None:

@@ -181,7 +181,10 @@ def evaluate(
     _check_settings(synthetic, weights or {}, in_loss or {}, draws=draws, seed=seed, pictures=pictures)
     given = load_real(real, train=train_real, labels=labels)
     cases, names = _called(given, real, hidden)
-    _check_memory(cases, extractors, feature_spacing, judge)
+    check_feature_memory(cases, extractors, feature_spacing)
+    if judge is not None:
+        images = {name: case.image for name, case in cases.items()}
+        check_resampling(images, judge.spacing, fix="give a larger --judge-spacing, that of its training")
     systems = [
         renamed(load_system(system, src, in_loss=(in_loss or {}).get(system, ()), known={*cases, *given}), names)
         for system, src in synthetic.items()
@@ -239,15 +242,11 @@ def check_feature_spacing(spacing: float) -> None:
         raise InputError(f"--feature-spacing must be above 0 and at most 10 mm, got {spacing:g}")
 
 
-def _check_memory(
-    cases: Mapping[str, RealCase], extractors: Sequence[str], feature_spacing: float, judge: FrozenSegmenter | None
-) -> None:
-    """Refuse voxel sizes of networks at which a case would not fit into memory."""
-    images = {name: case.image for name, case in cases.items()}
+def check_feature_memory(cases: Mapping[str, RealCase], extractors: Sequence[str], spacing: float) -> None:
+    """Raise for a voxel size in mm at which a case would not fit into memory, where a network takes it."""
     if SLICEWISE in extractors:
-        check_resampling(images, (feature_spacing,) * 3, fix="give a larger --feature-spacing")
-    if judge is not None:
-        check_resampling(images, judge.spacing, fix="give a larger --judge-spacing, that of its training")
+        images = {name: case.image for name, case in cases.items()}
+        check_resampling(images, (spacing,) * 3, fix="give a larger --feature-spacing")
 
 
 def _check_settings(

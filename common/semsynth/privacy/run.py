@@ -11,7 +11,7 @@ import torch
 from ..data.nesting import refuse_found
 from ..errors import InputError
 from ..evaluation.measure import MeasurementStore, Measurer
-from ..evaluation.run import check_feature_spacing, open_extractors
+from ..evaluation.run import check_feature_memory, check_feature_spacing, open_extractors
 from ..files import remove_left_over
 from ..locks import one_at_a_time
 from ..networks.frozen import FrozenSegmenter
@@ -88,6 +88,7 @@ def audit(
     real = load_sides(str(train), others, weights)
     check_rate(len(real.all), false_positives)
     check_feature_spacing(feature_spacing)
+    check_feature_memory(real.all, extractors, feature_spacing)
     made = load_made(folders, real.all)
     logger.info(
         "%d synthetic volumes, %d training scans, %d held-out scans", len(made), len(real.train), len(real.heldout)
