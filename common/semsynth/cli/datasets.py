@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -242,21 +242,11 @@ def prepare_maps(
     typed = {*given(), *(("classes", "original_values") if relabel else ())}
     typed |= set() if offset is None else {"hu_offset"}
     settings = settings_like(
-        MapSettings, like, typed,
-        classes=names,
-        original_values=values or None,
-        spacing=None if spacing is None else numbers("spacing", spacing, float),
-        size=None if size is None else numbers("size", size, int),
-        scale=scale,
-        percentiles=None if percentiles is None else two_numbers("percentiles", percentiles),
-        window=None if window is None else two_numbers("window", window),
-        hu_offset=offset,
-        k=whole("k", k),
-        centers=_centers(centers, whole("k", k), like, MapSettings),
-        sigma=number("sigma", sigma),
-        margin=None if margin is None else number("margin", margin),
-        axes=axes,
-        dtype=dtype,
+        MapSettings, like, typed, classes=names, original_values=values or None, hu_offset=offset, axes=axes,
+        dtype=dtype, scale=scale, k=whole("k", k), centers=_centers(centers, whole("k", k), like, MapSettings),
+        **_map_numbers(
+            spacing=spacing, size=size, percentiles=percentiles, window=window, sigma=sigma, margin=margin
+        ),
     )  # fmt: skip
     if "classes" not in typed and names and settings.classes != names:
         raise InputError(
@@ -271,6 +261,15 @@ def prepare_maps(
         frozen_centers=fit_once, modality=str(modality), jobs=whole("jobs", jobs), overwrite=bool(overwrite),
         wait=bool(wait),
     ))  # fmt: skip
+
+
+def _map_numbers(**typed: Any) -> dict[str, Any]:
+    """Options of prepare-maps that are numbers, checked; None where one was not given."""
+    read: dict[str, Callable[[str, Any], Any]] = {
+        "spacing": partial(numbers, kind=float), "size": partial(numbers, kind=int),
+        "percentiles": two_numbers, "window": two_numbers,
+    }  # fmt: skip
+    return {name: None if value is None else read.get(name, number)(name, value) for name, value in typed.items()}
 
 
 def _centers(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -177,32 +178,11 @@ def check_cases(
     if jobs is not None:
         check_jobs(jobs)
     rules = rules or Rules()
-    found = [*same_names(cases), *unusable_names(cases), *shared_patients(cases, patient_regex)]
-    voxels: dict[str, dict[str, str]] = {}
-    ranges: dict[str, tuple[str, float]] = {}
-    classes: dict[int, int] = {}
-
-    sound: dict[str, dict[Path, tuple[int, int]]] = {}
-    named: dict[str, tuple[Path, tuple[str, ...]]] = {}
-
-    def work(case: Checkable) -> tuple[list[Finding], dict[str, str], list[int], Header | None, float | None]:
-        stamps = _stamps(case.files.values())  # before anything is read
-        seen = examine(case, rules)
-        if also is not None and seen.usable:
-            seen.findings += of_case(case.name, also(case, seen.volumes))
-        label = seen.volumes.get(LABEL)
-        present = values_of(label.data).tolist() if label is not None and seen.usable else []
-        if seen.usable:
-            sound[case.name] = stamps
-        image, said = (seen.volumes.get(IMAGE) if seen.usable else None), getattr(case, "intensity", None)
-        windowed = (said or rules.intensity or Intensity(None)).window is not None
-        largest = None if image is None or windowed else span(image.data)
-        return seen.findings, _hashes(case, seen), present, seen.headers.get(LABEL), largest
-
+    total = _Total([*same_names(cases), *unusable_names(cases), *shared_patients(cases, patient_regex)])
     with ThreadPoolExecutor(jobs or min(os.cpu_count() or 1, MOST_THREADS)) as pool:
         try:
             bar = tqdm(
-                pool.map(work, cases),
+                pool.map(lambda case: _One.of(case, rules, also), cases),
                 total=len(cases),
                 desc="checking",
                 unit="case",
@@ -210,24 +190,88 @@ def check_cases(
                 delay=SECONDS_UNTIL_BAR,
                 mininterval=0.1 if sys.stderr.isatty() else 30.0,
             )
-            for case, (findings, hashes, present, header, largest) in zip(cases, bar, strict=True):
-                found += findings
-                ranges |= {} if largest is None else {case.name: (str(case.files[IMAGE]), largest)}
-                voxels[case.name] = hashes
-                if header is not None and header.segments is not None and not header.selection.names:
-                    named[case.name] = header.path, header.segments.names
-                for index in present:
-                    classes[index] = classes.get(index, 0) + 1
+            for case, one in zip(cases, bar, strict=True):
+                total.add(case, one)
         except BaseException:
             pool.shutdown(cancel_futures=True)  # Ctrl-C ends after the cases under way, not after all of them
             raise
-    differ = same_segments(named, rules.names)
-    found += [*differ, *shared_voxels(cases, voxels), *check_ranges(ranges)]
-    labelled = sum(LABEL in case.files for case in cases)
-    names = () if differ or not named or len(named) < labelled else next(iter(named.values()))[1]
-    order = {name: i for i, name in enumerate(dict.fromkeys(case.name for case in cases))}
-    return Report(tuple(sorted(found, key=lambda f: order.get(f.case, -1))), len(cases), dict(sorted(classes.items())),
-                  sound, rules, voxels, dict(enumerate(("background", *names))) if names else {})  # fmt: skip
+    return total.report(cases, rules)
+
+
+@dataclass
+class _One:
+    """What of one case is needed once its volumes are gone.
+
+    Attributes:
+        findings: findings on the case.
+        hashes: role → hash of the voxels.
+        classes: class indices in the label map.
+        label: header of the label map, or None.
+        largest: largest span of the image's intensities, or None where they are not compared among cases.
+        stamps: file → its stamp before it was read; None for a case with an error.
+    """
+
+    findings: list[Finding]
+    hashes: dict[str, str]
+    classes: list[int]
+    label: Header | None
+    largest: float | None
+    stamps: dict[Path, tuple[int, int]] | None
+
+    @classmethod
+    def of(cls, case: Checkable, rules: Rules, also: Also | None) -> _One:
+        """Read and examine a case."""
+        stamps = _stamps(case.files.values())  # before anything is read
+        seen = examine(case, rules)
+        if also is not None and seen.usable:
+            seen.findings += of_case(case.name, also(case, seen.volumes))
+        usable = seen.volumes if seen.usable else {}
+        label, image = usable.get(LABEL), usable.get(IMAGE)
+        said = getattr(case, "intensity", None) or rules.intensity or Intensity(None)
+        return cls(
+            seen.findings,
+            _hashes(case, seen),
+            [] if label is None else values_of(label.data).tolist(),
+            seen.headers.get(LABEL),
+            None if image is None or said.window is not None else span(image.data),
+            stamps if seen.usable else None,
+        )
+
+
+@dataclass
+class _Total:
+    """What the examination of all cases adds up to; ``named`` holds files of segments and these segments' names."""
+
+    findings: list[Finding]
+    voxels: dict[str, dict[str, str]] = field(default_factory=dict)
+    ranges: dict[str, tuple[str, float]] = field(default_factory=dict)
+    classes: Counter[int] = field(default_factory=Counter)
+    sound: dict[str, dict[Path, tuple[int, int]]] = field(default_factory=dict)
+    named: dict[str, tuple[Path, tuple[str, ...]]] = field(default_factory=dict)
+
+    def add(self, case: Checkable, one: _One) -> None:
+        """Count a case that was examined."""
+        self.findings += one.findings
+        self.voxels[case.name] = one.hashes
+        self.classes.update(one.classes)
+        if one.stamps is not None:
+            self.sound[case.name] = one.stamps
+        if one.largest is not None:
+            self.ranges[case.name] = str(case.files[IMAGE]), one.largest
+        if one.label is not None and one.label.segments is not None and not one.label.selection.names:
+            self.named[case.name] = one.label.path, one.label.segments.names
+
+    def report(self, cases: Sequence[Checkable], rules: Rules) -> Report:
+        """All findings, those among the cases too, in the order of the cases."""
+        differ = same_segments(self.named, rules.names)
+        found = [*self.findings, *differ, *shared_voxels(cases, self.voxels), *check_ranges(self.ranges)]
+        labelled = sum(LABEL in case.files for case in cases)
+        agree = bool(self.named) and not differ and len(self.named) == labelled
+        names = next(iter(self.named.values()))[1] if agree else ()
+        order = {name: i for i, name in enumerate(dict.fromkeys(case.name for case in cases))}
+        return Report(tuple(sorted(found, key=lambda f: order.get(f.case, -1))), len(cases),
+                      dict(sorted(self.classes.items())), self.sound, rules, self.voxels,
+                      dict(enumerate(("background", *names))) if names else {})  # fmt: skip
 
 
 def examine(case: Checkable, rules: Rules | None = None) -> Examined:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -34,7 +34,7 @@ from .scores import ROWS, Collected, all_scores, differences
 from .seen import judge_has_seen
 from .sources import RealCase, load_names, load_real, under_pseudonyms
 from .summary import summarise
-from .systems import check_grids, load_system, pair, renamed, with_scaling
+from .systems import System, check_grids, load_system, pair, renamed, with_scaling
 
 logger = logging.getLogger(__name__)
 DEFAULT_EXTRACTORS = ("medicalnet_resnet34", "efficientnet_lite0", "la_unet_judge")
@@ -185,13 +185,7 @@ def evaluate(
     if judge is not None:
         images = {name: case.image for name, case in cases.items()}
         check_resampling(images, judge.spacing, fix="give a larger --judge-spacing, that of its training")
-    systems = [
-        renamed(load_system(system, src, in_loss=(in_loss or {}).get(system, ()), known={*cases, *given}), names)
-        for system, src in synthetic.items()
-    ]
-    scored = pair(systems, cases)
-    cases = with_scaling(cases, systems)
-    check_grids(systems, cases, scored)
+    systems, cases, scored = _paired(synthetic, cases, names, {*cases, *given}, in_loss or {})
     classes = load_names(real)
     judge, pairs, off = fitting(judge, classes, targets)
     second_judge = None if judge is None else second_judge
@@ -213,16 +207,51 @@ def evaluate(
     counts = ", ".join(f"{group}: {len(members)} cases" for group, members in found.groups.items())
     logger.info("%s; %d real images in all", counts, len(cases))
     collect(found, cases, scored, measurer)
-    spread, without, sides = all_distributions(found, list(cases), networks, draws, n, seed)
+    results = _written(
+        found, networks, panel, Draws(draws, n, seed), output, pictures=pictures,
+        absent=absent, reasons=reasons, classes=classes,
+    )  # fmt: skip
+    if show:
+        logger.info("\n%s\n\n%s", results, output / "evaluation.html")
+    return results
+
+
+def _paired(
+    synthetic: Mapping[str, str | Sequence[str]], cases: dict[str, RealCase], names: Names, known: set[str],
+    in_loss: Mapping[str, Sequence[str]],
+) -> tuple[list[System], dict[str, RealCase], list[str]]:  # fmt: skip
+    """The systems, the cases with their systems' scaling, and the names of those that all systems have volumes of."""
+    systems = [
+        renamed(load_system(system, source, in_loss=in_loss.get(system, ()), known=known), names)
+        for system, source in synthetic.items()
+    ]
+    scored = pair(systems, cases)
+    cases = with_scaling(cases, systems)
+    check_grids(systems, cases, scored)
+    return systems, cases, scored
+
+
+class Draws(NamedTuple):
+    """Draws of reference cases: their number, the volumes on each side (None: as many as there are), their seed."""
+
+    number: int
+    n: int | None
+    seed: int
+
+
+def _written(
+    found: Collected, networks: Sequence[FeatureExtractor], panel: Panel, draws: Draws, output: Path, *, pictures: int,
+    absent: dict[str, str], reasons: dict[str, str], classes: dict[int, str],
+) -> Results:  # fmt: skip
+    """Tables and report of what was measured."""
+    spread, without, sides = all_distributions(found, list(found.cases), networks, *draws)
     scores = all_scores(found, spread, panel.facts())
     compared = differences(found, COMPARED, spread, panel.facts())
     about = {e.name: e.about() for e in networks}
     facts = Facts(about, absent, reasons, without, panel.facts(), found.other_maps, classes, sides)
     results = Results(Layout(found, scores, facts).tables(compared), scores, compared, output)
-    summary = summarise(found, scores, compared, facts, cases, pictured=pictures > 0)
-    write_results(results, found, facts, worst_pictures(found, cases, pictures), summary)
-    if show:
-        logger.info("\n%s\n\n%s", results, output / "evaluation.html")
+    summary = summarise(found, scores, compared, facts, found.cases, pictured=pictures > 0)
+    write_results(results, found, facts, worst_pictures(found, found.cases, pictures), summary)
     return results
 
 
