@@ -133,3 +133,37 @@ def test_a_chain_takes_lists_apart_and_keeps_their_order():
     steps = [RandFlipd("image", prob=0.0, spatial_axis=axis) for axis in range(4)]
     chain = Chain([[steps[0], steps[1]], steps[2], (steps[3],)])
     assert list(chain.transforms) == steps and isinstance(chain, Compose)
+
+
+@pytest.mark.parametrize("kind", [torch.as_tensor, np.asarray])
+def test_tensors_and_arrays_are_taken_as_volumes_with_metadata_are(kind):
+    given = tissues()
+    given["label"] = MetaTensor(given["label"], affine=given["image"].affine)
+    plain = {key: kind(np.asarray(value)) for key, value in given.items()}
+    steps = [
+        SameGridd(["image", "label"]),
+        RandIntensityCurved("image", prob=1.0),
+        TissueMapd(["image", "label"], sigma=0.5),
+        RandTissueContrastd("image", prob=1.0),
+    ]
+    found = [given, plain]
+    for step in steps:
+        results = []
+        for data in found:
+            if hasattr(step, "set_random_state"):
+                step.set_random_state(seed=3)
+            results.append(step(data))
+        found = results
+        assert found[0].keys() == found[1].keys()
+        for key in found[0]:
+            assert (
+                type(found[1][key]) is type(plain["image"])
+                and found[1][key].dtype == kind(np.asarray(found[0][key])).dtype
+            )
+            assert np.array_equal(found[0][key], found[1][key]), (type(step).__name__, key)
+
+
+def test_two_sizes_of_tensors_are_named_by_their_keys():
+    data = {"image": torch.zeros(1, 6, 7, 8), "label": torch.zeros(1, 6, 7, 9)}
+    with pytest.raises(InputError, match=r"image and label must share one shape, got \(6, 7, 8\) and \(6, 7, 9\)"):
+        SameGridd(["image", "label"])(data)

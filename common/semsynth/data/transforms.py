@@ -10,6 +10,7 @@ import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import Compose, MapTransform, RandomizableTransform, SpatialCrop, Transform
+from monai.utils import convert_to_dst_type, convert_to_numpy, convert_to_tensor
 from scipy.ndimage import gaussian_filter
 
 from ..errors import InputError
@@ -218,10 +219,11 @@ class LoadTargetd(Transform):
 class SameGridd(MapTransform):
     """All keys on the grid of the first one: what is stored in another voxel order is reordered, without loss.
 
-    A grid is the same where no corner is further off than 1 % of a voxel; the others get the first one's affine.
+    A grid is the same where no corner is further off than 1 % of a voxel; the others get the first one's affine. Of
+    volumes without an affine (tensors and arrays that are no ``MetaTensor``) the shapes alone are compared.
 
     Raises:
-        InputError: naming both files, with what to do.
+        InputError: naming both files (of volumes that come from none: their keys), with what to do.
 
     Examples:
         >>> from monai.data import MetaTensor
@@ -237,18 +239,18 @@ class SameGridd(MapTransform):
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:  # noqa: D102
         result = dict(data)
-        keys = list(self.key_iterator(result))
-        first = result[keys[0]]
-        affine, shape = first.affine.numpy(), tuple(first.shape[1:])
-        for key in keys[1:]:
-            other = result[key]
+        first, *others = self.key_iterator(result)
+        shape = tuple(result[first].shape[1:])
+        for key in others:
+            names = f"{_source(result, first)} and {_source(result, key)}"
+            if not all(isinstance(result[k], MetaTensor) for k in (first, key)):
+                if tuple(result[key].shape[1:]) != shape:
+                    raise _two_shapes(names, shape, result[key].shape[1:])
+                continue
+            affine, other = result[first].affine.numpy(), result[key]
             placed = place(other.affine.numpy(), other.shape[1:], affine, shape)
-            names = f"{first.meta['filename_or_obj']} and {other.meta['filename_or_obj']}"
             if placed.shape != shape:
-                raise InputError(
-                    f"{names} must share one shape, got {shape} and {tuple(other.shape[1:])}; "
-                    "prepare them with 'semsynth prepare'"
-                )
+                raise _two_shapes(names, shape, other.shape[1:])
             if not placed.one_grid:
                 raise InputError(
                     f"{names} must share one affine, their corners are up to {placed.mm:.3g} mm ({placed.voxels:.2g} "
@@ -256,8 +258,19 @@ class SameGridd(MapTransform):
                 )
             if placed.reordered or not np.array_equal(affine, other.affine.numpy()):
                 array = placed.apply(other.as_tensor().numpy()[0])
-                result[key] = _tensor(array, affine, str(other.meta["filename_or_obj"]))
+                result[key] = _tensor(array, affine, _source(result, key))
         return result
+
+
+def _source(data: Mapping[Hashable, Any], key: Hashable) -> str:
+    """The file of a volume, or its key."""
+    return str(getattr(data[key], "meta", {}).get("filename_or_obj", key))
+
+
+def _two_shapes(names: str, shape: Sequence[int], other: Sequence[int]) -> InputError:
+    return InputError(
+        f"{names} must share one shape, got {tuple(shape)} and {tuple(other)}; prepare them with 'semsynth prepare'"
+    )
 
 
 class RandSlicesd(RandomizableTransform, MapTransform):
@@ -330,8 +343,8 @@ class RandIntensityCurved(RandomizableTransform, MapTransform):
         values = share * self.R.uniform(size=self.points) + (1 - share) * np.linspace(0, 1, self.points)
         for key in self.key_iterator(result):
             image = result[key]
-            curved = np.interp(image.cpu().numpy(), np.linspace(0, 1, self.points), values).astype(np.float32)
-            result[key] = MetaTensor(torch.from_numpy(curved), meta=image.meta)
+            curved = np.interp(convert_to_numpy(image), np.linspace(0, 1, self.points), values).astype(np.float32)
+            result[key] = convert_to_dst_type(curved, image)[0]
         return result
 
 
@@ -357,11 +370,11 @@ class TissueMapd(MapTransform):
         self.output, self.k, self.sigma = output, int(k), float(sigma)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:  # noqa: D102
-        image, target = (np.asarray(data[key])[0] for key in self.keys)
+        image, target = (convert_to_numpy(data[key])[0] for key in self.keys)
         smoothed = gaussian_filter(image.astype(np.float32), self.sigma, mode="nearest")
         edges = np.quantile(smoothed, np.linspace(0, 1, self.k + 1)[1:-1])
         found = np.where(target > 0, self.k - 1 + target, np.digitize(smoothed, edges)).astype(np.uint8)
-        return dict(data) | {self.output: MetaTensor(torch.from_numpy(found)[None], meta=data[self.keys[0]].meta)}
+        return dict(data) | {self.output: convert_to_dst_type(found[None], data[self.keys[0]], dtype=np.uint8)[0]}
 
 
 class RandTissueContrastd(RandomizableTransform, MapTransform):
@@ -400,8 +413,9 @@ class RandTissueContrastd(RandomizableTransform, MapTransform):
         shifts = self.R.uniform(-self.shift, self.shift, size=int(tissue.max()) + 1).astype(np.float32)
         change = gaussian_filter(shifts[tissue[0]], self.sigma, mode="nearest")[None]
         for key in self.key_iterator(result):
-            image = result[key]
-            result[key] = (image + torch.from_numpy(change).to(image.device)).clamp(0, 1)
+            image = convert_to_tensor(result[key], track_meta=isinstance(result[key], MetaTensor))
+            bright = (image + torch.from_numpy(change).to(image.device)).clamp(0, 1)
+            result[key] = convert_to_dst_type(bright, result[key])[0]
         return result
 
 
