@@ -51,7 +51,10 @@ def test_every_number_is_in_the_tables(reported):
 def test_where_it_comes_from_is_said(reported):
     text = (reported.out / "report" / "report.md").read_text()
     assert "opened 1 time:" in text and reported.study.digest in text and "versions: " in text
-    assert "primary contrast, named before anything was run: MG against R, 3 labelled patients" in text
+    assert "- primary contrast, named before anything was run: MG against R, 3 labelled patients" in text
+    guard = json.loads((reported.out / "guard.json").read_text())
+    listed = text.split("- weights:")[1].split("\n- ")[0].splitlines()
+    assert listed[1:] == [f"  - {c['use']}: {c['file']} {c['sha256']}" for c in guard["checked"]] and listed[0] == ""
 
 
 def test_without_the_control_there_is_a_report_too(tmp_path):

@@ -99,7 +99,7 @@ def _write(
         *(f"![{caption}]({file})\n" for file, (caption, _) in drawn.items()),
         *(table.markdown() for table in tables),
         "### Where it comes from\n",
-        "\n".join(f"- {what}: {text}" for what, text in about) + "\n",
+        "\n".join(f"- {what}:{_nested(text)}" for what, text in about) + "\n",
     ]
     write_text(folder / MARKDOWN, "\n".join(parts))
     pictures = [(caption, (folder / file).read_bytes()) for file, (caption, _) in drawn.items()]
@@ -108,6 +108,11 @@ def _write(
         metrics={metric: Column(title(metric), better(metric)) for metric in METRICS}, cases=_case_values(found),
         pictures=(), opening=Opening(list(opening), list(alarms), pictures),
     )  # fmt: skip
+
+
+def _nested(text: str) -> str:
+    """A text behind its name; several lines as a list within the list."""
+    return f" {text}" if "\n" not in text else "".join(f"\n  - {line}" for line in text.splitlines())
 
 
 def _alarms(plan: Plan) -> list[str]:
