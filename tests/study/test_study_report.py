@@ -5,11 +5,13 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 from semsynth.study.plan import Plan
 from semsynth.study.report import write_report
+from semsynth.synthesis.gate import Thresholds
 from tiny_study import begun, held_out, with_scores
 
 
@@ -65,6 +67,19 @@ def test_without_the_control_there_is_a_report_too(tmp_path):
     with_scores(plan)
     page = write_report(plan).read_text()
     assert "S (3 patients)" in page and "C (all training cases)" not in page
+
+
+def test_what_the_gate_refused_is_in_a_table(reported):
+    job = next(iter(reported.of("volumes")))
+    told = {"made": 300, "taken": 236, "refused": {"HD95": 44, "Dice": 20}}
+    path = reported.out / "volumes" / job.key[0] / job.key[1] / "augment.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for thresholds, limits in ((Thresholds(0.6554, 23.01, 16), "0.655 | 23"), (Thresholds(0.5), "0.5 | —")):
+        path.write_text(json.dumps(told | {"thresholds": asdict(thresholds)}))
+        write_report(reported)
+        text = (reported.out / "report" / "report.md").read_text()
+        assert f"| {job.key[1]} | {job.key[0]} | 300 | 236 | 64 (Dice 20, HD95 44) | {limits} |" in text
+    path.unlink()
 
 
 def test_trusted_weights_are_an_alarm(reported, tmp_path):

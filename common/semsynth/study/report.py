@@ -192,13 +192,19 @@ def _volumes_table(plan: Plan) -> Table:
             job.key[0],
             told.get("made", NOTHING),
             told.get("taken", NOTHING),
-            sum(dict(told.get("refused") or {}).values()),
-            *(limits.get(k, NOTHING) for k in ("dice", "hd95")),
+            _refused(dict(told.get("refused") or {})),
+            *(NOTHING if limits.get(k) is None else limits[k] for k in ("min_dice", "max_hd95")),
         ]
         rows.append([Cell(f"{text:.3g}" if isinstance(text, float) else str(text)) for text in texts])
     heads = [Column(text) for text in ("arm", "labelled patients", "made", "taken", "refused by the gate", "least Dice",
                                        "largest HD95 (mm)")]  # fmt: skip
     return Table("Synthetic volumes", heads, rows, ["made counts those that were drawn again"])
+
+
+def _refused(reasons: Mapping[str, int]) -> str:
+    """Number of refused volumes, and of each reason."""
+    each = ", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items()))
+    return f"{sum(reasons.values())}" + (f" ({each})" if each else "")
 
 
 def _times_table(plan: Plan) -> Table:
