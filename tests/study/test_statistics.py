@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from semsynth.study.arms import ARMS as STANDARD
+from semsynth.study.arms import kind
 from semsynth.study.results import Findings, _line
 from semsynth.study.scores import worst_tenth
 from semsynth.study.sentences import compared, reasons, verdict
@@ -14,6 +17,9 @@ from statsmodels.stats.multitest import multipletests
 
 CASES = [f"c{i}" for i in range(10)]
 PEOPLE = {case: f"p{max(i, 1)}" for i, case in enumerate(CASES)}  # the first two are of one patient
+
+
+ARMS = list(STANDARD.values())
 
 
 def _arm(name: str, values: np.ndarray, cases: str = "16", metric: str = "dice") -> Trained:
@@ -131,19 +137,29 @@ def _findings(gain: float, control: float | None, painted: float = 0.0) -> Findi
 def test_without_a_control_that_works_there_is_no_verdict():
     said = verdict(_findings(0.05, 0.0))
     assert said[0].startswith("No verdict: the positive control") and said[1].startswith("For completeness, not as")
-    assert "better" not in said[1] and reasons(_findings(0.05, 0.0)) == []
+    assert "better" not in said[1] and reasons(_findings(0.05, 0.0), ARMS) == []
     said = verdict(_findings(0.05, 0.08))
     assert "MG (16 patients) is better" in said[0] and "% of that gain" in said[1]
     assert "no positive control" in verdict(_findings(0.05, None))[1]
 
 
-def test_synthetic_only_that_is_worse_tells_of_a_gap():
+@pytest.mark.parametrize("name", ["O", "O1"])
+def test_synthetic_only_that_is_worse_tells_of_a_gap(name):
+    """Also under another name, as an arm with fewer seeds has."""
     real = _arm("R", _values(0.0, seed=1))
     found = _findings(0.05, 0.05)
-    only = contrast(_arm("O", _values(-0.1)), real, "dice", PEOPLE)
-    said = reasons(Findings(found.trained, PEOPLE, [], found.primary, found.control, [only, *found.others]))
+    only = contrast(_arm(name, _values(-0.1)), real, "dice", PEOPLE)
+    arms = [*ARMS, replace(STANDARD["O"], name="O1", about="one seed", seeds=(0,))]
+    said = reasons(Findings(found.trained, PEOPLE, [], found.primary, found.control, [only, *found.others]), arms)
     assert said[0].startswith("The sentences below are exploratory")
     assert "a gap between synthetic volumes and scans" in said[1]
+
+
+def test_an_arm_of_another_name_is_what_its_settings_say():
+    assert kind(replace(STANDARD["O"], name="O1", about="one seed", seeds=(0,))) == "O"
+    assert [kind(arm) for arm in ARMS] == list(STANDARD)
+    assert kind(replace(STANDARD["MG"], name="MG_1to3", ratio=(1, 3))) == ""
+    assert kind(replace(STANDARD["S"], name="S2", generator="pix2pix3d")) == ""
 
 
 def test_one_seed_is_said(tmp_path):
@@ -152,5 +168,5 @@ def test_one_seed_is_said(tmp_path):
 
 
 def test_painted_maps_that_are_as_good_say_that_texture_adds_nothing():
-    assert "no evidence that the network's texture adds" in " ".join(reasons(_findings(0.03, 0.05, painted=0.03)))
-    assert "texture" not in " ".join(reasons(_findings(0.05, 0.05)))
+    assert "no evidence that the network's texture adds" in " ".join(reasons(_findings(0.03, 0.05, painted=0.03), ARMS))
+    assert "texture" not in " ".join(reasons(_findings(0.05, 0.05), ARMS))

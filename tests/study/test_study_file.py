@@ -110,6 +110,9 @@ def test_an_arm_can_end_on_real_cases_with_as_many_steps(tmp_path):
     ({"data": None}, "needs data, a text"),
     ({"seeds": [0, 1]}, "seeds must be 3 or more"),
     ({"seeds": [0, 0, 1]}, "different whole numbers"),
+    ({"linked": [["P1"]]}, "linked must be lists of two or more names of cases, .*found .'P1'."),
+    ({"linked": {"P1": "P2"}}, "linked must be lists of two or more"),
+    ({"linked": "nowhere.json"}, "nowhere.json: no such file; write it with 'semsynth check --same-patient'"),
     ({"primary": "R"}, "primary must be one of the arms but R and C"),
     ({"primary": "O"}, "primary must be one of the arms"),
     ({"arms": ["C", "MG"]}, "arms needs R"),
@@ -169,6 +172,13 @@ def test_an_arm_can_end_on_real_cases_with_as_many_steps(tmp_path):
 def test_a_file_that_cannot_be_used_is_refused(tmp_path, changes, match):
     with pytest.raises(InputError, match=match):
         read(tmp_path, **changes)
+
+
+def test_linked_cases_are_named_or_found_in_a_file(tmp_path):
+    assert read(tmp_path, linked=[["P1", "P2"], ["P3", "P4", "P5"]]).linked == (("P1", "P2"), ("P3", "P4", "P5"))
+    found = {"groups": {"patient_01": {"cases": ["P1", "P2"], "least_sure": "sure"}}}
+    (tmp_path / "same_patient.json").write_text(json.dumps(found))
+    assert read(tmp_path, linked="same_patient.json").linked == (("P1", "P2"),) and read(tmp_path).linked == ()
 
 
 @pytest.mark.parametrize(("text", "match"), [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 ALL = "all"
 """Every scan of every training patient."""
@@ -77,3 +77,9 @@ ARMS = {
     )
 }  # fmt: skip
 """Name → the arms that every study may have."""
+
+
+def kind(arm: Arm) -> str:
+    """Name of the arm that it is by its settings, such as O for an arm ``{name: O1, like: O, seeds: [0]}``; or ""."""
+    of_them = (a.name for a in ARMS.values() if replace(arm, name=a.name, about=a.about, seeds=a.seeds) == a)
+    return next(of_them, "")

@@ -10,6 +10,7 @@ from typing import Any
 from ..data.datalists import datalist_path
 from ..data.patterns import is_pattern
 from ..errors import InputError
+from ..json_files import read_object
 from ..seeds import checked_seed
 from ..synthesis.augment.plan import is_prepared
 from .arms import ALL, CONTROL, MIXTURE, REAL
@@ -83,7 +84,28 @@ def _study(fields: Fields, name: str, folder: Path) -> Study:
         maps=maps,
         volumes=read_volumes(fields.inner("volumes"), trainings),
         phantom=phantom,
+        linked=_linked(fields),
     )
+
+
+def _linked(fields: Fields) -> tuple[tuple[str, ...], ...]:
+    """Groups of cases, as lists of names or as a file of ``semsynth check --same-patient``."""
+    told: Any = fields.any("linked")
+    if told is None:
+        return ()
+    if isinstance(told, str):
+        path = fields.resolved(told, "linked")
+        content = read_object(path, missing="write it with 'semsynth check --same-patient'", damaged="write it anew")
+        told = [group.get("cases") for group in dict(content.get("groups") or {}).values()]
+    wrong = [group for group in told if not _is_group(group)] if isinstance(told, list) else [told]
+    if wrong:
+        raise InputError(f"{fields.where}: linked must be lists of two or more names of cases, such as [[P1, P2]], or "
+                         f"same_patient.json, found {wrong[0]!r}")  # fmt: skip
+    return tuple(tuple(group) for group in told)
+
+
+def _is_group(group: Any) -> bool:
+    return isinstance(group, list) and len(set(group)) > 1 and all(isinstance(case, str) for case in group)
 
 
 def _data(fields: Fields, folder: Path) -> tuple[Path, dict[str, Any] | None]:

@@ -88,7 +88,8 @@ def curve(found: Findings, arms: Sequence[str], sizes: Mapping[str, int]) -> Fig
     axes.set_xscale("log", base=2)
     axes.set_xticks([sizes[cases] for cases in counts], [f"all ({sizes[c]})" if c == ALL else c for c in counts])
     axes.set_xlabel("labelled patients")
-    axes.set_ylabel(f"{title(MAIN)} (mean over patients and seeds; bars: standard deviation between seeds)")
+    axes.set_ylabel(title(MAIN))
+    axes.set_title("mean over patients and seeds; bars: standard deviation between seeds", fontsize=10)
     axes.grid(color="#dddddd", linewidth=0.6)
     axes.legend()
     return figure

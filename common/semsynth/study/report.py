@@ -22,7 +22,7 @@ from .layout import title
 from .plan import ADOPTED, GUARD, OPENINGS, Plan
 from .results import MAIN, METRICS, ArmScores, Findings, arms_csv, collect, contrasts_csv, scores_csv
 from .scores import better
-from .sentences import compared, name, reasons, verdict
+from .sentences import compared, if_linked, name, reasons, verdict
 from .splits import read_split, sets_of
 from .statistics import Contrast
 from .times import measured
@@ -53,7 +53,7 @@ def write_report(plan: Plan) -> Path:
     drawn |= {} if line is None else {CURVE: ("How many labelled patients are needed", line)}
     cases = figures.cases_picture(plan, found)
     drawn |= {} if cases is None else {CASES: ("The cases that gained and lost most", cases)}
-    opening = [*verdict(found), *reasons(found)]
+    opening = [*verdict(found), *if_linked(found), *reasons(found, study.arms)]
     return _write(plan.out / "report", study.name, found, opening, _alarms(plan), drawn, _tables([plan], found),
                   _about(plan))  # fmt: skip
 
@@ -69,7 +69,7 @@ def write_folds(plans: Sequence[Plan], folder: Path) -> Path:
     opening = [
         f"This is a cross-validation inside the training patients, not the test: of {count} folds each tests patients "
         "whom no segmenter in it was trained on, and the positive control is another one in each.",
-        *verdict(found), *reasons(found),
+        *verdict(found), *if_linked(found), *reasons(found, plans[0].study.arms),
     ]  # fmt: skip
     about = [(f"fold {plan.study.fold[0] if plan.study.fold else ''}: {what}", text)
              for plan in plans for what, text in _about(plan)]  # fmt: skip
@@ -128,8 +128,21 @@ def _tables(plans: Sequence[Plan], found: Findings) -> list[Table]:
         _arms_table(plans[0], found),
         Table("Primary contrast and positive control", heads, decisive, [_INTERVAL]),
         Table("Secondary contrasts", heads, secondary, _about_secondary(found)),
+        *_linked_table(plans[0], found, heads),
         *([_volumes_table(plans[0]), _times_table(plans[0])] if len(plans) == 1 else []),
     ]
+
+
+def _linked_table(plan: Plan, found: Findings, heads: Sequence[Column]) -> list[Table]:
+    if found.linked is None:
+        return []
+    again = found.linked
+    rows = [_row(c) for c in (*again.primary, *again.control, *(c for c in again.others if c.metric == MAIN))]
+    groups = "; ".join(", ".join(group) for group in plan.study.linked)
+    notes = ["cases that may be of one patient, beyond what the data states, are taken for one patient's, and test "
+             "cases that an arm has seen then are left out of its contrasts (weights from elsewhere are not looked "
+             f"at): {groups}"]  # fmt: skip
+    return [Table("If the linked cases are of one patient", list(heads), rows, notes)]
 
 
 def _about_secondary(found: Findings) -> list[str]:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from ..texts import in_csv
 from .arms import ALL, CONTROL, REAL
+from .linked import joined_patients, seen_by_links, without
 from .plan import Plan
 from .scores import better, read_scores, worst_tenth
-from .splits import read_split
+from .settings import Study
+from .splits import check_linked, read_split
 from .statistics import Contrast, Trained, by_patient, contrast, corrected
 
 METRICS = ("dice", "hd95_mm", "asd_mm")
@@ -48,6 +50,21 @@ class ArmScores:
 
 
 @dataclass(frozen=True)
+class Linked:
+    """All contrasts again, if linked cases are of one patient.
+
+    Attributes:
+        primary, control, others: as of :class:`Findings`.
+        left_out: arm → test cases whose patient it has seen then; contrasts of this arm do not have them.
+    """
+
+    primary: Sequence[Contrast]
+    control: Sequence[Contrast]
+    others: Sequence[Contrast]
+    left_out: Mapping[tuple[str, str], tuple[str, ...]]
+
+
+@dataclass(frozen=True)
 class Findings:
     """All that a study found.
 
@@ -58,6 +75,7 @@ class Findings:
         primary: the primary contrast, by metric.
         control: the positive control against R; empty without one.
         others: all other contrasts, corrected for their number.
+        linked: the contrasts if linked cases are of one patient; None where the study names none.
     """
 
     trained: Sequence[Trained]
@@ -66,6 +84,7 @@ class Findings:
     primary: Sequence[Contrast]
     control: Sequence[Contrast]
     others: Sequence[Contrast]
+    linked: Linked | None = None
 
     def find(self, cases: str, arm: str) -> Trained | None:
         """The segmenters of an arm."""
@@ -92,17 +111,39 @@ def collect(plans: Sequence[Plan]) -> Findings:
     study = plans[0].study
     trained = [Trained(cases, arm, of_seeds) for (cases, arm), of_seeds in scores.items()]
     arms = [_line(one, metric, people) for one in trained for metric in METRICS]
-    by_name = {(one.cases, one.arm): one for one in trained}
+    return Findings(trained, people, arms, *_contrasts(study, trained, people), _linked(plans, trained))
+
+
+def _contrasts(
+    study: Study, trained: Sequence[Trained], people: Mapping[str, str],
+    left_out: Mapping[tuple[str, str], tuple[str, ...]] | None = None,
+) -> tuple[list[Contrast], list[Contrast], list[Contrast]]:  # fmt: skip
+    """Primary contrast, positive control and all others; ``left_out``: arm → cases that its contrasts leave out."""
+    by_name, out = {(one.cases, one.arm): one for one in trained}, left_out or {}
     first, main = str(study.cases[0]), study.primary
 
     def contrasts(pairs: Sequence[tuple[tuple[str, str], tuple[str, str]]]) -> list[Contrast]:
-        return [contrast(by_name[a], by_name[b], metric, people) for metric in METRICS for a, b in pairs]
+        found = []
+        for metric in METRICS:
+            for a, b in pairs:
+                cases = {*out.get(a, ()), *out.get(b, ())}
+                found.append(contrast(without(by_name[a], cases), without(by_name[b], cases), metric, people))
+        return found
 
     primary = contrasts([((first, main), (first, REAL))])
     has_control = any(arm.name == CONTROL for arm in study.arms)
     control = contrasts([((ALL, REAL), (first, REAL))]) if has_control else []
-    others = corrected(contrasts(_secondary(list(by_name), first, main)))
-    return Findings(trained, people, arms, primary, control, others)
+    return primary, control, corrected(contrasts(_secondary(list(by_name), first, main)))
+
+
+def _linked(plans: Sequence[Plan], trained: Sequence[Trained]) -> Linked | None:
+    study = plans[0].study
+    if not study.linked:
+        return None
+    stated = read_split(plans[0].out)["patients"]
+    check_linked(study.linked, stated)  # they may have been named after the data was divided
+    people, left_out = joined_patients(stated, study.linked), seen_by_links(plans)
+    return Linked(*_contrasts(study, trained, people, left_out), left_out)
 
 
 def _secondary(
@@ -148,7 +189,12 @@ def contrasts_csv(found: Findings) -> str:
              "better", "worse", "p_two_sided", "p_better", "p_holm", "effect_size", "se_seeds", "could_show",
              "left_out"]  # fmt: skip
     rows = []
-    for role, listed in (("primary", found.primary), ("control", found.control), ("secondary", found.others)):
+    roles = [("primary", found.primary), ("control", found.control), ("secondary", found.others)]
+    if found.linked is not None:
+        again = found.linked
+        roles += [("linked primary", again.primary), ("linked control", again.control),
+                  ("linked secondary", again.others)]  # fmt: skip
+    for role, listed in roles:
         for c in listed:
             numbers = [c.difference, c.low, c.high, *c.gained(), c.p, c.p_better, c.p_holm, c.effect, c.se_seeds,
                        c.detectable]  # fmt: skip

@@ -17,7 +17,7 @@ from .settings import Source, Study, Training, Volumes
 
 logger = logging.getLogger(__name__)
 STUDY = "study.json"
-FREE = ("name", "data", "output", "trust", "unlabelled", "seeds", "arms", "cases", "curve")
+FREE = ("name", "data", "output", "trust", "linked", "unlabelled", "seeds", "arms", "cases", "curve")
 """What may change after trainings were begun; of the last four, something may be added."""
 VOLUMES = ("volumes", "generators", "maps")
 """What may change as long as there are no volumes, but for the weights in it."""
@@ -130,6 +130,7 @@ def _study(told: Mapping[str, Any]) -> Study:
         trainings={name: _training(value) for name, value in told["trainings"].items()},
         segmenter=_training(told["segmenter"]), generators=generators,
         maps=None if told["maps"] is None else _source(told["maps"]), volumes=Volumes(**told["volumes"]),
+        linked=tuple(map(tuple, told.get("linked", ()))),
     )  # fmt: skip
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ..texts import counted
-from .arms import ALL, CONTROL, REAL
+from .arms import ALL, CONTROL, REAL, Arm, kind
 from .compare import LEAST
 from .layout import title
 from .results import MAIN, Findings
@@ -44,6 +46,19 @@ def verdict(found: Findings) -> list[str]:
     return said
 
 
+def if_linked(found: Findings) -> list[str]:
+    """The primary contrast and the positive control again, if linked cases are of one patient."""
+    if found.linked is None:
+        return []
+    said = [f"If the linked cases are of one patient: {compared(c)}"
+            for c in (*found.linked.primary, *found.linked.control) if c.metric == MAIN]  # fmt: skip
+    left_out = [f"{name(arm)}: {', '.join(cases)}" for arm, cases in found.linked.left_out.items()]
+    if left_out:
+        said.append("Test cases that an arm has seen then, and that are left out of its contrasts: "
+                    f"{'; '.join(left_out)}.")  # fmt: skip
+    return said
+
+
 def compared(c: Contrast) -> str:
     """One contrast."""
     what, first, second = title(c.metric), name(c.arm), name(c.against)
@@ -65,23 +80,28 @@ def compared(c: Contrast) -> str:
     return f"{what}: {first} is {c.verdict} than {second} by {size} ({_figures(c)})."
 
 
-def reasons(found: Findings) -> list[str]:
+def reasons(found: Findings, arms: Sequence[Arm]) -> list[str]:
     """What the other arms say of the primary one, in Dice, one sentence each; nothing where there is no verdict.
 
     The first sentence says how to take the others: each has an interval of its own.
+
+    Args:
+        found: the findings.
+        arms: the study's arms.
     """
+    kinds = {arm.name: kind(arm) for arm in arms}
     if any(c.metric == MAIN and c.verdict != "better" for c in found.control):
         return []
     main = next(c for c in found.primary if c.metric == MAIN)
-    said = []
-    for c in (c for c in found.others if c.metric == MAIN and c.against == main.against and c.arm[1] in _AGAINST_REAL):
-        meaning = _AGAINST_REAL[c.arm[1]].get(c.verdict)
+    others, said = [c for c in found.others if c.metric == MAIN], []
+    for c in (c for c in others if c.against == main.against and kinds.get(c.arm[1]) in _AGAINST_REAL):
+        meaning = _AGAINST_REAL[kinds[c.arm[1]]].get(c.verdict)
         said.append(compared(c) + (f" {meaning}" if meaning else ""))
-    for c in (c for c in found.others if c.metric == MAIN and c.arm == main.arm and c.against != main.against):
+    for c in (c for c in others if c.arm == main.arm and c.against != main.against):
         if c.verdict == "no evidence":
             about = {"P": "that the network's texture adds something to the label maps",
                      "S": "that new anatomies add something to new images of the same maps"}  # fmt: skip
-            told = about.get(c.against[1])
+            told = about.get(kinds.get(c.against[1], ""))
             said.append(compared(c) + (f" So there is no evidence {told}." if told else ""))
         else:
             said.append(compared(c))

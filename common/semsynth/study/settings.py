@@ -122,6 +122,8 @@ class Study:
         volumes: settings by which volumes are made.
         trust: take weights whose training cases are unknown.
         phantom: options of ``semsynth phantom`` where the data is made, in ``data``; None: it is there.
+        linked: groups of cases that may be of one patient, beyond what the data states: the report computes its
+            contrasts a second time as if they were.
     """
 
     name: str
@@ -147,6 +149,7 @@ class Study:
     volumes: Volumes
     trust: bool = False
     phantom: Mapping[str, Any] | None = None
+    linked: tuple[tuple[str, ...], ...] = ()
 
     def arm(self, name: str) -> Arm:
         """An arm by its name."""
@@ -163,8 +166,8 @@ class Study:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of what decides the results: all but paths, names and where it is written."""
-        told = {k: v for k, v in self.to_json().items() if k not in ("name", "output", "data", "trust")}
+        """SHA-256 of what decides the results: all but paths, names, where it is written, and a second look at them."""
+        told = {k: v for k, v in self.to_json().items() if k not in ("name", "output", "data", "trust", "linked")}
         return hashlib.sha256(json.dumps(_without_folders(told), sort_keys=True).encode()).hexdigest()
 
 

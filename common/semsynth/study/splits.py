@@ -76,6 +76,7 @@ def divide(study: Study, prepared: Path) -> Split:
     held = {people[case] for case in test}
     pool = [case for case, split in where.items() if _trains(split, study.test) and people[case] not in held]
     named = _named_cases(study, pool, people, prepared)
+    check_linked(study.linked, people)
     order = _labelled(study, pool, people, named)
     if study.fold is not None:
         test, pool, order = _fold(study, pool, people, order)
@@ -245,6 +246,17 @@ def _named_cases(study: Study, pool: Sequence[str], people: Mapping[str, str], p
         raise InputError("labelled: cases of test patients, of lists that do not train, or without a label map cannot "
                          "be labelled", tested)  # fmt: skip
     return list(study.labelled)
+
+
+def check_linked(linked: Sequence[Sequence[str]], people: Mapping[str, str]) -> None:
+    """Raise for linked cases that the data does not have.
+
+    Raises:
+        InputError: naming them.
+    """
+    missing = [case for group in linked for case in group if case not in people]
+    if missing:
+        raise InputError("linked: the data has no cases of these names", missing)
 
 
 def _labelled(study: Study, pool: Sequence[str], people: Mapping[str, str], named: Sequence[str]) -> list[list[str]]:
