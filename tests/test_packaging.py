@@ -19,6 +19,7 @@ from bundle_packages import kept_out, modules_beyond
 from bundle_runs import synthetic_findings
 from pack_bundle import pack
 from selection import name_of, slow_but_for
+from semsynth.prepare.phantom import write_phantom_cases
 from verify_bundles import find_bundles
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -56,28 +57,40 @@ def python(arguments: list[str], cwd: Path, without: dict[str, str] | None = Non
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300, check=False)
 
 
+@pytest.fixture(scope="module")
+def cases(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Phantoms of 32³ voxels; four of six are for training, since a model of shapes needs three maps."""
+    folder = tmp_path_factory.mktemp("cases")
+    write_phantom_cases(folder, 6, size=(32, 32, 32), spacing=(1.5, 1.5, 1.5), k=2, progress=False)
+    return folder
+
+
 @pytest.mark.parametrize("unpacked", slow_but_for(BUNDLES, "la_unet"), indirect=True, ids=name_of)
 def test_unpacked_bundle_trains_and_infers_without_semsynth_with_what_its_metadata_names(
-    unpacked: Path, tiny_dataset: Path, tmp_path: Path
+    unpacked: Path, cases: Path, tmp_path: Path
 ) -> None:
     weights, output = tmp_path / "run" / "model.pt", tmp_path / "output"
     without = kept_out({"semsynth", *modules_beyond(read(unpacked, "metadata"))}, tmp_path / "kept_out")
     refused = [python(["-c", f"import {name}"], unpacked, without).stderr for name in ("semsynth", "sklearn")]
     assert all("No module named" in text for text in refused), "the test would prove nothing"
 
-    options: list[str] = []
-    for stage in stages(unpacked)[2:]:
-        name = stage.removeprefix("train_")
-        configs = f"['configs/{stage}.json','configs/tiny_{name}.json']"
-        train(configs, tiny_dataset, tmp_path / name, unpacked, without)
-        options += [f"--{name}_weights", str(tmp_path / name / "model.pt")]
-    train("['configs/train.json','configs/tiny.json']", tiny_dataset, weights.parent, unpacked, without, *options)
+    made: dict[str, Path] = {}
+    for stage in (*stages(unpacked)[2:], "train"):
+        name = stage.removeprefix("train").removeprefix("_")
+        tiny = f"tiny_{name}" if name else "tiny"
+        settings = json.loads(config_path(unpacked, stage).read_text())
+        options: list[str] = []
+        for of, path in made.items():
+            options += [f"--{of}_weights", str(path)] if f"{of}_weights" in settings else []
+        folder = tmp_path / name if name else weights.parent
+        train(f"['configs/{stage}.json','configs/{tiny}.json']", cases, folder, unpacked, without, *options)
+        made[name] = folder / "model.pt"
 
-    used = python(["-c", USE, str(tiny_dataset), str(output), str(weights)], unpacked, without)
+    used = python(["-c", USE, str(cases), str(output), str(weights)], unpacked, without)
     assert used.returncode == 0, used.stderr[-4000:]
     if "SyntheticWriter" in config_path(unpacked, "inference").read_text():
-        case = json.loads((tiny_dataset / "datalist.json").read_text())["testing"][0]
-        assert synthetic_findings(output, {case["case"]: tiny_dataset / case["label"]}) == []
+        case = json.loads((cases / "datalist.json").read_text())["testing"][0]
+        assert synthetic_findings(output, {case["case"]: cases / case["label"]}) == []
     else:
         assert any(output.rglob("*"))
 
