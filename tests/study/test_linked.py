@@ -74,7 +74,9 @@ def test_contrasts_leave_out_what_an_arm_has_seen_by_a_link(plan):
     assert int(rows["linked primary", "MG", "R", "dice"]["patients"]) == patients - 2  # one seen, two are one
     assert int(rows["linked control", "R", "R", "dice"]["patients"]) == patients - 3
     text = (plan.out / "report" / "report.md").read_text()
-    assert text.count("If the linked cases are of one patient: Dice: ") == 2
+    again_said = [line for line in text.splitlines() if line.startswith("If the linked cases are of one patient: ")]
+    assert "No verdict: the positive control" in again_said[0]  # two patients are left of it
+    assert len(again_said) == 2 and "not as a result: Dice of MG (3 patients) less R" in again_said[1]
     assert f"C (all training cases): {', '.join(_scans(plan, *tested[:2]))}" in text
     assert "### If the linked cases are of one patient" in text and again.study.digest == plan.study.digest
 

@@ -112,6 +112,7 @@ def test_an_arm_can_end_on_real_cases_with_as_many_steps(tmp_path):
     ({"seeds": [0, 0, 1]}, "different whole numbers"),
     ({"linked": [["P1"]]}, "linked must be lists of two or more names of cases, .*found .'P1'."),
     ({"linked": {"P1": "P2"}}, "linked must be lists of two or more"),
+    ({"linked": [[{"case": "P1"}, "P2"]]}, "linked must be lists of two or more"),
     ({"linked": "nowhere.json"}, "nowhere.json: no such file; write it with 'semsynth check --same-patient'"),
     ({"primary": "R"}, "primary must be one of the arms but R and C"),
     ({"primary": "O"}, "primary must be one of the arms"),
@@ -179,6 +180,10 @@ def test_linked_cases_are_named_or_found_in_a_file(tmp_path):
     found = {"groups": {"patient_01": {"cases": ["P1", "P2"], "least_sure": "sure"}}}
     (tmp_path / "same_patient.json").write_text(json.dumps(found))
     assert read(tmp_path, linked="same_patient.json").linked == (("P1", "P2"),) and read(tmp_path).linked == ()
+    for damaged in ({}, {"groups": [["P1"]]}, {"groups": {"patient_01": ["P1"]}}):
+        (tmp_path / "same_patient.json").write_text(json.dumps(damaged))
+        with pytest.raises(InputError, match="linked must be lists of two or more"):
+            read(tmp_path, linked="same_patient.json")
 
 
 @pytest.mark.parametrize(("text", "match"), [

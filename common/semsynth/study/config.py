@@ -96,7 +96,8 @@ def _linked(fields: Fields) -> tuple[tuple[str, ...], ...]:
     if isinstance(told, str):
         path = fields.resolved(told, "linked")
         content = read_object(path, missing="write it with 'semsynth check --same-patient'", damaged="write it anew")
-        told = [group.get("cases") for group in dict(content.get("groups") or {}).values()]
+        groups: Any = content.get("groups")
+        told = [group["cases"] for group in groups.values()] if _are_groups(groups) else groups
     wrong = [group for group in told if not _is_group(group)] if isinstance(told, list) else [told]
     if wrong:
         raise InputError(f"{fields.where}: linked must be lists of two or more names of cases, such as [[P1, P2]], or "
@@ -105,7 +106,11 @@ def _linked(fields: Fields) -> tuple[tuple[str, ...], ...]:
 
 
 def _is_group(group: Any) -> bool:
-    return isinstance(group, list) and len(set(group)) > 1 and all(isinstance(case, str) for case in group)
+    return isinstance(group, list) and all(isinstance(case, str) for case in group) and len(set(group)) > 1
+
+
+def _are_groups(groups: Any) -> bool:
+    return isinstance(groups, dict) and all(isinstance(group, dict) and "cases" in group for group in groups.values())
 
 
 def _data(fields: Fields, folder: Path) -> tuple[Path, dict[str, Any] | None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from ..texts import counted
 from .arms import ALL, CONTROL, REAL, Arm, kind
@@ -47,11 +48,11 @@ def verdict(found: Findings) -> list[str]:
 
 
 def if_linked(found: Findings) -> list[str]:
-    """The primary contrast and the positive control again, if linked cases are of one patient."""
+    """The verdict again, by the same rules, if linked cases are of one patient."""
     if found.linked is None:
         return []
-    said = [f"If the linked cases are of one patient: {compared(c)}"
-            for c in (*found.linked.primary, *found.linked.control) if c.metric == MAIN]  # fmt: skip
+    again = replace(found, primary=found.linked.primary, control=found.linked.control)
+    said = [f"If the linked cases are of one patient: {sentence}" for sentence in verdict(again)]
     left_out = [f"{name(arm)}: {', '.join(cases)}" for arm, cases in found.linked.left_out.items()]
     if left_out:
         said.append("Test cases that an arm has seen then, and that are left out of its contrasts: "
