@@ -4,7 +4,7 @@
 #   bash ci/gpu/run.sh train BUNDLE DATA WORK MINUTES [OPTION …]   trains, and goes on from WORK where it stopped
 #   bash ci/gpu/run.sh check [--small]                             what CUDA alone shows, then the benchmarks
 #
-# BUNDLE: la_unet, pix2pix3d, spade_gan3d, spade_ldm or med_lsdm. DATA: a prepared data set. WORK: a folder for
+# BUNDLE: la_unet, pix2pix3d, spade_gan3d, spade_ldm, med_lsdm or seg_guided_diff. DATA: a prepared data set. WORK: a folder for
 # checkpoints and weights; give the same one again to go on. OPTION: of the training, such as --max_epochs 200, or
 # CONFIGS="['configs/train.json','configs/judge.json']" in the environment for other configs than train.json.
 # The training is ended by SIGTERM after MINUTES, which writes a checkpoint. Everything runs without a network.

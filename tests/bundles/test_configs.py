@@ -23,7 +23,7 @@ EXTRA = {"_target_": "semsynth.handlers.ProgressHandler", "title": "inserted"}
 
 
 def test_the_generators_are_evaluated_by_one_and_the_same_config() -> None:
-    assert len(GENERATORS) == 4
+    assert len(GENERATORS) == 5
     texts = {(bundle / "configs" / "evaluate.json").read_text() for bundle in GENERATORS}
     assert len(texts) == 1 and "@_meta_#bundle" in texts.pop()
 
