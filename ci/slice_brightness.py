@@ -22,6 +22,7 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 from semsynth.data.datalists import read_datalist
+from semsynth.errors import InputError
 
 LEAST_VOXELS = 200
 """Of a class in a slice; slices with fewer are left out."""
@@ -57,7 +58,10 @@ def between(means: NDArray[np.float64]) -> float:
 def entries(folder: Path, parts: tuple[str, ...]) -> tuple[list[dict[str, Any]], Path, tuple[float, float]]:
     """Entries of these parts of the folder's datalist, where their paths begin, and the intensity window."""
     path = folder / "datalist.json" if folder.is_dir() else folder
-    found = read_datalist(path)
+    try:
+        found = read_datalist(path)
+    except InputError as error:
+        raise SystemExit(str(error)) from None
     low, high = (found.get("intensity") or {}).get("window", (0.0, 1.0))
     return [entry for part in parts for entry in found.get(part) or []], path.parent, (low, high)
 
@@ -95,7 +99,11 @@ def main() -> None:
         if not separator or not Path(folder).exists():
             raise SystemExit(f"{text}: give NAME=FOLDER of a bundle's inference")
         systems[name] = Path(folder)
-    cases = {entry["case"] for folder in systems.values() for entry in entries(folder, ("training",))[0]} or None
+    cases = {
+        entry.get("source_case", entry["case"])
+        for folder in systems.values()
+        for entry in entries(folder, ("training",))[0]
+    } or None
     people = measure(arguments.data, ("training", "validation", "testing"), None, arguments.axis)
     rows = {"scans": measure(arguments.data, ("training", "validation", "testing"), cases, arguments.axis)}
     rows |= {name: measure(folder, ("training",), None, arguments.axis) for name, folder in systems.items()}
@@ -103,6 +111,8 @@ def main() -> None:
     for tissue in sorted(people):
         of_patients = np.array([np.mean(values) for values in people[tissue]["mean"].values()])
         line = {"two patients": between(of_patients)}
+        if not np.isfinite(line["two patients"]):
+            continue
         line |= {
             name: float(np.nanmean(row[tissue]["adjacent"])) for name, row in rows.items() if row[tissue]["adjacent"]
         }

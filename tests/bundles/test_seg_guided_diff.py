@@ -127,7 +127,14 @@ def test_the_brightness_of_slices_is_told_from_that_of_patients(
         for case, volume in volumes.items():
             for name, values in (("image", volume), ("label", label)):
                 nib.save(nib.Nifti1Image(values, np.eye(4)), folder / f"{case}_{name}.nii.gz")
-            listed.append({"case": case, "image": f"{case}_image.nii.gz", "label": f"{case}_label.nii.gz"})
+            listed.append(
+                {
+                    "case": case,
+                    "source_case": case[:2],
+                    "image": f"{case}_image.nii.gz",
+                    "label": f"{case}_label.nii.gz",
+                }
+            )
         about = {
             "name": "test",
             "intensity": {"window": [0.0, 100.0]},
@@ -141,7 +148,7 @@ def test_the_brightness_of_slices_is_told_from_that_of_patients(
     write(
         tmp_path / "scans", {f"p{i}": (np.where(label == 1, 50.0, 5.0) + 20.0 * i).astype(np.float32) for i in range(2)}
     )
-    write(tmp_path / "made", {"p0": (np.where(label == 1, 50.0, 5.0) + stripes).astype(np.float32)})
+    write(tmp_path / "made", {"p0_s0": (np.where(label == 1, 50.0, 5.0) + stripes).astype(np.float32)})
     arguments = ["slice_brightness.py", str(tmp_path / "scans"), f"made={tmp_path / 'made'}"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sys.argv", arguments)
