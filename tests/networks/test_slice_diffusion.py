@@ -60,6 +60,26 @@ def test_a_slice_depends_on_its_own_map_noise_and_place_alone() -> None:
     assert not torch.allclose(moved, plain, atol=1e-5)
 
 
+def test_each_item_of_a_batch_has_its_own_time_step() -> None:
+    denoiser = network().denoiser
+    label, x = label_map(SIZE).repeat(2, 1, 1, 1, 1), torch.randn(1, 1, *SIZE).repeat(2, 1, 1, 1, 1)
+    t = torch.tensor([30, 900])
+    both = denoiser(x, t, denoiser.encode(label))
+    alone = torch.cat([denoiser(x[:1], t[i : i + 1], denoiser.encode(label[:1])) for i in range(2)])
+    assert torch.allclose(both, alone, atol=1e-5) and not torch.allclose(alone[0], alone[1], atol=1e-3)
+
+
+def test_slices_of_any_size_are_mirrored_at_their_ends() -> None:
+    denoiser = network().denoiser
+    label, x, t = label_map((16, 12, 3)), torch.randn(1, 1, 16, 12, 3), torch.tensor([400])
+    odd = denoiser(x[:, :, :13, :11], t, denoiser.encode(label[:, :, :13, :11]))
+    for whole in (label, x):
+        whole[:, :, 13:] = whole[:, :, 9:12].flip(2)
+        whole[:, :, :, 11:] = whole[:, :, :, 9:10]
+    assert odd.shape == (1, 1, 13, 11, 3)
+    assert torch.allclose(odd, denoiser(x, t, denoiser.encode(label))[:, :, :13, :11], atol=1e-5)
+
+
 def test_without_position_the_place_says_nothing() -> None:
     denoiser = network().denoiser
     label, x, t = label_map(SIZE), torch.randn(1, 1, *SIZE), torch.tensor([400])
