@@ -4,8 +4,8 @@
 
 For each class of the label maps, the difference of the class means of two adjacent slices (mean over pairs of slices,
 then over volumes), in scans and in each system's volumes of the same cases; and, of the scans, the difference of the
-class means of two patients. A model that draws each slice for itself, with a contrast that the label map leaves open,
-comes from the first of these towards the second. In shares of the intensity window. As last line one JSON object.
+class means of two patients. If a model draws each slice for itself, the difference of adjacent slices grows from that
+of scans towards that of two patients. In shares of the intensity window. As last line one JSON object.
 
 DATA and OUT are folders with a datalist.json, of ``semsynth prepare`` and of a bundle's inference.
 """

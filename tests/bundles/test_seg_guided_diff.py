@@ -90,7 +90,7 @@ def test_the_papers_network_is_that_of_its_code() -> None:
 
 
 def test_the_shipped_network_predicts_the_image_too() -> None:
-    """By the noise alone each slice had a brightness of its own (docs/experiments.md of the bundle)."""
+    """By the noise alone slices went from black to white (docs/experiments.md of the bundle)."""
     for overlays in ((), ("ct",)):
         parser = ConfigParser()
         parser.read_config([str(BUNDLE / "configs" / f"{name}.json") for name in ("inference", *overlays)])
