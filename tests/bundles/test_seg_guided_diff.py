@@ -91,9 +91,9 @@ def test_the_papers_network_is_that_of_its_code() -> None:
 
 def test_the_shipped_network_predicts_the_image_too() -> None:
     """By the noise alone slices went from black to white (docs/experiments.md of the bundle)."""
-    for overlays in ((), ("ct",)):
+    for names in (("train",), ("inference",), ("inference", "ct")):
         parser = ConfigParser()
-        parser.read_config([str(BUNDLE / "configs" / f"{name}.json") for name in ("inference", *overlays)])
+        parser.read_config([str(BUNDLE / "configs" / f"{name}.json") for name in names])
         with torch.device("meta"):
             network = parser.get_parsed_content("network_def")
         assert network.schedule.prediction == "split" and network.denoiser.predictions == 2
